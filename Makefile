@@ -1,0 +1,58 @@
+# The commands of a checkout. All they need: Python 3.11 or newer with pip and venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin/python
+PIP := $(BIN) -m pip install --disable-pip-version-check -c constraints.txt
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+PYTEST := $(BIN) -m pytest -n $(JOBS) --maxprocesses 8
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint slow clean
+
+help:
+	@echo "make setup   .venv with all that is needed to run, test and change the code"
+	@echo "make demo    train three small models on synthetic scenes and compare them"
+	@echo "make test    lint, types and tests"
+	@echo "make slow    the slower tests"
+	@echo "make clean   remove .venv and all that was built; runs/ stays"
+	@echo "Another Python: make setup PYTHON=python3.12 (after make clean)"
+
+# The two files below say what .venv holds: $(VENV)/runtime, what a run needs; $(VENV)/dev, the tools for tests too.
+# Each is written last, and taken away before .venv is changed: without $(VENV)/runtime, .venv is made anew.
+$(VENV)/runtime: pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || \
+	  { echo "no $(PYTHON): install Python 3.11 or newer, or name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is too old: Python 3.11 or newer is needed (PYTHON=... names another)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv: install it (on Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@if [ -e $@ ]; then rm -f $@; else rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV); fi
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/runtime
+	@rm -f $(VENV)/runtime
+	$(PIP) --quiet -e '.[dev]'
+	@touch $(VENV)/runtime $@
+
+setup: $(VENV)/dev
+
+demo: $(VENV)/runtime
+	@$(BIN) -m hybrid_patch.demo
+
+lint: $(VENV)/dev
+	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check .
+	$(BIN) -m mypy
+
+# One thread per worker: threads of several workers that spin on the same cores are many times slower.
+test slow: export OMP_NUM_THREADS := 1
+test: lint
+	$(PYTEST)
+
+slow: $(VENV)/dev
+	$(PYTEST) -m slow
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

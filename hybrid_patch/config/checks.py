@@ -1,0 +1,211 @@
+"""Checks across fields: what each value allows by itself, but not beside the others.
+
+Every check gives lines that name a key, its value, and what would do.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from hybrid_patch.config.schema import Config, Learned, OlmoEarth, Rasters, Stage, Synthetic, Transformer
+
+SYNTHETIC_MODALITIES = ("sentinel2_l2a", "sentinel1", "srtm")
+"""What the synthetic scenes can show."""
+OLMOEARTH_MODALITIES = (
+    "sentinel2_l2a",
+    "sentinel1",
+    "landsat",
+    "srtm",
+    "worldcover",
+    "cdl",
+    "wri_canopy_height_map",
+    "worldcereal",
+    "openstreetmap_raster",
+)
+"""What the OlmoEarth layout can hold."""
+OLMOEARTH_TILE = 128
+"""Side of an OlmoEarth sample, pixels."""
+ENCODING_PARTS = 16
+"""Widths are divisible by this: encodings take quarters, and space splits its own in sine and cosine of two axes."""
+
+
+def problems(config: Config) -> list[str]:
+    """One line for everything that does not go together; empty if all is well."""
+    return [line for check in _CHECKS for line in check(config)]
+
+
+def _patch_sizes(config: Config) -> Iterator[str]:
+    patch, tile = config.patch, config.data.tile
+    for index, stage in enumerate(config.curriculum.stages):
+        same = (stage.processing_patch_size, stage.output_patch_size) == (
+            patch.processing_patch_size,
+            patch.output_patch_size,
+        )
+        yield from _stage(stage, "patch" if same else f"curriculum.stages.{index}", tile)
+    total = math.fsum(stage.share for stage in config.curriculum.stages)
+    if abs(total - 1) > 1e-6:
+        yield f"curriculum.stages: their shares add up to {total:g}; they must add up to 1"
+
+
+def _stage(stage: Stage, group: str, tile: int) -> Iterator[str]:
+    coarse, fine = stage.processing_patch_size, stage.output_patch_size
+    coarse_key, fine_key = f"{group}.processing_patch_size", f"{group}.output_patch_size"
+    if fine > coarse:
+        yield f"{fine_key}={fine}: larger than {coarse_key}={coarse}; would do: {_listed(_divisors(coarse))}"
+    elif coarse % fine:
+        yield f"{fine_key}={fine}: does not divide {coarse_key}={coarse}; would do: {_listed(_divisors(coarse))}"
+    if tile % coarse:
+        near = sorted({max(tile // coarse, 1) * coarse, (tile // coarse + 1) * coarse})
+        yield f"data.tile={tile}: not divisible by {coarse_key}={coarse}; would do: {_listed(near)}"
+
+
+def _upsampler(config: Config) -> Iterator[str]:
+    if not isinstance(config.upsampler, Learned):
+        return
+    stages = config.curriculum.stages
+    factors = [s.processing_patch_size // max(s.output_patch_size, 1) for s in stages]
+    largest = max(factors)
+    exits = [math.prod(_primes(largest)[:n]) for n in range(len(_primes(largest)) + 1)]
+    for factor in factors:
+        if factor not in exits:
+            yield (
+                f"upsampler=learned: its stages for the ratio {largest} do not pass the curriculum's ratio {factor}; "
+                f"would do: ratios {_listed(exits)}, or upsampler=bilinear"
+            )
+
+
+def _model(config: Config) -> Iterator[str]:
+    yield from _transformer(config.model.encoder, "model.encoder")
+    yield from _transformer(config.model.decoder, "model.decoder")
+
+
+def _transformer(size: Transformer, key: str) -> Iterator[str]:
+    if size.width % ENCODING_PARTS:
+        near = [size.width // ENCODING_PARTS * ENCODING_PARTS, (size.width // ENCODING_PARTS + 1) * ENCODING_PARTS]
+        would = _listed([width for width in near if width])
+        yield f"{key}.width={size.width}: not divisible by {ENCODING_PARTS} (the encodings); would do: {would}"
+    if size.width % size.heads:
+        would = _listed(_divisors(size.width))
+        yield f"{key}.heads={size.heads}: does not divide {key}.width={size.width}; would do: {would}"
+
+
+def _modalities(config: Config) -> Iterator[str]:
+    data = config.data
+    if isinstance(data, Rasters) and not data.modalities:
+        return
+    known = {Synthetic: SYNTHETIC_MODALITIES, OlmoEarth: OLMOEARTH_MODALITIES}.get(type(data))
+    for name in data.modalities:
+        if known is not None and name not in known:
+            yield f"data.modalities.{name}: unknown modality; {data.name} has: {', '.join(known)}"
+    if all(modality.decode_only for modality in data.modalities.values()):
+        names = ", ".join(data.modalities) or "none"
+        yield f"data.modalities={names}: nothing to encode; declare one with decode_only: false"
+
+
+def _tile(config: Config) -> Iterator[str]:
+    data = config.data
+    if isinstance(data, Synthetic) and data.tile > data.scene_size:
+        yield f"data.tile={data.tile}: larger than data.scene_size={data.scene_size}; would do: a tile up to that"
+    if isinstance(data, Synthetic) and data.timesteps > data.scene_timesteps:
+        yield (
+            f"data.timesteps={data.timesteps}: more than data.scene_timesteps={data.scene_timesteps}; "
+            "would do: up to that"
+        )
+    if isinstance(data, OlmoEarth) and data.tile > OLMOEARTH_TILE:
+        yield f"data.tile={data.tile}: larger than an OlmoEarth sample; would do: up to {OLMOEARTH_TILE}"
+
+
+def _paths(config: Config) -> Iterator[str]:
+    data = config.data
+    if isinstance(data, Synthetic):
+        return
+    yield from _folder("data.root", data.root)
+    if isinstance(data, OlmoEarth) and data.statistics is not None:
+        yield from _folder("data.statistics", data.statistics)
+    if isinstance(data, Rasters) and data.labels is not None and Path(data.root).is_dir():
+        labels = Path(data.root) / data.labels
+        if not labels.exists():
+            yield f"data.labels={data.labels}: there is no {labels}; give a path relative to data.root, or null"
+
+
+def _folder(key: str, path: str) -> Iterator[str]:
+    if Path(path).is_dir():
+        return
+    reason = "is a file" if Path(path).exists() else "there is no such folder"
+    quotes = " (the quotes are taken as part of the path)" if path[:1] in ("'", '"') and path[-1:] == path[:1] else ""
+    yield f"{key}={path}: {reason}{quotes}; give the path of an existing folder"
+
+
+def _masking(config: Config) -> Iterator[str]:
+    encode, decode = config.masking.encode_ratio, config.masking.decode_ratio
+    if encode <= 0:
+        yield f"masking.encode_ratio={encode:g}: the encoder would see nothing; would do: above 0"
+    if encode + decode > 1 + 1e-9:
+        yield (
+            f"masking.decode_ratio={decode:g}: with masking.encode_ratio={encode:g} more than all tokens; "
+            f"would do: up to {1 - encode:g}"
+        )
+
+
+def _loss(config: Config) -> Iterator[str]:
+    loss, masking = config.loss, config.masking
+    weights = {
+        "decoded": loss.decoded.weight,
+        "visible": loss.visible.weight,
+        "instance": loss.instance.weight,
+        "reconstruct": loss.reconstruct.weight,
+    }
+    if not any(weights.values()):
+        yield "loss.decoded.weight=0: no term of the loss has a weight; give one above 0"
+    for name in ("decoded", "reconstruct"):
+        if weights[name] and not masking.decode_ratio:
+            yield f"loss.{name}.weight={weights[name]:g}: needs hidden tokens; would do: masking.decode_ratio above 0"
+    if weights["instance"] and config.trainer.batch_size < 2:
+        yield (
+            f"trainer.batch_size={config.trainer.batch_size}: the instance loss needs other samples; "
+            "would do: 2 or more, or loss.instance.weight=0"
+        )
+
+
+def _runtime(config: Config) -> Iterator[str]:
+    runtime, batch_size = config.runtime, config.trainer.batch_size
+    if runtime.processes > 1 and runtime.strategy == "single":
+        yield f"runtime.strategy=single: cannot use runtime.processes={runtime.processes}; would do: ddp"
+    if batch_size % runtime.processes:
+        near = (batch_size // runtime.processes + 1) * runtime.processes
+        yield (
+            f"trainer.batch_size={batch_size}: not divisible by runtime.processes={runtime.processes}; "
+            f"would do: {near}"
+        )
+    if runtime.device == "cpu" and runtime.precision == "16-mixed":
+        yield "runtime.precision=16-mixed: needs a GPU; with runtime.device=cpu would do: 32-true, bf16-mixed"
+
+
+def _names(config: Config) -> Iterator[str]:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", config.sweep_name):
+        yield f"sweep_name={config.sweep_name}: not a plain folder name; would do: letters, digits, then also _ . -"
+    if config.run_dir == "":
+        yield "run_dir=: empty; give a path, or null for runs/<sweep_name>/<run id>"
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _primes(number: int) -> list[int]:
+    primes = []
+    divisor = 2
+    while number > 1:
+        while number % divisor == 0:
+            primes.append(divisor)
+            number //= divisor
+        divisor += 1
+    return primes
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+_CHECKS = (_patch_sizes, _upsampler, _model, _modalities, _tile, _paths, _masking, _loss, _runtime, _names)

@@ -1,0 +1,159 @@
+"""From overrides to a `Config`: composed by Hydra, held to the schema, and checked."""
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pydantic import TypeAdapter, ValidationError
+
+from hybrid_patch.config import messages
+from hybrid_patch.config.checks import problems
+from hybrid_patch.config.literal import quote, quote_path
+from hybrid_patch.config.schema import Config
+from hybrid_patch.errors import InputError
+
+_CONFIG = TypeAdapter(Config)
+
+
+def conf_folder() -> Path:
+    """The folder of the config groups: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise InputError(f"{package / 'conf'}: no config.yaml there, nor beside the package; install hybrid_patch again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where configs are read from: the folder of the groups, the primary config's name, and one more folder."""
+
+    folder: Path = field(default_factory=conf_folder)
+    name: str = "config"
+    extra: Path | None = None
+
+    def groups(self) -> dict[str, list[str]]:
+        """The options of each group, by the group's path (`patch`, `modality`, ...)."""
+        found: dict[str, set[str]] = {}
+        for folder in filter(None, (self.folder, self.extra)):
+            for file in folder.glob("*/**/*.yaml"):
+                found.setdefault(file.parent.relative_to(folder).as_posix(), set()).add(file.stem)
+        return {group: sorted(names) for group, names in found.items()}
+
+
+def compose(arguments: Sequence[str] = (), sources: Sources | None = None) -> Config:
+    """The config of one run, from overrides as they stand on the command line (paths literally).
+
+    Raises InputError, one line, for anything that is wrong with them.
+    """
+    sources = sources or Sources()
+    return checked(held_to_schema(composed(hydra_overrides(arguments, sources), sources), sources))
+
+
+def hydra_overrides(arguments: Sequence[str], sources: Sources, sweep: bool = False) -> list[str]:
+    """Overrides from the command line as Hydra is to read them.
+
+    Paths are quoted. Values are forced (`++key=value`), so that an unknown key reaches the schema, which knows what
+    would do, and so that a sweep may set a key that only some of its members have.
+    """
+    groups = sources.groups()
+    result = []
+    for argument in arguments:
+        text = quote_path(argument)
+        parsed = parse(text)
+        if not parsed.key_or_group:
+            raise InputError(f"{argument}: no key before the =; write key=value")
+        if parsed.is_sweep_override() and not sweep:
+            raise InputError(f"{argument}: several values are a sweep, which needs -m; a list is written [a,b]")
+        is_group = parsed.key_or_group in groups and parsed.package is None
+        if is_group and not parsed.is_delete() and not parsed.is_sweep_override():
+            group, option = parsed.key_or_group, parsed.value()
+            if not isinstance(option, str | list):
+                raise InputError(messages.no_such_option(group, messages.shown(option), groups[group]))
+            if group == "modality":
+                raise InputError(f"{argument}: say where it goes: +modality@data.modalities.{option}={option}")
+        bare = text.lstrip("+")
+        is_value = re.fullmatch(r"[^/@]+", parsed.key_or_group) and not is_group and parsed.package is None
+        if is_value and not parsed.is_delete() and not parsed.is_hydra_override():
+            text = f"++{bare}"
+        elif is_group and parsed.is_add():
+            text = bare  # every group has its place in the defaults list already
+        result.append(text)
+    return result
+
+
+def parse(override: str) -> Override:
+    """An override in Hydra's grammar. Raises InputError if it is none."""
+    with in_one_line([override]):
+        return OverridesParser.create().parse_overrides([override])[0]
+
+
+def composed(overrides: Sequence[str], sources: Sources) -> DictConfig:
+    """What Hydra makes of overrides in its grammar, unresolved. Raises InputError."""
+    extra = [] if sources.extra is None else [f"hydra.searchpath=[{quote(str(sources.extra.resolve()))}]"]
+    running = GlobalHydra.instance().hydra  # set when called inside a command that Hydra runs
+    GlobalHydra.instance().clear()
+    try:
+        with in_one_line(overrides), hydra.initialize_config_dir(str(sources.folder.resolve()), version_base="1.3"):
+            return hydra.compose(sources.name, overrides=[*extra, *overrides])
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def held_to_schema(config: DictConfig, sources: Sources, allow_missing: bool = False) -> Config:
+    """Resolve a composed config and build the schema's classes from it. Raises InputError.
+
+    Args:
+        allow_missing: let mandatory values stay the text `???` (to print a config that is not complete).
+    """
+    plain = _resolved(config, throw_on_missing=not allow_missing)
+    try:
+        # By way of JSON, in which a strict schema takes a list for a tuple.
+        return _CONFIG.validate_json(json.dumps(plain))
+    except ValidationError as error:
+        raise InputError(messages.schema_error(error, plain, sources.groups())) from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config: not plain values ({error})") from error
+
+
+def checked(config: Config) -> Config:
+    """The same config. Raises InputError if its fields do not go together."""
+    found = problems(config)
+    if found:
+        raise InputError(found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
+    return config
+
+
+@contextmanager
+def in_one_line(overrides: Sequence[str]) -> Iterator[None]:
+    """Whatever goes wrong while Hydra composes with these overrides is bad input."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(messages.composition_error(error, overrides)) from error
+
+
+def _resolved(config: DictConfig, throw_on_missing: bool) -> dict[str, Any]:
+    config = copy.deepcopy(config)
+    with open_dict(config):
+        config.pop("hydra", None)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=throw_on_missing)
+    except Exception as error:
+        unresolved = OmegaConf.to_container(config, resolve=False)
+        assert isinstance(unresolved, dict)
+        raise InputError(messages.resolution_error(error, {str(k): v for k, v in unresolved.items()})) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

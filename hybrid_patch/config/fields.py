@@ -1,0 +1,76 @@
+"""The schema, walked beside a plain config: which class describes a node, and whether a field is in the recipe."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from hybrid_patch.config.schema import NOT_IN_RECIPE
+
+
+def strip(annotation: Any) -> tuple[Any, bool]:
+    """The type behind `Annotated` and `| None`, and whether it is marked `Aside`."""
+    aside = False
+    while get_origin(annotation) is Annotated:
+        annotation, *marks = get_args(annotation)
+        aside = aside or any(mark is NOT_IN_RECIPE for mark in marks)
+    if is_union(annotation):
+        options = [option for option in get_args(annotation) if option is not type(None)]
+        if len(options) == 1:
+            bare, inner = strip(options[0])
+            return bare, aside or inner
+    return annotation, aside
+
+
+def is_union(annotation: Any) -> bool:
+    """Whether a type without `Annotated` is a union."""
+    return get_origin(annotation) in (Union, UnionType)
+
+
+@cache
+def annotations(cls: type) -> dict[str, Any]:
+    """The annotated types of a class's fields, by name."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def options(annotation: Any) -> dict[str, type]:
+    """The classes of a union, by the `name` that chooses between them; empty if it is no such union."""
+    bare, _ = strip(annotation)
+    if not is_union(bare):
+        return {}
+    return {get_args(strip(annotations(cls)["name"])[0])[0]: cls for cls in get_args(bare)}
+
+
+def class_of(annotation: Any, value: object) -> type | None:
+    """The dataclass that describes a plain node; None if there is none (a scalar, a list, a free dict)."""
+    bare, _ = strip(annotation)
+    if dataclasses.is_dataclass(bare) and isinstance(bare, type):
+        return bare
+    if isinstance(value, Mapping):
+        return options(annotation).get(value.get("name", ""))
+    return None
+
+
+def child(annotation: Any, value: object, key: str | int) -> Any:
+    """The annotation of a node's child; None if the schema has no such child."""
+    cls = class_of(annotation, value)
+    if cls is not None:
+        return annotations(cls).get(str(key))
+    bare, _ = strip(annotation)
+    if get_origin(bare) is dict:
+        return get_args(bare)[1]
+    if get_origin(bare) is tuple:
+        return get_args(bare)[0]
+    return None
+
+
+def without_aside(annotation: Any, value: Any) -> Any:
+    """A copy of a plain node without the fields that are marked `Aside`."""
+    if isinstance(value, Mapping):
+        kept = {key: child(annotation, value, key) for key in value}
+        return {key: without_aside(kept[key], value[key]) for key in value if not strip(kept[key])[1]}
+    if isinstance(value, list):
+        return [without_aside(child(annotation, value, i), item) for i, item in enumerate(value)]
+    return value

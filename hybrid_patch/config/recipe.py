@@ -1,0 +1,81 @@
+"""The recipe: the part of a config that can change a result, what it hashes to, and where its run lives."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from hybrid_patch.config.fields import without_aside
+from hybrid_patch.config.schema import Config, Data
+
+RECIPE_VERSION = 1
+"""Raised when the same recipe would train another way than before, so that it becomes another run."""
+
+Fingerprint = Callable[[Data], str]
+_CONFIG = TypeAdapter(Config)
+
+
+def data_fingerprint(data: Data) -> str:
+    """What the data are, wherever they lie (the folder itself is no part of the recipe)."""
+    from hybrid_patch.data.fingerprint import fingerprint  # reads files, so only where a recipe is asked for
+
+    return fingerprint(data)
+
+
+def recipe(config: Config, fingerprint: Fingerprint = data_fingerprint) -> dict[str, Any]:
+    """The recipe as plain values: the config without its `Aside` fields, the data's identity, and the version."""
+    kept = without_aside(Config, _CONFIG.dump_python(config, mode="json"))
+    kept["data"]["fingerprint"] = fingerprint(config.data)
+    return {"recipe_version": RECIPE_VERSION, **kept}
+
+
+def recipe_hash(config: Config, fingerprint: Fingerprint = data_fingerprint) -> str:
+    """SHA-256 of the recipe, 64 hexadecimal digits."""
+    return _digest(recipe(config, fingerprint))
+
+
+def run_id(config: Config, fingerprint: Fingerprint = data_fingerprint) -> str:
+    """A readable name with the recipe's hash in it, safe as a folder's name: the same recipe, the same id.
+
+    Example: `hybrid8-1_bilinear_nano_synthetic_s0_0f3a9c21d4`.
+    """
+    coarse, fine = config.patch.processing_patch_size, config.patch.output_patch_size
+    patch = f"ps{coarse}" if coarse == fine else f"hybrid{coarse}-{fine}"
+    model = re.sub(r"[^A-Za-z0-9-]", "-", config.model.name)[:40]
+    digest = recipe_hash(config, fingerprint)[:10]
+    return f"{patch}_{config.upsampler.name}_{model}_{config.data.name}_s{config.seed}_{digest}"
+
+
+def run_directory(config: Config, fingerprint: Fingerprint = data_fingerprint) -> Path:
+    """Where the run lives: `run_dir` if it is given, else `runs/<sweep_name>/<run id>`."""
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    return Path("runs") / config.sweep_name / run_id(config, fingerprint)
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What changed between two recipes, a line for each value: `optimizer.lr: 0.001 -> 0.002`."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    keys = list(dict.fromkeys([*before, *after]))
+    lines = [(key, before.get(key, "(none)"), after.get(key, "(none)")) for key in keys]
+    return [f"{key}: {a} -> {b}" for key, a, b in lines if a != b]
+
+
+def _digest(plain: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _flat(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of a recipe by dotted key, as JSON. Lists of plain values are leaves."""
+    if isinstance(node, dict) and node:
+        for name, value in node.items():
+            yield from _flat(value, f"{key}.{name}" if key else name)
+    elif isinstance(node, list) and any(isinstance(item, dict | list) for item in node):
+        for i, item in enumerate(node):
+            yield from _flat(item, f"{key}[{i}]")
+    else:
+        yield key, json.dumps(node, ensure_ascii=False)

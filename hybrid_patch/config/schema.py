@@ -1,0 +1,354 @@
+"""The schema of `conf/`: one class for every option of every group.
+
+Values and defaults live in the yaml files; here are their names, types, ranges and meaning. A field marked `Aside`
+cannot change a result (a path, a number of workers, a device) and takes no part in the recipe (`recipe.py`); every
+other field does.
+"""
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from hybrid_patch.data.modality import STRICT, Modality
+
+
+class _NotInRecipe:
+    """The marker behind `Aside`."""
+
+
+NOT_IN_RECIPE = _NotInRecipe()
+T = TypeVar("T")
+Aside = Annotated[T, NOT_IN_RECIPE]
+
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+# --- patch ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Patch:
+    """The side, in pixels, of the patches that the transformer sees, and of those that tokens stand for at the end."""
+
+    processing_patch_size: Count
+    output_patch_size: Count
+
+
+# --- upsampler --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Bilinear:
+    """Interpolation between the visible (or decoded) coarse tokens; nothing to learn."""
+
+    name: Literal["bilinear"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Learned:
+    """Transposed convolutions, one stage per prime factor of the ratio, each half as wide as the one before."""
+
+    name: Literal["learned"]
+    width: Count
+    """Channels after the first stage."""
+
+
+Upsampler = Annotated[Bilinear | Learned, Field(discriminator="name")]
+
+
+# --- curriculum -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Stage:
+    """A part of the training with its own patch sizes; `share` is its part of all steps."""
+
+    processing_patch_size: Count
+    output_patch_size: Count
+    share: Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Curriculum:
+    """The stages of a training, in order; their shares add up to 1."""
+
+    name: str
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+
+# --- model ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Transformer:
+    """Size of a stack of transformer blocks."""
+
+    width: Count
+    depth: Count
+    heads: Count
+    mlp_ratio: Positive
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Model:
+    """Sizes of the encoder and the decoder.
+
+    `base_patch_size` is the side of the patch embedding's own kernel, which is resized to other patch sizes; null: the
+    largest processing patch size of the curriculum.
+    """
+
+    name: str
+    encoder: Transformer
+    decoder: Transformer
+    base_patch_size: Count | None
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class _Data:
+    """What all sources share.
+
+    Attributes:
+        tile: side of the crops that are trained on, pixels.
+        timesteps: timesteps per crop (a sample with fewer is padded with missing ones).
+        modalities: the declared modalities, by name.
+        on_error: what to do with a broken file: stop (`raise`) or put another sample in its place (`skip`).
+        max_skipped: share of skipped samples above which the run stops.
+    """
+
+    tile: Count
+    timesteps: Count
+    modalities: dict[str, Modality]
+    on_error: Literal["raise", "skip"]
+    max_skipped: Share
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Synthetic(_Data):
+    """Scenes made from a seed: the same on every machine, with labels for every pixel."""
+
+    name: Literal["synthetic"]
+    scenes: Count
+    """Training scenes; a quarter as many more are for validation."""
+    scene_size: Count
+    """Side of a scene, pixels."""
+    scene_timesteps: Count
+    """Timesteps of a scene, spread over a year."""
+    scene_seed: Seed
+    """Seed of the scenes themselves, apart from the run's seed."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class OlmoEarth(_Data):
+    """A folder in the OlmoEarth pretraining layout: one HDF5 file per sample."""
+
+    name: Literal["olmoearth"]
+    root: Aside[str]
+    """The folder that holds `sample_metadata.csv`."""
+    statistics: Aside[str | None]
+    """A folder with `computed.json` and `predefined.json`; null: estimated from the training samples."""
+    val_share: Share
+    """Share of the parent tiles that are kept for validation."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Rasters(_Data):
+    """A folder of GeoTIFFs: single-date tiles, or a dated series."""
+
+    name: Literal["rasters"]
+    root: Aside[str]
+    """The folder."""
+    labels: str | None
+    """Folder (tiles) or file (series) of the labels, relative to the root; null: none."""
+    label_classes: tuple[str, ...] | None
+    """Names of the label values 0, 1, ...; null: from meta.json, else as many as there are values."""
+    label_nodata: int | None
+    """The label value that means 'no label', beside the file's own nodata."""
+    block: Count
+    """A dated series is split into blocks of this many pixels a side; each is a sample."""
+    val_share: Share
+    """Share of the groups that are kept for validation where no index.csv says so."""
+
+
+Data = Annotated[Synthetic | OlmoEarth | Rasters, Field(discriminator="name")]
+
+
+# --- masking ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RandomMasking:
+    """Tokens are hidden one by one, at random. What is neither encoded nor decoded takes no part."""
+
+    name: Literal["random"]
+    encode_ratio: Share
+    decode_ratio: Share
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModalityCrossRandomMasking:
+    """Random masking, and besides each sample draws which of its (modality, band set) pairs are encoded and decoded."""
+
+    name: Literal["modality_cross_random"]
+    encode_ratio: Share
+    decode_ratio: Share
+
+
+Masking = Annotated[RandomMasking | ModalityCrossRandomMasking, Field(discriminator="name")]
+
+
+# --- loss -------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ContrastiveTerm:
+    """A contrastive term of the loss; weight 0 leaves it out."""
+
+    weight: NotNegative
+    temperature: Positive
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ReconstructTerm:
+    """Mean squared error of the hidden pixels' normalised values; weight 0 leaves it out."""
+
+    weight: NotNegative
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Loss:
+    """The terms of the loss and their weights.
+
+    Attributes:
+        decoded: patch discrimination of the decoder's predictions for hidden tokens.
+        visible: patch discrimination of the encoder's own tokens that were visible.
+        instance: contrast between samples of the pooled tokens of two maskings.
+        reconstruct: pixels from the decoder's predictions.
+        target_seed: seed of the frozen random projection that makes the targets.
+        chunk: rows of the similarity matrix that are worked on at once.
+    """
+
+    decoded: ContrastiveTerm
+    visible: ContrastiveTerm
+    instance: ContrastiveTerm
+    reconstruct: ReconstructTerm
+    target_seed: Seed
+    chunk: Aside[Count]
+
+
+# --- optimizer, trainer -----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Optimizer:
+    """AdamW with a linear warm-up and a cosine down to `final_lr_ratio` of the peak."""
+
+    name: Literal["adamw"]
+    lr: Positive
+    beta1: BelowOne
+    beta2: BelowOne
+    weight_decay: NotNegative
+    warmup: Share
+    """Share of the steps."""
+    final_lr_ratio: Share
+    clip_norm: Positive
+    """Largest norm of the gradient."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Trainer:
+    """How long, with how much, and when to save.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: samples per step, over all processes.
+        max_bad_steps: so many steps in a row without a finite loss stop the run.
+        checkpoint_every: steps between checkpoints; 0: only at the end and on a signal.
+        keep_checkpoints: how many of the newest are kept.
+    """
+
+    steps: Count
+    batch_size: Count
+    max_bad_steps: Count
+    checkpoint_every: Aside[Amount]
+    keep_checkpoints: Aside[Count]
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Evaluation:
+    """The look at a model's per-pixel embeddings, during training and at its end. It never changes the weights.
+
+    Attributes:
+        every: steps between evaluations; 0: only at the end.
+        tiles: training and validation tiles that are embedded, at most so many of each; 0: no evaluation.
+        train_pixels: pixels that the linear probe learns from, at most.
+        pictures: tiles that are drawn.
+    """
+
+    every: Aside[Amount]
+    tiles: Aside[Amount]
+    train_pixels: Aside[Count]
+    pictures: Aside[Amount]
+
+
+# --- runtime, logger --------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Runtime:
+    """Where and how a run is computed. Only the precision can change a result.
+
+    Attributes:
+        precision: Fabric's name, of the blocks; losses are always float32.
+        device: `auto`, `cpu` or `cuda`.
+        processes: processes (one per device) on this machine.
+        strategy: `single` or `ddp`.
+        workers: processes that load data; 0: the training process itself.
+        threads: CPU threads per process; null: torch's choice.
+        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
+    """
+
+    name: Aside[str]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    device: Aside[Literal["auto", "cpu", "cuda"]]
+    processes: Aside[Count]
+    strategy: Aside[Literal["single", "ddp"]]
+    workers: Aside[Amount]
+    threads: Aside[Count | None]
+    gradient_checkpointing: Aside[bool]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Wandb:
+    """Metrics are mirrored to Weights & Biases; `offline` needs neither network nor account (`wandb sync` later)."""
+
+    name: Literal["wandb"]
+    mode: Literal["offline", "online"]
+    project: str
+    entity: str | None
+    group: str | None
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class NoLogger:
+    """Metrics go to metrics.jsonl alone."""
+
+    name: Literal["none"]
+
+
+Logger = Annotated[Wandb | NoLogger, Field(discriminator="name")]
+
+
+# --- root -------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Config:
+    """One run. `run_dir` null means `runs/<sweep_name>/<run id>`."""
+
+    seed: Seed
+    patch: Patch
+    upsampler: Upsampler
+    curriculum: Curriculum
+    model: Model
+    data: Data
+    masking: Masking
+    loss: Loss
+    optimizer: Optimizer
+    trainer: Trainer
+    evaluation: Aside[Evaluation]
+    runtime: Runtime
+    logger: Aside[Logger]
+    run_dir: Aside[str | None]
+    sweep_name: Aside[str]

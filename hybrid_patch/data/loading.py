@@ -1,0 +1,184 @@
+"""From a source to the batches of a training: (seed, step) alone decides samples, crops and masks.
+
+A resumed run sees exactly what it would have seen, on any number of workers and processes.
+"""
+
+import dataclasses
+import functools
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Int8
+from torch.utils.data import DataLoader, Dataset
+
+from hybrid_patch.config.schema import Config
+from hybrid_patch.curriculum import PatchSizes, sizes_at
+from hybrid_patch.data.batch import Batch, stack
+from hybrid_patch.data.sample import BrokenSampleError, Source, Window
+from hybrid_patch.errors import InputError
+from hybrid_patch.masking import coarse_presence, draw
+
+Array = np.ndarray
+
+VIEWS = 2
+"""Maskings per sample; the instance loss compares two."""
+CROP_TRIES = 4
+"""Crops of one sample that are tried before it counts as empty."""
+SUBSTITUTES = 20
+"""Broken samples in a row after which `data.on_error=skip` gives up."""
+
+# Streams of random numbers that never meet: the order of an epoch, and what happens to one sample.
+ORDER, SAMPLE = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """A sample's window as arrays of fixed size.
+
+    Attributes:
+        pixels: per modality `[H, W, T, C]`, normalised, zeros where missing.
+        valid: per modality `[H, W, T]`.
+        timestamps: `[T, 3]`.
+        labels: `[h, w]` of the part of the window that is inside the sample; None if the source has none.
+    """
+
+    pixels: dict[str, Float[Array, "h w _ _"]]
+    valid: dict[str, Bool[Array, "h w _"]]
+    timestamps: Int[Array, "t 3"]
+    labels: Int[Array, "_ _"] | None
+
+    def batch(self, views: tuple[dict[str, Int8[Array, "1 _ _ _ _"]], ...], skipped: tuple[str, ...] = ()) -> Batch:
+        """A batch of this one crop."""
+        return Batch(
+            {name: torch.from_numpy(x)[None] for name, x in self.pixels.items()},
+            {name: torch.from_numpy(x)[None] for name, x in self.valid.items()},
+            torch.from_numpy(self.timestamps)[None],
+            tuple({name: torch.from_numpy(x) for name, x in view.items()} for view in views),
+            skipped,
+        )
+
+
+def crop(source: Source, index: int, window: Window, timesteps: Int[Array, " t"], series: int) -> Crop:
+    """Read a window of a sample, normalised; what lies outside the sample, or it does not have, is missing.
+
+    Args:
+        timesteps: which of the sample's timesteps, ascending.
+        series: timesteps of the result, at least as many.
+
+    Raises BrokenSampleError.
+    """
+    height, width, _ = source.shape(index)
+    inside = Window(
+        window.top, window.left, min(window.height, height - window.top), min(window.width, width - window.left)
+    )
+    sample = source.read(index, inside, timesteps)
+    pixels, valid = {}, {}
+    for name, modality in source.modalities.items():
+        length = series if modality.temporal else 1
+        pixels[name] = np.zeros((window.height, window.width, length, modality.channels), np.float32)
+        valid[name] = np.zeros((window.height, window.width, length), bool)
+        if name in sample.images:
+            values, there = modality.normalise(sample.images[name], sample.valid[name])
+            h, w, t = there.shape
+            pixels[name][:h, :w, :t], valid[name][:h, :w, :t] = values, there
+    timestamps = np.zeros((series, 3), np.int64)
+    timestamps[: len(timesteps)] = sample.timestamps
+    return Crop(pixels, valid, timestamps, sample.labels)
+
+
+class TrainingSteps(Dataset[Batch | BrokenSampleError]):
+    """Item `step` is the batch of that step, or of this process's part of it.
+
+    Samples come in epochs, each in its own random order. Where a sample is broken and `data.on_error` is `skip`,
+    another drawn at random stands in for it; with `raise` the item is the error, for the training process to raise.
+    """
+
+    def __init__(self, source: Source, config: Config, rank: int, world: int) -> None:
+        self.source, self.config = source, config
+        self.indices = source.indices("train")
+        if len(self.indices) == 0:
+            raise InputError("data: there are no training samples; check data.root and its split")
+        self.local = config.trainer.batch_size // world
+        self.first = rank * self.local
+        self.inputs = [name for name, modality in source.modalities.items() if not modality.decode_only]
+        self.epoch_order = functools.lru_cache(maxsize=2)(self._epoch_order)
+
+    def __getitem__(self, step: int) -> Batch | BrokenSampleError:
+        start = step * self.config.trainer.batch_size + self.first
+        sizes = sizes_at(self.config.curriculum, step, self.config.trainer.steps)
+        try:
+            return stack([self._sample(position, sizes) for position in range(start, start + self.local)])
+        except BrokenSampleError as error:
+            return error
+
+    def _epoch_order(self, epoch: int) -> Int[Array, " n"]:
+        return np.random.default_rng([self.config.seed, ORDER, epoch]).permutation(self.indices)
+
+    def _sample(self, position: int, sizes: PatchSizes) -> Batch:
+        """The sample at a position of the endless sequence of samples, as a batch of one."""
+        rng = np.random.default_rng([self.config.seed, SAMPLE, position])
+        epoch, place = divmod(position, len(self.indices))
+        index = int(self.epoch_order(epoch)[place])
+        skipped: list[str] = []
+        while True:
+            try:
+                sample = self._crop(index, rng)
+                break
+            except BrokenSampleError as error:
+                skipped.append(str(error))
+                if self.config.data.on_error == "raise":
+                    raise
+                if len(skipped) == SUBSTITUTES:
+                    raise BrokenSampleError(f"{SUBSTITUTES} broken samples in a row, the last one: {error}") from error
+                index = int(rng.choice(self.indices))
+        modalities = self.source.modalities
+        present = {
+            name: coarse_presence(valid[None], sizes.processing, len(modalities[name].band_sets))
+            for name, valid in sample.valid.items()
+        }
+        views = tuple(draw(self.config.masking, modalities, present, rng) for _ in range(VIEWS))
+        return sample.batch(views, tuple(skipped))
+
+    def _crop(self, index: int, rng: np.random.Generator) -> Crop:
+        """A random window and random timesteps of a sample with something in them for the encoder to see."""
+        data = self.config.data
+        height, width, length = self.source.shape(index)
+        for _ in range(CROP_TRIES):
+            window = Window(
+                int(rng.integers(max(height - data.tile, 0) + 1)),
+                int(rng.integers(max(width - data.tile, 0) + 1)),
+                data.tile,
+                data.tile,
+            )
+            timesteps = np.sort(rng.permutation(length)[: data.timesteps])
+            sample = crop(self.source, index, window, timesteps, data.timesteps)
+            if any(sample.valid[name].any() for name in self.inputs):
+                return sample
+        raise BrokenSampleError(f"{self.source.name(index)}: nothing but missing pixels in {CROP_TRIES} crops")
+
+
+def batches(dataset: TrainingSteps, start: int, workers: int, pin_memory: bool) -> Iterator[Batch]:
+    """The batches of steps `start` to the last, in order, read ahead by `workers` processes.
+
+    Raises InputError for a broken sample where `data.on_error` is `raise`.
+    """
+    loader = DataLoader(
+        dataset,
+        sampler=range(start, dataset.config.trainer.steps),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_ignore_signals if workers else None,
+    )
+    for item in loader:
+        if isinstance(item, BrokenSampleError):
+            raise InputError(f"{item}; data.on_error=skip goes on without such samples") from item
+        yield item
+
+
+def _ignore_signals(worker: int) -> None:
+    """Signals are for the training process, which finishes its step and saves; workers end when it does."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,199 @@
+"""GeoTIFFs, read in windows: what a file says about itself, and the values and validity of some of its bands."""
+
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from jaxtyping import Bool, Float, Shaped
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.warp import transform as reproject_points
+from rasterio.windows import Window as RasterWindow
+
+from hybrid_patch.data.sample import BrokenSampleError, Window
+from hybrid_patch.errors import InputError
+
+Array = np.ndarray
+
+METRES_PER_DEGREE = 111_320.0
+"""Along a meridian, and along the equator."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """A GeoTIFF's size, place and bands.
+
+    Attributes:
+        names: the descriptions of its bands (an alpha band left out); empty if any is missing or two are the same.
+        count: the number of its bands, without an alpha band.
+        crs, transform: rasterio's coordinate reference system (None: not georeferenced) and affine transform.
+    """
+
+    path: Path
+    height: int
+    width: int
+    names: tuple[str, ...]
+    count: int
+    nodata: float | None
+    crs: Any
+    transform: Any
+
+    @property
+    def georeferenced(self) -> bool:
+        """Whether pixels have a place on the ground."""
+        return self.crs is not None and not self.transform.is_identity
+
+    def same_grid(self, other: "Header") -> bool:
+        """Whether pixels of both files lie on each other (to a hundredth of a pixel), as far as the files say."""
+        if (self.height, self.width) != (other.height, other.width):
+            return False
+        if not (self.georeferenced and other.georeferenced):
+            return True
+        near = 0.01 * max(abs(self.transform.a), abs(self.transform.b))
+        # The far corner too: a small difference of the pixel size adds up.
+        corners = [(0, 0), (self.width, self.height)]
+        offsets = [np.subtract(self.transform * corner, other.transform * corner) for corner in corners]
+        return bool(self.crs == other.crs and np.abs(offsets).max() <= near)
+
+    def latlon(self, window: Window) -> Float[Array, "2"] | None:
+        """Latitude and longitude, degrees, of a window's centre; None if the file is not georeferenced."""
+        if not self.georeferenced:
+            return None
+        x, y = self.transform * (window.left + window.width / 2, window.top + window.height / 2)
+        longitude, latitude = reproject_points(self.crs, "EPSG:4326", [x], [y])
+        return np.array([latitude[0], longitude[0]])
+
+    def gsd(self) -> float | None:
+        """Metres per pixel (the mean of both directions; degrees as at the middle); None if not georeferenced."""
+        if not self.georeferenced:
+            return None
+        width = float(np.hypot(self.transform.a, self.transform.d))
+        height = float(np.hypot(self.transform.b, self.transform.e))
+        if self.crs.is_geographic:
+            _, latitude = self.transform * (self.width / 2, self.height / 2)
+            return METRES_PER_DEGREE * (width * float(np.cos(np.radians(latitude))) + height) / 2
+        return float(self.crs.linear_units_factor[1]) * (width + height) / 2
+
+
+def match_bands(
+    header: Header, fallback: Sequence[str], wanted: Sequence[str], modality: str = "images"
+) -> tuple[int, ...]:
+    """Where in a file the wanted bands are, counted from 1, by name and whatever the case.
+
+    Args:
+        fallback: names to go by where the file has none; used if they are as many as its bands. Without either,
+            wanted bands that are as many as the file's are taken in order, else they are band_1, band_2, ....
+
+    Raises InputError naming file and band.
+    """
+    names = header.names or (tuple(fallback) if len(fallback) == header.count else ())
+    numbered = tuple(f"band_{number}" for number in range(1, header.count + 1))
+    if not names and len(wanted) == header.count and not set(wanted) & set(numbered):
+        names = tuple(wanted)
+    names = names or numbered
+    exact = {name: number for number, name in enumerate(names, 1)}
+    folded = {name.casefold(): number for number, name in enumerate(names, 1)}
+    found = []
+    for band in wanted:
+        number = exact.get(band, folded.get(band.casefold()))
+        if number is None:
+            raise InputError(f"{header.path}: has no band {band!r} of modality {modality!r}; it has {', '.join(names)}")
+        found.append(number)
+    return tuple(found)
+
+
+class RasterFiles:
+    """Open GeoTIFFs of one process: the most recently used ones stay open.
+
+    A process that was forked or was sent a copy opens its own files: a file's position is shared between forks.
+    Not for several threads at once.
+    """
+
+    def __init__(self, capacity: int = 128) -> None:
+        self.capacity = capacity
+        self._process = os.getpid()
+        self._open: OrderedDict[Path, tuple[Any, Header]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"capacity": self.capacity}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["capacity"])  # type: ignore[misc]
+
+    def header(self, path: Path) -> Header:
+        """What the file says about itself. Raises BrokenSampleError."""
+        return self._file(path)[1]
+
+    def read(
+        self, path: Path, bands: Sequence[int], window: Window, nodata: float | None = None
+    ) -> tuple[Float[Array, "h w c"], Bool[Array, "h w"]]:
+        """Values (float32) of some bands (counted from 1) in a window, and where all of them are valid.
+
+        A pixel is invalid where a band has the file's nodata value (`nodata`, where the file declares none), where its
+        mask or alpha band says so, or where a value is not finite in float32. Invalid pixels are 0.
+
+        Raises BrokenSampleError.
+        """
+        dataset, header = self._file(path)
+        if window.top + window.height > header.height or window.left + window.width > header.width:
+            raise BrokenSampleError(f"{path}: is {header.height}×{header.width}, too small for {window}")
+        place = RasterWindow(window.left, window.top, window.width, window.height)
+        valid = np.ones((window.height, window.width), bool)
+        try:
+            raw: Shaped[Array, "c h w"] = dataset.read(list(bands), window=place)
+            for band in bands:
+                # GDAL's own reading of nodata is left aside here: done below for the values that were just read.
+                if MaskFlags.per_dataset in dataset.mask_flag_enums[band - 1]:
+                    valid &= dataset.read_masks(band, window=place) > 0
+        except (RasterioError, OSError) as error:
+            self._open.pop(path, None)
+            raise BrokenSampleError(f"{path}: {_reason(error)}") from error
+        with np.errstate(over="ignore", invalid="ignore"):
+            for values, band in zip(raw, bands, strict=True):
+                declared = dataset.nodatavals[band - 1]
+                missing = nodata if declared is None else declared
+                if missing is not None:
+                    valid &= values != missing
+            image = np.moveaxis(raw, 0, -1).astype(np.float32)
+        valid &= np.isfinite(image).all(-1)
+        image[~valid] = 0
+        return image, valid
+
+    def _file(self, path: Path) -> tuple[Any, Header]:
+        if os.getpid() != self._process:
+            self._open, self._process = OrderedDict(), os.getpid()
+        if path not in self._open:
+            try:
+                with warnings.catch_warnings():
+                    # Tiles without a place on the ground are fine here: the header says so.
+                    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                    dataset = rasterio.open(path)
+                    self._open[path] = dataset, _header(path, dataset)
+            except (RasterioError, OSError) as error:
+                raise BrokenSampleError(f"{path}: {_reason(error)}") from error
+            if len(self._open) > self.capacity:
+                self._open.popitem(last=False)[1][0].close()
+        self._open.move_to_end(path)
+        return self._open[path]
+
+
+def _header(path: Path, dataset: Any) -> Header:
+    kept = [i for i, meaning in enumerate(dataset.colorinterp) if meaning != ColorInterp.alpha]
+    names = tuple((dataset.descriptions[i] or "").strip() for i in kept)
+    if not all(names) or len(set(names)) < len(names):
+        names = ()
+    return Header(path, dataset.height, dataset.width, names, len(kept), dataset.nodata, dataset.crs, dataset.transform)
+
+
+def _reason(error: Exception) -> str:
+    """The error and what GDAL said below it, on one line."""
+    said = [str(error)]
+    if error.__cause__ is not None:
+        said.append(str(error.__cause__))
+    return " ".join(": ".join(said).split())

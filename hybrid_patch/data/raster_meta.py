@@ -1,0 +1,47 @@
+"""What the `meta.json` of a folder of GeoTIFFs says about them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hybrid_patch.errors import InputError
+
+
+@dataclass(frozen=True)
+class Meta:
+    """The folder's meta.json; a key may carry a modality's name in front (`s2_bands`), which then comes first."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    def names(self, key: str, modality: str | None = None) -> tuple[str, ...]:
+        """A list of names, empty if there is none."""
+        found = self._get(key, modality)
+        if found is None:
+            return ()
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise InputError(f"{self.path}: {key} must be a list of names, not {found!r}")
+        return tuple(found)
+
+    def number(self, key: str, modality: str) -> float | None:
+        """A number, None if there is none."""
+        found = self._get(key, modality)
+        if found is not None and (isinstance(found, bool) or not isinstance(found, int | float)):
+            raise InputError(f"{self.path}: {key} must be a number, not {found!r}")
+        return None if found is None else float(found)
+
+    def _get(self, key: str, modality: str | None) -> Any:
+        return self.values.get(f"{modality}_{key}", self.values.get(key))
+
+
+def read_meta(path: Path) -> Meta:
+    """Read it; a folder without one has nothing to say. Raises InputError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must be a JSON object")
+    return Meta(path, values)

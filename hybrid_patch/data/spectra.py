@@ -1,0 +1,174 @@
+"""What the classes of the synthetic scenes look like through the year: reflectance and radar backscatter.
+
+Every object (a field, a wood, a roof) is a blend of a few materials whose shares follow the calendar of its class:
+crops green up, flower, dry and are harvested at their own times, so that classes that are alike on one date part on
+another. The figures are rounded from what published spectral libraries and crop calendars of Central Europe show.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+Array = np.ndarray
+
+BANDS = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09")
+"""Bands of Sentinel-2 L2A, in the order of all spectra here."""
+
+CLASSES = (
+    "water",
+    "broadleaf forest",
+    "conifer forest",
+    "grassland",
+    "winter wheat",
+    "rapeseed",
+    "maize",
+    "sugar beet",
+    "building",
+    "road",
+)
+WATER, BROADLEAF, CONIFER, GRASS, WHEAT, RAPESEED, MAIZE, BEET, BUILDING, ROAD = range(len(CLASSES))
+CROPS = (GRASS, WHEAT, RAPESEED, MAIZE, BEET)
+"""What is grown on fields."""
+
+# Reflectance:   B02   B03   B04   B08   B05   B06   B07   B8A   B11   B12   B01   B09
+MATERIALS = {
+    "leaf": (0.027, 0.058, 0.030, 0.400, 0.088, 0.280, 0.370, 0.420, 0.195, 0.095, 0.022, 0.410),
+    "broad leaf": (0.028, 0.066, 0.030, 0.455, 0.098, 0.315, 0.420, 0.475, 0.200, 0.090, 0.022, 0.460),
+    "crown": (0.020, 0.044, 0.022, 0.345, 0.072, 0.240, 0.325, 0.360, 0.160, 0.070, 0.016, 0.355),
+    "needle": (0.017, 0.031, 0.018, 0.200, 0.047, 0.140, 0.185, 0.210, 0.088, 0.042, 0.014, 0.205),
+    "flower": (0.050, 0.165, 0.150, 0.400, 0.195, 0.310, 0.380, 0.420, 0.210, 0.110, 0.030, 0.415),
+    "straw": (0.082, 0.125, 0.165, 0.300, 0.205, 0.245, 0.270, 0.320, 0.350, 0.230, 0.062, 0.325),
+    "litter": (0.036, 0.053, 0.066, 0.150, 0.086, 0.115, 0.135, 0.160, 0.195, 0.130, 0.028, 0.165),
+    "understorey": (0.040, 0.062, 0.068, 0.190, 0.096, 0.145, 0.170, 0.200, 0.190, 0.120, 0.030, 0.200),
+    "dark soil": (0.055, 0.072, 0.092, 0.148, 0.110, 0.122, 0.134, 0.160, 0.230, 0.200, 0.045, 0.165),
+    "light soil": (0.090, 0.125, 0.165, 0.245, 0.190, 0.208, 0.226, 0.260, 0.345, 0.290, 0.070, 0.270),
+    "clear water": (0.034, 0.030, 0.018, 0.010, 0.014, 0.011, 0.010, 0.009, 0.006, 0.004, 0.038, 0.009),
+    "turbid water": (0.062, 0.078, 0.066, 0.034, 0.064, 0.044, 0.038, 0.030, 0.012, 0.008, 0.056, 0.026),
+    "tiles": (0.072, 0.088, 0.135, 0.205, 0.160, 0.175, 0.188, 0.210, 0.270, 0.235, 0.058, 0.215),
+    "concrete": (0.165, 0.185, 0.200, 0.235, 0.210, 0.218, 0.225, 0.238, 0.255, 0.235, 0.150, 0.235),
+    "asphalt": (0.078, 0.088, 0.098, 0.132, 0.108, 0.116, 0.122, 0.136, 0.165, 0.150, 0.068, 0.138),
+    "gravel": (0.112, 0.140, 0.170, 0.228, 0.186, 0.200, 0.210, 0.235, 0.290, 0.255, 0.095, 0.240),
+}
+CLOUD = (0.56, 0.54, 0.54, 0.58, 0.55, 0.56, 0.57, 0.58, 0.40, 0.30, 0.57, 0.40)
+"""Reflectance of a thick cloud."""
+HAZE = (0.60, 0.42, 0.28, 0.10, 0.24, 0.18, 0.14, 0.09, 0.02, 0.01, 0.80, 0.08)
+"""What aerosol that the atmospheric correction missed adds, relative to its strength."""
+
+GROUND = {
+    WATER: ("clear water", "turbid water"),
+    BROADLEAF: ("litter", "understorey"),
+    CONIFER: ("litter", "understorey"),
+    BUILDING: ("tiles", "concrete"),
+    ROAD: ("asphalt", "gravel"),
+}
+"""The two materials between which the bare ground of a class varies from object to object; fields have soil."""
+SOIL = ("dark soil", "light soil")
+
+# Shares of materials by day of the year; in between they change evenly, and the year goes round.
+CALENDAR: dict[int, dict[str, tuple[tuple[int, float], ...]]] = {
+    BROADLEAF: {"crown": ((0, 0.10), (98, 0.14), (128, 0.86), (200, 0.92), (265, 0.75), (300, 0.35), (325, 0.10))},
+    CONIFER: {"needle": ((0, 0.84), (150, 0.90), (250, 0.88))},
+    GRASS: {
+        "leaf": ((0, 0.40), (70, 0.45), (125, 0.88), (150, 0.55), (180, 0.80), (215, 0.50), (260, 0.68), (330, 0.48)),
+        "straw": ((0, 0.25), (110, 0.08), (150, 0.20), (180, 0.12), (215, 0.34), (260, 0.18), (330, 0.22)),
+    },
+    WHEAT: {
+        "leaf": ((0, 0.28), (60, 0.38), (100, 0.78), (140, 0.93), (168, 0.62), (190, 0.06), (290, 0.02), (330, 0.20)),
+        "straw": ((0, 0.00), (140, 0.02), (168, 0.28), (190, 0.86), (210, 0.64), (235, 0.30), (262, 0.04)),
+    },
+    RAPESEED: {
+        "broad leaf": ((0, 0.40), (60, 0.42), (98, 0.82), (118, 0.40), (148, 0.88), (176, 0.45), (196, 0.05)),
+        "leaf": ((0, 0.00), (242, 0.02), (262, 0.22), (295, 0.52), (335, 0.45), (364, 0.02)),
+        "flower": ((0, 0.00), (104, 0.00), (120, 0.52), (134, 0.46), (150, 0.00)),
+        "straw": ((0, 0.04), (148, 0.03), (176, 0.36), (198, 0.80), (215, 0.45), (240, 0.08), (260, 0.02)),
+    },
+    MAIZE: {
+        "leaf": ((0, 0.02), (134, 0.02), (160, 0.30), (188, 0.88), (232, 0.90), (258, 0.52), (274, 0.05)),
+        "straw": ((0, 0.20), (90, 0.10), (118, 0.02), (232, 0.06), (258, 0.42), (276, 0.46), (310, 0.28)),
+    },
+    BEET: {
+        "broad leaf": ((0, 0.02), (112, 0.02), (146, 0.34), (176, 0.86), (262, 0.86), (286, 0.70), (304, 0.05)),
+        "straw": ((0, 0.02), (100, 0.01), (286, 0.04), (306, 0.12)),
+    },
+}
+GREEN = ("leaf", "broad leaf", "crown", "needle", "flower")
+"""Materials that carry the leaves; they decide how radar sees an object, too."""
+
+# Backscatter in dB, (VV, VH): without leaves, and what full leaf cover adds.
+BARE_DB = {
+    WATER: (-20.5, -27.5),
+    BROADLEAF: (-9.8, -15.6),
+    CONIFER: (-10.2, -16.2),
+    GRASS: (-12.2, -19.4),
+    WHEAT: (-10.8, -18.6),
+    RAPESEED: (-10.8, -18.6),
+    MAIZE: (-10.8, -18.6),
+    BEET: (-10.8, -18.6),
+    BUILDING: (-4.5, -11.0),
+    ROAD: (-13.5, -21.0),
+}
+LEAF_DB = {
+    BROADLEAF: (0.8, 1.4),
+    CONIFER: (1.0, 1.6),
+    GRASS: (0.6, 2.2),
+    WHEAT: (-2.4, 0.8),
+    RAPESEED: (1.6, 5.2),
+    MAIZE: (2.2, 3.8),
+    BEET: (2.8, 4.0),
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How N objects look at T dates.
+
+    Attributes:
+        reflectance: `[T, N, 12]` of the objects at the surface, with the haze of the date.
+        greening: `[T, N, 12]` what full leaf cover instead of none would change.
+        backscatter: `[T, N, 2]` VV and VH in dB, without speckle.
+    """
+
+    reflectance: Float32[Array, "t n 12"]
+    greening: Float32[Array, "t n 12"]
+    backscatter: Float32[Array, "t n 2"]
+
+
+def look(rng: np.random.Generator, classes: Int[Array, " n"], days: Int[Array, " t"]) -> Look:
+    """How objects of some classes look on some days of the year (0-364), each object a little different."""
+    n, t = len(classes), len(days)
+    late = rng.uniform(-9, 9, n)  # days behind the calendar
+    lush = rng.uniform(0.72, 1.06, n)  # leaf cover relative to the calendar
+    tone = rng.random(n)  # where between its two kinds of ground an object is
+    bright = rng.uniform(0.86, 1.14, n)
+    rough = rng.uniform(-1.1, 1.1, n)  # dB
+    gain, haze = rng.uniform(0.94, 1.06, t), rng.uniform(-0.006, 0.034, t)
+    wet = rng.uniform(-1.6, 1.6, t)  # dB
+
+    light = np.array([MATERIALS[GROUND.get(k, SOIL)[1]] for k in classes])
+    dark = np.array([MATERIALS[GROUND.get(k, SOIL)[0]] for k in classes])
+    ground = dark + tone[:, None] * (light - dark)
+    reflectance = np.broadcast_to(ground, (t, n, len(BANDS))).copy()
+    greening = np.zeros((t, n, len(BANDS)))
+    green = np.zeros((t, n))
+    for kind, shares in CALENDAR.items():
+        here = np.flatnonzero(classes == kind)
+        for material, course in shares.items():
+            when, amount = zip(*course, strict=True)
+            share = np.interp(days[:, None] - late[here], when, amount, period=365)
+            change = np.array(MATERIALS[material]) - ground[here]
+            if material in GREEN:
+                share = share * lush[here]
+                green[:, here] += share
+                greening[:, here] += share[..., None] * change
+            reflectance[:, here] += share[..., None] * change
+    scale = bright * gain[:, None]
+    reflectance = reflectance * scale[..., None] + haze[:, None, None] * np.array(HAZE)
+
+    bare = np.array([BARE_DB[k] for k in classes])
+    leaf = np.array([LEAF_DB.get(k, (0.0, 0.0)) for k in classes])
+    soil = np.isin(classes, CROPS)
+    backscatter = bare + green[..., None] * leaf + rough[:, None] + (wet[:, None] * soil * (1 - green))[..., None]
+    return Look(
+        reflectance.astype(np.float32), (greening * scale[..., None]).astype(np.float32), backscatter.astype(np.float32)
+    )

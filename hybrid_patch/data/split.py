@@ -1,0 +1,66 @@
+"""Which part of a data set is held out for validation, where nobody has said so."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from hybrid_patch.data.sample import Window
+
+Array = np.ndarray
+
+
+def hold_out(groups: Sequence[str], share: float) -> frozenset[str]:
+    """The groups that are kept for validation: the first `share` of them in the order of a hash of their names.
+
+    The same names give the same answer on every machine and for every seed of a run. With two groups or more and a
+    share above 0, each side has at least one group; a single group is for training.
+    """
+    ranked = sorted(set(groups), key=lambda group: (hashlib.sha256(group.encode()).digest(), group))
+    if share == 0 or len(ranked) < 2:
+        return frozenset()
+    return frozenset(ranked[: min(max(round(share * len(ranked)), 1), len(ranked) - 1)])
+
+
+def split_blocks(
+    height: int, width: int, side: int, share: float
+) -> tuple[list[Window], Bool[Array, " n"], Int[Array, " n"]]:
+    """Cut a scene into blocks of `side` × `side` pixels: the blocks, which are for validation, and their groups.
+
+    Validation has the first block columns (rows, where the scene is too narrow for two columns), as near to `share`
+    of them as whole blocks allow, and each side at least one; where even that does not fit, or share is 0, there is
+    no validation. Either part is then cut on its own: its last row and column of blocks are shifted inward so that
+    every block has its full size (unless the scene is smaller), so blocks may overlap within a part but no pixel is
+    in both. Blocks that overlap have the same group.
+    """
+    by_column = width >= 2 * side
+    length = width if by_column else height
+    held_out = 0
+    if share > 0 and length >= 2 * side:
+        held_out = side * min(max(round(share * (length // side)), 1), length // side - 1)
+    blocks: list[Window] = []
+    validation: list[bool] = []
+    keys: list[tuple[bool, int, int]] = []
+    for val, low, high in ((True, 0, held_out), (False, held_out, length)):
+        rows, columns = ((0, height), (low, high)) if by_column else ((low, high), (0, width))
+        for row, (top, block_height) in enumerate(_pieces(*rows, side)):
+            for column, (left, block_width) in enumerate(_pieces(*columns, side)):
+                blocks.append(Window(top, left, block_height, block_width))
+                validation.append(val)
+                whole_rows, whole_columns = (rows[1] - rows[0]) // side, (columns[1] - columns[0]) // side
+                keys.append((val, min(row, max(whole_rows - 1, 0)), min(column, max(whole_columns - 1, 0))))
+    _, groups = np.unique(np.array(keys, np.int64), axis=0, return_inverse=True)
+    return blocks, np.array(validation), groups.reshape(-1)
+
+
+def _pieces(low: int, high: int, side: int) -> list[tuple[int, int]]:
+    """Start and length of the pieces that cover `[low, high)`; the last one is shifted inward."""
+    if low == high:
+        return []
+    if high - low < side:
+        return [(low, high - low)]
+    starts = list(range(low, high - side + 1, side))
+    if starts[-1] + side < high:
+        starts.append(high - side)
+    return [(start, side) for start in starts]

@@ -1,0 +1,128 @@
+"""Mean and standard deviation of the bands of a data set, estimated from some of its training samples."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from hybrid_patch.data.modality import Modality
+from hybrid_patch.data.sample import BrokenSampleError, Sample, Window
+from hybrid_patch.errors import InputError
+
+Array = np.ndarray
+
+WINDOWS = 64
+"""Windows that are drawn: with 64 × 64 pixels each, a quarter of a million pixels per timestep."""
+TIMESTEPS = 12
+"""Timesteps that are drawn in each window, at most."""
+SEED = 20240531
+"""Of the draw; apart from a run's seed, so that all runs on a data set share their normalisation."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared deviations per band, float64; parts can be merged in any order.
+
+    Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
+    """
+
+    count: int
+    mean: Float[Array, " c"]
+    squares: Float[Array, " c"]
+
+    @classmethod
+    def of(cls, values: Float[Array, "n c"]) -> "Moments":
+        """The moments of some pixels."""
+        values = values.astype(np.float64)
+        mean = values.mean(0) if len(values) else np.zeros(values.shape[1])
+        return cls(len(values), mean, ((values - mean) ** 2).sum(0))
+
+    def merged(self, other: "Moments") -> "Moments":
+        """The moments of both parts together."""
+        count = self.count + other.count
+        if count == 0:
+            return self
+        step = other.mean - self.mean
+        return Moments(
+            count,
+            self.mean + step * other.count / count,
+            self.squares + other.squares + step**2 * self.count * other.count / count,
+        )
+
+    @property
+    def std(self) -> Float[Array, " c"]:
+        """Standard deviation per band (of the pixels themselves: divided by their count)."""
+        return np.sqrt(self.squares / max(self.count, 1))
+
+
+def fit(
+    modalities: Mapping[str, Modality],
+    indices: Int[Array, " n"],
+    tile: int,
+    shape: Callable[[int], tuple[int, int, int]],
+    read: Callable[[int, Window, Int[Array, " t"]], Sample],
+) -> dict[str, Modality]:
+    """The same modalities; the continuous ones without statistics get estimated ones.
+
+    Up to `WINDOWS` windows of `tile` pixels a side are drawn, from as many different training samples as there are,
+    and only valid pixels count. The draw depends on nothing but the numbers of samples, pixels and timesteps.
+    Broken samples are passed over here: who loads them reports them.
+
+    Args:
+        indices: the training samples.
+        shape, read: as in `Source`; `read` need only give the modalities that have no statistics.
+
+    Raises InputError if a modality has no valid pixel in the windows, BrokenSampleError if no sample can be read.
+    """
+    missing = {
+        name: Moments.of(np.zeros((0, len(modality.bands)), np.float32))
+        for name, modality in modalities.items()
+        if modality.kind == "continuous" and modality.mean is None
+    }
+    if not missing or len(indices) == 0:
+        return dict(modalities)
+    rng = np.random.default_rng(SEED)
+    order = np.concatenate([rng.permutation(indices) for _ in range(-(-WINDOWS // len(indices)))])[:WINDOWS]
+    problem: BrokenSampleError | None = None
+    for index in order:
+        try:
+            sample = _draw(int(index), tile, shape, read, rng)
+        except BrokenSampleError as error:
+            log.warning("left out of the statistics: %s", error)
+            problem = error
+            continue
+        for name in missing.keys() & sample.images.keys():
+            missing[name] = missing[name].merged(Moments.of(_valid_pixels(sample, name)))
+    for name, moments in missing.items():
+        if moments.count == 0:
+            if problem is not None and all(other.count == 0 for other in missing.values()):
+                raise problem
+            raise InputError(
+                f"data.modalities.{name}: no valid pixel in {len(order)} windows of training samples; "
+                "give its mean and std, or leave the modality out"
+            )
+    fitted = {name: modalities[name].fitted(moments.mean, moments.std) for name, moments in missing.items()}
+    return {name: fitted.get(name, modality) for name, modality in modalities.items()}
+
+
+def _draw(
+    index: int,
+    tile: int,
+    shape: Callable[[int], tuple[int, int, int]],
+    read: Callable[[int, Window, Int[Array, " t"]], Sample],
+    rng: np.random.Generator,
+) -> Sample:
+    """A random window of a sample."""
+    height, width, length = shape(index)
+    rows, columns = min(tile, height), min(tile, width)
+    window = Window(int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1)), rows, columns)
+    return read(index, window, np.sort(rng.permutation(length)[:TIMESTEPS]))
+
+
+def _valid_pixels(sample: Sample, name: str) -> Float[Array, "n c"]:
+    valid: Bool[Array, "h w t"] = sample.valid[name] & np.isfinite(sample.images[name]).all(-1)
+    return sample.images[name][valid]

@@ -1,0 +1,65 @@
+"""What a token is told about itself besides its pixels: band set, place in the series, month, and place on the ground."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int, Real
+from torch import Tensor, nn
+
+from hybrid_patch.data.modality import Modality
+
+REFERENCE_GSD = 10.0
+"""Metres per unit of the spatial encoding."""
+
+
+def sine(position: Real[Tensor, " n"], width: int) -> Float[Tensor, "n width"]:
+    """Sine and cosine of positions at `width / 2` frequencies from 1 to 1/10000 (Vaswani et al. 2017)."""
+    frequency = 10000.0 ** (-torch.arange(width // 2, device=position.device, dtype=torch.float64) / (width / 2))
+    angle = position.double()[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1).float()
+
+
+class Encodings(nn.Module):
+    """The composite encoding of tokens, D wide, in quarters: band set, time position, month, space.
+
+    The band set's quarter is learned, the others are fixed sines. Space is the centre of a patch on the ground, in
+    units of 10 m, so that tokens of any patch size and ground sample distance lie on one map. A static modality has
+    zeros for time position and month.
+    """
+
+    def __init__(self, modalities: Mapping[str, Modality], width: int) -> None:
+        super().__init__()
+        self.quarter = width // 4
+        self.modalities = dict(modalities)
+        self.band_set = nn.ParameterDict(
+            {name: torch.randn(len(m.band_sets), self.quarter) * 0.02 for name, m in modalities.items()}
+        )
+        months = torch.arange(12) * (2 * math.pi / 12)
+        self.register_buffer("months", sine(months, self.quarter), persistent=False)
+
+    def forward(
+        self, name: str, grid: tuple[int, int], patch_size: int, timestamps: Int[Tensor, "b t 3"]
+    ) -> Float[Tensor, "b h w _ s d"]:
+        """The encodings of all tokens of a modality.
+
+        Args:
+            grid: rows and columns of the token grid.
+            patch_size: the side of a patch, pixels.
+            timestamps: day, month (0-11), year.
+        """
+        modality = self.modalities[name]
+        band_set = self.band_set[name]
+        device, dtype = band_set.device, band_set.dtype
+        b, t = timestamps.shape[:2] if modality.temporal else (len(timestamps), 1)
+        shape = (b, *grid, t, len(band_set), self.quarter)
+        if modality.temporal:
+            order = sine(torch.arange(t, device=device), self.quarter)[None, None, None, :, None]
+            month = self.months[timestamps[..., 1]][:, None, None, :, None]  # type: ignore[index]
+        else:
+            order = month = torch.zeros(1, device=device)
+        step = patch_size * modality.gsd / REFERENCE_GSD
+        rows, columns = (sine((torch.arange(n, device=device) + 0.5) * step, self.quarter // 2) for n in grid)
+        space = torch.cat([rows[:, None].expand(*grid, -1), columns[None].expand(*grid, -1)], dim=-1)
+        parts = (band_set, order, month, space[None, :, :, None, None])
+        return torch.cat([part.to(dtype).expand(shape) for part in parts], dim=-1)

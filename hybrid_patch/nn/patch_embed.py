@@ -1,0 +1,67 @@
+"""Flexible patch embedding: one kernel, resized to whatever patch size a step is trained at."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hybrid_patch.data.modality import Modality
+
+
+@functools.lru_cache(maxsize=64)
+def kernel_resize(base: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "base2 size2"]:
+    """The matrix that resizes a kernel of side `base` to side `size`, for row vectors: `[base^2, size^2]`.
+
+    The pseudo-inverse resize of FlexiViT (Beyer et al. 2023, "FlexiViT: One Model for All Patch Sizes", section 3.4):
+    with B the matrix that resizes a patch from `base` to `size`, the resized kernel is `pinv(B^T) w`, so that the inner
+    product with a resized patch is the one with the patch (exactly where B loses nothing, in least squares where it
+    does). Patches are enlarged bilinearly and reduced to area means: uniform ground then has the same embedding at
+    every divisor of the base.
+    """
+    eye = torch.eye(base**2, dtype=torch.float64).reshape(base**2, 1, base, base)
+    resized = F.interpolate(eye, (size, size), mode="bilinear" if size >= base else "area")
+    return torch.linalg.pinv(resized.reshape(base**2, size**2)).mT.to(device, dtype)
+
+
+class PatchEmbed(nn.Module):
+    """Pixels of one modality → one token per patch, timestep and band set.
+
+    Each band set has a kernel of side `base_patch_size`; other patch sizes use it resized (`kernel_resize`). The pixels
+    are never resized: that would cost as many pixels as the largest patch size, and mix neighbours.
+    """
+
+    def __init__(self, modality: Modality, width: int, base_patch_size: int) -> None:
+        super().__init__()
+        self.base = base_patch_size
+        self.channels = modality.band_set_channels
+        self.kernels = nn.ParameterList(
+            torch.empty(len(channels) * base_patch_size**2, width) for channels in self.channels
+        )
+        self.bias = nn.Parameter(torch.zeros(len(self.channels), width))
+        for kernel in self.kernels:
+            nn.init.trunc_normal_(kernel, std=len(kernel) ** -0.5)
+
+    def kernel(self, band_set: int, patch_size: int) -> Float[Tensor, "in width"]:
+        """The kernel of a band set at a patch size, `[C ps^2, D]`, channel by channel, row by row."""
+        kernel = self.kernels[band_set]
+        if patch_size == self.base:
+            return kernel
+        resize = kernel_resize(self.base, patch_size, kernel.dtype, kernel.device)
+        resized = resize.mT @ kernel.reshape(-1, self.base**2, kernel.shape[1])
+        return resized.reshape(-1, kernel.shape[1])
+
+    def forward(self, pixels: Float[Tensor, "b height width t c"], patch_size: int) -> Float[Tensor, "b h w t s d"]:
+        """`[B, H, W, T, C]` → `[B, H/ps, W/ps, T, S, D]`."""
+        tokens = [
+            patches(pixels[..., list(channels)], patch_size) @ self.kernel(s, patch_size)
+            for s, channels in enumerate(self.channels)
+        ]
+        return torch.stack(tokens, dim=4) + self.bias
+
+
+def patches(pixels: Float[Tensor, "b height width t c"], patch_size: int) -> Float[Tensor, "b h w t n"]:
+    """Cut into patches, each a vector of `n = C ps^2` numbers, channel by channel, row by row."""
+    return rearrange(pixels, "b (h p) (w q) t c -> b h w t (c p q)", p=patch_size, q=patch_size)

@@ -1,0 +1,29 @@
+"""Upsamplers: coarse tokens → factored fine tokens, after attention.
+
+One file each, and one line in `build`. All of them take grids of 4, 5 and 6 axes and any whole factor, start as plain
+interpolation, and are the identity at factor 1.
+"""
+
+from typing import Protocol
+
+from hybrid_patch.config import schema
+from hybrid_patch.nn.upsampler.bilinear import Bilinear
+from hybrid_patch.nn.upsampler.learned import Learned
+from hybrid_patch.tokens import FineTokens, TokenGrid
+
+
+class Upsampler(Protocol):
+    """What an upsampler (an `nn.Module`) does."""
+
+    def __call__(self, grid: TokenGrid, factor: int) -> FineTokens:
+        """`[B, h, w, ..., D]` → `[B, h f, w f, ..., D]`, factored, with the mask of the grid."""
+        ...
+
+
+def build(config: schema.Upsampler, width: int, largest_factor: int) -> Bilinear | Learned:
+    """The upsampler that a config names, for tokens of a width and factors up to the largest of a run."""
+    match config:
+        case schema.Bilinear():
+            return Bilinear()
+        case schema.Learned():
+            return Learned(width, config.width, largest_factor)

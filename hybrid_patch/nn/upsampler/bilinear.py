@@ -1,0 +1,13 @@
+"""Upsampling by interpolation between the tokens under the mask; nothing to learn."""
+
+from torch import nn
+
+from hybrid_patch.tokens import FineTokens, TokenGrid
+
+
+class Bilinear(nn.Module):
+    """The control that learned upsamplers are held against: `fine = U(P m) / U(m)`."""
+
+    def forward(self, grid: TokenGrid, factor: int) -> FineTokens:
+        """Any whole factor; see `FineTokens` for the arithmetic."""
+        return FineTokens(grid.tokens, grid.mask, factor)

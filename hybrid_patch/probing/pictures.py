@@ -1,0 +1,76 @@
+"""Pictures: a tile's image and labels beside its per-pixel embedding."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
+
+from hybrid_patch.data.modality import Modality
+from hybrid_patch.data.sample import UNLABELLED
+from hybrid_patch.files import write_whole
+
+Array = np.ndarray
+
+RED_GREEN_BLUE = (("b04", "b03", "b02"), ("red", "green", "blue"), ("b4", "b3", "b2"))
+"""Names of visible bands in the field's products."""
+PALETTE = (
+    "#1b6e2f", "#a6c34c", "#e8d86b", "#f0a43c", "#c0392b", "#b5a48b", "#f2f2f2", "#2e6fbb", "#4fb6a6", "#6b4c9a",
+    "#8c8c8c", "#d67fb1", "#7a3e1d", "#94d0ff", "#ffd1dc",
+)  # fmt: skip
+
+
+def stretch(image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """Each channel's 2nd to 98th percentile to 0 .. 1."""
+    low, high = np.nanpercentile(image, [2, 98], axis=(0, 1))
+    return np.clip((image - low) / np.maximum(high - low, 1e-6), 0, 1)
+
+
+def visible_channels(modality: Modality) -> list[int]:
+    """The channels of red, green and blue where they are known by name, else the first three (or the first, thrice)."""
+    names = [band.lower() for band in modality.bands]
+    for triple in RED_GREEN_BLUE:
+        if all(name in names for name in triple):
+            return [names.index(name) for name in triple]
+    return [0, 1, 2] if modality.channels >= 3 else [0, 0, 0]
+
+
+def shown_modality(modalities: Mapping[str, Modality]) -> str:
+    """The modality that is drawn: the one with the most bands."""
+    return max((name for name, m in modalities.items() if not m.decode_only), key=lambda n: modalities[n].channels)
+
+
+def draw_tile(
+    path: Path,
+    title: str,
+    image: Float[Array, "h w 3"],
+    labels: Int[Array, "h w"] | None,
+    classes: tuple[str, ...],
+    embedding: Float[Array, "h w d"],
+) -> None:
+    """One row: image, labels if there are any, and the first three principal components of the embedding as RGB."""
+    panels = 2 if labels is None else 3
+    figure = Figure(figsize=(4 * panels, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    axes[0].imshow(stretch(image), interpolation="nearest")
+    axes[0].set_title("image")
+    if labels is not None:
+        colours = ListedColormap([PALETTE[i % len(PALETTE)] for i in range(max(len(classes), 1))])
+        shown = np.ma.masked_equal(labels, UNLABELLED)
+        axes[1].imshow(shown, cmap=colours, vmin=-0.5, vmax=len(classes) - 0.5, interpolation="nearest")
+        axes[1].set_title("labels")
+    h, w, d = embedding.shape
+    components = min(3, d)
+    colour = np.zeros((h, w, 3))
+    colour[..., :components] = PCA(components).fit_transform(embedding.reshape(-1, d)).reshape(h, w, components)
+    axes[-1].imshow(stretch(colour), interpolation="nearest")
+    axes[-1].set_title("embedding, 3 principal components")
+    for axis in axes:
+        axis.set_axis_off()
+    figure.suptitle(title)
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))

@@ -1,0 +1,36 @@
+"""Signals that ask a run to stop: noted when they come, obeyed at the next step boundary."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+class StopRequest:
+    """Whether, and by which signal, a run was asked to stop."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The handler. A second Ctrl-C does not wait for the step boundary."""
+        if number == signal.SIGINT and self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Handle SIGINT, SIGTERM and SIGUSR2 inside the block; the handlers from before are put back after it."""
+    request = StopRequest()
+    before = {number: signal.signal(number, request.note) for number in STOPPING}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

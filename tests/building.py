@@ -1,0 +1,83 @@
+"""What many tests build: configs, modalities and batches, small."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from hybrid_patch.config.front import compose
+from hybrid_patch.config.schema import Config, RandomMasking
+from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.modality import Modality
+from hybrid_patch.masking import coarse_presence, draw
+
+OPTICAL = Modality(
+    bands=("red", "green", "blue", "nir"),
+    band_sets=(("red", "green", "blue"), ("nir",)),
+    temporal=True,
+    gsd=10.0,
+    mean=(0.0,) * 4,
+    std=(1.0,) * 4,
+)
+HEIGHT = Modality(bands=("height",), band_sets=(("height",),), temporal=False, gsd=10.0, mean=(0.0,), std=(1.0,))
+COVER = Modality(
+    bands=("class",),
+    band_sets=(("class",),),
+    temporal=False,
+    kind="categorical",
+    classes=(10, 20, 30, 40),
+    decode_only=True,
+    gsd=10.0,
+)
+MODALITIES = {"optical": OPTICAL, "height": HEIGHT, "cover": COVER}
+
+
+def small(*overrides: str) -> Config:
+    """A tiny model on 16-pixel tiles, no logger, no evaluation."""
+    return compose(
+        [
+            "logger=none",
+            "evaluation=none",
+            "data.tile=16",
+            "data.timesteps=2",
+            "trainer.batch_size=3",
+            "model.encoder={width:32,depth:2,heads:4,mlp_ratio:2.0}",
+            "model.decoder={width:48,depth:1,heads:4,mlp_ratio:2.0}",
+            *overrides,
+        ]
+    )
+
+
+def make_batch(
+    patch_size: int,
+    modalities: Mapping[str, Modality] = MODALITIES,
+    samples: int = 3,
+    side: int = 16,
+    timesteps: int = 2,
+    missing: float = 0.0,
+    seed: int = 0,
+) -> Batch:
+    """Random pixels, masked twice; a share of the patches, pixels and timesteps is missing."""
+    rng = np.random.default_rng(seed)
+    pixels, valid = {}, {}
+    for name, modality in modalities.items():
+        t = timesteps if modality.temporal else 1
+        shape = (samples, side, side, t)
+        there = (rng.random(shape) >= missing) & (rng.random((samples, 1, 1, t)) >= missing / 2)
+        if modality.kind == "categorical":
+            values = np.eye(modality.channels, dtype=np.float32)[rng.integers(modality.channels, size=shape)]
+        else:
+            values = rng.random((*shape, modality.channels), dtype=np.float32)
+        values[~there] = 0
+        pixels[name], valid[name] = values, there
+    present = {name: coarse_presence(v, patch_size, len(modalities[name].band_sets)) for name, v in valid.items()}
+    masking = RandomMasking(name="random", encode_ratio=0.5, decode_ratio=0.5)
+    views = [draw(masking, modalities, present, rng) for _ in range(2)]
+    months = rng.integers(12, size=(samples, timesteps))
+    timestamps = np.stack([np.full_like(months, 15), months, np.full_like(months, 2024)], axis=-1)
+    return Batch(
+        {name: torch.from_numpy(x) for name, x in pixels.items()},
+        {name: torch.from_numpy(x) for name, x in valid.items()},
+        torch.from_numpy(timestamps),
+        tuple({name: torch.from_numpy(x) for name, x in view.items()} for view in views),
+    )

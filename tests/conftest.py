@@ -1,0 +1,20 @@
+"""Shape annotations are checked at run time in the tests (jaxtyping with beartype), and only there."""
+
+from jaxtyping import install_import_hook
+
+hook = install_import_hook(["hybrid_patch"], "beartype.beartype")
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; the test is skipped where there is none."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data beside the checkout")
+    return folder
