@@ -1,10 +1,12 @@
 """The few things that several processes must do together for their losses to be those of one process."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
+from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
@@ -21,11 +23,28 @@ def global_sum(values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     return total
 
 
+class _GatherRows(torch.autograd.Function):
+    """Every process uses the rows of all, so the gradient to one's own rows is the sum over all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
+
 def gather_rows(rows: Float[Tensor, "b d"]) -> Float[Tensor, "all d"]:
     """The rows of all processes, this one's in their place, with gradients flowing back to every process."""
     if world_size() == 1:
         return rows
-    return torch.cat(tuple(all_gather(rows.contiguous())))
+    return _GatherRows.apply(rows)
 
 
 def first_row(rows: Float[Tensor, "b d"]) -> int:

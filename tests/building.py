@@ -81,3 +81,18 @@ def make_batch(
         torch.from_numpy(timestamps),
         tuple({name: torch.from_numpy(x) for name, x in view.items()} for view in views),
     )
+
+TINY = (
+    "logger=none",
+    "evaluation=none",
+    "model.encoder={width:32,depth:1,heads:4,mlp_ratio:2.0}",
+    "model.decoder={width:32,depth:1,heads:4,mlp_ratio:2.0}",
+    "data.scenes=4",
+    "data.scene_size=32",
+    "data.scene_timesteps=4",
+    "data.tile=16",
+    "data.timesteps=2",
+    "trainer.batch_size=2",
+    "runtime.threads=1",
+)
+"""Overrides of a run on synthetic scenes that takes a moment."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -18,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hybrid_patch.config import messages
 from hybrid_patch.config.checks import problems
-from hybrid_patch.config.literal import quote, quote_path
+from hybrid_patch.config.literal import plain_argument, quote, quote_path
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 
@@ -101,13 +102,20 @@ def parse(override: str) -> Override:
 def composed(overrides: Sequence[str], sources: Sources) -> DictConfig:
     """What Hydra makes of overrides in its grammar, unresolved. Raises InputError."""
     extra = [] if sources.extra is None else [f"hydra.searchpath=[{quote(str(sources.extra.resolve()))}]"]
-    running = GlobalHydra.instance().hydra  # set when called inside a command that Hydra runs
-    GlobalHydra.instance().clear()
-    try:
-        with in_one_line(overrides), hydra.initialize_config_dir(str(sources.folder.resolve()), version_base="1.3"):
-            return hydra.compose(sources.name, overrides=[*extra, *overrides])
-    finally:
-        GlobalHydra.instance().hydra = running
+    with in_one_line(overrides), _hydra(sources):
+        return hydra.compose(sources.name, overrides=[*extra, *overrides])
+
+
+def sweep_members(arguments: Sequence[str], sources: Sources) -> list[list[str]]:
+    """The members of a sweep over comma-separated values, `range(...)`, `glob(...)`: the arguments of each.
+
+    Raises InputError if a value is no sweep in Hydra's grammar. The members themselves are not judged.
+    """
+    overrides = hydra_overrides(arguments, sources, sweep=True)
+    with in_one_line(overrides), _hydra(sources):
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        members = BasicSweeper.split_arguments(parser.parse_overrides(overrides), max_batch_size=None)[0]
+        return [[plain_argument(override) for override in parser.parse_overrides(member)] for member in members]
 
 
 def held_to_schema(config: DictConfig, sources: Sources, allow_missing: bool = False) -> Config:
@@ -132,6 +140,17 @@ def checked(config: Config) -> Config:
     if found:
         raise InputError(found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
     return config
+
+
+@contextmanager
+def _hydra(sources: Sources) -> Iterator[None]:
+    running = GlobalHydra.instance().hydra  # set when called inside a command that Hydra runs
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(sources.folder.resolve()), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,6 @@ import hydra
 from hydra._internal.utils import get_args_parser  # the parser that hydra.main itself uses; there is no public one
 from omegaconf import DictConfig
 
-from hybrid_patch.config import multirun
 from hybrid_patch.config.compose import (
     Sources,
     checked,
@@ -21,10 +21,10 @@ from hybrid_patch.config.compose import (
     composed,
     held_to_schema,
     hydra_overrides,
-    in_one_line,
-    parse,
+    sweep_members,
 )
-from hybrid_patch.config.literal import quote
+from hybrid_patch.config.multirun import Member, MemberRunner, exit_code, summary
+from hybrid_patch.config.recipe import run_directory
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 
@@ -34,18 +34,19 @@ BAD_INPUT = 2
 
 
 def check_command_line() -> None:
-    """End the process with one line and exit code 2 if the command line (`sys.argv`) is bad input.
+    """Judge the command line (`sys.argv`): bad input ends the process with one line and exit code 2.
 
-    Of a sweep it is enough that one member is good. What is only printed (`--cfg`, `--info`, `--help`) may lack
-    mandatory values. Imports nothing heavy.
+    A sweep (`-m`) is run from here, its members as processes of this same command, and ends the process with its exit
+    code: it never needs what they import. Returns if there is one run to be trained, or if Hydra has something to print
+    (`--cfg`, `--info`, `--help`, for which mandatory values may be missing). Imports nothing heavy.
     """
     with input_errors_end():
         arguments = _parsed(sys.argv[1:])
-        if _is_hydras_own(arguments):
+        if _is_for_hydra_alone(arguments):
             return
         sources = _sources(arguments)
         if arguments.multirun:
-            _check_sweep(arguments.overrides, sources)
+            _sweep(arguments.overrides, sources)
         elif arguments.help or arguments.cfg or arguments.info:
             config = composed(hydra_overrides(arguments.overrides, sources), sources)
             held_to_schema(config, sources, allow_missing=True)
@@ -57,14 +58,14 @@ def run_hydra(train: Callable[[Config], int]) -> NoReturn:
     """Hand the command line (`sys.argv`) to Hydra's main, which calls `train` with the config, and exit.
 
     The exit code is what `train` returns; 2 for an InputError, printed as one line; 1 for another exception, with its
-    traceback. With `-m` the members run as processes of this same command (`multirun.py`), whose codes decide.
+    traceback. To be called after `check_command_line`.
     """
     codes: list[int] = []
     original = sys.argv
     with input_errors_end():
         arguments = _parsed(original[1:])
         sources = _sources(arguments)
-        rewritten = original[1:] if _is_hydras_own(arguments) else _for_hydra(arguments, sources)
+        rewritten = original[1:] if _is_for_hydra_alone(arguments) else _for_hydra(arguments, sources)
 
     @functools.wraps(train)
     def task(config: DictConfig) -> None:
@@ -73,7 +74,6 @@ def run_hydra(train: Callable[[Config], int]) -> NoReturn:
         with input_errors_end():
             codes.append(train(checked(held_to_schema(config, sources))))
 
-    multirun.register()
     sys.argv = [original[0], *rewritten]
     hydra.main(config_path=str(sources.folder), config_name=sources.name, version_base="1.3")(task)()
     sys.exit(next((code for code in codes if code), 0))
@@ -116,9 +116,12 @@ def _parsed(argv: Sequence[str]) -> Namespace:
     return arguments
 
 
-def _is_hydras_own(arguments: Namespace) -> bool:
-    """Whether the command line is about Hydra alone, not about a config."""
-    return bool(arguments.hydra_help or arguments.shell_completion or arguments.experimental_rerun)
+def _is_for_hydra_alone(arguments: Namespace) -> bool:
+    """Whether the command line is about Hydra itself, or chooses another way to sweep (`hydra/launcher=...`)."""
+    own_way = any(override.startswith(("hydra/launcher=", "hydra/sweeper=")) for override in arguments.overrides)
+    return bool(arguments.hydra_help or arguments.shell_completion or arguments.experimental_rerun) or (
+        arguments.multirun and own_way
+    )
 
 
 def _sources(arguments: Namespace) -> Sources:
@@ -139,14 +142,30 @@ def _for_hydra(arguments: Namespace, sources: Sources) -> list[str]:
     ]
     if sources.extra is not None:
         line.append(f"--config-dir={sources.extra}")
-    line += hydra_overrides(arguments.overrides, sources, sweep=arguments.multirun)
-    if arguments.multirun and not any(o.startswith("hydra/launcher=") for o in arguments.overrides):
-        command = ", ".join(quote(word) for word in _member_command(sources))
-        line.append(f"hydra.launcher.command=[{command}]")
-    return line
+    return [*line, *hydra_overrides(arguments.overrides, sources)]
 
 
-def _member_command(sources: Sources) -> list[str]:
+def _sweep(overrides: Sequence[str], sources: Sources) -> NoReturn:
+    """Run the members of a sweep. Raises InputError if not one is good: what they say, once if they say the same."""
+    if any(re.match(r"\+*run_dir=", override) for override in overrides):
+        raise InputError("run_dir: not with -m, where each member has its own; sweep_name=<name> names their folder")
+    members = [_member(line, sources) for line in sweep_members(overrides, sources)]
+    if all(member.error for member in members):
+        raise InputError("; ".join(dict.fromkeys(member.error for member in members)))
+    runner = MemberRunner(_command(sources))
+    outcomes = runner.run(members)
+    print(summary(outcomes), flush=True)
+    sys.exit(exit_code(outcomes, runner.stopped))
+
+
+def _member(arguments: list[str], sources: Sources) -> Member:
+    try:
+        return Member(arguments, directory=run_directory(compose(arguments, sources)))
+    except InputError as error:
+        return Member(arguments, error=str(error))
+
+
+def _command(sources: Sources) -> list[str]:
     """The command that runs one member: this one, without its overrides."""
     main = sys.modules["__main__"].__spec__
     program = [sys.argv[0]] if main is None else ["-m", main.name]
@@ -154,21 +173,3 @@ def _member_command(sources: Sources) -> list[str]:
     if sources.extra is not None:
         flags.append(f"--config-dir={sources.extra}")
     return [sys.executable, *program, *flags]
-
-
-def _check_sweep(overrides: Sequence[str], sources: Sources) -> None:
-    """Raises InputError if no member of a sweep is good: what the members say, once if they all say the same."""
-    parsed = [parse(override) for override in hydra_overrides(overrides, sources, sweep=True)]
-    if any(override.key_or_group == "run_dir" for override in parsed):
-        raise InputError("run_dir: not with -m, where each member has its own; sweep_name=<name> names their folder")
-    with in_one_line(overrides):
-        members = multirun.members(parsed)
-    said = []
-    for member in members:
-        try:
-            compose(member, sources)
-        except InputError as error:
-            said.append(str(error))
-        else:
-            return
-    raise InputError("; ".join(dict.fromkeys(said)))

@@ -7,7 +7,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 
 from hybrid_patch.errors import InputError
 
-PATH_KEYS = ("run", "input", "output", "data.root", "data.statistics", "run_dir")
+PATH_KEYS = ("run", "input", "output", "data.root", "data.statistics", "data.labels", "run_dir")
 """Keys whose values are taken literally. `null` alone still means null (a folder of that name is `./null`)."""
 
 _PATH = re.compile(rf"(\+{{0,2}})({'|'.join(map(re.escape, PATH_KEYS))})=(.*)", re.DOTALL)
@@ -29,9 +29,9 @@ def quote_path(argument: str) -> str:
     return f"{found[1]}{found[2]}={quote(found[3])}"
 
 
-def unquote_path(override: Override) -> str:
-    """The argument that a parsed override came from: the inverse of `quote_path`."""
-    line = override.input_line or ""
+def plain_argument(override: Override) -> str:
+    """The argument that a parsed override came from, as a person types it: the inverse of `quote_path`."""
+    line = (override.input_line or "").lstrip("+")
     value = override.value()
     if override.key_or_group not in PATH_KEYS or not isinstance(value, str):
         return line

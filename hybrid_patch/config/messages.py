@@ -46,8 +46,8 @@ def composition_error(error: Exception, overrides: Sequence[str]) -> str:
         key = override.lstrip("+~").partition("=")[0]
         if f"'{key}'" in words or override in words:
             return f"{override.lstrip('+')}: {words}"
-    key = getattr(causes[-1], "full_key", None)
-    return (f"{key}: " if key else "") + (words or type(error).__name__)
+    place = getattr(causes[-1], "full_key", None)
+    return (f"{place}: " if place else "") + (words or type(error).__name__)
 
 
 def resolution_error(error: Exception, unresolved: Mapping[str, Any]) -> str:

@@ -32,6 +32,8 @@ class Header:
     Attributes:
         names: the descriptions of its bands (an alpha band left out); empty if any is missing or two are the same.
         count: the number of its bands, without an alpha band.
+        nodata: the value of each band, alpha too, that means 'no data', if there is one.
+        masked: whether it has a mask or an alpha band.
         crs, transform: rasterio's coordinate reference system (None: not georeferenced) and affine transform.
     """
 
@@ -40,7 +42,8 @@ class Header:
     width: int
     names: tuple[str, ...]
     count: int
-    nodata: float | None
+    nodata: tuple[float | None, ...]
+    masked: bool
     crs: Any
     transform: Any
 
@@ -57,15 +60,21 @@ class Header:
             return True
         near = 0.01 * max(abs(self.transform.a), abs(self.transform.b))
         # The far corner too: a small difference of the pixel size adds up.
-        corners = [(0, 0), (self.width, self.height)]
-        offsets = [np.subtract(self.transform * corner, other.transform * corner) for corner in corners]
-        return bool(self.crs == other.crs and np.abs(offsets).max() <= near)
+        for corner in ((0.0, 0.0), (float(self.width), float(self.height))):
+            if any(abs(a - b) > near for a, b in zip(self.place(*corner), other.place(*corner), strict=True)):
+                return False
+        return bool(self.crs == other.crs)
+
+    def place(self, column: float, row: float) -> tuple[float, float]:
+        """Coordinates, in the file's reference system, of a point counted in pixels from the upper left corner."""
+        t = self.transform
+        return t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f
 
     def latlon(self, window: Window) -> Float[Array, "2"] | None:
         """Latitude and longitude, degrees, of a window's centre; None if the file is not georeferenced."""
         if not self.georeferenced:
             return None
-        x, y = self.transform * (window.left + window.width / 2, window.top + window.height / 2)
+        x, y = self.place(window.left + window.width / 2, window.top + window.height / 2)
         longitude, latitude = reproject_points(self.crs, "EPSG:4326", [x], [y])
         return np.array([latitude[0], longitude[0]])
 
@@ -76,7 +85,7 @@ class Header:
         width = float(np.hypot(self.transform.a, self.transform.d))
         height = float(np.hypot(self.transform.b, self.transform.e))
         if self.crs.is_geographic:
-            _, latitude = self.transform * (self.width / 2, self.height / 2)
+            _, latitude = self.place(self.width / 2, self.height / 2)
             return METRES_PER_DEGREE * (width * float(np.cos(np.radians(latitude))) + height) / 2
         return float(self.crs.linear_units_factor[1]) * (width + height) / 2
 
@@ -147,16 +156,14 @@ class RasterFiles:
         valid = np.ones((window.height, window.width), bool)
         try:
             raw: Shaped[Array, "c h w"] = dataset.read(list(bands), window=place)
-            for band in bands:
-                # GDAL's own reading of nodata is left aside here: done below for the values that were just read.
-                if MaskFlags.per_dataset in dataset.mask_flag_enums[band - 1]:
-                    valid &= dataset.read_masks(band, window=place) > 0
+            if header.masked:
+                valid &= dataset.read_masks(1, window=place) > 0
         except (RasterioError, OSError) as error:
             self._open.pop(path, None)
             raise BrokenSampleError(f"{path}: {_reason(error)}") from error
         with np.errstate(over="ignore", invalid="ignore"):
             for values, band in zip(raw, bands, strict=True):
-                declared = dataset.nodatavals[band - 1]
+                declared = header.nodata[band - 1]
                 missing = nodata if declared is None else declared
                 if missing is not None:
                     valid &= values != missing
@@ -188,7 +195,17 @@ def _header(path: Path, dataset: Any) -> Header:
     names = tuple((dataset.descriptions[i] or "").strip() for i in kept)
     if not all(names) or len(set(names)) < len(names):
         names = ()
-    return Header(path, dataset.height, dataset.width, names, len(kept), dataset.nodata, dataset.crs, dataset.transform)
+    return Header(
+        path=path,
+        height=dataset.height,
+        width=dataset.width,
+        names=names,
+        count=len(kept),
+        nodata=tuple(None if value is None else float(value) for value in dataset.nodatavals),
+        masked=MaskFlags.per_dataset in dataset.mask_flag_enums[0],
+        crs=dataset.crs,
+        transform=dataset.transform,
+    )
 
 
 def _reason(error: Exception) -> str:

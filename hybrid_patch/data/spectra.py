@@ -45,8 +45,8 @@ MATERIALS = {
     "light soil": (0.090, 0.125, 0.165, 0.245, 0.190, 0.208, 0.226, 0.260, 0.345, 0.290, 0.070, 0.270),
     "clear water": (0.034, 0.030, 0.018, 0.010, 0.014, 0.011, 0.010, 0.009, 0.006, 0.004, 0.038, 0.009),
     "turbid water": (0.062, 0.078, 0.066, 0.034, 0.064, 0.044, 0.038, 0.030, 0.012, 0.008, 0.056, 0.026),
-    "tiles": (0.072, 0.088, 0.135, 0.205, 0.160, 0.175, 0.188, 0.210, 0.270, 0.235, 0.058, 0.215),
-    "concrete": (0.165, 0.185, 0.200, 0.235, 0.210, 0.218, 0.225, 0.238, 0.255, 0.235, 0.150, 0.235),
+    "tiles": (0.068, 0.088, 0.165, 0.245, 0.195, 0.212, 0.225, 0.250, 0.310, 0.275, 0.056, 0.250),
+    "concrete": (0.205, 0.228, 0.245, 0.275, 0.252, 0.260, 0.266, 0.278, 0.290, 0.265, 0.190, 0.275),
     "asphalt": (0.078, 0.088, 0.098, 0.132, 0.108, 0.116, 0.122, 0.136, 0.165, 0.150, 0.068, 0.138),
     "gravel": (0.112, 0.140, 0.170, 0.228, 0.186, 0.200, 0.210, 0.235, 0.290, 0.255, 0.095, 0.240),
 }
@@ -95,6 +95,9 @@ CALENDAR: dict[int, dict[str, tuple[tuple[int, float], ...]]] = {
 GREEN = ("leaf", "broad leaf", "crown", "needle", "flower")
 """Materials that carry the leaves; they decide how radar sees an object, too."""
 
+GRAIN = (0.1, 0.16, 0.2, 0.05, 0.05, 0.05, 0.05, 0.05, 0.15, 0.05)
+"""Standard deviation of the brightness from pixel to pixel, of each class: gaps in crowns, roofs, waves."""
+
 # Backscatter in dB, (VV, VH): without leaves, and what full leaf cover adds.
 BARE_DB = {
     WATER: (-20.5, -27.5),
@@ -137,8 +140,8 @@ class Look:
 def look(rng: np.random.Generator, classes: Int[Array, " n"], days: Int[Array, " t"]) -> Look:
     """How objects of some classes look on some days of the year (0-364), each object a little different."""
     n, t = len(classes), len(days)
-    late = rng.uniform(-9, 9, n)  # days behind the calendar
-    lush = rng.uniform(0.72, 1.06, n)  # leaf cover relative to the calendar
+    late = rng.uniform(-16, 16, n)  # days behind the calendar
+    lush = rng.uniform(0.64, 1.06, n)  # leaf cover relative to the calendar
     tone = rng.random(n)  # where between its two kinds of ground an object is
     bright = rng.uniform(0.86, 1.14, n)
     rough = rng.uniform(-1.1, 1.1, n)  # dB

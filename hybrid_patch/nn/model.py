@@ -22,13 +22,13 @@ class HybridModel(nn.Module):
         super().__init__()
         sizes = all_sizes(config.curriculum)
         base = config.model.base_patch_size or max(s.processing for s in sizes)
-        largest = max(s.factor for s in sizes)
+        factors = {s.factor for s in sizes}
         encoder, decoder = config.model.encoder, config.model.decoder
         checkpointing = config.runtime.gradient_checkpointing
         self.encoder = Encoder(modalities, encoder, base, checkpointing)
         self.decoder = Decoder(modalities, decoder, encoder.width, checkpointing)
-        self.encoder_upsampler = upsampler.build(config.upsampler, encoder.width, largest)
-        self.decoder_upsampler = upsampler.build(config.upsampler, decoder.width, largest)
+        self.encoder_upsampler = upsampler.build(config.upsampler, encoder.width, factors)
+        self.decoder_upsampler = upsampler.build(config.upsampler, decoder.width, factors)
 
     def encode(
         self,

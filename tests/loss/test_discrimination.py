@@ -25,7 +25,7 @@ def predictions(name: str, factor: int, mask: Tensor, width: int = 24) -> tuple[
     """Coarse tokens that want a gradient, and a learned upsampling of them."""
     torch.manual_seed(1)
     coarse = torch.randn(*mask.shape, width, dtype=DOUBLE, requires_grad=True)
-    upsampler = Learned(width, 8, factor).double()
+    upsampler = Learned(width, 8, {factor}).double()
     for parameter in upsampler.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return coarse, upsampler(TokenGrid(coarse, mask), factor)

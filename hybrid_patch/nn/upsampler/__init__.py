@@ -4,6 +4,7 @@ One file each, and one line in `build`. All of them take grids of 4, 5 and 6 axe
 interpolation, and are the identity at factor 1.
 """
 
+from collections.abc import Collection
 from typing import Protocol
 
 from hybrid_patch.config import schema
@@ -20,10 +21,10 @@ class Upsampler(Protocol):
         ...
 
 
-def build(config: schema.Upsampler, width: int, largest_factor: int) -> Bilinear | Learned:
-    """The upsampler that a config names, for tokens of a width and factors up to the largest of a run."""
+def build(config: schema.Upsampler, width: int, factors: Collection[int]) -> Bilinear | Learned:
+    """The upsampler that a config names, for tokens of a width and the factors of a run's stages."""
     match config:
         case schema.Bilinear():
             return Bilinear()
         case schema.Learned():
-            return Learned(width, config.width, largest_factor)
+            return Learned(width, config.width, factors)

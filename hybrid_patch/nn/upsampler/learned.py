@@ -1,6 +1,8 @@
-"""Upsampling by transposed convolutions in stages, with an exit after each."""
+"""Upsampling by transposed convolutions in stages, with exits on the way."""
 
-from collections.abc import Iterator
+import itertools
+import operator
+from collections.abc import Collection, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybrid_patch.tokens import FineTokens, TokenGrid, repeat_cells
+
+SMALLEST_WIDTH = 8
 
 
 def prime_factors(number: int) -> Iterator[int]:
@@ -41,31 +45,38 @@ class TransposedConvolution(nn.Module):
 class Learned(nn.Module):
     """Interpolation plus a detail made by transposed convolutions (8→4→2→1: three stages of two).
 
-    There is a stage for each prime factor of the largest factor, each half as wide as the one before. A smaller factor
-    leaves after fewer stages. The exit of a stage is linear and starts at zero: a stage that a curriculum has just
-    reached adds nothing yet, and the exit is the basis V of a factored detail, so that no D-wide tensor is made.
+    There is a stage for each prime factor of the largest factor, each half as wide as the one before, and an exit
+    behind each stage at which one of the factors in use is reached. Exits are linear, start at zero, and add up: when a
+    curriculum reaches its next factor, the new exit adds nothing yet to what the ones before it have learned. They are
+    the basis V of a factored detail, so that no D-wide tensor is made.
     """
 
-    def __init__(self, width: int, first_width: int, largest_factor: int) -> None:
+    def __init__(self, width: int, first_width: int, factors: Collection[int]) -> None:
         super().__init__()
-        self.factors = tuple(prime_factors(largest_factor))
-        widths = [max(first_width >> stage, 8) for stage in range(len(self.factors))]
+        sides = tuple(prime_factors(max(factors)))
+        widths = [max(first_width >> stage, SMALLEST_WIDTH) for stage in range(len(sides))]
         self.stages = nn.ModuleList(
-            TransposedConvolution(i, o, side)
-            for i, o, side in zip([width, *widths], widths, self.factors, strict=False)
+            TransposedConvolution(i, o, side) for i, o, side in zip([width, *widths], widths, sides, strict=False)
         )
-        self.exits = nn.ParameterList(torch.zeros(o, width) for o in widths)
+        self.reached = tuple(itertools.accumulate(sides, operator.mul))
+        self.exits = nn.ParameterDict(
+            {str(reached): torch.zeros(o, width) for reached, o in zip(self.reached, widths, strict=True) if reached in factors}
+        )
 
     def forward(self, grid: TokenGrid, factor: int) -> FineTokens:
-        """Raises ValueError for a factor that is no product of the first stages."""
+        """Raises ValueError for a factor that was not named, or is no product of the first stages."""
         if factor == 1:
             return FineTokens(grid.tokens, grid.mask, 1)
-        detail = torch.where(grid.mask[..., None], grid.tokens, 0)
-        reached = 1
-        for side, stage, basis in zip(self.factors, self.stages, self.exits, strict=True):
-            detail = F.gelu(stage(detail))
-            reached *= side
+        if str(factor) not in self.exits:
+            raise ValueError(f"factor {factor}: there is no exit for it, only for {list(self.exits)}")
+        hidden = torch.where(grid.mask[..., None], grid.tokens, 0)
+        details, basis = [], []
+        for reached, stage in zip(self.reached, self.stages, strict=True):
+            hidden = F.gelu(stage(hidden))
+            if str(reached) in self.exits:
+                details.append(repeat_cells(hidden, factor // reached))
+                basis.append(self.exits[str(reached)])
             if reached == factor:
-                detail = torch.where(repeat_cells(grid.mask, factor)[..., None], detail, 0)
-                return FineTokens(grid.tokens, grid.mask, factor, detail, basis)
-        raise ValueError(f"factor {factor} is no product of the first of the stages {self.factors}")
+                break
+        detail = torch.where(repeat_cells(grid.mask, factor)[..., None], torch.cat(details, dim=-1), 0)
+        return FineTokens(grid.tokens, grid.mask, factor, detail, torch.cat(basis))

@@ -1,6 +1,6 @@
-"""A training that takes no time, with the real command line: `python -m tests.config.stand_in [overrides]`.
+"""A training that takes no time, with the real command line: `python -m config_stand_in [overrides]`.
 
-What a member does is told by its sweep-free values: `trainer.steps` chooses how it ends (see `ENDINGS`).
+`trainer.steps` chooses how it ends: the numbers below, or done.
 """
 
 if __name__ == "__main__":
@@ -28,17 +28,17 @@ def train(config: Config) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     record = {"argv": sys.argv[1:], "torch": "torch" in sys.modules, "root": getattr(config.data, "root", None)}
     (directory / "record.json").write_text(json.dumps(record))
-    match config.trainer.steps:
-        case 901:
-            raise RuntimeError("broken on purpose")
-        case 902:
-            os.kill(os.getpid(), signal.SIGKILL)
-        case 903:
-            raise InputError("data.root=x: found out late\nand on two lines")
-        case 904:
-            return 75
-        case 905:
-            return wait_for_signal(directory)
+    steps = config.trainer.steps
+    if steps == RAISES:
+        raise RuntimeError("broken on purpose")
+    if steps == KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if steps == LATE_BAD_INPUT:
+        raise InputError("data.root=x: found out late\nand on two lines")
+    if steps == STOPPED:
+        return 75
+    if steps == WAITS:
+        return wait_for_signal(directory)
     return 0
 
 

@@ -1,0 +1,95 @@
+"""Checks across fields, and that what they say would do does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hybrid_patch.config.checks import problems
+from hybrid_patch.config.compose import Sources, composed, held_to_schema, hydra_overrides
+from hybrid_patch.config.front import compose
+from hybrid_patch.errors import InputError
+
+
+def two_stages(coarse: int, first: int) -> str:
+    """A curriculum of two halves: from `coarse` to `first`, then to 1."""
+    stage = f"processing_patch_size:{coarse},share:.5,output_patch_size"
+    return f"curriculum.stages=[{{{stage}:{first}}},{{{stage}:1}}]"
+
+
+NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "instance")]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        (["data.tile=60"], "data.tile=60: not divisible by patch.processing_patch_size=8; would do: 56, 64"),
+        (["data.tile=4"], "data.tile=4: not divisible by patch.processing_patch_size=8; would do: 8"),
+        (["patch.output_patch_size=3"], "patch.output_patch_size=3: does not divide patch.processing_patch_size=8; "),
+        (["patch.output_patch_size=16"], "patch.output_patch_size=16: larger than patch.processing_patch_size=8; "),
+        (["curriculum.stages.0.share=.5"], "curriculum.stages: their shares add up to 0.5; "),
+        ([two_stages(8, 3)], "curriculum.stages.0.output_patch_size=3: does not divide "),
+        (["model.encoder.width=100"], "model.encoder.width=100: not divisible by 16 (the encodings); would do: 96"),
+        (["model.decoder.heads=7"], "model.decoder.heads=7: does not divide model.decoder.width=128; would do: 1"),
+        (["masking.encode_ratio=0"], "masking.encode_ratio=0: the encoder would see nothing; "),
+        (["masking.decode_ratio=.6"], "masking.decode_ratio=0.6: with masking.encode_ratio=0.5 more than all tokens; "),
+        (["masking.decode_ratio=0"], "loss.decoded.weight=1: needs hidden tokens; "),
+        (["trainer.batch_size=1"], "trainer.batch_size=1: the instance loss needs other samples; "),
+        (NO_LOSS, "loss.decoded.weight=0: no term of the loss has a weight; "),
+        (["runtime.processes=2"], "runtime.strategy=single: cannot use runtime.processes=2; would do: ddp"),
+        (["runtime=ddp", "trainer.batch_size=7"], "trainer.batch_size=7: not divisible by runtime.processes=2; "),
+        (["runtime.precision=16-mixed"], "runtime.precision=16-mixed: needs a GPU; "),
+        (["data.tile=256"], "data.tile=256: larger than data.scene_size=128; "),
+        (["data.timesteps=13"], "data.timesteps=13: more than data.scene_timesteps=12; "),
+        (["+modality@data.modalities.cdl=cdl"], "data.modalities.cdl: unknown modality; synthetic has: "),
+        (["sweep_name=a/b"], "sweep_name=a/b: not a plain folder name; "),
+        (["sweep_name=.."], "sweep_name=..: not a plain folder name; "),
+        (["run_dir="], "run_dir=: empty; "),
+        (["data=olmoearth", "data.root=/no/such"], "data.root=/no/such: there is no such folder; "),
+        (["data=olmoearth", "data.root='/'"], "data.root='/': there is no such folder (the quotes are taken as part "),
+        (["data=olmoearth", "data.root=/", "data.tile=256"], "data.tile=256: larger than an OlmoEarth sample; "),
+        (["data=olmoearth", "data.root=/", "data.statistics=/no"], "data.statistics=/no: there is no such folder; "),
+        (["data=rasters", "data.root=/", "data.labels=no/such"], "data.labels=no/such: there is no /no/such; "),
+    ],
+)
+def test_what_does_not_go_together(overrides: list[str], start: str) -> None:
+    with pytest.raises(InputError) as error:
+        compose(overrides)
+    assert str(error.value).startswith(start)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_is_no_data_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file; give the path of an existing folder"):
+        compose(["data=rasters", f"data.root={tmp_path / 'file'}"])
+
+
+def test_something_must_be_encoded() -> None:
+    overrides = [f"data.modalities.{name}.decode_only=true" for name in ("sentinel2_l2a", "sentinel1", "srtm")]
+    with pytest.raises(InputError, match="nothing to encode; declare one with decode_only: false"):
+        compose(overrides)
+
+
+def test_stages_that_the_learned_upsampler_does_not_pass() -> None:
+    ready = ["data.tile=60", "upsampler=learned"]
+    compose([*ready, two_stages(12, 3)])  # 12 is 2 x 2 x 3: it passes 4
+    with pytest.raises(InputError, match="do not pass the curriculum's ratio 3; would do: ratios 1, 2, 4, 12"):
+        compose([*ready, two_stages(12, 4)])
+
+
+@pytest.mark.parametrize("key", ["data.tile", "patch.output_patch_size", "model.encoder.width", "model.encoder.heads"])
+@pytest.mark.parametrize("value", [3, 5, 7, 9, 20, 60, 100, 999])
+def test_what_would_do_does(key: str, value: int) -> None:
+    # Of the problems that remain with a suggested value, none is the one it was suggested for.
+    def lines(number: int) -> list[str]:
+        sources = Sources()
+        config = held_to_schema(composed(hydra_overrides([f"{key}={number}"], sources), sources), sources)
+        return [line for line in problems(config) if line.startswith(f"{key}={number}: ") and "scene" not in line]
+
+    for line in lines(value):
+        suggested = re.findall(r"\d+", line.partition("would do: ")[2])
+        assert suggested, line
+        for number in suggested[:2]:
+            left = [other for other in lines(int(number)) if other.split(": ")[1:2] == line.split(": ")[1:2]]
+            assert not left

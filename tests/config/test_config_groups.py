@@ -1,0 +1,170 @@
+"""The yaml files of conf/: every option composes, rejects what is not its own, and says what is in the recipe."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hybrid_patch.config import fields
+from hybrid_patch.config.compose import Sources, conf_folder
+from hybrid_patch.config.front import compose
+from hybrid_patch.config.schema import Config
+from hybrid_patch.data.modality import Modality
+from hybrid_patch.errors import InputError
+
+GROUPS = Sources().groups()
+OPTIONS = [(group, option) for group, names in GROUPS.items() for option in names]
+RUN_OPTIONS = [(group, option) for group, option in OPTIONS if group not in ("modality", "experiment")]
+FILES = sorted(conf_folder().rglob("*.yaml"))
+HEADINGS = {"# changes the result": False, "# does not change the result": True}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data folder that has all that the options ask of one."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "labels").mkdir()
+    return str(folder)
+
+
+def needed(option: str, root: str) -> list[str]:
+    """The overrides that an option cannot do without."""
+    return [f"data.root={root}"] if option in ("rasters", "olmoearth", "landcover", "olmoearth_base") else []
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(group: str, option: str, root: str) -> None:
+    if group == "modality":
+        chosen = [f"+modality@data.modalities.{option}={option}", "data=olmoearth", f"data.root={root}"]
+    else:
+        chosen = [f"{group}={option}", *needed(option, root)]
+    assert isinstance(compose(chosen), Config)
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+@pytest.mark.parametrize(("group", "option"), RUN_OPTIONS)
+def test_an_added_key_is_rejected_in_every_option(group: str, option: str, plus: str, root: str) -> None:
+    if plus and option != GROUPS[group][0]:
+        pytest.skip("the plus signs are taken off before the option matters")
+    with pytest.raises(InputError) as error:
+        compose([f"{group}={option}", *needed(option, root), f"{plus}{group}.surely_not=3"])
+    assert str(error.value).startswith(f"{group}.surely_not=3: unknown key; ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.encoder",
+        "model.decoder",
+        "loss.decoded",
+        "loss.reconstruct",
+        "curriculum.stages.0",
+        "data.modalities.sentinel1",
+        "hydra.job",
+    ],
+)
+def test_an_added_key_is_rejected_below_the_groups(key: str) -> None:
+    with pytest.raises(InputError, match=r"surely_not=3: ") as error:
+        compose([f"{key}.surely_not=3"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("group", sorted(set(GROUPS) - {"modality"}))
+def test_an_unknown_option_is_answered_with_the_options(group: str) -> None:
+    name = GROUPS[group][0]
+    with pytest.raises(InputError) as error:
+        compose([f"{group}={name}x"])
+    message = str(error.value)
+    assert message.startswith(f"{group}={name}x: no such option; takes: {', '.join(GROUPS[group])}")
+    assert message.endswith(f"(did you mean {name}?)")
+
+
+def test_the_schema_holds_no_defaults() -> None:
+    # What a run is stands in the yaml alone, so a value that is left out there is an error.
+    for group, option in RUN_OPTIONS:
+        text = yaml.safe_load((conf_folder() / group / f"{option}.yaml").read_text())
+        for key in set(text) - {"defaults", "modalities"}:
+            with pytest.raises(InputError, match=re.escape(f"{group}.{key}")):
+                compose([f"{group}={option}", *needed(option, "/"), f"~{group}.{key}"])
+        break
+
+
+def leaves(node: yaml.Node, path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str | int, ...], int]]:
+    """The values of a yaml document: where they are in it, and on which line."""
+    if isinstance(node, yaml.MappingNode) and node.value:
+        return [leaf for key, value in node.value for leaf in leaves(value, (*path, key.value))]
+    return [(path, node.start_mark.line)]
+
+
+def aside(annotation: Any, value: Any, path: tuple[str | int, ...]) -> bool:
+    """Whether the schema leaves a value out of the recipe."""
+    found = fields.strip(annotation)[1]
+    for key in path:
+        annotation = fields.child(annotation, value, key)
+        assert annotation is not None, path
+        value = value.get(key) if isinstance(value, dict) else None
+        found = found or fields.strip(annotation)[1]
+    return found
+
+
+def headings(text: str) -> list[bool | None]:
+    """For every line, what the heading above it says: True for `does not change the result`."""
+    current: bool | None = None
+    lines = []
+    for line in text.splitlines():
+        current = HEADINGS.get(line.strip(), current)
+        lines.append(current)
+    return lines
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_headings_of_a_file_agree_with_the_schema(file: Path) -> None:
+    text = file.read_text()
+    plain, said = yaml.safe_load(text), headings(text)
+    group = file.parent.relative_to(conf_folder()).as_posix()
+    top: Any = {".": Config, "experiment": Config, "modality": Modality}.get(group) or fields.annotations(Config)[group]
+    for path, line in leaves(yaml.compose(text)):
+        if path[0] in ("defaults", "hydra"):
+            continue
+        value = plain
+        if group == "experiment":  # what is merged into a group needs the group's own option to be known
+            value = {"data": {"name": "rasters"}, **plain}
+            value = {key: {"name": "rasters" if key == "data" else None, **sub} for key, sub in value.items()}
+        assert said[line] == aside(top, value, path), f"{file.name}: {'.'.join(map(str, path))}"
+
+
+def test_the_headings_of_the_defaults_list_agree_with_the_schema() -> None:
+    said = headings((conf_folder() / "config.yaml").read_text())
+    document = yaml.compose((conf_folder() / "config.yaml").read_text())
+    (defaults,) = [value for key, value in document.value if key.value == "defaults"]
+    judged = 0
+    for entry in defaults.value:
+        group = entry.value[0][0].value if isinstance(entry, yaml.MappingNode) else ""
+        if group in fields.annotations(Config):
+            assert said[entry.start_mark.line] == fields.strip(fields.annotations(Config)[group])[1], group
+            judged += 1
+    assert judged == len(set(GROUPS) - {"modality", "experiment"})
+
+
+def test_the_named_sizes() -> None:
+    sizes = {"nano": (128, 4, 8), "tiny": (192, 12, 3), "base": (768, 12, 12), "large": (1024, 24, 16)}
+    for name, (width, depth, heads) in sizes.items():
+        model = compose([f"model={name}"]).model
+        for part in (model.encoder, model.decoder):
+            assert (part.width, part.depth, part.heads, part.mlp_ratio) == (width, depth, heads, 4)
+
+
+def test_any_two_patch_sizes_reach_the_curriculum() -> None:
+    config = compose(["patch.processing_patch_size=16", "patch.output_patch_size=2"])
+    (stage,) = config.curriculum.stages
+    assert (stage.processing_patch_size, stage.output_patch_size, stage.share) == (16, 2, 1.0)
+
+
+def test_a_modality_can_be_added_and_taken_away(root: str) -> None:
+    chosen = ["data=olmoearth", f"data.root={root}", "+modality@data.modalities.landsat=landsat"]
+    config = compose([*chosen, "~data.modalities.srtm"])
+    assert "landsat" in config.data.modalities
+    assert "srtm" not in config.data.modalities

@@ -1,0 +1,150 @@
+"""The whole forward and loss: what is computed, where gradients go, and the same on any number of processes."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from building import MODALITIES, make_batch, small
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from hybrid_patch.curriculum import PatchSizes
+from hybrid_patch.data.batch import Batch, stack
+from hybrid_patch.loss.objective import Objective
+from hybrid_patch.masking import Mask
+
+ALL_TERMS = ("loss.reconstruct.weight=0.5", "upsampler=learned")
+SIZES = [(8, 1), (8, 2), (8, 8), (4, 1), (1, 1)]
+
+
+def objective_for(processing: int, output: int, *overrides: str) -> Objective:
+    torch.manual_seed(0)
+    sizes = (f"patch.processing_patch_size={processing}", f"patch.output_patch_size={output}")
+    return Objective(small(*sizes, *overrides), MODALITIES)
+
+
+@pytest.mark.parametrize(("processing", "output", "missing"), [*((*s, 0.0) for s in SIZES), (8, 1, 0.2), (1, 1, 0.2)])
+def test_every_trainable_parameter_learns_and_no_frozen_one(processing: int, output: int, missing: float) -> None:
+    objective = objective_for(processing, output, *ALL_TERMS)
+    optimizer = torch.optim.AdamW(p for p in objective.parameters() if p.requires_grad)
+    frozen = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+    for seed in range(2):  # the zero exits of the learned upsampler let gradients through after one step
+        optimizer.zero_grad()
+        terms = objective(make_batch(processing, missing=missing, seed=seed), PatchSizes(processing, output))
+        terms["loss"].backward()
+        optimizer.step()
+    assert set(terms) == {"loss", "decoded", "visible", "instance", "reconstruct"}
+    without = [n for n, p in objective.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+    for name, buffer in objective.named_buffers():
+        assert torch.equal(buffer, frozen[name])
+
+
+def test_a_term_of_weight_zero_is_not_computed() -> None:
+    batch = make_batch(8)
+    for name in ("decoded", "visible", "instance"):
+        others = {"decoded", "visible", "instance"} - {name}
+        objective = objective_for(8, 1, *(f"loss.{other}.weight=0" for other in others), "upsampler=learned")
+        terms = objective(batch, PatchSizes(8, 1))
+        assert set(terms) == {"loss", name}
+        terms["loss"].backward()
+        assert all(p.grad is not None for p in objective.parameters() if p.requires_grad)
+        decoder_learns = any(p.requires_grad for p in objective.model.decoder.parameters())
+        assert decoder_learns == (name == "decoded")
+
+
+def test_the_weighted_terms_add_up() -> None:
+    terms = objective_for(8, 1, *ALL_TERMS)(make_batch(8), PatchSizes(8, 1))
+    total = terms["decoded"] + terms["visible"] + 0.1 * terms["instance"] + 0.5 * terms["reconstruct"]
+    torch.testing.assert_close(terms["loss"], total)
+
+
+@pytest.mark.parametrize(("processing", "output"), [(8, 1), (8, 8)])
+def test_missing_pixels_take_no_part(processing: int, output: int) -> None:
+    objective, batch = objective_for(processing, output, *ALL_TERMS), make_batch(processing, missing=0.3)
+    sizes = PatchSizes(processing, output)
+    expected = objective(batch, sizes)
+    noisy = {
+        name: torch.where((batch.views[0][name] == Mask.MISSING).all(-1).repeat_interleave(processing, 1)
+        .repeat_interleave(processing, 2)[..., None], 99.0, x)
+        for name, x in batch.pixels.items()
+    }  # fmt: skip
+    changed = objective(Batch(noisy, batch.valid, batch.timestamps, batch.views), sizes)
+    for name, term in expected.items():
+        assert torch.equal(term, changed[name])
+
+
+def test_nothing_to_decode_is_an_exact_zero_with_gradients() -> None:
+    objective, batch = objective_for(8, 1, *ALL_TERMS), make_batch(8)
+    views = tuple({n: torch.where(m == Mask.DECODE, Mask.TARGET_ONLY, m) for n, m in v.items()} for v in batch.views)
+    terms = objective(Batch(batch.pixels, batch.valid, batch.timestamps, views), PatchSizes(8, 1))
+    assert terms["decoded"] == 0
+    assert terms["reconstruct"] == 0
+    terms["loss"].backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in objective.parameters() if p.requires_grad)
+
+
+def test_losses_are_in_float32_under_autocast() -> None:
+    objective, batch, sizes = objective_for(8, 1), make_batch(8), PatchSizes(8, 1)
+    expected = objective(batch, sizes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = objective(batch, sizes)
+    for name, term in terms.items():
+        assert term.dtype == torch.float32
+        torch.testing.assert_close(term, expected[name], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("upsampler", ["bilinear", "learned"])
+@pytest.mark.parametrize(("processing", "output"), [(8, 1), (8, 8), (2, 1)])
+def test_the_loss_falls_on_one_batch(processing: int, output: int, upsampler: str) -> None:
+    objective, batch = objective_for(processing, output, f"upsampler={upsampler}"), make_batch(processing)
+    optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=3e-3)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        terms = objective(batch, PatchSizes(processing, output))
+        terms["loss"].backward()
+        optimizer.step()
+        losses.append(terms["loss"].item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def _gradients(module: torch.nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    terms = module(batch, PatchSizes(8, 1))
+    terms["loss"].backward()
+    inner = module.module if isinstance(module, DistributedDataParallel) else module
+    gradients = {name: p.grad for name, p in inner.named_parameters() if p.grad is not None}
+    return gradients, {name: term.detach() for name, term in terms.items()}
+
+
+def _ddp_process(rank: int, world: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    batch = make_batch(8, missing=0.3, samples=4)
+    local = batch.map(lambda x: x.chunk(world)[rank])
+    module = DistributedDataParallel(objective_for(8, 1, *ALL_TERMS))
+    torch.save(_gradients(module, local), Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
+    expected, expected_terms = _gradients(objective_for(8, 1, *ALL_TERMS), make_batch(8, missing=0.3, samples=4))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_ddp_process, (2, port, str(tmp_path)), nprocs=2)
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for gradients, _ in results:
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+    for name, term in expected_terms.items():
+        torch.testing.assert_close((results[0][1][name] + results[1][1][name]) / 2, term, rtol=1e-5, atol=1e-6)
+
+
+def test_stacked_batches_are_one_batch() -> None:
+    batch = make_batch(8, samples=4)
+    again = stack([batch.map(lambda x, i=i: x[i : i + 1]) for i in range(4)])
+    assert all(torch.equal(again.pixels[n], x) for n, x in batch.pixels.items())
+    assert all(torch.equal(again.views[1][n], x) for n, x in batch.views[1].items())
