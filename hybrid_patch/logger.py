@@ -2,13 +2,14 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from hybrid_patch.config import schema
 
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Mirror(Protocol):
     """Somewhere else that metrics and pictures go."""
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -18,6 +18,7 @@ LINE_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Report(Protocol):
     """Called after every step with its number and its loss."""
 

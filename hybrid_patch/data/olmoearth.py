@@ -139,7 +139,7 @@ class OlmoEarthSource:
             path = self._path(int(samples[0]))
             try:
                 with _opened(path) as file:
-                    shape = file[name].shape if name in file else None
+                    shape = file[name].shape if isinstance(file.get(name), h5py.Dataset) else None
             except BrokenSampleError:
                 continue  # Reported when it is loaded; its modalities are then checked one by one.
             if shape is not None and (len(shape) != 4 or shape[3] != len(modality.bands)):

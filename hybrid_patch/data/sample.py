@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -47,6 +47,7 @@ class Sample:
     labels: Int[Array, "h w"] | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data set: something with numbered samples that can be read in parts, from several processes.
 

@@ -130,9 +130,10 @@ def reflectance(scene: Scene, t: int, rows: slice, columns: slice) -> Float32[Ar
     x += scene.vigour[rows, columns, None] * scene.look.greening[t][objects]
     x *= 1 + spread * _normal(scene.key, size, 1, rows, columns)
     if t in scene.clouds:
-        sky = scene.clouds[t].astype(np.float32) / 255
-        x *= 1 - 0.6 * sky[rows, columns, None]
-        cloud = sky[SHADOW_STEP:, SHADOW_STEP:][rows, columns, None]
+        sky = scene.clouds[t]
+        shadow = sky[rows, columns, None].astype(np.float32) / 255
+        cloud = sky[SHADOW_STEP:, SHADOW_STEP:][rows, columns, None].astype(np.float32) / 255
+        x *= 1 - 0.6 * shadow
         x += cloud * (np.array(CLOUD, np.float32) * (1 + 2 * scene.vigour[rows, columns, None]) - x)
     x += (0.006 + 0.05 * x) * _normal(scene.key + 1 + t, size, len(BANDS), rows, columns)
     return np.rint(10000 * np.clip(x, 1e-4, 1.6))

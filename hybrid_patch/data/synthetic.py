@@ -22,26 +22,26 @@ Array = np.ndarray
 HEIGHT = "srtm"
 STATISTICS = {
     OPTICAL: {
-        "B02": (896.0, 1170.0),
-        "B03": (1110.0, 1080.0),
-        "B04": (1140.0, 1110.0),
-        "B08": (2780.0, 1110.0),
-        "B05": (1460.0, 1070.0),
+        "B02": (903.0, 1180.0),
+        "B03": (1110.0, 1090.0),
+        "B04": (1150.0, 1120.0),
+        "B08": (2770.0, 1110.0),
+        "B05": (1470.0, 1080.0),
         "B06": (2200.0, 1020.0),
         "B07": (2580.0, 1080.0),
-        "B8A": (2910.0, 1120.0),
+        "B8A": (2900.0, 1130.0),
         "B11": (2330.0, 854.0),
-        "B12": (1640.0, 745.0),
-        "B01": (832.0, 1200.0),
-        "B09": (2790.0, 911.0),
+        "B12": (1630.0, 744.0),
+        "B01": (841.0, 1210.0),
+        "B09": (2790.0, 912.0),
     },
-    RADAR: {"vv": (-11.5, 3.19), "vh": (-18.0, 3.44)},
+    RADAR: {"vv": (-11.5, 3.2), "vh": (-18.0, 3.46)},
     HEIGHT: {"srtm": (340.0, 160.0)},
 }
 """Mean and standard deviation of each band over the scenes of seed 0: reflectance × 10,000; dB; metres.
 
-The optical bands stand in the order of `BANDS`, in which `reflectance` makes them."""
-
+The optical bands stand in the order of `BANDS`, in which `reflectance` makes them.
+"""
 CACHE_BYTES = 64_000_000
 """Scenes are kept up to about this much memory per process."""
 

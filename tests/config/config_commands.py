@@ -11,7 +11,8 @@ STAND_IN = "config_stand_in"
 
 def started(folder: Path, *arguments: str, module: str = STAND_IN, **environment: str) -> "subprocess.Popen[str]":
     """`python -m module arguments`, begun in a folder, in a session of its own."""
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]), "OMP_NUM_THREADS": "1", **environment}
+    search = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    variables = {**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=folder,

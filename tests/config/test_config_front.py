@@ -101,8 +101,7 @@ def test_a_folder_of_ones_own_configs(tmp_path: Path) -> None:
     (tmp_path / "mine" / "optimizer" / "fast.yaml").write_text(text)
     printed = ran(tmp_path, "--config-dir", "mine", "optimizer=fast", "--cfg", "job", "-p", "optimizer.lr")
     assert printed.stdout.strip() == "0.5"
-    assert ran(tmp_path, "-cd", "mine", "optimizer=fast").returncode == 0
-    assert ran(tmp_path, "-cd", "mine", "optimizer=fast,adamw", "-m").returncode == 0
-    assert len(list(tmp_path.rglob("record.json"))) == 2
+    assert ran(tmp_path, "-cd", "mine", "optimizer=fast", "-m").returncode == 0
+    assert len(list(tmp_path.rglob("record.json"))) == 1
     wrong = ran(tmp_path, "-cd", "mine", "optimizer=slow")
     assert wrong.stderr == "error: optimizer=slow: no such option; takes: adamw, fast\n"

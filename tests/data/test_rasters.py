@@ -1,9 +1,9 @@
 """Folders of GeoTIFFs: what is found in them, exact window reads, splits without shared ground, broken files."""
 
-import csv
 import json
 import multiprocessing
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rasterio.transform import from_origin
+from rasterio import Affine
+from rasterio.errors import NotGeoreferencedWarning
 
 from hybrid_patch.config.schema import Rasters
 from hybrid_patch.data.modality import Modality
@@ -51,13 +52,14 @@ def write(path: Path, image: Array, names: tuple[str, ...] = (), **profile: Any)
     """Write `[C, H, W]` as a GeoTIFF in UTM zone 31 (unless the profile says otherwise)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count, height, width = image.shape
-    place: dict[str, Any] = {"crs": "EPSG:32631", "transform": from_origin(664000, 5612120, 10, 10)}
-    with rasterio.open(
-        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=image.dtype, **place | profile
-    ) as file:
-        file.write(image)
-        for number, name in enumerate(names, 1):
-            file.set_band_description(number, name)
+    place: dict[str, Any] = {"crs": "EPSG:32631", "transform": Affine(10, 0, 664000, 0, -10, 5612120)}
+    size = {"count": count, "height": height, "width": width, "dtype": image.dtype}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", driver="GTiff", **size | place | profile) as file:
+            file.write(image)
+            for number, name in enumerate(names, 1):
+                file.set_band_description(number, name)
     return path
 
 
@@ -135,7 +137,7 @@ def test_bands_come_from_meta_json_or_are_numbered(tmp_path: Path) -> None:
 
 def test_gsd_of_degrees_is_taken_at_the_latitude(tmp_path: Path) -> None:
     step = 0.001
-    place = {"crs": "EPSG:4326", "transform": from_origin(5.0, 60.0 + 4 * step, step, step)}
+    place = {"crs": "EPSG:4326", "transform": Affine(step, 0, 5, 0, -step, 60 + 4 * step)}
     write(tmp_path / "images/a.tif", ramp(1, 8, 8), **place)
     # At 60° a degree of longitude is half as long as one of latitude.
     assert RasterSource(config(tmp_path)).modalities["images"].gsd == pytest.approx(111.32 * 0.75, rel=1e-3)
@@ -230,7 +232,8 @@ def test_few_files_stay_open(tiles: Path) -> None:
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.floats(0, 1))
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(4, 40), st.floats(0, 1))
+@settings(deadline=None)
 def test_blocks_cover_the_scene_and_no_pixel_is_in_both_splits(
     height: int, width: int, side: int, share: float
 ) -> None:
@@ -250,12 +253,13 @@ def test_blocks_cover_the_scene_and_no_pixel_is_in_both_splits(
 
 
 @given(st.sets(st.text(max_size=5), min_size=1, max_size=40), st.floats(0, 1))
+@settings(deadline=None)
 def test_held_out_groups_are_near_the_share(groups: set[str], share: float) -> None:
     held_out = hold_out(sorted(groups), share)
     assert held_out == hold_out(sorted(groups, reverse=True), share)
     assert held_out < groups
     if share > 0 and len(groups) > 1:
-        assert 1 <= len(held_out)
+        assert len(held_out) >= 1
         assert abs(len(held_out) - share * len(groups)) <= 1
 
 
@@ -263,9 +267,8 @@ def test_index_csv_decides_splits_and_groups(tiles: Path, tmp_path: Path) -> Non
     root = tmp_path / "copy"
     root.mkdir()
     (root / "images").symlink_to(tiles / "images")
-    rows = [("t0.tif", "train", "a", "x"), ("t5.tif", "val", "b", ""), ("t2.tif", "train", "a", ""), ("t1.tif", "test", "c", "")]
-    with (root / "index.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("file", "split", "group", "note"), *rows])
+    rows = ["t0.tif,train,a,x", "t5.tif,val,b,", "t2.tif,train,a,", "t1.tif,test,c,"]
+    (root / "index.csv").write_text("\n".join(["file,split,group,note", *rows]))
     source = RasterSource(config(root))
     assert source.indices("train").tolist() == [0, 2]
     assert source.indices("val").tolist() == [1]
@@ -327,7 +330,7 @@ def test_a_series_with_a_wrong_file_is_one_line(tmp_path: Path) -> None:
     first = write(tmp_path / "images/2021-01-01.tif", ramp(1, 20, 20), ("a",))
     wrong = write(tmp_path / "images/2021-02-01.tif", ramp(1, 20, 21), ("a",))
     expect_line(config(tmp_path), f"{wrong}: 20×21 pixels")
-    write(wrong, ramp(1, 20, 20), ("a",), transform=from_origin(664010, 5612120, 10, 10))
+    write(wrong, ramp(1, 20, 20), ("a",), transform=Affine(10, 0, 664010, 0, -10, 5612120))
     expect_line(config(tmp_path), f"but {first} has")
     write(wrong, ramp(1, 20, 20), ("b",))
     expect_line(config(tmp_path), f"{wrong}: has no band 'a'")
@@ -445,7 +448,9 @@ def test_real_optical_series_needs_no_options(shared_data: Path) -> None:
     source = RasterSource(config(shared_data / "slovenia_series", block=32))
     assert source.modalities["images"].bands[-1] == "B12"
     assert [source.shape(i) for i in range(2)] == [(32, 32, 5)] * 2
-    labels = np.stack([whole(source, int(i)).labels for i in source.indices("train")])
+    read = [whole(source, int(i)).labels for i in source.indices("train")]
+    labels = np.stack([label for label in read if label is not None])
+    assert len(labels) == len(read)
     assert source.classes[0] == "no data"
     assert UNLABELLED in labels
     assert 0 not in labels

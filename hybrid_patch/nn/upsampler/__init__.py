@@ -5,7 +5,7 @@ interpolation, and are the identity at factor 1.
 """
 
 from collections.abc import Collection
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hybrid_patch.config import schema
 from hybrid_patch.nn.upsampler.bilinear import Bilinear
@@ -13,6 +13,7 @@ from hybrid_patch.nn.upsampler.learned import Learned
 from hybrid_patch.tokens import FineTokens, TokenGrid
 
 
+@runtime_checkable
 class Upsampler(Protocol):
     """What an upsampler (an `nn.Module`) does."""
 

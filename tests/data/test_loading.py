@@ -1,0 +1,161 @@
+"""(seed, step) alone decides what a step sees."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from building import MODALITIES, small
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybrid_patch.data.batch import Batch, stack
+from hybrid_patch.data.loading import TrainingSteps, batches, crop
+from hybrid_patch.data.modality import Modality
+from hybrid_patch.data.sample import BrokenSampleError, Sample, Window
+from hybrid_patch.errors import InputError
+from hybrid_patch.masking import Mask
+
+Array = np.ndarray
+
+
+class Memory:
+    """Ten samples of 20 × 24 pixels and 3 timesteps whose optical values tell where they come from."""
+
+    modalities: Mapping[str, Modality] = MODALITIES
+    classes = ("a", "b", "c", "d")
+
+    def __init__(self, broken: tuple[int, ...] = (), empty: tuple[int, ...] = (), size: tuple[int, int] = (20, 24)):
+        self.broken, self.empty, self.size = broken, empty, size
+
+    def indices(self, split: str) -> Array:
+        return np.arange(8) if split == "train" else np.arange(8, 10)
+
+    def group(self, index: int) -> int:
+        return index
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        return (*self.size, 3)
+
+    def name(self, index: int) -> str:
+        return f"sample {index}"
+
+    def read(self, index: int, window: Window, timesteps: Array) -> Sample:
+        if index in self.broken:
+            raise BrokenSampleError(f"sample {index}: truncated")
+        rows = np.arange(window.top, window.top + window.height)[:, None, None]
+        columns = np.arange(window.left, window.left + window.width)[None, :, None]
+        optical = np.stack(np.broadcast_arrays(index, rows, columns, timesteps[None, None]), -1).astype(np.float32)
+        labels = np.zeros(optical.shape[:2], np.int16)
+        cover = np.full((*labels.shape, 1, 1), 20, np.float32)
+        there = np.full(optical.shape[:3], index not in self.empty)
+        images = {"optical": optical, "cover": cover}  # and no height
+        valid = {"optical": there, "cover": np.ones((*labels.shape, 1), bool)}
+        return Sample(images, valid, np.stack([timesteps + 1] * 3, -1), None, labels)
+
+
+def steps(source: Memory, *overrides: str, rank: int = 0, world: int = 1) -> TrainingSteps:
+    return TrainingSteps(source, small("trainer.batch_size=4", "trainer.steps=6", *overrides), rank, world)
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    tensors = [[*x.pixels.values(), *x.valid.values(), x.timestamps, *(m for v in x.views for m in v.values())] for x in (a, b)]
+    return all(torch.equal(x, y) for x, y in zip(*tensors, strict=True))
+
+
+def source_indices(batch: Batch) -> list[int]:
+    """The numbers of the samples, read off their pixels (undoing the normalisation of mean 0 and deviation 1)."""
+    return (batch.pixels["optical"][:, 0, 0, 0, 0] * 4 - 2).round().int().tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("start", [0, 4])
+def test_batches_do_not_depend_on_workers_or_the_first_step(workers: int, start: int) -> None:
+    dataset = steps(Memory())
+    expected = [dataset[step] for step in range(start, 6)]
+    loaded = list(batches(dataset, start, workers, pin_memory=False))
+    assert len(loaded) == len(expected)
+    assert all(equal(a, b) for a, b in zip(loaded, expected, strict=True))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_share_out_the_batch_of_one(world: int) -> None:
+    whole = steps(Memory())[3]
+    parts = [steps(Memory(), rank=rank, world=world)[3] for rank in range(world)]
+    assert equal(whole, stack(parts))
+
+
+def test_each_epoch_sees_every_training_sample_once_in_another_order() -> None:
+    dataset = steps(Memory())
+    seen = [index for step in range(6) for index in source_indices(dataset[step])]
+    epochs = [seen[:8], seen[8:16], seen[16:]]
+    assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    other = [index for step in range(2) for index in source_indices(steps(Memory(), "seed=1")[step])]
+    assert other != epochs[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), step=st.integers(0, 5))
+def test_crops_are_pieces_of_their_sample_with_ascending_timesteps(seed: int, step: int) -> None:
+    batch = steps(Memory(), f"seed={seed}")[step]
+    values = (batch.pixels["optical"] * 4 - 2).round().int()
+    assert values.shape == (4, 16, 16, 2, 4)
+    rows, columns, times = values[..., 1], values[..., 2], values[..., 3]
+    assert (rows.diff(dim=1) == 1).all()
+    assert (columns.diff(dim=2) == 1).all()
+    assert 0 <= rows.min()
+    assert rows.max() < 20
+    assert columns.max() < 24
+    assert (times.diff(dim=3) > 0).all()
+    assert torch.equal(batch.timestamps[:, :, 0], times[:, 0, 0] + 1)
+    assert not batch.valid["height"].any()
+    assert (batch.views[0]["height"] == Mask.MISSING).all()
+    assert not torch.equal(batch.views[0]["optical"], batch.views[1]["optical"])
+
+
+def test_a_sample_smaller_than_the_tile_is_filled_up_with_missing_pixels() -> None:
+    batch = steps(Memory(size=(10, 16)), "data.timesteps=5")[0]
+    valid = batch.valid["optical"]
+    assert valid.shape == (4, 16, 16, 5)
+    assert valid[:, :10, :, :3].all()
+    assert not valid[:, 10:].any()
+    assert not valid[..., 3:].any()
+    assert not batch.pixels["optical"][~valid].any()
+    assert (batch.views[0]["optical"][:, 1, :, 0] != Mask.MISSING).all()  # rows 8 to 15: some of their pixels are there
+    assert (batch.views[0]["optical"][..., 3:, :] == Mask.MISSING).all()
+
+
+def test_map_codes_become_channels() -> None:
+    part = crop(Memory(), 0, Window(0, 0, 8, 8), np.array([1]), 1)
+    assert part.pixels["cover"][0, 0, 0].tolist() == [0, 1, 0, 0]
+    assert part.labels is not None
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_sample_stops_the_run_with_its_name(workers: int) -> None:
+    with pytest.raises(InputError, match=r"sample 3: truncated; data.on_error=skip"):
+        list(batches(steps(Memory(broken=(3,))), 0, workers, pin_memory=False))
+
+
+@pytest.mark.parametrize("kind", ["broken", "empty"])
+def test_another_sample_stands_in_for_one_that_is_skipped(kind: str) -> None:
+    clean = steps(Memory())
+    dataset = steps(Memory(**{kind: (3, 5)}), "data.on_error=skip")
+    skipped: list[str] = []
+    for step in range(6):
+        batch, expected = dataset[step], clean[step]
+        assert equal(batch, dataset[step])
+        for i, index in enumerate(source_indices(expected)):
+            if index not in (3, 5):
+                assert source_indices(batch)[i] == index
+        assert not {3, 5} & set(source_indices(batch))
+        skipped += batch.skipped
+    assert len(skipped) >= 6  # two samples in three epochs
+    assert {message.split(":")[0] for message in skipped} == {"sample 3", "sample 5"}
+
+
+def test_nothing_but_broken_samples_is_an_error_even_when_skipping() -> None:
+    dataset = steps(Memory(broken=tuple(range(8))), "data.on_error=skip")
+    with pytest.raises(InputError, match="20 broken samples in a row"):
+        list(batches(dataset, 0, 0, pin_memory=False))

@@ -1,0 +1,119 @@
+"""Moments against NumPy, and what is drawn to estimate them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import Int
+
+from hybrid_patch.data.modality import Modality
+from hybrid_patch.data.sample import BrokenSampleError, Sample, Window
+from hybrid_patch.data.statistics import WINDOWS, Moments, fit
+from hybrid_patch.errors import InputError
+
+Array = np.ndarray
+
+OPTICAL = Modality(bands=("a", "b"), band_sets=(("a", "b"),), temporal=True, gsd=10.0)
+KNOWN = Modality(bands=("h",), band_sets=(("h",),), temporal=False, gsd=10.0, mean=(1.0,), std=(2.0,))
+SHAPE = (20, 24, 3)
+SAMPLES = np.arange(10)
+
+
+class Scenes:
+    """Random images with gaps, and a record of what was asked for."""
+
+    def __init__(self, broken: tuple[int, ...] = (), valid_share: float = 0.7) -> None:
+        rng = np.random.default_rng(1)
+        self.images = rng.normal((500, -3), (20, 0.5), (len(SAMPLES), *SHAPE, 2)).astype(np.float32)
+        self.valid = rng.random((len(SAMPLES), *SHAPE)) < valid_share
+        self.images[~self.valid] = np.nan
+        self.broken = broken
+        self.asked: list[tuple[int, Window]] = []
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        return SHAPE
+
+    def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
+        self.asked.append((index, window))
+        if index in self.broken:
+            raise BrokenSampleError(f"scene {index}")
+        area = (index, slice(window.top, window.top + window.height), slice(window.left, window.left + window.width))
+        return Sample(
+            {"optical": self.images[area][:, :, timesteps]},
+            {"optical": self.valid[area][:, :, timesteps]},
+            np.zeros((len(timesteps), 3), np.int64),
+        )
+
+
+def fitted(scenes: Scenes, indices: Array = SAMPLES, tile: int = 32) -> Modality:
+    return fit({"optical": OPTICAL}, indices, tile, scenes.shape, scenes.read)["optical"]
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.floats(-1e6, 1e6), st.floats(0.1, 1e3))
+@settings(deadline=None)
+def test_merged_moments_are_those_of_all_values(sizes: list[int], centre: float, spread: float) -> None:
+    rng = np.random.default_rng(sum(sizes))
+    parts = [rng.normal(centre, spread, (size, 3)) for size in sizes]
+    merged = Moments.of(np.zeros((0, 3)))
+    for part in parts:
+        merged = merged.merged(Moments.of(part))
+    everything = np.concatenate(parts)
+    assert merged.count == len(everything)
+    if len(everything):
+        np.testing.assert_allclose(merged.mean, everything.mean(0), rtol=1e-12, atol=1e-9)
+        np.testing.assert_allclose(merged.std, everything.std(0), rtol=1e-6, atol=1e-9)
+
+
+def test_whole_scenes_give_the_moments_of_their_valid_pixels() -> None:
+    """With windows as large as the scenes, and each drawn once, nothing is left to chance."""
+    scenes = Scenes()
+    many = np.resize(SAMPLES, WINDOWS // len(SAMPLES) * len(SAMPLES))  # Each as often as any other.
+    found = fitted(scenes, many)
+    values = scenes.images[scenes.valid].astype(np.float64)
+    assert found.mean is not None
+    assert found.std is not None
+    # The draw repeats some scenes once more than others to fill its number: the tolerance is for those.
+    np.testing.assert_allclose(found.mean, values.mean(0), rtol=2e-3)
+    np.testing.assert_allclose(found.std, values.std(0), rtol=2e-2)
+
+
+def test_only_training_samples_are_drawn_and_always_the_same() -> None:
+    first, second = Scenes(), Scenes()
+    assert fitted(first, SAMPLES[2:5], tile=8) == fitted(second, SAMPLES[2:5], tile=8)
+    assert first.asked == second.asked
+    assert {index for index, _ in first.asked} == {2, 3, 4}
+    assert len(first.asked) == WINDOWS
+    assert {(window.height, window.width) for _, window in first.asked} == {(8, 8)}
+
+
+def test_each_sample_is_drawn_once_before_any_is_drawn_again() -> None:
+    scenes = Scenes()
+    fitted(scenes)
+    drawn = [index for index, _ in scenes.asked[: len(SAMPLES)]]
+    assert sorted(drawn) == SAMPLES.tolist()
+
+
+def test_given_statistics_are_kept_and_nothing_is_read_for_them() -> None:
+    scenes = Scenes()
+    assert fit({"height": KNOWN}, SAMPLES, 8, scenes.shape, scenes.read) == {"height": KNOWN}
+    assert scenes.asked == []
+
+
+def test_broken_samples_are_left_out_unless_all_are() -> None:
+    assert fitted(Scenes(broken=(1, 2))).mean is not None
+    with pytest.raises(BrokenSampleError, match="scene"):
+        fitted(Scenes(broken=tuple(range(10))))
+
+
+def test_a_modality_without_a_valid_pixel_is_named() -> None:
+    with pytest.raises(InputError, match=r"data\.modalities\.optical: no valid pixel"):
+        fitted(Scenes(valid_share=0))
+
+
+def test_a_constant_band_can_be_normalised() -> None:
+    scenes = Scenes(valid_share=1)
+    scenes.images[..., 1] = 7
+    found = fitted(scenes)
+    assert found.mean is not None
+    assert found.std is not None
+    assert (found.mean[1], found.std[1]) == (7, 1)
