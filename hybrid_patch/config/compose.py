@@ -70,6 +70,11 @@ def hydra_overrides(arguments: Sequence[str], sources: Sources, sweep: bool = Fa
     groups = sources.groups()
     result = []
     for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            shown = argument.encode(errors="backslashreplace").decode()
+            raise InputError(f"{shown}: not UTF-8; rename the file or folder") from None
         text = quote_path(argument)
         parsed = parse(text)
         if not parsed.key_or_group:

@@ -37,8 +37,9 @@ def check_command_line() -> None:
     """Judge the command line (`sys.argv`): bad input ends the process with one line and exit code 2.
 
     A sweep (`-m`) is run from here, its members as processes of this same command, and ends the process with its exit
-    code: it never needs what they import. Returns if there is one run to be trained, or if Hydra has something to print
-    (`--cfg`, `--info`, `--help`, for which mandatory values may be missing). Imports nothing heavy.
+    code: it never needs what they import. Returns if there is one run to be trained, if another plugin was chosen for
+    the sweep (`hydra/launcher=...`), or if Hydra has something to print (`--cfg`, `--info`, `--help`, for which
+    mandatory values may be missing). Imports nothing heavy.
     """
     with input_errors_end():
         arguments = _parsed(sys.argv[1:])
@@ -100,7 +101,6 @@ def _parsed(argv: Sequence[str]) -> Namespace:
             raise
         reason = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
         raise InputError(f"{reason}; --hydra-help lists the flags") from end
-    arguments.multirun = arguments.multirun or "hydra.mode=MULTIRUN" in arguments.overrides
     modes = {
         "--run": arguments.run,
         "--multirun": arguments.multirun,
@@ -117,11 +117,8 @@ def _parsed(argv: Sequence[str]) -> Namespace:
 
 
 def _is_for_hydra_alone(arguments: Namespace) -> bool:
-    """Whether the command line is about Hydra itself, or chooses another way to sweep (`hydra/launcher=...`)."""
-    own_way = any(override.startswith(("hydra/launcher=", "hydra/sweeper=")) for override in arguments.overrides)
-    return bool(arguments.hydra_help or arguments.shell_completion or arguments.experimental_rerun) or (
-        arguments.multirun and own_way
-    )
+    """Whether the command line is about Hydra itself, not about a config."""
+    return bool(arguments.hydra_help or arguments.shell_completion or arguments.experimental_rerun)
 
 
 def _sources(arguments: Namespace) -> Sources:
@@ -142,16 +139,21 @@ def _for_hydra(arguments: Namespace, sources: Sources) -> list[str]:
     ]
     if sources.extra is not None:
         line.append(f"--config-dir={sources.extra}")
-    return [*line, *hydra_overrides(arguments.overrides, sources)]
+    return [*line, *hydra_overrides(arguments.overrides, sources, sweep=arguments.multirun)]
 
 
-def _sweep(overrides: Sequence[str], sources: Sources) -> NoReturn:
-    """Run the members of a sweep. Raises InputError if not one is good: what they say, once if they say the same."""
+def _sweep(overrides: Sequence[str], sources: Sources) -> None:
+    """Run the members of a sweep and exit; return if it chooses another plugin of Hydra's to run them.
+
+    Raises InputError if no member is good: what they say, once if they say the same.
+    """
     if any(re.match(r"\+*run_dir=", override) for override in overrides):
         raise InputError("run_dir: not with -m, where each member has its own; sweep_name=<name> names their folder")
     members = [_member(line, sources) for line in sweep_members(overrides, sources)]
     if all(member.error for member in members):
         raise InputError("; ".join(dict.fromkeys(member.error for member in members)))
+    if any(override.startswith(("hydra/launcher=", "hydra/sweeper=")) for override in overrides):
+        return
     runner = MemberRunner(_command(sources))
     outcomes = runner.run(members)
     print(summary(outcomes), flush=True)
