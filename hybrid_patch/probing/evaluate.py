@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from hybrid_patch.config.schema import Config
 from hybrid_patch.curriculum import PatchSizes
-from hybrid_patch.data.loading import Crop, crop
+from hybrid_patch.data.loading import crop
 from hybrid_patch.data.sample import UNLABELLED, BrokenSampleError, Source, Window
 from hybrid_patch.files import write_json
 from hybrid_patch.nn.model import HybridModel
 from hybrid_patch.probing.embedding import embed
-from hybrid_patch.probing.linear_probe import linear_probe
+from hybrid_patch.probing.linear_probe import fit_linear_probe, score_linear_probe
 from hybrid_patch.probing.pictures import draw_tile, shown_modality, visible_channels
 from hybrid_patch.run_directory import RunDirectory
 
@@ -24,12 +24,21 @@ log = logging.getLogger(__name__)
 
 
 class Tile(NamedTuple):
-    """A tile, its embedding `[H, W, D]`, and the raw bands `[H, W, T C]` of all modalities as the baseline."""
+    """A whole sample, looked at window by window.
+
+    Attributes:
+        name: its path or name.
+        embedding: `[H, W, D]`.
+        raw: `[H, W, N]` the bands of all input modalities and timesteps, the baseline.
+        image: `[H, W, 3]` visible bands at the timestep with the fewest missing pixels.
+        labels: `[H, W]`, `UNLABELLED` where nothing was measured; None if the source has none.
+    """
 
     name: str
-    crop: Crop
     embedding: Float[Array, "h w d"]
     raw: Float[Array, "h w n"]
+    image: Float[Array, "h w 3"]
+    labels: Int[Array, "h w"] | None
 
 
 def evaluate(
@@ -45,19 +54,22 @@ def evaluate(
     model.train()
     scores: dict[str, float] = {}
     if source.classes and train and val:
-        for name, feature in (("probe", "embedding"), ("raw", "raw")):
-            features = [np.concatenate([getattr(tile, feature)[_inside(tile)] for tile in t]) for t in (train, val)]
-            labels = [np.concatenate([_labels(tile) for tile in t]) for t in (train, val)]
-            try:
-                miou, accuracy = linear_probe(
-                    features[0], labels[0], features[1], labels[1], config.evaluation.train_pixels, config.seed
-                )
-            except ValueError as error:
-                log.warning("no probe: %s", error)
-                break
-            scores |= {f"{name}_miou": miou, f"{name}_accuracy": accuracy}
-    shown = (val or train)[: config.evaluation.pictures]
-    pictures = [_draw(tile, source, sizes, run.pictures, step, number) for number, tile in enumerate(shown)]
+        try:
+            for name in ("embedding", "raw"):
+                features, labels, tiles = _pixels(train, name, config.evaluation.train_pixels, config.seed)
+                probe = fit_linear_probe(features, labels, tiles)
+                features, labels, _ = _pixels(val, name, None, config.seed)
+                miou, accuracy = score_linear_probe(probe, features, labels)
+                prefix = "probe" if name == "embedding" else "raw"
+                scores |= {f"{prefix}_miou": miou, f"{prefix}_accuracy": accuracy}
+        except ValueError as error:
+            log.warning("no probe: %s", error)
+    pictures = []
+    for number, tile in enumerate((val or train)[: config.evaluation.pictures]):
+        path = run.pictures / f"tile_{number}.png"
+        title = f"{Path(tile.name).name} · processed at {sizes.processing}, output at {sizes.output} · step {step}"
+        draw_tile(path, title, tile.image, tile.labels, source.classes, tile.embedding)
+        pictures.append(path)
     write_json(
         run.evaluation,
         {"step": step, "train_tiles": len(train), "val_tiles": len(val), "classes": source.classes, **scores},
@@ -65,51 +77,79 @@ def evaluate(
     return scores, pictures
 
 
+def _pixels(
+    tiles: list[Tile], feature: str, most: int | None, seed: int
+) -> tuple[Float[Array, "n d"], Int[Array, " n"], Int[Array, " n"]]:
+    """Features, labels and tile numbers of labelled pixels; of at most `most` of them, as many from each tile."""
+    rng = np.random.default_rng(seed)
+    features, labels, numbers = [], [], []
+    for number, tile in enumerate(tiles):
+        assert tile.labels is not None
+        places = np.flatnonzero(tile.labels.ravel() != UNLABELLED)
+        if most is not None:
+            places = rng.permutation(places)[: -(-most // len(tiles))]
+        values: Array = getattr(tile, feature)
+        features.append(values.reshape(-1, values.shape[-1])[places])
+        labels.append(tile.labels.ravel()[places])
+        numbers.append(np.full(len(places), number))
+    return np.concatenate(features), np.concatenate(labels), np.concatenate(numbers)
+
+
 def _tiles(model: HybridModel, source: Source, config: Config, sizes: PatchSizes, split: str) -> list[Tile]:
-    """The middles of at most `evaluation.tiles` samples, evenly spread over the split; broken ones are left out."""
+    """At most `evaluation.tiles` samples, evenly spread over the split; broken ones are left out."""
     indices = source.indices(split)
-    chosen = indices[np.unique(np.linspace(0, len(indices) - 1, config.evaluation.tiles).astype(int))] if len(indices) else []
-    device = next(model.parameters()).device
+    places = np.unique(np.linspace(0, len(indices) - 1, config.evaluation.tiles).astype(int)) if len(indices) else []
     tiles = []
-    for index in map(int, chosen):
-        height, width, length = source.shape(index)
-        side = config.data.tile
-        window = Window(max(height - side, 0) // 2, max(width - side, 0) // 2, side, side)
-        timesteps = np.unique(np.linspace(0, length - 1, min(config.data.timesteps, length)).astype(int))
+    for index in indices[places].tolist():
         try:
-            part = crop(source, index, window, timesteps, config.data.timesteps)
+            tiles.append(_tile(model, source, index, config, sizes))
         except BrokenSampleError as error:
             log.warning("left out of the evaluation: %s", error)
-            continue
-        batch = part.batch(()).map(lambda x: x.to(device))
-        embedding = embed(model, batch, sizes, source.modalities)[0].float().cpu().numpy()
-        raw = np.concatenate([part.pixels[n].reshape(side, side, -1) for n, m in source.modalities.items() if not m.decode_only], -1)
-        tiles.append(Tile(source.name(index), part, embedding, raw))
     return tiles
 
 
-def _labels(tile: Tile) -> Int[Array, " n"]:
-    """The labels of the pixels inside the sample, `UNLABELLED` where nothing at all was measured."""
-    assert tile.crop.labels is not None
-    h, w = tile.crop.labels.shape
-    seen = np.any([valid[:h, :w].any(-1) for valid in tile.crop.valid.values()], axis=0)
-    return np.where(seen, tile.crop.labels, UNLABELLED).ravel()
+def _tile(model: HybridModel, source: Source, index: int, config: Config, sizes: PatchSizes) -> Tile:
+    """One sample, in windows of the training's tile side; the last of a row or column is shifted inward."""
+    height, width, length = source.shape(index)
+    side, series = config.data.tile, config.data.timesteps
+    timesteps = np.unique(np.linspace(0, length - 1, min(series, length)).astype(int))
+    inputs = [name for name, modality in source.modalities.items() if not modality.decode_only]
+    shown = shown_modality(source.modalities)
+    channels = visible_channels(source.modalities[shown])
+    device = next(model.parameters()).device
+    embedding: Array | None = None
+    raw = np.zeros((height, width, sum(_numbers(source, name, series) for name in inputs)), np.float32)
+    pictured: Array = np.zeros((height, width, series, 3), np.float32)
+    there: Bool[Array, "h w t"] = np.zeros((height, width, series), bool)
+    labels = np.full((height, width), UNLABELLED, np.int64) if source.classes else None
+    for top in _starts(height, side):
+        for left in _starts(width, side):
+            part = crop(source, index, Window(top, left, side, side), timesteps, series)
+            embedded = embed(model, part.batch(()).map(lambda x: x.to(device)), sizes, source.modalities)[0]
+            if embedding is None:
+                embedding = np.zeros((height, width, embedded.shape[-1]), np.float32)
+            # A sample smaller than a window fills only the window's corner.
+            place = np.s_[top : top + side, left : left + side]
+            inside = np.s_[: min(side, height), : min(side, width)]
+            embedding[place] = embedded.float().cpu().numpy()[inside]
+            raw[place] = np.concatenate([part.pixels[n][inside].reshape(*raw[place].shape[:2], -1) for n in inputs], -1)
+            t = part.pixels[shown].shape[2]
+            pictured[(*place, np.s_[:t])] = part.pixels[shown][inside][..., channels]
+            there[(*place, np.s_[:t])] = part.valid[shown][inside]
+            if labels is not None and part.labels is not None:
+                seen = np.any([part.valid[name][inside].any(-1) for name in inputs], axis=0)
+                labels[place] = np.where(seen, part.labels, UNLABELLED)
+    assert embedding is not None
+    clearest = int(there.sum((0, 1)).argmax())
+    return Tile(source.name(index), embedding, raw, pictured[:, :, clearest], labels)
 
 
-def _inside(tile: Tile) -> Array:
-    """`[H, W]`, True for the pixels inside the sample."""
-    assert tile.crop.labels is not None
-    inside = np.zeros(tile.embedding.shape[:2], bool)
-    inside[: tile.crop.labels.shape[0], : tile.crop.labels.shape[1]] = True
-    return inside
+def _numbers(source: Source, name: str, series: int) -> int:
+    """How many numbers a pixel of a modality has, over all timesteps."""
+    modality = source.modalities[name]
+    return modality.channels * (series if modality.temporal else 1)
 
 
-def _draw(tile: Tile, source: Source, sizes: PatchSizes, folder: Path, step: int, number: int) -> Path:
-    name = shown_modality(source.modalities)
-    valid, pixels = tile.crop.valid[name], tile.crop.pixels[name]
-    best = int(valid.sum((0, 1)).argmax())
-    image = pixels[:, :, best][..., visible_channels(source.modalities[name])]
-    path = folder / f"tile_{number}.png"
-    title = f"{Path(tile.name).name}, ps={sizes.processing}→{sizes.output}, step {step}"
-    draw_tile(path, title, image, tile.crop.labels, source.classes, tile.embedding)
-    return path
+def _starts(length: int, side: int) -> list[int]:
+    """Where windows begin along one side."""
+    return sorted({min(start, max(length - side, 0)) for start in range(0, length, side)})
