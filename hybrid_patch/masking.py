@@ -31,7 +31,7 @@ def coarse_presence(
     """Where there is a token: a patch with at least one valid pixel (its missing pixels are zeros)."""
     b, height, width, t = valid.shape
     cells = valid.reshape(b, height // patch_size, patch_size, width // patch_size, patch_size, t)
-    return np.repeat(cells.any((2, 4))[..., None], band_sets, axis=-1)
+    return np.repeat(np.any(cells, axis=(2, 4))[..., None], band_sets, axis=-1)
 
 
 def draw(

@@ -77,6 +77,8 @@ def _plain_lines(start: int, steps: int) -> Report:
         if step == start + 1 or step == steps or now - last >= LINE_SECONDS:
             last = now
             speed = (step - start) / (now - began)
-            log.info("step %d/%d  loss %.4f  %.2f steps/s  %.0f s left", step, steps, loss, speed, (steps - step) / speed)
+            log.info(
+                "step %d/%d  loss %.4f  %.2f steps/s  %.0f s left", step, steps, loss, speed, (steps - step) / speed
+            )
 
     return report

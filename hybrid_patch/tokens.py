@@ -83,7 +83,7 @@ class FineTokens:
         mask: `[B, h, w, ...]`, True where there is a coarse token.
         factor: f, fine tokens per coarse token along each side.
         detail: G, `[B, h f, w f, ..., r]`, or None.
-        basis: V, `[r, D]`, or None.
+        basis: V, `[r, D]`, or None. Detail and basis come together: ValueError for one without the other.
     """
 
     coarse: Float[Tensor, "b h w *ts d"]
@@ -91,6 +91,15 @@ class FineTokens:
     factor: int
     detail: Float[Tensor, "b fh fw *ts r"] | None = None
     basis: Float[Tensor, "r d"] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.detail is None) != (self.basis is None):
+            raise ValueError("FineTokens: detail and basis come together; give both or neither")
+
+    @property
+    def low_rank(self) -> tuple[Float[Tensor, "b fh fw *ts r"], Float[Tensor, "r d"]] | None:
+        """Detail and basis, G and V, or None if there are none."""
+        return None if self.detail is None or self.basis is None else (self.detail, self.basis)
 
     @property
     def fine_mask(self) -> Bool[Tensor, "b fh fw *ts"]:
@@ -100,10 +109,11 @@ class FineTokens:
     def float(self) -> "FineTokens":
         """The same tokens in float32 (float64 stays), for losses under autocast."""
 
-        def widen(x: Tensor | None) -> Tensor | None:
-            return x if x is None or x.dtype == torch.float64 else x.float()
+        def widen(x: Tensor) -> Tensor:
+            return x if x.dtype == torch.float64 else x.float()
 
-        return dataclasses.replace(self, coarse=widen(self.coarse), detail=widen(self.detail), basis=widen(self.basis))
+        detail, basis = (None, None) if self.low_rank is None else map(widen, self.low_rank)
+        return dataclasses.replace(self, coarse=widen(self.coarse), detail=detail, basis=basis)
 
     def transform(self, weight: Float[Tensor, "d k"], bias: Float[Tensor, " k"] | None = None) -> "FineTokens":
         """Every fine token through a linear map, still factored, of width k.
@@ -124,7 +134,10 @@ class FineTokens:
     def dense(self) -> Float[Tensor, "b fh fw *ts d"]:
         """The fine tokens themselves, D numbers each. Costs f^2 times the memory of the coarse ones."""
         fine = self._interpolated(self.coarse)
-        return fine if self.detail is None else fine + self.detail @ self.basis
+        if self.low_rank is None:
+            return fine
+        detail, basis = self.low_rank
+        return fine + detail @ basis
 
     def squared_norm(self) -> Float[Tensor, "b fh fw *ts"]:
         """`|fine|^2`, `[B, h f, w f, ...]`, from the products of neighbouring coarse tokens.
@@ -149,10 +162,11 @@ class FineTokens:
                 + spread(vertical, row_pairs, column_squares)
                 + spread(diagonal, row_pairs, column_pairs)
             ) / self._weight().square()
-        if self.detail is None or self.basis is None:
+        if self.low_rank is None:
             return norm.clamp(min=0)
-        across = (self._interpolated(self.coarse @ self.basis.mT) * self.detail).sum(-1)
-        within = ((self.detail @ (self.basis @ self.basis.mT)) * self.detail).sum(-1)
+        detail, basis = self.low_rank
+        across = (self._interpolated(self.coarse @ basis.mT) * detail).sum(-1)
+        within = ((detail @ (basis @ basis.mT)) * detail).sum(-1)
         return (norm + 2 * across + within).clamp(min=0)
 
     def pooled_sum(self) -> Float[Tensor, "b d"]:
@@ -162,9 +176,10 @@ class FineTokens:
             rows, columns = self._matrices()
             share = spread(share / self._weight(), rows.mT, columns.mT) * self.mask
         total = torch.einsum("bnd,bn->bd", self._masked(self.coarse).flatten(1, -2), share.flatten(1))
-        if self.detail is None:
+        if self.low_rank is None:
             return total
-        return total + (self.detail * self.fine_mask[..., None]).flatten(1, -2).sum(1) @ self.basis
+        detail, basis = self.low_rank
+        return total + (detail * self.fine_mask[..., None]).flatten(1, -2).sum(1) @ basis
 
     def _masked(self, values: Tensor) -> Tensor:
         return torch.where(self.mask[..., None], values, 0)

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 import yaml
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from hybrid_patch import checkpoint
 from hybrid_patch.config.recipe import difference, recipe, recipe_hash, run_directory, run_id
 from hybrid_patch.config.schema import Config, Optimizer, Runtime
+from hybrid_patch.cost.memory import PeakMemory
 from hybrid_patch.curriculum import sizes_at
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loading import TrainingSteps, batches
@@ -140,9 +141,7 @@ class Trainer:
     are all that a checkpoint holds.
     """
 
-    def __init__(
-        self, config: Config, fabric: Fabric, run: RunDirectory, source: Source, objective: Objective
-    ) -> None:
+    def __init__(self, config: Config, fabric: Fabric, run: RunDirectory, source: Source, objective: Objective) -> None:
         self.config, self.fabric, self.run, self.source, self.objective = config, fabric, run, source, objective
         self.steps = config.trainer.steps
         optimizer = optimizer_of(objective, config.optimizer)
@@ -160,6 +159,7 @@ class Trainer:
         config, fabric = self.config, self.fabric
         dataset = TrainingSteps(self.source, config, fabric.global_rank, fabric.world_size)
         self.set_status("running")
+        memory = PeakMemory(fabric.device)
         with progress(self.run.path.name, self.step, self.steps) as report:
             waiting = time.perf_counter()
             stream = batches(dataset, self.step, config.runtime.workers, pin_memory=fabric.device.type == "cuda")
@@ -168,7 +168,8 @@ class Trainer:
                 row = self._train_step(batch.map(fabric.to_device))
                 seconds = time.perf_counter() - began
                 self.step += 1
-                row = {"step": self.step, **row, "step_seconds": seconds, "data_seconds": began - waiting}
+                row = {"step": self.step, **row}
+                row |= {"step_seconds": seconds, "data_seconds": began - waiting, "peak_memory_bytes": memory.bytes()}
                 last = self.step == self.steps
                 if last or (config.evaluation.every and self.step % config.evaluation.every == 0):
                     row |= self._evaluate()
@@ -200,11 +201,13 @@ class Trainer:
             group["lr"] = lr
         terms = self.forward(batch, sizes)
         self.fabric.backward(terms["loss"])
-        norm = self.fabric.clip_gradients(
-            self.objective, self.optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
+        norm = float(
+            self.fabric.clip_gradients(  # type: ignore[arg-type]  # a tensor whenever max_norm is given
+                self.objective, self.optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
+            )
         )
         values = self._means({name: term.detach() for name, term in terms.items()})
-        finite = math.isfinite(values["loss"]) and math.isfinite(float(norm))
+        finite = math.isfinite(values["loss"]) and math.isfinite(norm)
         if finite:
             self.optimizer.step()
         self.optimizer.zero_grad()
@@ -213,7 +216,7 @@ class Trainer:
         self._count_skipped(batch)
         return {
             **{name: value if math.isfinite(value) else None for name, value in values.items()},
-            "grad_norm": float(norm) if finite else None,
+            "grad_norm": norm if finite else None,
             "lr": lr,
             "bad_steps": self.counters["bad_steps"],
             "skipped": self.counters["skipped"],

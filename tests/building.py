@@ -82,6 +82,12 @@ def make_batch(
         tuple({name: torch.from_numpy(x) for name, x in view.items()} for view in views),
     )
 
+
+def one_sample(batch: Batch, i: int) -> Batch:
+    """A batch of the i-th sample alone."""
+    return batch.map(lambda x: x[i : i + 1])
+
+
 TINY = (
     "logger=none",
     "evaluation=none",

@@ -20,9 +20,7 @@ def presence(share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 @settings(max_examples=60, deadline=None)
 @given(ratios=RATIOS, share=st.floats(0, 1), seed=st.integers(0, 10**6))
-def test_random_masking_keeps_its_ratios_in_every_sample(
-    ratios: tuple[float, float], share: float, seed: int
-) -> None:
+def test_random_masking_keeps_its_ratios_in_every_sample(ratios: tuple[float, float], share: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     present = presence(share, rng)
     config = RandomMasking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1])

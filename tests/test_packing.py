@@ -1,5 +1,6 @@
 """Packing keeps what it should, in order, and puts it back."""
 
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,10 +8,12 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from hybrid_patch.packing import pack
 
+Array = np.ndarray
+
 
 @settings(max_examples=60, deadline=None)
 @given(mask=arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)))
-def test_gather_keeps_the_tokens_in_order_and_scatter_puts_them_back(mask) -> None:
+def test_gather_keeps_the_tokens_in_order_and_scatter_puts_them_back(mask: Array) -> None:
     kept = torch.from_numpy(mask)
     values = torch.randn(*kept.shape, 3)
     packing = pack(kept)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hybrid_patch.nn.upsampler.bilinear import Bilinear
-from hybrid_patch.nn.upsampler.learned import Learned
+from hybrid_patch.nn.upsampler.learned import Learned, TransposedConvolution
 from hybrid_patch.tokens import FineTokens, TokenGrid, interpolation, repeat_cells
 
 RATIOS = [(8, 8), (8, 4), (8, 2), (8, 1), (4, 1), (6, 2), (6, 1), (5, 1), (2, 1)]
@@ -40,7 +40,10 @@ def plain(fine: FineTokens) -> Tensor:
         m = mask[:, None, :, :, i]
         columns.append((up(tokens[:, :, :, i].movedim(-1, 1) * m) / up(m).clamp(min=1e-3)).movedim(1, -1))
     dense = torch.stack(columns, dim=3).reshape(b, h * fine.factor, w * fine.factor, *axes, d)
-    return dense if fine.detail is None else dense + fine.detail @ fine.basis
+    if fine.low_rank is None:
+        return dense
+    detail, basis = fine.low_rank
+    return dense + detail @ basis
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
@@ -139,6 +142,7 @@ def test_the_learned_stages_are_transposed_convolutions() -> None:
     grid = torch.randn(2, 3, 4, 6, dtype=torch.float64)
     x = grid.movedim(-1, 1)
     for stage in upsampler.stages:
+        assert isinstance(stage, TransposedConvolution)
         kernel = stage.linear.weight.reshape(2, 2, -1, stage.linear.in_features).permute(3, 2, 0, 1)
         bias = stage.linear.bias.reshape(4, -1)
         y = F.conv_transpose2d(x, kernel, stride=2)
@@ -156,6 +160,11 @@ def test_a_new_stage_of_the_learned_upsampler_adds_nothing_yet() -> None:
     learned = upsampler(grid, 2).dense() - Bilinear()(grid, 2).dense()
     assert learned.abs().min() > 0
     torch.testing.assert_close(upsampler(grid, 4).dense(), Bilinear()(grid, 4).dense() + repeat_cells(learned, 2))
+
+
+def test_a_detail_without_its_basis_is_refused() -> None:
+    with pytest.raises(ValueError, match="detail and basis come together"):
+        FineTokens(torch.zeros(1, 2, 2, 6), torch.ones(1, 2, 2).bool(), 1, detail=torch.zeros(1, 2, 2, 5))
 
 
 def test_a_factor_that_no_stage_has_is_refused() -> None:

@@ -175,8 +175,7 @@ def _runtime(config: Config) -> Iterator[str]:
     if batch_size % runtime.processes:
         near = (batch_size // runtime.processes + 1) * runtime.processes
         yield (
-            f"trainer.batch_size={batch_size}: not divisible by runtime.processes={runtime.processes}; "
-            f"would do: {near}"
+            f"trainer.batch_size={batch_size}: not divisible by runtime.processes={runtime.processes}; would do: {near}"
         )
     if runtime.device == "cpu" and runtime.precision == "16-mixed":
         yield "runtime.precision=16-mixed: needs a GPU; with runtime.device=cpu would do: 32-true, bf16-mixed"

@@ -56,8 +56,11 @@ class Source(Protocol):
         classes: names of the label classes, empty if there are no labels.
     """
 
-    modalities: Mapping[str, Modality]
-    classes: tuple[str, ...]
+    @property
+    def modalities(self) -> Mapping[str, Modality]: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
 
     def indices(self, split: str) -> Int[Array, " n"]:
         """Sample numbers of `train` or `val`, ascending. No ground is in both. May be empty for `val`."""

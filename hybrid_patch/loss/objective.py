@@ -132,6 +132,7 @@ class Objective(nn.Module):
                 take = batch.selected(view, name, Mask.DECODE, *sizes)
                 for s, channels in enumerate(self.channels[name]):
                     head = self.pixel_heads[f"{name}_set{s}_ps{sizes.output}"]
+                    assert isinstance(head, nn.Linear)
                     pixels = patches(batch.pixels[name][..., list(channels)], sizes.output)
                     losses.append(reconstruction(fine, head.weight.mT, head.bias, pixels, take, s))
         return _mean(losses)

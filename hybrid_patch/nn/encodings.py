@@ -1,4 +1,4 @@
-"""What a token is told about itself besides its pixels: band set, place in the series, month, and place on the ground."""
+"""What a token is told besides its pixels: band set, place in the series, month, and place on the ground."""
 
 import math
 from collections.abc import Mapping

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 
 from hybrid_patch.config.schema import Config
@@ -98,9 +97,9 @@ def _pixels(
 def _tiles(model: HybridModel, source: Source, config: Config, sizes: PatchSizes, split: str) -> list[Tile]:
     """At most `evaluation.tiles` samples, evenly spread over the split; broken ones are left out."""
     indices = source.indices(split)
-    places = np.unique(np.linspace(0, len(indices) - 1, config.evaluation.tiles).astype(int)) if len(indices) else []
+    places = np.linspace(0, len(indices) - 1, min(config.evaluation.tiles, len(indices))).astype(int)
     tiles = []
-    for index in indices[places].tolist():
+    for index in indices[np.unique(places)].tolist():
         try:
             tiles.append(_tile(model, source, index, config, sizes))
         except BrokenSampleError as error:

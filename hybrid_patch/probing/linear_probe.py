@@ -25,9 +25,7 @@ class Scores(NamedTuple):
     accuracy: float
 
 
-def fit_linear_probe(
-    features: Float[Array, "n d"], labels: Int[Array, " n"], tiles: Int[Array, " n"]
-) -> Pipeline:
+def fit_linear_probe(features: Float[Array, "n d"], labels: Int[Array, " n"], tiles: Int[Array, " n"]) -> Pipeline:
     """Multinomial logistic regression on standardised features.
 
     The strength of its penalty is the one that does best on a quarter of the tiles after learning on the others:

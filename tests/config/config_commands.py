@@ -32,4 +32,3 @@ def ran(
     process = started(folder, *arguments, module=module, **environment)
     out, err = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-

@@ -152,9 +152,7 @@ def test_the_version_is_in_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_hash_does_not_change_by_itself() -> None:
     # The same in every process, on every machine: no memory address, no set order, no locale.
-    ids = {
-        ran(Path.cwd(), module="config_print_run_id", PYTHONHASHSEED=seed).stdout for seed in ("1", "2")
-    }
+    ids = {ran(Path.cwd(), module="config_print_run_id", PYTHONHASHSEED=seed).stdout for seed in ("1", "2")}
     assert ids == {run_id(compose(), fingerprint) + "\n"}
 
 

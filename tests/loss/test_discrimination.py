@@ -79,6 +79,7 @@ def test_nothing_to_decode_anywhere_is_an_exact_finite_zero() -> None:
     loss.sum().backward()
     assert loss.tolist() == [0, 0, 0]
     assert not some.any()
+    assert coarse.grad is not None
     assert not coarse.grad.any()
 
 

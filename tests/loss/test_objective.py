@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
-from building import MODALITIES, make_batch, small
+from building import MODALITIES, make_batch, one_sample, small
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_patch.curriculum import PatchSizes
@@ -134,17 +134,18 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_ddp_process, (2, port, str(tmp_path)), nprocs=2)
+    spawn(_ddp_process, (2, port, str(tmp_path)), nprocs=2)
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for gradients, _ in results:
         for name, gradient in gradients.items():
-            torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+            message = f"{name}: {{}}".format  # takes the message of assert_close
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=message)
     for name, term in expected_terms.items():
         torch.testing.assert_close((results[0][1][name] + results[1][1][name]) / 2, term, rtol=1e-5, atol=1e-6)
 
 
 def test_stacked_batches_are_one_batch() -> None:
     batch = make_batch(8, samples=4)
-    again = stack([batch.map(lambda x, i=i: x[i : i + 1]) for i in range(4)])
+    again = stack([one_sample(batch, i) for i in range(4)])
     assert all(torch.equal(again.pixels[n], x) for n, x in batch.pixels.items())
     assert all(torch.equal(again.views[1][n], x) for n, x in batch.views[1].items())

@@ -17,7 +17,15 @@ STEPS = 40
 
 
 def command(run_dir: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "hybrid_patch.train", *TINY, f"trainer.steps={STEPS}", f"run_dir={run_dir}", *overrides]
+    return [
+        sys.executable,
+        "-m",
+        "hybrid_patch.train",
+        *TINY,
+        f"trainer.steps={STEPS}",
+        f"run_dir={run_dir}",
+        *overrides,
+    ]
 
 
 def run(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -25,9 +33,9 @@ def run(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """Every line, without the times."""
+    """Every line, without times and memory."""
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if not name.endswith("_seconds")} for row in rows]
+    return [{name: value for name, value in row.items() if not name.endswith(("_seconds", "_bytes"))} for row in rows]
 
 
 def last_state(run_dir: Path) -> dict[str, Any]:

@@ -89,7 +89,10 @@ def test_evaluation_is_in_the_metrics_and_on_disk(tmp_path: Path) -> None:
 
 def test_evaluation_changes_no_weight(tmp_path: Path) -> None:
     states = []
-    for name, evaluation in (("without", ()), ("with", ("evaluation=default", "evaluation.every=2", "evaluation.tiles=2"))):
+    for name, evaluation in (
+        ("without", ()),
+        ("with", ("evaluation=default", "evaluation.every=2", "evaluation.tiles=2")),
+    ):
         trainer = trainer_for(config_for(tmp_path / name, *evaluation))
         trainer.fit(StopRequest())
         states.append(trainer.objective.state_dict())

@@ -60,7 +60,11 @@ class Learned(nn.Module):
         )
         self.reached = tuple(itertools.accumulate(sides, operator.mul))
         self.exits = nn.ParameterDict(
-            {str(reached): torch.zeros(o, width) for reached, o in zip(self.reached, widths, strict=True) if reached in factors}
+            {
+                str(reached): torch.zeros(o, width)
+                for reached, o in zip(self.reached, widths, strict=True)
+                if reached in factors
+            }
         )
 
     def forward(self, grid: TokenGrid, factor: int) -> FineTokens:
