@@ -220,7 +220,9 @@ class Loss:
         instance: contrast between samples of the pooled tokens of two maskings.
         reconstruct: pixels from the decoder's predictions.
         target_seed: seed of the frozen random projection that makes the targets.
-        chunk: rows of the similarity matrix that are worked on at once.
+        centre_targets: whether the projected values have their mean taken off first.
+        backend: what works out the similarities: `auto`, a kernel, or plain torch in chunks of rows.
+        chunk: rows of the similarity matrix that plain torch works on at once.
     """
 
     decoded: ContrastiveTerm
@@ -228,6 +230,8 @@ class Loss:
     instance: ContrastiveTerm
     reconstruct: ReconstructTerm
     target_seed: Seed
+    centre_targets: bool
+    backend: Aside[Literal["auto", "flash_cpu", "efficient_cuda", "chunked", "reference"]]
     chunk: Aside[Count]
 
 

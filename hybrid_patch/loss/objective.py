@@ -39,7 +39,7 @@ class Objective(nn.Module):
         self.channels = {name: m.band_set_channels for name, m in modalities.items()}
         self.model = HybridModel(config, modalities)
         output_sizes = {sizes.output for sizes in all_sizes(config.curriculum)}
-        self.targets = RandomTargets(modalities, width, output_sizes, loss.target_seed)
+        self.targets = RandomTargets(modalities, width, output_sizes, loss.target_seed, loss.centre_targets)
         self.predicts = loss.decoded.weight > 0 or loss.reconstruct.weight > 0
         if loss.decoded.weight > 0:
             self.decoded_head = nn.Linear(config.model.decoder.width, width)
@@ -118,6 +118,7 @@ class Objective(nn.Module):
                     batch.selected(view, name, value, *sizes),
                     term.temperature,
                     self.categorical[name],
+                    self.loss.backend,
                     self.loss.chunk,
                 )
                 for view, tokens in enumerate(views)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hybrid_patch.loss.logsumexp import log_sum_exp
+from hybrid_patch.loss.logsumexp import Backend, log_sum_exp
 from hybrid_patch.nn.target import TargetKeys
 from hybrid_patch.packing import pack
 from hybrid_patch.tokens import FineTokens
@@ -18,6 +18,7 @@ def patch_discrimination(
     take: Bool[Tensor, "b fh fw t s"],
     temperature: float,
     merge_equal: bool,
+    backend: Backend,
     chunk: int,
 ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
     """The mean over the tokens of each sample of `logsumexp_j(p_i · t_j / τ) - p_i · t_i / τ`, unit p and t, times 2τ.
@@ -29,7 +30,7 @@ def patch_discrimination(
         targets: of all positions of the same grid.
         take: positions that are both queries and keys (hidden or visible ones, none that is missing).
         merge_equal: positions with equal targets (maps have few distinct ones) are no negatives of each other.
-        chunk: rows of the similarity matrix that are worked on at once.
+        backend, chunk: how the sum over all keys is worked out (`log_sum_exp`).
 
     Returns:
         `[B]` the loss of each sample, an exact 0 where it has no position; and whether it has any.
@@ -42,7 +43,7 @@ def patch_discrimination(
     products = predictions.dense() if targets.projection is None else predictions.project(targets.projection)
     query = packing.gather((products / (norm[..., None] * temperature)).flatten(1, 4))
     key = packing.gather(targets.vectors.flatten(1, 4))
-    loss = torch.where(valid, log_sum_exp(query, key, valid, chunk) - (query * key).sum(-1), 0)
+    loss = torch.where(valid, log_sum_exp(query, key, packing.keep, backend, chunk) - (query * key).sum(-1), 0)
     if merge_equal:
         # Take the other tokens with the same target out of the sum again: each is as large as the token's own.
         others = torch.where(valid, equal_counts(key, valid) - 1, 0)

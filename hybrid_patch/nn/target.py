@@ -12,6 +12,8 @@ from hybrid_patch.data.modality import Modality
 from hybrid_patch.nn.patch_embed import patches
 
 BIAS_STD = 0.1
+MIDDLE = 0.5
+"""The mean of normalised values."""
 
 
 class TargetKeys(NamedTuple):
@@ -33,10 +35,18 @@ class RandomTargets(nn.Module):
     W `[D, C ps^2]` is normal with variance `1 / (C ps^2)`, b normal with standard deviation 0.1. Each projection is
     drawn from its own seed, so that adding a modality does not change the targets of the others. They are buffers: a
     checkpoint holds them.
+
+    With `centre` the x of a continuous modality is the normalised value less its mean, one half. Without it all targets
+    share one large component, and lie within a narrow cone where a contrast at τ = 0.1 hardly tells them apart.
     """
 
-    def __init__(self, modalities: Mapping[str, Modality], width: int, patch_sizes: Iterable[int], seed: int) -> None:
+    def __init__(
+        self, modalities: Mapping[str, Modality], width: int, patch_sizes: Iterable[int], seed: int, centre: bool
+    ) -> None:
         super().__init__()
+        self.centre = {
+            name: MIDDLE if centre and modality.kind == "continuous" else 0.0 for name, modality in modalities.items()
+        }
         self.channels = {name: modality.band_set_channels for name, modality in modalities.items()}
         self.width = width
         for name, band_sets in self.channels.items():
@@ -80,7 +90,9 @@ class RandomTargets(nn.Module):
 
     def _inputs(self, name: str, pixels: Tensor, patch_size: int) -> list[Float[Tensor, "b h w t n"]]:
         """`[x 1]` per band set."""
-        parts = [patches(pixels[..., list(channels)], patch_size) for channels in self.channels[name]]
+        parts = [
+            patches(pixels[..., list(channels)] - self.centre[name], patch_size) for channels in self.channels[name]
+        ]
         return [torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1) for x in parts]
 
 

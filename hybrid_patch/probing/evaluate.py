@@ -121,8 +121,8 @@ def _tile(model: HybridModel, source: Source, index: int, config: Config, sizes:
     pictured: Array = np.zeros((height, width, series, 3), np.float32)
     there: Bool[Array, "h w t"] = np.zeros((height, width, series), bool)
     labels = np.full((height, width), UNLABELLED, np.int64) if source.classes else None
-    for top in _starts(height, side):
-        for left in _starts(width, side):
+    for top in window_starts(height, side):
+        for left in window_starts(width, side):
             part = crop(source, index, Window(top, left, side, side), timesteps, series)
             embedded = embed(model, part.batch(()).map(lambda x: x.to(device)), sizes, source.modalities)[0]
             if embedding is None:
@@ -149,6 +149,6 @@ def _numbers(source: Source, name: str, series: int) -> int:
     return modality.channels * (series if modality.temporal else 1)
 
 
-def _starts(length: int, side: int) -> list[int]:
+def window_starts(length: int, side: int) -> list[int]:
     """Where windows begin along one side."""
     return sorted({min(start, max(length - side, 0)) for start in range(0, length, side)})

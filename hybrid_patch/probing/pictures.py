@@ -72,5 +72,6 @@ def draw_tile(
     axes[-1].set_title("embedding, 3 principal components")
     for axis in axes:
         axis.set_axis_off()
-    figure.suptitle(title)
+    # Names come from files: a dollar sign is no formula.
+    figure.suptitle(title.replace("$", r"\$"), fontsize="small", color="0.4")
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hybrid_patch.loss.instance import instance_contrast
-from hybrid_patch.loss.logsumexp import log_sum_exp
+from hybrid_patch.loss.logsumexp import Backend
 from hybrid_patch.loss.patch_discrimination import equal_counts, patch_discrimination
 from hybrid_patch.loss.reconstruct import reconstruction
 from hybrid_patch.masking import Mask
@@ -50,17 +50,20 @@ def plain_loss(fine: FineTokens, target: Tensor, take: Tensor, temperature: floa
 @pytest.mark.parametrize("name", list(MODALITIES))
 @pytest.mark.parametrize(("processing", "output"), [(8, 1), (4, 2), (8, 8), (1, 1)])
 @pytest.mark.parametrize("temperature", [0.02, 0.1, 1.0])
+@pytest.mark.parametrize("backend", ["auto", "chunked"])
 def test_loss_and_gradient_are_those_of_the_plain_cross_entropy(
-    name: str, processing: int, output: int, temperature: float
+    name: str, processing: int, output: int, temperature: float, backend: Backend
 ) -> None:
     batch = make_batch(processing, missing=0.15)
     take = batch.selected(0, name, Mask.DECODE, processing, output)
     take[1] = False  # a sample with nothing to decode
     coarse, fine = predictions(name, processing // output, batch.views[0][name] == Mask.DECODE)
-    targets = RandomTargets(MODALITIES, 24, [output], seed=0).double()
+    targets = RandomTargets(MODALITIES, 24, [output], seed=0, centre=True).double()
     pixels = batch.pixels[name].double()
     merge = name == "cover"
-    loss, some = patch_discrimination(fine, targets.keys(name, pixels, output), take, temperature, merge, chunk=7)
+    loss, some = patch_discrimination(
+        fine, targets.keys(name, pixels, output), take, temperature, merge, backend, chunk=7
+    )
     expected = plain_loss(fine, torch.stack(targets(name, pixels, output), dim=4), take, temperature, merge)
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
     assert some.tolist() == take.flatten(1).any(1).tolist()
@@ -74,29 +77,17 @@ def test_nothing_to_decode_anywhere_is_an_exact_finite_zero() -> None:
     batch = make_batch(8)
     hidden = torch.zeros_like(batch.views[0]["optical"]).bool()
     coarse, fine = predictions("optical", 8, hidden)
-    keys = RandomTargets(MODALITIES, 24, [1], seed=0).double().keys("optical", batch.pixels["optical"].double(), 1)
-    loss, some = patch_discrimination(fine, keys, fine.fine_mask, 0.1, False, chunk=7)
+    keys = (
+        RandomTargets(MODALITIES, 24, [1], seed=0, centre=True)
+        .double()
+        .keys("optical", batch.pixels["optical"].double(), 1)
+    )
+    loss, some = patch_discrimination(fine, keys, fine.fine_mask, 0.1, False, "auto", chunk=7)
     loss.sum().backward()
     assert loss.tolist() == [0, 0, 0]
     assert not some.any()
     assert coarse.grad is not None
     assert not coarse.grad.any()
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    b=st.integers(1, 3), n=st.integers(1, 9), m=st.integers(1, 9), width=st.integers(1, 5), chunk=st.integers(1, 10),
-    seed=st.integers(0, 10**6),
-)  # fmt: skip
-def test_log_sum_exp_in_chunks(b: int, n: int, m: int, width: int, chunk: int, seed: int) -> None:
-    rng = torch.Generator().manual_seed(seed)
-    query = torch.randn(b, n, width, generator=rng, dtype=DOUBLE, requires_grad=True)
-    key = torch.randn(b, m, width, generator=rng, dtype=DOUBLE)
-    keep = torch.rand(b, m, generator=rng) < 0.7
-    keep[:, 0] = True
-    expected = (query @ key.mT).masked_fill(~keep[:, None], -torch.inf).logsumexp(-1)
-    torch.testing.assert_close(log_sum_exp(query, key, keep, chunk), expected)
-    assert torch.autograd.gradcheck(lambda q: log_sum_exp(q, key, keep, chunk), (query,))
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,100 @@
+"""Every backend is held to one float64 reference, in value and in gradient."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hybrid_patch.errors import InputError
+from hybrid_patch.loss.logsumexp import Backend, fastest, log_sum_exp
+
+BACKENDS: list[Backend] = ["flash_cpu", "chunked", "reference"]
+DOUBLE = torch.float64
+
+
+def drawn(b: int, n: int, m: int, width: int, scale: float, share: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and unit keys as patch discrimination has them, and which keys are kept (one of each sample at least)."""
+    rng = torch.Generator().manual_seed(seed)
+    query = torch.randn(b, n, width, generator=rng, dtype=DOUBLE)
+    query = query / query.norm(dim=-1, keepdim=True) * scale
+    key = torch.randn(b, m, width, generator=rng, dtype=DOUBLE)
+    keep = torch.rand(b, m, generator=rng) < share
+    keep[:, 0] = True
+    return query, key / key.norm(dim=-1, keepdim=True), keep
+
+
+def plain(query: Tensor, key: Tensor, keep: Tensor) -> Tensor:
+    return (query @ key.mT).masked_fill(~keep[:, None], -torch.inf).logsumexp(-1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=40, deadline=None)
+@given(
+    b=st.integers(1, 3), n=st.integers(1, 70), m=st.integers(1, 70), width=st.integers(1, 65),
+    temperature=st.sampled_from([0.02, 0.1, 1.0]), share=st.sampled_from([0.0, 0.5, 1.0]),
+    chunk=st.integers(1, 80), seed=st.integers(0, 10**6),
+)  # fmt: skip
+def test_value_and_gradient(
+    backend: Backend, b: int, n: int, m: int, width: int, temperature: float, share: float, chunk: int, seed: int
+) -> None:
+    query, key, keep = drawn(b, n, m, width, 1 / temperature, share, seed)
+    expected = plain(query.requires_grad_(), key, keep)
+    weight = torch.randn(b, n, dtype=DOUBLE)
+    (expected_gradient,) = torch.autograd.grad((expected * weight).sum(), query)
+    single = query.detach().float().requires_grad_()
+    value = log_sum_exp(single, key.float(), keep, backend, chunk)
+    assert (value - expected).abs().max() <= 1e-5 * max((query @ key.mT).abs().max().item(), 1)
+    (gradient,) = torch.autograd.grad((value * weight.float()).sum(), single)
+    plain_single = plain(single, key.float(), keep)
+    (plain_gradient,) = torch.autograd.grad((plain_single * weight.float()).sum(), single)
+    size = expected_gradient.norm()
+    allowed = max(1e-5, 2 * ((plain_gradient - expected_gradient).norm() / size).item())
+    assert (gradient - expected_gradient).norm() <= allowed * size
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradcheck_in_float64(backend: Backend) -> None:
+    query, key, keep = drawn(2, 5, 7, 3, 10.0, 0.6, 0)
+    assert torch.autograd.gradcheck(lambda q: log_sum_exp(q, key, keep, backend, 2), (query.requires_grad_(),))
+    assert torch.autograd.gradcheck(lambda q: log_sum_exp(q, key, None, backend, 2), (query,))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("n", "m"), [(0, 4), (4, 0), (0, 0)])
+def test_no_query_or_no_key_is_an_exact_zero(backend: Backend, n: int, m: int) -> None:
+    query = torch.randn(2, n, 3, requires_grad=True)
+    total = log_sum_exp(query, torch.randn(2, m, 3), torch.ones(2, m).bool(), backend)
+    total.sum().backward()
+    assert total.shape == (2, n)
+    assert not total.any()
+    assert query.grad is not None
+    assert not query.grad.any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_sample_without_keys_to_keep_is_finite(backend: Backend) -> None:
+    query, key, keep = drawn(2, 4, 6, 3, 10.0, 1.0, 0)
+    keep[1] = False
+    total = log_sum_exp(query, key, keep, backend)
+    assert torch.isfinite(total).all()
+    torch.testing.assert_close(total[0], plain(query, key, keep)[0])
+
+
+def test_auto_takes_the_kernel_and_others_say_why_they_cannot() -> None:
+    query = torch.randn(1, 2, 3)
+    assert fastest(query) == "flash_cpu"
+    with pytest.raises(InputError, match=r"loss.backend=efficient_cuda: its kernel runs on a GPU, not on cpu"):
+        log_sum_exp(query, query, None, "efficient_cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_the_gpu_kernel_is_held_to_the_same_reference() -> None:
+    query, key, keep = drawn(3, 300, 301, 14, 10.0, 0.7, 0)
+    expected = plain(query.requires_grad_(), key, keep)
+    (expected_gradient,) = torch.autograd.grad(expected.sum(), query)
+    single = query.detach().float().cuda().requires_grad_()
+    value = log_sum_exp(single, key.float().cuda(), keep.cuda(), "efficient_cuda")
+    assert (value.cpu() - expected).abs().max() <= 1e-5 * (query @ key.mT).abs().max()
+    (gradient,) = torch.autograd.grad(value.sum(), single)
+    assert (gradient.cpu() - expected_gradient).norm() <= 1e-5 * expected_gradient.norm()
