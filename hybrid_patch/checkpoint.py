@@ -1,17 +1,21 @@
 """Checkpoints: whole or absent, the newest good one found without being named."""
 
 import logging
+import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_whole
 
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"step_(\d{9})\.pt")
+DAMAGED = (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
+"""What torch raises for a file of which a part is lost; anything else (no memory, no disk) is no fault of the file."""
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -29,14 +33,19 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     return path
 
 
-def newest(folder: Path, device: torch.device | str = "cpu") -> tuple[int, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, as (step, state); None if there is none. Weights only: no code is run.
+def newest(folder: Path) -> tuple[int, dict[str, Any]] | None:
+    """The newest checkpoint that can be read, as (step, state on the CPU); None if there is none.
 
-    One that cannot be read (a disk that lost a part of it) is said, and the one before it is taken.
+    Weights only: no code is run. A damaged file (a disk that lost a part of it) is said, renamed to `….damaged`, and
+    the one before it is taken. Raises InputError if all are damaged: that a run begins anew is for a person to decide.
     """
-    for step, path in reversed(checkpoints(folder)):
+    found = checkpoints(folder)
+    for step, path in reversed(found):
         try:
-            return step, torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:
-            log.warning("%s cannot be read (%s), trying the one before it", path, str(error).splitlines()[0])
+            return step, torch.load(path, map_location="cpu", weights_only=True)
+        except DAMAGED as error:
+            log.warning("%s cannot be read (%s), trying the one before it", path, (str(error).splitlines() or [""])[0])
+            path.rename(path.with_name(path.name + ".damaged"))
+    if found or any(folder.glob("*.damaged")):
+        raise InputError(f"{folder}: no checkpoint there can be read; remove the folder to begin the run anew")
     return None

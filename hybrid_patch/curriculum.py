@@ -1,5 +1,6 @@
 """Which patch sizes a step is trained at."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from hybrid_patch.config.schema import Curriculum
@@ -31,3 +32,13 @@ def sizes_at(curriculum: Curriculum, step: int, steps: int) -> PatchSizes:
         if step < round(end):
             return patch_sizes
     return sizes[-1]
+
+
+def prime_factors(number: int) -> Iterator[int]:
+    """The prime factors of a whole number, ascending: 8 → 2, 2, 2."""
+    divisor = 2
+    while number > 1:
+        while number % divisor == 0:
+            yield divisor
+            number //= divisor
+        divisor += 1

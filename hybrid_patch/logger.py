@@ -1,6 +1,7 @@
 """The mirror of a run's metrics. The run directory's own `metrics.jsonl` is the truth; a mirror may fail."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -73,12 +74,42 @@ class WandbMirror:
         self.run.finish()
 
 
+class Guarded:
+    """A mirror that may fail: the first time it does it is said, and from then on nothing is mirrored."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """One row."""
+        self._try(lambda: self.mirror.metrics(row))
+
+    def pictures(self, step: int, paths: list[Path]) -> None:
+        """Pictures."""
+        self._try(lambda: self.mirror.pictures(step, paths))
+
+    def close(self) -> None:
+        """The end."""
+        self._try(self.mirror.close)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            log.warning("the mirror failed (%s); metrics go to metrics.jsonl alone", _first_line(error))
+            self.mirror = NoMirror()
+
+
 def open_mirror(config: schema.Logger, run_id: str, run_dir: Path, plain_config: dict[str, Any]) -> Mirror:
     """The mirror that a config names; none, with a warning, where it cannot be opened."""
     if isinstance(config, schema.NoLogger):
         return NoMirror()
     try:
-        return WandbMirror(config, run_id, run_dir, plain_config)
+        return Guarded(WandbMirror(config, run_id, run_dir, plain_config))
     except Exception as error:
-        log.warning("wandb could not be started (%s); metrics go to metrics.jsonl alone", str(error).split("\n")[0])
+        log.warning("wandb could not be started (%s); metrics go to metrics.jsonl alone", _first_line(error))
         return NoMirror()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -25,10 +25,11 @@ class Report(Protocol):
     def __call__(self, step: int, loss: float) -> None: ...
 
 
-def start_logging(path: Path | None) -> None:
-    """Messages go to the terminal as plain lines, and to a run's log file with their time."""
+def start_logging(path: Path | None, quiet: bool) -> None:
+    """Messages go to the terminal as plain lines (`quiet`: warnings alone), and to a run's log file with their time."""
     root = logging.getLogger()
-    root.setLevel(logging.INFO)
+    root.setLevel(logging.WARNING if quiet else logging.INFO)
+    logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what is wrong with a file is said by its reader
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(logging.Formatter("%(message)s"))
     root.handlers = [terminal]
@@ -39,8 +40,11 @@ def start_logging(path: Path | None) -> None:
 
 
 @contextmanager
-def progress(name: str, start: int, steps: int) -> Iterator[Report]:
-    """Report the steps of a run from `start` to `steps`."""
+def progress(name: str, start: int, steps: int, quiet: bool) -> Iterator[Report]:
+    """Report the steps of a run from `start` to `steps`; `quiet`: not at all."""
+    if quiet:
+        yield lambda step, loss: None
+        return
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield _plain_lines(start, steps)

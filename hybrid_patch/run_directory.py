@@ -1,5 +1,6 @@
 """A run on disk: what it is, how it stands, and what it measured."""
 
+import fcntl
 import json
 import os
 import platform
@@ -8,8 +9,9 @@ import subprocess
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_json, write_text
 
 HEARTBEAT_SECONDS = 10.0
@@ -31,6 +33,7 @@ class RunDirectory:
         self._metrics = path / "metrics.jsonl"
         self._run = path / "run.json"
         self._status = path / "status.json"
+        self._lock: TextIO | None = None
         self._last_heartbeat = 0.0
 
     def exists(self) -> bool:
@@ -41,6 +44,21 @@ class RunDirectory:
         """The recipe that the run here was begun with."""
         return json.loads(self._run.read_text())["recipe"]
 
+    def lock(self) -> None:
+        """Keep other processes from writing here until this one ends.
+
+        Raises InputError if one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("a+")
+        try:
+            # Of this process alone: a lock that workers inherit would outlive it when it is killed.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            status = self.status()
+            who = f" (host {status['host']}, process {status['pid']})" if status else ""
+            raise InputError(f"run_dir={self.path}: another process is at work on this run{who}; wait for it") from None
+
     def begin(self, config_yaml: str, run: dict[str, Any]) -> None:
         """Write what does not change: the config, and the run's identity beside commit, versions and machine."""
         write_text(self.path / "config.yaml", config_yaml)
@@ -50,50 +68,48 @@ class RunDirectory:
         """How the run stands; empty if it has not begun."""
         return json.loads(self._status.read_text()) if self._status.exists() else {}
 
-    def set_status(self, state: str, step: int, steps: int, attempt: int, reason: str = "") -> None:
-        """Write `status.json`: state is running, preempted, done or failed."""
-        self._last_heartbeat = time.monotonic()
-        write_json(
-            self._status,
-            {
-                "state": state,
-                "attempt": attempt,
-                "step": step,
-                "steps": steps,
-                "heartbeat": time.time(),
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "reason": reason,
-            },
-        )
+    def set_status(self, state: str, reason: str = "", **position: int) -> None:
+        """Write `status.json`: state is running, preempted, done or failed.
 
-    def heartbeat(self, step: int, steps: int, attempt: int) -> None:
+        Args:
+            position: `attempt`, `step` and `steps`, where they have changed.
+        """
+        self._last_heartbeat = time.monotonic()
+        now = {"state": state, "reason": reason, "heartbeat": time.time()}
+        who = {"host": socket.gethostname(), "pid": os.getpid()}
+        write_json(self._status, {"attempt": 1, "step": 0, **self.status(), **position, **now, **who})
+
+    def heartbeat(self, step: int) -> None:
         """Say that the run is alive, if it has not been said for a while."""
         if time.monotonic() - self._last_heartbeat > HEARTBEAT_SECONDS:
-            self.set_status("running", step, steps, attempt)
+            self.set_status("running", step=step)
 
-    def keep_metrics(self, steps: int) -> None:
-        """Drop the metrics after the first `steps` steps, and a torn last line: a resumed run writes them again."""
-        if not self._metrics.exists():
-            return
-        kept = []
-        for line in self._metrics.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if row["step"] <= steps:
-                kept.append(line + "\n")
-        write_text(self._metrics, "".join(kept))
+    def keep_metrics(self, steps: int) -> int:
+        """Drop the metrics after the first `steps` steps, and a torn last line; returns how many lines are kept."""
+        kept = [row for row in self.metrics() if row["step"] <= steps]
+        if self._metrics.exists():
+            write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        return len(kept)
 
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Append one line."""
         with self._metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
+    def flush_metrics(self) -> None:
+        """Get the lines so far onto the disk."""
+        with self._metrics.open("a") as file:
+            os.fsync(file.fileno())
+
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines, oldest first."""
-        return [json.loads(line) for line in self._metrics.read_text().splitlines()]
+        """All whole lines, oldest first; a torn last one is left out."""
+        rows = []
+        for line in self._metrics.read_text().splitlines() if self._metrics.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
 
 
 def provenance() -> dict[str, Any]:

@@ -169,9 +169,9 @@ class FineTokens:
         within = ((detail @ (basis @ basis.mT)) * detail).sum(-1)
         return (norm + 2 * across + within).clamp(min=0)
 
-    def pooled_sum(self) -> Float[Tensor, "b d"]:
-        """The sum of all fine tokens under the mask, per sample: the transpose of U does the work."""
-        share = self.fine_mask.to(self.coarse.dtype)
+    def pooled_sum(self, take: Bool[Tensor, "b fh fw *ts"]) -> Float[Tensor, "b d"]:
+        """The sum of the fine tokens to take (none outside the mask), per sample: U transposed does the work."""
+        share = take.to(self.coarse.dtype)
         if self.factor > 1:
             rows, columns = self._matrices()
             share = spread(share / self._weight(), rows.mT, columns.mT) * self.mask
@@ -179,7 +179,7 @@ class FineTokens:
         if self.low_rank is None:
             return total
         detail, basis = self.low_rank
-        return total + (detail * self.fine_mask[..., None]).flatten(1, -2).sum(1) @ basis
+        return total + (detail * take[..., None]).flatten(1, -2).sum(1) @ basis
 
     def _masked(self, values: Tensor) -> Tensor:
         return torch.where(self.mask[..., None], values, 0)

@@ -17,27 +17,28 @@ from typing import Any
 import torch
 import yaml
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from hybrid_patch import checkpoint
 from hybrid_patch.config.recipe import difference, recipe, recipe_hash, run_directory, run_id
-from hybrid_patch.config.schema import Config, Optimizer, Runtime
+from hybrid_patch.config.schema import Config, Optimizer
 from hybrid_patch.cost.memory import PeakMemory
 from hybrid_patch.curriculum import sizes_at
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loading import TrainingSteps, batches
 from hybrid_patch.data.registry import open_source
-from hybrid_patch.data.sample import Source
+from hybrid_patch.data.sample import BrokenSampleError, Source
 from hybrid_patch.errors import InputError
+from hybrid_patch.files import remove_parts
 from hybrid_patch.logger import Mirror, NoMirror, open_mirror
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.probing.evaluate import evaluate
+from hybrid_patch.processes import DONE, end_together, open_fabric, together
 from hybrid_patch.progress import progress, start_logging
 from hybrid_patch.run_directory import RunDirectory
 from hybrid_patch.signals import StopRequest, stop_requests
 
-DONE, FAILED, STOPPED = 0, 1, 75
+FAILED, STOPPED = 1, 75
 FEW_SAMPLES = 50
 """The share of skipped samples is judged as if at least so many had been seen."""
 
@@ -47,80 +48,66 @@ log = logging.getLogger(__name__)
 def train(config: Config) -> int:
     """Train the run that a config describes, or go on with it, and evaluate it. Returns the exit code.
 
+    Of several processes the first carries the exit code, messages and files; the others end with 0 beside it.
+
     Raises InputError for bad input that shows only now: a broken sample, a directory that holds another run.
     """
-    fabric = open_fabric(config)
     run = RunDirectory(run_directory(config))
-    if fabric.is_global_zero:
-        prepare(run, config)
-        start_logging(run.log)
-    fabric.barrier()
-    if run.status().get("state") == "done":
-        log.info("%s is done already", run.path)
-        return DONE
-    source = open_source(config.data)
-    torch.manual_seed(config.seed)
-    objective = Objective(config, source.modalities)
-    trainer = Trainer(config, fabric, run, source, objective)
+    refuse_another_run(run, config)
     with stop_requests() as stop:
+        fabric = open_fabric(config)
+        first = fabric.is_global_zero
+        together(fabric, lambda: prepare(run, config))
+        start_logging(run.log if first else None, quiet=not first)
+        if run.status().get("state") == "done":
+            log.info("%s is done already", run.path)
+            return DONE
         try:
+            source = open_source(config.data)
+            torch.manual_seed(config.seed)
+            trainer = Trainer(config, fabric, run, source, Objective(config, source.modalities))
             code, reason = trainer.fit(stop)
-        except BaseException as error:
-            trainer.set_status("failed", f"{type(error).__name__}: {error}")
-            raise
-        finally:
             trainer.mirror.close()
-    trainer.set_status({DONE: "done", STOPPED: "preempted", FAILED: "failed"}[code], reason)
-    log.info("%s%s", run.path, f": {reason}" if reason else "")
-    return code
+        except BaseException as error:
+            if first:
+                run.set_status("failed", f"{type(error).__name__}: {error}")
+            raise
+        if first:
+            run.set_status({DONE: "done", STOPPED: "preempted", FAILED: "failed"}[code], reason, step=trainer.step)
+        log.info("%s%s", run.path, f": {reason}" if reason else "")
+        fabric.barrier()  # Fabric ends a process whose companions have left before it
+        return code if first else DONE
 
 
-def open_fabric(config: Config) -> Fabric:
-    """Lightning Fabric on the configured devices, its processes started."""
-    runtime = config.runtime
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
-    # Only a curriculum can leave parameters out of a step: an upsampler's later stages.
-    ddp = DDPStrategy(find_unused_parameters=len(config.curriculum.stages) > 1)
-    fabric = Fabric(
-        accelerator=accelerator(runtime),
-        devices=runtime.processes,
-        strategy=ddp if runtime.strategy == "ddp" else "auto",
-        precision=runtime.precision,
-    )
-    fabric.launch()
-    return fabric
-
-
-def accelerator(runtime: Runtime) -> str:
-    """The device that `auto` stands for; raises InputError where a GPU is asked for and there is none."""
-    if runtime.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("runtime.device=cuda: torch finds no GPU on this machine; runtime.device=cpu runs without one")
-    if runtime.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return runtime.device
+def refuse_another_run(run: RunDirectory, config: Config) -> None:
+    """Raises InputError if the directory holds a run of another recipe."""
+    changed = difference(run.recipe(), recipe(config)) if run.exists() else []
+    if changed:
+        raise InputError(f"run_dir={run.path}: holds another run ({'; '.join(changed)}); choose another directory")
 
 
 def prepare(run: RunDirectory, config: Config) -> None:
-    """Write what the run is, unless it has begun already; raises InputError if the directory holds another one."""
-    this = recipe(config)
-    if run.exists():
-        changed = difference(run.recipe(), this)
-        if changed:
-            raise InputError(f"run_dir={run.path}: holds another run ({'; '.join(changed)}); choose another directory")
-        return
-    run.path.mkdir(parents=True, exist_ok=True)
-    identity = {"run_id": run_id(config), "recipe_hash": recipe_hash(config), "recipe": this}
-    run.begin(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), identity)
+    """Take hold of the directory and write what the run is, unless it has begun already.
+
+    Raises InputError if another process is at work on it.
+    """
+    run.lock()
+    remove_parts(run.path)
+    if not run.exists():
+        identity = {"run_id": run_id(config), "recipe_hash": recipe_hash(config), "recipe": recipe(config)}
+        run.begin(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), identity)
 
 
 def optimizer_of(module: nn.Module, config: Optimizer) -> torch.optim.AdamW:
-    """AdamW; weight decay for matrices only, not for biases, norms and single vectors."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    """AdamW; weight decay for the weights of linear maps only, not for biases, norms, encodings and the like."""
+    decaying: list[nn.Parameter] = []
+    level: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            words = name.split(".")
+            decays = parameter.ndim >= 2 and "encodings" not in words and words[-1] != "bias"
+            (decaying if decays else level).append(parameter)
+    groups = [{"params": decaying, "weight_decay": config.weight_decay}, {"params": level, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
 
 
@@ -149,23 +136,29 @@ class Trainer:
         self.step = 0
         self.counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
         self._resume()
-        self.attempt = run.status().get("attempt", 0) + 1
         self.mirror: Mirror = NoMirror()
         if fabric.is_global_zero:
+            run.set_status("running", attempt=run.status().get("attempt", 0) + 1, step=self.step, steps=self.steps)
             self.mirror = open_mirror(config.logger, run_id(config), run.path, dataclasses.asdict(config))
 
     def fit(self, stop: StopRequest) -> tuple[int, str]:
         """Train to the last step, or until asked to stop. Returns the exit code, and why if it is not 0."""
         config, fabric = self.config, self.fabric
         dataset = TrainingSteps(self.source, config, fabric.global_rank, fabric.world_size)
-        self.set_status("running")
         memory = PeakMemory(fabric.device)
-        with progress(self.run.path.name, self.step, self.steps) as report:
+        with progress(self.run.path.name, self.step, self.steps, quiet=not fabric.is_global_zero) as report:
             waiting = time.perf_counter()
-            stream = batches(dataset, self.step, config.runtime.workers, pin_memory=fabric.device.type == "cuda")
-            for batch in stream:
+            on_gpu = fabric.device.type == "cuda"
+            for item in batches(dataset, self.step, config.runtime.workers, pin_memory=on_gpu):
+                broken, stopping = self._agreed(isinstance(item, BrokenSampleError), bool(stop))
+                if broken or stopping:
+                    self._save()
+                    self._end_if_broken(item)
+                    name = stop.signal.name if stop.signal else "a signal to another process"
+                    return STOPPED, f"stopped by {name} after step {self.step}, saved"
+                assert isinstance(item, Batch)
                 began = time.perf_counter()
-                row = self._train_step(batch.map(fabric.to_device))
+                row = self._train_step(item.map(fabric.to_device))
                 seconds = time.perf_counter() - began
                 self.step += 1
                 row = {"step": self.step, **row}
@@ -175,22 +168,14 @@ class Trainer:
                     row |= self._evaluate()
                 self._record(row)
                 report(self.step, row["loss"] if row["loss"] is not None else math.nan)
-                stopping, failure = self._agreed(bool(stop)), self._failure()
+                failure = self._failure()
                 every = config.trainer.checkpoint_every
-                if last or stopping or failure or (every and self.step % every == 0):
+                if last or failure or (every and self.step % every == 0):
                     self._save()
                 if failure:
                     return FAILED, failure
-                if stopping and not last:
-                    name = stop.signal.name if stop.signal else "a signal to another process"
-                    return STOPPED, f"stopped by {name} after step {self.step}, saved"
                 waiting = time.perf_counter()
         return DONE, ""
-
-    def set_status(self, state: str, reason: str = "") -> None:
-        """Write how the run stands."""
-        if self.fabric.is_global_zero:
-            self.run.set_status(state, self.step, self.steps, self.attempt, reason)
 
     def _train_step(self, batch: Batch) -> dict[str, Any]:
         """One optimizer step; a loss or gradient that is not finite changes nothing but the counters."""
@@ -246,26 +231,40 @@ class Trainer:
             return f"{skipped} broken samples of {seen} skipped, more than data.max_skipped={share}, saved"
         return ""
 
-    def _agreed(self, stop: bool) -> bool:
-        """Whether any process was asked to stop."""
+    def _agreed(self, *mine: bool) -> tuple[bool, ...]:
+        """Which of some things are true in any process."""
         if self.fabric.world_size == 1:
-            return stop
-        flag = torch.tensor(float(stop), device=self.fabric.device)
-        return bool(self.fabric.all_reduce(flag, reduce_op="sum"))  # type: ignore[arg-type]
+            return mine
+        flags = torch.tensor(mine, dtype=torch.float32, device=self.fabric.device)
+        return tuple(bool(flag) for flag in self.fabric.all_reduce(flags, reduce_op="sum"))
+
+    def _end_if_broken(self, item: Batch | BrokenSampleError) -> None:
+        """End all processes if the item of any of them is a broken sample."""
+        messages = [f"{item}; data.on_error=skip goes on without" if isinstance(item, BrokenSampleError) else ""]
+        if self.fabric.world_size > 1:
+            mine, messages = messages[0], [""] * self.fabric.world_size
+            torch.distributed.all_gather_object(messages, mine)
+        end_together(self.fabric, next(filter(None, messages), ""))
 
     def _record(self, row: dict[str, Any]) -> None:
         if self.fabric.is_global_zero:
             self.run.add_metrics(row)
             self.mirror.metrics(row)
-            self.run.heartbeat(self.step, self.steps, self.attempt)
+            self.run.heartbeat(self.step)
 
     def _evaluate(self) -> dict[str, float]:
-        """Scores of the embeddings, for the metrics; evaluation.json and pictures on the way."""
+        """Scores of the embeddings, for the metrics; evaluation.json and pictures on the way.
+
+        What goes wrong here must not cost the training: it is said, and there are no scores.
+        """
         scores: dict[str, float] = {}
         if self.fabric.is_global_zero and self.config.evaluation.tiles:
-            sizes = sizes_at(self.config.curriculum, max(self.step - 1, 0), self.steps)
-            scores, pictures = evaluate(self.objective.model, self.source, self.config, sizes, self.run, self.step)
-            self.mirror.pictures(self.step, pictures)
+            sizes = sizes_at(self.config.curriculum, self.step - 1, self.steps)
+            try:
+                scores, pictures = evaluate(self.objective.model, self.source, self.config, sizes, self.run, self.step)
+                self.mirror.pictures(self.step, pictures)
+            except Exception:
+                log.exception("the evaluation after step %d failed; the training goes on", self.step)
         self.fabric.barrier()
         return scores
 
@@ -277,20 +276,25 @@ class Trainer:
                 "counters": self.counters,
                 "modalities": {name: dataclasses.asdict(m) for name, m in self.source.modalities.items()},
             }
+            self.run.flush_metrics()
             checkpoint.save(self.run.checkpoints, self.step, state, self.config.trainer.keep_checkpoints)
         self.fabric.barrier()
 
     def _resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
-        found = checkpoint.newest(self.run.checkpoints, self.fabric.device)
+        found = checkpoint.newest(self.run.checkpoints)
         if found is not None:
             self.step, state = found
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.counters = state["counters"] | {"bad_in_a_row": 0}
+            self.counters = dict(state["counters"])
+            if self.counters["bad_in_a_row"] >= self.config.trainer.max_bad_steps:
+                self.counters["bad_in_a_row"] = 0  # a run that gave up gets another try
             log.info("going on after step %d", self.step)
         if self.fabric.is_global_zero:
-            self.run.keep_metrics(self.step)
+            kept = self.run.keep_metrics(self.step)
+            if kept < self.step:
+                log.warning("metrics.jsonl has only %d of the first %d steps", kept, self.step)
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def test_factored_arithmetic_is_dense_arithmetic(
     torch.testing.assert_close(fine.project(weight)[inside], (expected @ weight)[inside])
     torch.testing.assert_close(fine.transform(weight, bias).dense()[inside], (expected @ weight + bias)[inside])
     pooled = torch.where(inside[..., None], expected, 0).flatten(1, -2).sum(1)
-    torch.testing.assert_close(fine.pooled_sum(), pooled)
+    torch.testing.assert_close(fine.pooled_sum(inside), pooled)
 
 
 @settings(max_examples=30, deadline=None)
@@ -100,7 +100,9 @@ def test_gradients_of_the_factored_forms(detail: bool) -> None:
         return FineTokens(coarse, fine.mask, 2, fine.detail, fine.basis).squared_norm()[inside]
 
     def sums(coarse: Tensor) -> Tensor:
-        return FineTokens(coarse, fine.mask, 2, fine.detail, fine.basis).pooled_sum()
+        return FineTokens(coarse, fine.mask, 2, fine.detail, fine.basis).pooled_sum(
+            inside & (torch.rand(inside.shape, generator=torch.Generator().manual_seed(0)) < 0.5)
+        )
 
     assert torch.autograd.gradcheck(norms, (coarse,))
     assert torch.autograd.gradcheck(sums, (coarse,))
@@ -131,7 +133,7 @@ def test_hidden_tokens_do_not_bleed_into_visible_ones(name: str) -> None:
         tokens = torch.where(source.mask[..., None], source.coarse, value)
         fine = upsampler(TokenGrid(tokens, source.mask), 4)
         inside = fine.fine_mask
-        results.append((fine.dense()[inside], fine.squared_norm()[inside], fine.pooled_sum()))
+        results.append((fine.dense()[inside], fine.squared_norm()[inside], fine.pooled_sum(inside)))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert torch.equal(a, b)

@@ -3,12 +3,15 @@
 Every check gives lines that name a key, its value, and what would do.
 """
 
+import itertools
 import math
+import operator
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from hybrid_patch.config.schema import Config, Learned, OlmoEarth, Rasters, Stage, Synthetic, Transformer
+from hybrid_patch.curriculum import prime_factors
 
 SYNTHETIC_MODALITIES = ("sentinel2_l2a", "sentinel1", "srtm")
 """What the synthetic scenes can show."""
@@ -66,7 +69,7 @@ def _upsampler(config: Config) -> Iterator[str]:
     stages = config.curriculum.stages
     factors = [s.processing_patch_size // max(s.output_patch_size, 1) for s in stages]
     largest = max(factors)
-    exits = [math.prod(_primes(largest)[:n]) for n in range(len(_primes(largest)) + 1)]
+    exits = [1, *itertools.accumulate(prime_factors(largest), operator.mul)]
     for factor in factors:
         if factor not in exits:
             yield (
@@ -177,8 +180,6 @@ def _runtime(config: Config) -> Iterator[str]:
         yield (
             f"trainer.batch_size={batch_size}: not divisible by runtime.processes={runtime.processes}; would do: {near}"
         )
-    if runtime.device == "cpu" and runtime.precision == "16-mixed":
-        yield "runtime.precision=16-mixed: needs a GPU; with runtime.device=cpu would do: 32-true, bf16-mixed"
 
 
 def _names(config: Config) -> Iterator[str]:
@@ -190,17 +191,6 @@ def _names(config: Config) -> Iterator[str]:
 
 def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
-
-
-def _primes(number: int) -> list[int]:
-    primes = []
-    divisor = 2
-    while number > 1:
-        while number % divisor == 0:
-            primes.append(divisor)
-            number //= divisor
-        divisor += 1
-    return primes
 
 
 def _listed(values: list[int]) -> str:

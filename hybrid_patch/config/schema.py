@@ -222,7 +222,7 @@ class Loss:
         target_seed: seed of the frozen random projection that makes the targets.
         centre_targets: whether the projected values have their mean taken off first.
         backend: what works out the similarities: `auto`, a kernel, or plain torch in chunks of rows.
-        chunk: rows of the similarity matrix that plain torch works on at once.
+        chunk: numbers of the similarity matrix that plain torch holds at once.
     """
 
     decoded: ContrastiveTerm
@@ -295,7 +295,7 @@ class Runtime:
     """Where and how a run is computed. Only the precision can change a result.
 
     Attributes:
-        precision: Fabric's name, of the blocks; losses are always float32.
+        precision: of encoder, decoder and upsamplers; weights, targets and losses are always float32.
         device: `auto`, `cpu` or `cuda`.
         processes: processes (one per device) on this machine.
         strategy: `single` or `ddp`.
@@ -305,7 +305,7 @@ class Runtime:
     """
 
     name: Aside[str]
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    precision: Literal["32-true", "bf16-mixed"]
     device: Aside[Literal["auto", "cpu", "cuda"]]
     processes: Aside[Count]
     strategy: Aside[Literal["single", "ddp"]]

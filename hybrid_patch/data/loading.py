@@ -6,7 +6,7 @@ A resumed run sees exactly what it would have seen, on any number of workers and
 import dataclasses
 import functools
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ Array = np.ndarray
 VIEWS = 2
 """Maskings per sample; the instance loss compares two."""
 CROP_TRIES = 4
-"""Crops of one sample that are tried before it counts as empty."""
+"""Crops of a sample that are tried before one is made around a valid pixel."""
 SUBSTITUTES = 20
 """Broken samples in a row after which `data.on_error=skip` gives up."""
 
@@ -156,15 +156,30 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
             sample = crop(self.source, index, window, timesteps, data.timesteps)
             if any(sample.valid[name].any() for name in self.inputs):
                 return sample
-        raise BrokenSampleError(f"{self.source.name(index)}: nothing but missing pixels in {CROP_TRIES} crops")
+        return self._crop_around_data(index, rng)
+
+    def _crop_around_data(self, index: int, rng: np.random.Generator) -> Crop:
+        """A crop of a sample that is mostly missing: around a valid pixel, at its timestep and others."""
+        data = self.config.data
+        height, width, length = self.source.shape(index)
+        whole = crop(self.source, index, Window(0, 0, height, width), np.arange(length), length)
+        places = [np.argwhere(whole.valid[name]) for name in self.inputs]
+        found = np.concatenate(places)
+        if len(found) == 0:
+            raise BrokenSampleError(f"{self.source.name(index)}: nothing but missing pixels")
+        row, column, time = found[rng.integers(len(found))]
+        top, left = (
+            int(np.clip(place - rng.integers(data.tile), 0, max(side - data.tile, 0)))
+            for place, side in ((row, height), (column, width))
+        )
+        others = rng.permutation(np.delete(np.arange(length), time))[: data.timesteps - 1]
+        window = Window(top, left, data.tile, data.tile)
+        return crop(self.source, index, window, np.sort(np.append(others, time)), data.timesteps)
 
 
-def batches(dataset: TrainingSteps, start: int, workers: int, pin_memory: bool) -> Iterator[Batch]:
-    """The batches of steps `start` to the last, in order, read ahead by `workers` processes.
-
-    Raises InputError for a broken sample where `data.on_error` is `raise`.
-    """
-    loader = DataLoader(
+def batches(dataset: TrainingSteps, start: int, workers: int, pin_memory: bool) -> Iterable[Batch | BrokenSampleError]:
+    """The items of steps `start` to the last, in order, read ahead by `workers` processes."""
+    return DataLoader(
         dataset,
         sampler=range(start, dataset.config.trainer.steps),
         batch_size=None,
@@ -172,10 +187,6 @@ def batches(dataset: TrainingSteps, start: int, workers: int, pin_memory: bool) 
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals if workers else None,
     )
-    for item in loader:
-        if isinstance(item, BrokenSampleError):
-            raise InputError(f"{item}; data.on_error=skip goes on without such samples") from item
-        yield item
 
 
 def _ignore_signals(worker: int) -> None:

@@ -36,7 +36,7 @@ def log_sum_exp(
     key: Float[Tensor, "b m k"],
     keep: Bool[Tensor, "b m"] | None,
     backend: Backend = "auto",
-    chunk: int = 1024,
+    chunk: int = 2**24,
 ) -> Float[Tensor, "b n"]:
     """`[B, n]`: over the keys of the same sample that are kept (None: all of them).
 
@@ -44,8 +44,9 @@ def log_sum_exp(
     nothing, and an exact 0 without any key at all.
 
     Args:
-        backend: `flash_cpu` and `efficient_cuda` are kernels; `chunked` is plain torch on any device, `chunk` queries
-            at once; `reference` holds the whole matrix; `auto` takes the fastest that can be used.
+        backend: `flash_cpu` and `efficient_cuda` are kernels; `chunked` is plain torch on any device; `reference` holds
+            the whole matrix; `auto` takes the fastest that can be used.
+        chunk: numbers of the similarity matrix that plain torch holds at once.
 
     Raises InputError for a backend that cannot be used here.
     """
@@ -88,7 +89,8 @@ class _LogSumExp(torch.autograd.Function):
         if backend in _KERNELS:
             total, expected_key = _by_kernel(_KERNELS[backend], query, key, keep)
         else:
-            total, expected_key = _by_chunks(query, key, keep, query.shape[1] if backend == "reference" else chunk)
+            rows = query.shape[1] if backend == "reference" else max(chunk // (len(query) * key.shape[1]), 1)
+            total, expected_key = _by_chunks(query, key, keep, rows)
         ctx.save_for_backward(expected_key)
         return total
 
@@ -99,14 +101,14 @@ class _LogSumExp(torch.autograd.Function):
         return grad[..., None] * expected_key, None, None, None, None
 
 
-def _by_chunks(query: Tensor, key: Tensor, keep: Tensor | None, chunk: int) -> Sum:
+def _by_chunks(query: Tensor, key: Tensor, keep: Tensor | None, rows: int) -> Sum:
     total, expected_key = query.new_empty(query.shape[:2]), torch.empty_like(query)
     bias = query.new_zeros(()) if keep is None else torch.where(keep, 0.0, NEVER).to(query.dtype)[:, None]
-    for start in range(0, query.shape[1], chunk):
-        rows = slice(start, start + chunk)
-        logits = query[:, rows] @ key.mT + bias
-        total[:, rows] = logits.logsumexp(-1)
-        expected_key[:, rows] = logits.sub_(total[:, rows, None]).exp_() @ key
+    for start in range(0, query.shape[1], rows):
+        part = slice(start, start + rows)
+        logits = query[:, part] @ key.mT + bias
+        total[:, part] = logits.logsumexp(-1)
+        expected_key[:, part] = logits.sub_(total[:, part, None]).exp_() @ key
     return total, expected_key
 
 

@@ -35,6 +35,7 @@ class Objective(nn.Module):
         super().__init__()
         loss, width = config.loss, config.model.encoder.width
         self.loss = loss
+        self.mixed = config.runtime.precision == "bf16-mixed"
         self.categorical = {name: m.kind == "categorical" for name, m in modalities.items()}
         self.channels = {name: m.band_set_channels for name, m in modalities.items()}
         self.model = HybridModel(config, modalities)
@@ -69,12 +70,14 @@ class Objective(nn.Module):
         DDP takes of the gradients) is that of one process with the whole batch.
         """
         latents, predictions = [], []
-        for masks in batch.views:
-            grids, fine = self.model.encode(batch.pixels, masks, batch.timestamps, sizes)
-            latents.append(fine)
-            if self.predicts:
-                predictions.append(self.model.decode(grids, masks, batch.timestamps, sizes))
-        with torch.autocast(batch.timestamps.device.type, enabled=False):
+        device = batch.timestamps.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.mixed):
+            for masks in batch.views:
+                grids, fine = self.model.encode(batch.pixels, masks, batch.timestamps, sizes)
+                latents.append(fine)
+                if self.predicts:
+                    predictions.append(self.model.decode(grids, masks, batch.timestamps, sizes))
+        with torch.autocast(device, enabled=False):
             terms = self._terms(batch, sizes, latents, predictions)
         weights = {name: getattr(self.loss, name).weight for name in terms}
         return {"loss": torch.stack([weights[name] * term for name, term in terms.items()]).sum(), **terms}
@@ -94,7 +97,13 @@ class Objective(nn.Module):
         if self.loss.visible.weight > 0:
             terms["visible"] = self._discriminate(batch, sizes, latents, self.visible_head, keys, Mask.ENCODE)
         if self.loss.instance.weight > 0:
-            first, second = (self.aggregate({n: fine.float() for n, fine in view.items()}) for view in latents)
+            first, second = (
+                self.aggregate(
+                    {name: fine.float() for name, fine in tokens.items()},
+                    {name: batch.selected(view, name, Mask.ENCODE, *sizes) for name in tokens},
+                )
+                for view, tokens in enumerate(latents)
+            )
             terms["instance"] = instance_contrast(first, second, self.loss.instance.temperature)
         if self.loss.reconstruct.weight > 0:
             terms["reconstruct"] = self._reconstruct(batch, sizes, predictions)

@@ -10,6 +10,8 @@ from hybrid_patch.packing import pack
 from hybrid_patch.tokens import FineTokens
 
 SMALLEST_SQUARED_NORM = 1e-12
+SAME, FAR = 1e-9, 1e9
+"""Projections of keys, which have unit length or less, that count as equal; and one that no key has."""
 
 
 def patch_discrimination(
@@ -57,13 +59,14 @@ def patch_discrimination(
 def equal_counts(key: Float[Tensor, "b n k"], keep: Bool[Tensor, "b n"]) -> Float[Tensor, "b n"]:
     """How many kept keys of the same sample equal each key (at least 1).
 
-    Keys are told apart by one random projection in float64, so that a sort of numbers finds the equal ones.
+    Keys are told apart by one random projection in float64, so that a sort of numbers finds the equal ones. Equal keys
+    may differ there by a rounding, so that a step of less than `SAME` is none.
     """
     direction = torch.randn(key.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    code = torch.where(keep, key.double() @ direction.to(key.device), torch.inf)
+    code = (key.double() @ direction.to(key.device)).masked_fill(~keep, FAR)
     ordered, order = code.sort(dim=1)
     new = torch.ones_like(keep)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    new[:, 1:] = ordered.diff(dim=1) > SAME
     run = new.cumsum(1) - 1
     counts = torch.zeros_like(run).scatter_add_(1, run, torch.ones_like(run)).gather(1, run)
     return torch.zeros_like(key[..., 0]).scatter(1, order, counts.to(key.dtype))

@@ -20,6 +20,13 @@ def sine(position: Real[Tensor, " n"], width: int) -> Float[Tensor, "n width"]:
     return torch.cat([angle.sin(), angle.cos()], dim=1).float()
 
 
+def cycle(length: int, width: int) -> Float[Tensor, "length width"]:
+    """Places on a circle of `length`: sine and cosine of its harmonics, 1 to length / 2, over and over."""
+    harmonic = torch.arange(width // 2) % (length // 2) + 1
+    angle = torch.arange(length)[:, None] * harmonic * (2 * math.pi / length)
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
 class Encodings(nn.Module):
     """The composite encoding of tokens, D wide, in quarters: band set, time position, month, space.
 
@@ -35,8 +42,7 @@ class Encodings(nn.Module):
         self.band_set = nn.ParameterDict(
             {name: torch.randn(len(m.band_sets), self.quarter) * 0.02 for name, m in modalities.items()}
         )
-        months = torch.arange(12) * (2 * math.pi / 12)
-        self.register_buffer("months", sine(months, self.quarter), persistent=False)
+        self.register_buffer("months", cycle(12, self.quarter), persistent=False)
 
     def forward(
         self, name: str, grid: tuple[int, int], patch_size: int, timestamps: Int[Tensor, "b t 3"]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hybrid_patch.tokens import FineTokens
@@ -19,8 +19,10 @@ class ProjectAndAggregate(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, width)
 
-    def forward(self, latents: Mapping[str, FineTokens]) -> Float[Tensor, "b d"]:
-        """`[B, D]`; a sample without any token gives the map's bias."""
-        total = torch.stack([fine.pooled_sum() for fine in latents.values()]).sum(0)
-        count = torch.stack([fine.fine_mask.flatten(1).sum(1) for fine in latents.values()]).sum(0)
+    def forward(
+        self, latents: Mapping[str, FineTokens], take: Mapping[str, Bool[Tensor, "b _ _ _ _"]]
+    ) -> Float[Tensor, "b d"]:
+        """`[B, D]` of the tokens to take; a sample without any gives the map's bias."""
+        total = torch.stack([fine.pooled_sum(take[name]) for name, fine in latents.items()]).sum(0)
+        count = torch.stack([chosen.flatten(1).sum(1) for chosen in take.values()]).sum(0)
         return self.linear(total / count.clamp(min=1)[:, None])

@@ -37,7 +37,7 @@ class RandomTargets(nn.Module):
     checkpoint holds them.
 
     With `centre` the x of a continuous modality is the normalised value less its mean, one half. Without it all targets
-    share one large component, and lie within a narrow cone where a contrast at τ = 0.1 hardly tells them apart.
+    share one large component.
     """
 
     def __init__(

@@ -42,7 +42,6 @@ NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "instance"
         (NO_LOSS, "loss.decoded.weight=0: no term of the loss has a weight; "),
         (["runtime.processes=2"], "runtime.strategy=single: cannot use runtime.processes=2; would do: ddp"),
         (["runtime=ddp", "trainer.batch_size=7"], "trainer.batch_size=7: not divisible by runtime.processes=2; "),
-        (["runtime.precision=16-mixed"], "runtime.precision=16-mixed: needs a GPU; "),
         (["data.tile=256"], "data.tile=256: larger than data.scene_size=128; "),
         (["data.timesteps=13"], "data.timesteps=13: more than data.scene_timesteps=12; "),
         (["+modality@data.modalities.cdl=cdl"], "data.modalities.cdl: unknown modality; synthetic has: "),

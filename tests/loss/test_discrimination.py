@@ -102,6 +102,18 @@ def test_equal_keys_are_counted(seed: int, n: int, kinds: int) -> None:
             assert counts[sample, i] == (kind[sample][keep[sample]] == kind[sample, i]).sum()
 
 
+@pytest.mark.parametrize("output", [1, 2, 4])
+def test_equal_patches_of_a_map_are_counted(output: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    kind = torch.randint(3, (2, 9 * 4, 9 * 4, 1), generator=rng).repeat_interleave(4, 1)[:, : 9 * 4]
+    pixels = F.one_hot(kind, 4).float()
+    keys = RandomTargets(MODALITIES, 200, [output], seed=0, centre=True).keys("cover", pixels, output).vectors
+    counts = equal_counts(keys.flatten(1, 4), torch.ones(2, (36 // output) ** 2).bool())
+    cells = patches(pixels, output).flatten(1, 3)
+    expected = (cells[:, :, None] == cells[:, None]).all(-1).sum(-1)
+    assert torch.equal(counts, expected.float())
+
+
 def test_instance_contrast_is_symmetric_cross_entropy() -> None:
     a, b = torch.randn(5, 8), torch.randn(5, 8)
     similarity = F.cosine_similarity(a[:, None], b[None], dim=-1) / 0.1

@@ -122,6 +122,18 @@ def test_a_checkpoint_that_lost_a_part_is_passed_over(straight: Path, tmp_path: 
     assert same(last_state(tmp_path), last_state(straight))
 
 
+def test_after_a_damaged_checkpoint_new_ones_are_kept(tmp_path: Path) -> None:
+    assert run(tmp_path, "trainer.checkpoint_every=10", "trainer.keep_checkpoints=2").returncode == 0
+    folder = tmp_path / "checkpoints"
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
+    (tmp_path / "status.json").unlink()
+    refused = run(tmp_path)
+    assert refused.returncode == 2
+    assert "no checkpoint there can be read" in refused.stderr.splitlines()[-1]
+    assert len(metrics(tmp_path)) == STEPS
+
+
 def test_a_run_that_is_done_is_left_alone(straight: Path) -> None:
     before = (straight / "metrics.jsonl").stat().st_mtime_ns
     done = run(straight)

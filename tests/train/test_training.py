@@ -3,17 +3,22 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 import torch
 from building import TINY
 from lightning_fabric import Fabric
+from rasterio.errors import NotGeoreferencedWarning
 
 from hybrid_patch.config.front import compose
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.registry import open_source
+from hybrid_patch.logger import Guarded
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.run_directory import RunDirectory
 from hybrid_patch.signals import StopRequest
@@ -31,6 +36,13 @@ def trainer_for(config: Config) -> Trainer:
     torch.manual_seed(config.seed)
     fabric = Fabric(accelerator="cpu", devices=1)
     return Trainer(config, fabric, run, source, Objective(config, source.modalities))
+
+
+def trainer_for_again(trainer: Trainer) -> Trainer:
+    """The same run, started again."""
+    assert trainer.run._lock is not None
+    trainer.run._lock.close()
+    return trainer_for(trainer.config)
 
 
 def spoil(trainer: Trainer, steps: set[int]) -> list[dict[str, torch.Tensor]]:
@@ -99,6 +111,82 @@ def test_evaluation_changes_no_weight(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
+def test_an_evaluation_that_fails_costs_no_training(tmp_path: Path) -> None:
+    trainer = trainer_for(config_for(tmp_path, "evaluation=default", "evaluation.tiles=2"))
+    trainer.run.pictures.write_text("a file where a folder should be")
+    assert trainer.fit(StopRequest()) == (0, "")
+    assert len(trainer.run.metrics()) == 10
+    assert trainer.run.checkpoints.joinpath("step_000000010.pt").exists()
+
+
+def test_a_mirror_that_fails_costs_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Failing:
+        def metrics(self, row: dict[str, Any]) -> None:
+            raise ConnectionResetError("the service is gone")
+
+        def pictures(self, step: int, paths: list[Path]) -> None: ...
+
+        def close(self) -> None: ...
+
+    trainer = trainer_for(config_for(tmp_path))
+    trainer.mirror = Guarded(Failing())
+    assert trainer.fit(StopRequest()) == (0, "")
+    assert caplog.text.count("the service is gone") == 1
+
+
+def test_a_stop_before_the_first_step_saves_too(tmp_path: Path) -> None:
+    stop = StopRequest()
+    stop.note(15, None)
+    trainer = trainer_for(config_for(tmp_path))
+    code, reason = trainer.fit(stop)
+    assert code == 75
+    assert "SIGTERM after step 0" in reason
+    again = trainer_for_again(trainer)
+    assert again.step == 0
+    assert again.fit(StopRequest()) == (0, "")
+
+
+def test_bad_steps_in_a_row_are_remembered_over_a_stop(tmp_path: Path) -> None:
+    trainer = trainer_for(config_for(tmp_path, "trainer.max_bad_steps=3", "trainer.checkpoint_every=1"))
+    weights, stop = spoil(trainer, {3, 4}), StopRequest()
+    trainer.objective.register_forward_hook(lambda *_: stop.note(15, None) if len(weights) == 5 else None)
+    assert trainer.fit(stop)[0] == 75
+    again = trainer_for_again(trainer)
+    assert again.counters["bad_in_a_row"] == 2
+    spoil(again, {0})
+    assert again.fit(StopRequest())[0] == 1
+    last = trainer_for_again(again)
+    assert last.counters == {"bad_steps": 3, "bad_in_a_row": 0, "skipped": 0}
+
+
+def test_bfloat16_blocks_train_with_losses_in_float32(tmp_path: Path) -> None:
+    plain, mixed = tmp_path / "plain", tmp_path / "mixed"
+    assert command(plain).returncode == 0
+    done = command(mixed, "runtime.precision=bf16-mixed")
+    assert done.returncode == 0, done.stderr
+    for a, b in zip(RunDirectory(plain).metrics(), RunDirectory(mixed).metrics(), strict=True):
+        assert a["loss"] != b["loss"]
+        assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
+
+
+def test_one_process_at_a_time_is_at_work_on_a_run(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.lock()
+    run.set_status("running", step=3)
+    refused = command(tmp_path)
+    assert refused.returncode == 2
+    assert "another process is at work on this run" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    part = tmp_path / "checkpoints" / ".step_000000004.pt.123.part"
+    part.parent.mkdir()
+    part.write_bytes(b"half")
+    assert command(tmp_path).returncode == 0
+    assert not part.exists()
+
+
 def test_wandb_mirrors_offline_without_an_account(tmp_path: Path) -> None:
     trainer = trainer_for(config_for(tmp_path, "logger=wandb"))
     trainer.fit(StopRequest())
@@ -117,13 +205,17 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine(tmp_path: Path) -> Non
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
-def test_only_matrices_decay(tmp_path: Path) -> None:
+def test_only_the_weights_of_linear_maps_decay(tmp_path: Path) -> None:
     config = config_for(tmp_path)
     objective = Objective(config, open_source(config.data).modalities)
     decaying, level = optimizer_of(objective, config.optimizer).param_groups
     assert decaying["weight_decay"] == config.optimizer.weight_decay > 0 == level["weight_decay"]
-    assert all(p.ndim >= 2 for p in decaying["params"])
-    assert all(p.ndim < 2 for p in level["params"])
+    names = {id(p): name for name, p in objective.named_parameters()}
+    decays = {names[id(p)].rsplit(".", 1)[-1] for p in decaying["params"] if "kernels" not in names[id(p)]}
+    assert decays == {"weight"}
+    assert {"model.encoder.embed.srtm.bias", "model.decoder.query"} <= {names[id(p)] for p in level["params"]}
+    assert not any(p.ndim > 1 and "norm" in names[id(p)] for p in decaying["params"])
+    assert any("encodings.band_set" in names[id(p)] for p in level["params"])
 
 
 def command(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -142,24 +234,40 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
             assert a[name] == pytest.approx(b[name], rel=1e-3)
 
 
-def test_too_many_skipped_samples_stop_the_run(tmp_path: Path) -> None:
-    rasterio = pytest.importorskip("rasterio")
-    import numpy as np
-
+def train_on_rasters(tmp_path: Path, broken: int, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Train on six small GeoTIFFs of which the first are truncated."""
     images = tmp_path / "data" / "images"
     images.mkdir(parents=True)
     for i in range(6):
+        path = images / f"{i}.tif"
         profile = {"driver": "GTiff", "width": 16, "height": 16, "count": 3, "dtype": "uint16"}
-        with rasterio.open(images / f"{i}.tif", "w", **profile) as file:
-            file.write(np.random.default_rng(i).integers(1, 1000, (3, 16, 16)).astype("uint16"))
-        if i < 3:
-            (images / f"{i}.tif").write_bytes((images / f"{i}.tif").read_bytes()[:700])
-    overrides = [o for o in TINY if not o.startswith("data.scene")]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, "w", **profile) as file:
+                file.write(np.random.default_rng(i).integers(1, 1000, (3, 16, 16)).astype("uint16"))
+        if i < broken:
+            path.write_bytes(path.read_bytes()[:700])
     line = [
-        *(sys.executable, "-m", "hybrid_patch.train", *overrides, "data=rasters", f"data.root={tmp_path / 'data'}"),
-        *("trainer.steps=30", "data.on_error=skip", f"run_dir={tmp_path / 'run'}", "data.val_share=0"),
+        *(sys.executable, "-m", "hybrid_patch.train", *(o for o in TINY if not o.startswith("data.scene"))),
+        *("data=rasters", f"data.root={tmp_path / 'data'}", "trainer.steps=30", f"run_dir={tmp_path / 'run'}"),
+        *("data.val_share=0", *overrides),
     ]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=240)
+    return subprocess.run(line, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.parametrize("runtime", ["cpu", "ddp"])
+def test_a_broken_sample_ends_the_run_with_one_line(tmp_path: Path, runtime: str) -> None:
+    done = train_on_rasters(tmp_path, 1, f"runtime={runtime}", "runtime.threads=1")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error:"))
+    assert "images/0.tif" in line
+    assert "data.on_error=skip" in line
+    assert RunDirectory(tmp_path / "run").status()["state"] == "failed"
+
+
+def test_too_many_skipped_samples_stop_the_run(tmp_path: Path) -> None:
+    done = train_on_rasters(tmp_path, 3, "data.on_error=skip")
     assert done.returncode == 1, done.stderr
     assert "data.max_skipped" in done.stderr
     run = RunDirectory(tmp_path / "run")

@@ -2,7 +2,7 @@
 
 import itertools
 import operator
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
@@ -10,19 +10,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hybrid_patch.curriculum import prime_factors
 from hybrid_patch.tokens import FineTokens, TokenGrid, repeat_cells
 
 SMALLEST_WIDTH = 8
-
-
-def prime_factors(number: int) -> Iterator[int]:
-    """The prime factors of a whole number, ascending: 8 → 2, 2, 2."""
-    divisor = 2
-    while number > 1:
-        while number % divisor == 0:
-            yield divisor
-            number //= divisor
-        divisor += 1
 
 
 class TransposedConvolution(nn.Module):
