@@ -31,7 +31,7 @@ class Variant(NamedTuple):
 VARIANTS = (
     Variant("ps8", "pure ps=8", ("patch=ps8",)),
     Variant("hybrid", "hybrid 8→1", ("patch=hybrid", "upsampler=learned")),
-    Variant("ps1", "pure ps=1, short", ("patch=ps1", "trainer.steps=20")),
+    Variant("ps1", "pure ps=1, short", ("patch=ps1", "trainer.steps=8")),
 )
 
 
