@@ -42,7 +42,8 @@ def plain_argument(override: Override) -> str:
 def take_paths(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Take a command's own paths from its arguments: by position in the order of `names`, or as `name=<path>`.
 
-    An argument is a positional if it has no `=`, or if what is before its first `=` is no key (`./a=b`, `a b=c`).
+    An argument is a positional if it has no `=`, or if what is before its first `=` is no key (`./a=b`, `a b=c`);
+    `~key` is none.
     Returns the paths by name, and the other arguments. Raises InputError for a path given twice or one too many.
     """
     paths: dict[str, str] = {}
@@ -51,7 +52,7 @@ def take_paths(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[str
         key, equals, value = argument.partition("=")
         if equals and key in names:
             name = key
-        elif equals and re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w./@]*", key):
+        elif (equals or key.startswith("~")) and re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w./@]*", key):
             others.append(argument)
             continue
         else:

@@ -1,0 +1,50 @@
+"""A training step on fixed data, to be measured again and again."""
+
+import torch
+
+from hybrid_patch.config.schema import Config
+from hybrid_patch.cost.timing import Clock
+from hybrid_patch.curriculum import sizes_at
+from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.loading import TrainingSteps
+from hybrid_patch.data.registry import open_source
+from hybrid_patch.errors import InputError
+from hybrid_patch.loss.objective import Objective
+from hybrid_patch.processes import accelerator
+from hybrid_patch.train import optimizer_of
+
+
+class Step:
+    """The first batch of a config, its objective, and its optimizer.
+
+    Attributes:
+        pixels: pixels of a batch, over all timesteps.
+        parameters: trainable numbers.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.device = torch.device(accelerator(config.runtime))
+        source = open_source(config.data)
+        batch = TrainingSteps(source, config, 0, 1)[0]
+        if not isinstance(batch, Batch):
+            raise InputError(str(batch))
+        self.batch = batch.map(lambda x: x.to(self.device))
+        self.sizes = sizes_at(config.curriculum, 0, config.trainer.steps)
+        torch.manual_seed(config.seed)
+        self.objective = Objective(config, source.modalities).to(self.device)
+        self.optimizer = optimizer_of(self.objective, config.optimizer)
+        self.pixels = config.trainer.batch_size * config.data.tile**2 * config.data.timesteps
+        self.parameters = sum(p.numel() for p in self.objective.parameters() if p.requires_grad)
+
+    def run(self) -> dict[str, float]:
+        """One step; the seconds of its parts."""
+        clock = Clock(self.device)
+        loss = self.objective(self.batch, self.sizes)["loss"]
+        forward = clock.lap()
+        loss.backward()
+        backward = clock.lap()
+        torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.optimizer.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {"forward": forward, "backward": backward, "optimizer": clock.lap()}

@@ -1,0 +1,71 @@
+"""The benchmark measures real steps, interleaved, and says what it cannot do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from building import TINY
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybrid_patch.benchmark import read
+from hybrid_patch.cost.timing import interval
+from hybrid_patch.errors import InputError
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=40))
+def test_the_interval_holds_the_median_and_lies_in_the_sample(values: list[float]) -> None:
+    median, low, high = interval(values)
+    assert min(values) <= low <= median <= high <= max(values)
+
+
+@pytest.mark.parametrize(("n", "k"), [(3, 1), (7, 1), (8, 1), (9, 2), (15, 4), (25, 8)])
+def test_the_interval_is_the_textbook_one(n: int, k: int) -> None:
+    """Order statistics of the sign test at 95 % (David and Nagaraja 2003, section 7.1)."""
+    assert interval([float(i) for i in range(1, n + 1)])[1:] == (k, n + 1 - k)
+
+
+def test_variants_are_defined_by_name_and_can_be_added() -> None:
+    plan = read(
+        ["variants=[ps8,mine]", "define.mine=[patch=hybrid,upsampler=learned]", "~data.modalities.srtm", "rounds=3"]
+    )
+    assert list(plan.configs) == ["ps8", "mine"]
+    assert plan.rounds == 3
+    assert plan.configs["ps8"].patch.output_patch_size == 8
+    assert plan.configs["mine"].upsampler.name == "learned"
+    assert "srtm" not in plan.configs["mine"].data.modalities
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["variants=[ps8,nope]"], "variants=.*nope.*takes: ps8, hybrid"),
+        (["variants=[]"], "none named"),
+        (["variants=ps8"], "not a list"),
+        (["rounds=0"], "rounds=0"),
+        (["output=/no/such/folder/bench.json"], "there is no folder /no/such/folder"),
+        (["data.tile=60"], "variant ps8: data.tile=60"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        read(arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_real_run_writes_its_report(tmp_path: Path) -> None:
+    output = tmp_path / "a report, [b].json"
+    line = [sys.executable, "-m", "hybrid_patch.benchmark", "variants=[ps8,hybrid,ps1]", "rounds=3", f"output={output}"]
+    done = subprocess.run([*line, *TINY], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "ps1/hybrid" in done.stdout
+    report = json.loads(output.read_text())
+    assert list(report["variants"]) == ["ps8", "hybrid", "ps1"]
+    for row in report["variants"].values():
+        step = row["step_seconds"]
+        assert 0 < step["low"] <= step["median"] <= step["high"]
+        assert row["peak_memory_bytes"] > 0
+    there, back = (report["ratios"][pair]["step_seconds"]["median"] for pair in ("ps1/ps8", "ps8/ps1"))
+    assert there * back == pytest.approx(1)
