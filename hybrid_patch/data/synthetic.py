@@ -74,8 +74,8 @@ class SyntheticSource:
         return self._config.scene_size, self._config.scene_size, self._config.scene_timesteps
 
     def name(self, index: int) -> str:
-        """The scene's seed and number."""
-        return f"synthetic scene {self._config.scene_seed}/{index}"
+        """The scene's number and seed."""
+        return f"synthetic scene {index} of seed {self._config.scene_seed}"
 
     def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
         """Make a window of a scene at some of its timesteps."""

@@ -108,7 +108,11 @@ def _tiles(model: HybridModel, source: Source, config: Config, sizes: PatchSizes
 
 
 def _tile(model: HybridModel, source: Source, index: int, config: Config, sizes: PatchSizes) -> Tile:
-    """One sample, in windows of the training's tile side; the last of a row or column is shifted inward."""
+    """One sample, in half-overlapping windows of the training's tile side.
+
+    Where windows overlap the embedding is their mean, weighted by the distance to each window's border, so that it has
+    no seams.
+    """
     height, width, length = source.shape(index)
     side, series = config.data.tile, config.data.timesteps
     timesteps = np.unique(np.linspace(0, length - 1, min(series, length)).astype(int))
@@ -117,12 +121,15 @@ def _tile(model: HybridModel, source: Source, index: int, config: Config, sizes:
     channels = visible_channels(source.modalities[shown])
     device = next(model.parameters()).device
     embedding: Array | None = None
+    weight = blending_weights(side)
+    total = np.zeros((height, width, 1), np.float32)
     raw = np.zeros((height, width, sum(_numbers(source, name, series) for name in inputs)), np.float32)
     pictured: Array = np.zeros((height, width, series, 3), np.float32)
     there: Bool[Array, "h w t"] = np.zeros((height, width, series), bool)
     labels = np.full((height, width), UNLABELLED, np.int64) if source.classes else None
-    for top in window_starts(height, side):
-        for left in window_starts(width, side):
+    stride = max(side // 2 // sizes.processing, 1) * sizes.processing
+    for top in window_starts(height, side, stride):
+        for left in window_starts(width, side, stride):
             part = crop(source, index, Window(top, left, side, side), timesteps, series)
             embedded = embed(model, part.batch(()).map(lambda x: x.to(device)), sizes, source.modalities)[0]
             if embedding is None:
@@ -130,7 +137,8 @@ def _tile(model: HybridModel, source: Source, index: int, config: Config, sizes:
             # A sample smaller than a window fills only the window's corner.
             place = np.s_[top : top + side, left : left + side]
             inside = np.s_[: min(side, height), : min(side, width)]
-            embedding[place] = embedded.float().cpu().numpy()[inside]
+            embedding[place] += weight[inside] * embedded.float().cpu().numpy()[inside]
+            total[place] += weight[inside]
             raw[place] = np.concatenate([part.pixels[n][inside].reshape(*raw[place].shape[:2], -1) for n in inputs], -1)
             t = part.pixels[shown].shape[2]
             pictured[(*place, np.s_[:t])] = part.pixels[shown][inside][..., channels]
@@ -140,7 +148,7 @@ def _tile(model: HybridModel, source: Source, index: int, config: Config, sizes:
                 labels[place] = np.where(seen, part.labels, UNLABELLED)
     assert embedding is not None
     clearest = int(there.sum((0, 1)).argmax())
-    return Tile(source.name(index), embedding, raw, pictured[:, :, clearest], labels)
+    return Tile(source.name(index), embedding / total, raw, pictured[:, :, clearest], labels)
 
 
 def _numbers(source: Source, name: str, series: int) -> int:
@@ -149,6 +157,12 @@ def _numbers(source: Source, name: str, series: int) -> int:
     return modality.channels * (series if modality.temporal else 1)
 
 
-def window_starts(length: int, side: int) -> list[int]:
-    """Where windows begin along one side."""
-    return sorted({min(start, max(length - side, 0)) for start in range(0, length, side)})
+def window_starts(length: int, side: int, stride: int) -> list[int]:
+    """Where windows begin along one side; the last is shifted inward."""
+    return sorted({min(start, max(length - side, 0)) for start in range(0, length, stride)})
+
+
+def blending_weights(side: int) -> Float[Array, "side side 1"]:
+    """What each pixel of a window counts where windows overlap: 1 in the middle, falling to the borders, never 0."""
+    ramp = np.minimum(np.arange(side) + 0.5, np.arange(side, 0, -1) - 0.5).astype(np.float32) * 2 / side
+    return (ramp[:, None] * ramp)[..., None]

@@ -279,7 +279,7 @@ def test_splits_share_no_scene(source: SyntheticSource) -> None:
     assert len({source.group(int(index)) for index in [*train, *val]}) == 20
     assert SyntheticSource(config(scenes=5)).indices("val").tolist() == [5, 6]
     assert SyntheticSource(config(scenes=1)).indices("val").tolist() == [1]
-    assert source.name(17) == "synthetic scene 0/17"
+    assert source.name(17) == "synthetic scene 17 of seed 0"
 
 
 def test_bands_come_in_the_order_that_is_asked_for(small: tuple[SyntheticSource, Sample]) -> None:

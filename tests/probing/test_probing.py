@@ -12,12 +12,13 @@ from matplotlib.image import imread
 
 from hybrid_patch.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.spectra import CLASSES
 from hybrid_patch.masking import Mask
 from hybrid_patch.nn.model import HybridModel
 from hybrid_patch.probing.embedding import embed
-from hybrid_patch.probing.evaluate import window_starts
+from hybrid_patch.probing.evaluate import blending_weights, window_starts
 from hybrid_patch.probing.linear_probe import fit_linear_probe, score_linear_probe
-from hybrid_patch.probing.pictures import draw_tile, shown_modality, stretch, visible_channels
+from hybrid_patch.probing.pictures import class_colours, draw_tile, shown_modality, stretch, visible_channels
 
 
 def model_for(processing: int, output: int) -> HybridModel:
@@ -53,12 +54,24 @@ def test_missing_timesteps_take_no_part() -> None:
     assert torch.equal(first, second)
 
 
-@given(length=st.integers(1, 300), side=st.integers(1, 64))
-def test_windows_cover_a_side_without_leaving_it(length: int, side: int) -> None:
-    starts = window_starts(length, side)
+@given(length=st.integers(1, 300), side=st.integers(1, 64), data=st.data())
+def test_windows_cover_a_side_without_leaving_it(length: int, side: int, data: st.DataObject) -> None:
+    starts = window_starts(length, side, data.draw(st.integers(1, side)))
     covered = {place for start in starts for place in range(start, min(start + side, length))}
     assert covered == set(range(length))
     assert all(start + side <= max(length, side) for start in starts)
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 8])
+def test_windows_are_blended_without_seams(side: int) -> None:
+    weights = blending_weights(side)[..., 0]
+    assert (weights > 0).all()
+    assert np.array_equal(weights, weights[::-1])
+    assert np.array_equal(weights, weights.T)
+    assert weights.max() == weights[side // 2, side // 2] <= 1
+    if side % 2 == 0:  # half-overlapping windows add up to the same everywhere
+        rows = weights + np.roll(weights, side // 2, 0)
+        np.testing.assert_allclose(rows + np.roll(rows, side // 2, 1), 1, rtol=1e-6)
 
 
 def test_the_probe_learns_what_is_linear_and_judges_by_tile() -> None:
@@ -101,6 +114,13 @@ def test_a_picture_has_a_panel_for_each_thing(tmp_path: Path, labelled: bool, wi
     height, total_width, _ = imread(path).shape
     assert total_width / height > (2.4 if labelled else 1.5)
     assert [p.name for p in path.parent.iterdir()] == ["tile.png"]
+
+
+def test_classes_have_the_colours_of_what_their_names_say() -> None:
+    colours = class_colours(("Permanent water", "water", "forest", "quarry", "glacier"))
+    assert colours[0] == colours[1] != colours[2]
+    assert len(set(colours)) == 4
+    assert len(set(class_colours(CLASSES))) == len(CLASSES)
 
 
 def test_stretching_keeps_uniform_images() -> None:
