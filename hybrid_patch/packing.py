@@ -1,9 +1,10 @@
 """Some of the tokens of a sequence, gathered to its front, and put back."""
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -21,20 +22,44 @@ class Packing:
     keep: Bool[Tensor, "b n"] | None
     length: int
 
-    def gather(self, values: Float[Tensor, "b all d"]) -> Float[Tensor, "b n d"]:
-        """The kept tokens, `[B, n, D]`; padded places hold tokens that mean nothing."""
-        return values.gather(1, self.index[..., None].expand(-1, -1, values.shape[-1]))
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Packing":
+        """The packing with its tensors changed: moved to a device, pinned."""
+        return Packing(change(self.index), None if self.keep is None else change(self.keep), self.length)
+
+    def gather(self, values: Shaped[Tensor, "samples all *d"]) -> Shaped[Tensor, "b n *d"]:
+        """The kept tokens, `[B, n, ...]`; padded places hold tokens that mean nothing.
+
+        Where there are fewer samples of values than of the packing, each serves as many of its rows: its views.
+        """
+        rows = take_rows(values, self.index)
+        return rows.reshape(*self.index.shape, *values.shape[2:])
 
     def scatter(self, values: Float[Tensor, "b n d"]) -> Float[Tensor, "b all d"]:
         """Back to their places, `[B, N, D]`, with zeros elsewhere."""
         if self.keep is not None:
             values = torch.where(self.keep[..., None], values, 0)
-        empty = values.new_zeros(len(values), self.length, values.shape[-1])
-        return empty.scatter(1, self.index[..., None].expand_as(values), values)
+        b, _, d = values.shape
+        rows = self.index + torch.arange(b, device=self.index.device)[:, None] * self.length
+        return values.new_zeros(b * self.length, d).index_add(0, rows.flatten(), values.flatten(0, 1)).reshape(b, -1, d)
+
+    def over(self, inner: int) -> "Packing":
+        """The tokens' positions on a sequence without its innermost axis, of `inner` entries."""
+        return self if inner == 1 else Packing(self.index // inner, self.keep, self.length // inner)
 
     def valid(self) -> Bool[Tensor, "b n"]:
         """`keep`, written out."""
         return torch.ones_like(self.index, dtype=torch.bool) if self.keep is None else self.keep
+
+
+def take_rows(values: Shaped[Tensor, "samples all *d"], index: Int[Tensor, "b *n"]) -> Shaped[Tensor, "rows *d"]:
+    """`values[sample, index]` as rows one below the other; sample `i` serves the `i`-th share of the batch.
+
+    `index_select` of whole rows is several times faster than `gather` or indexing by tensors, backward above all.
+    """
+    samples, length = values.shape[:2]
+    views = len(index) // samples
+    start = (torch.arange(len(index), device=index.device) // views * length).reshape(-1, *[1] * (index.ndim - 1))
+    return values.flatten(0, 1).index_select(0, (index + start).flatten())
 
 
 def pack(mask: Bool[Tensor, "b all"]) -> Packing:
@@ -48,3 +73,8 @@ def pack(mask: Bool[Tensor, "b all"]) -> Packing:
     index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
     keep = None if fewest == most else torch.arange(most, device=mask.device) < counts[:, None]
     return Packing(index, keep, mask.shape[1])
+
+
+def everything(samples: int, length: int, device: torch.device) -> Packing:
+    """Keep all tokens."""
+    return Packing(torch.arange(length, device=device).expand(samples, length), None, length)

@@ -4,20 +4,22 @@ A fine token is an interpolation of coarse tokens plus, for learned upsamplers, 
 
     fine = U P + G V        U: bilinear, fixed    P: coarse tokens, width D    G: detail, width r    V: basis [r, D]
 
-`FineTokens` keeps the factors. Whatever is linear in a fine token commutes with U, so it is worked out on the coarse
-grid and only its (narrow) result is interpolated: a D-wide tensor at the fine grid is made by `dense` alone.
+`FineTokens` keeps the factors. Whatever is linear in a fine token commutes with U, so it is worked out on coarse tokens
+and only its (narrow) result is interpolated: a D-wide tensor at fine positions is made by `dense` alone.
 """
 
 import dataclasses
 import functools
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# The weight of the coarse cell that a fine position lies in is at least 1/4, so that this only guards the positions
-# outside the mask, whose values nobody reads, against 0/0.
+from hybrid_patch.interpolation import cells_around, place_weights
+from hybrid_patch.packing import Packing, everything, pack, take_rows
+
 SMALLEST_WEIGHT = 1e-3
+"""A cell under the mask has a weight of 1/4 or more in its own places: this only guards padded places against 0/0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,64 +34,54 @@ class TokenGrid:
     tokens: Float[Tensor, "b h w *ts d"]
     mask: Bool[Tensor, "b h w *ts"]
 
+    def masked(self) -> Float[Tensor, "b h w *ts d"]:
+        """The tokens, zeros where there is none."""
+        return torch.where(self.mask[..., None], self.tokens, 0)
 
-@functools.lru_cache(maxsize=256)
-def interpolation(size: int, factor: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "fine coarse"]:
-    """The bilinear map along one side, `[size * factor, size]`: pixel centres aligned, edges clamped.
 
-    The same numbers as `F.interpolate(mode="bilinear", align_corners=False)`.
+@dataclasses.dataclass(frozen=True)
+class Positions:
+    """Fine positions: some coarse cells of each sample, and some of the f^2 places in them, the same in all cells.
+
+    Attributes:
+        cells: which cells of the flattened grid `[B, h w ...]`.
+        places: `[p]` which places of a cell, counted row by row.
     """
-    position = ((torch.arange(size * factor, dtype=torch.float64) + 0.5) / factor - 0.5).clamp(0, size - 1)
-    low = position.floor().long().clamp(max=max(size - 2, 0))
-    matrix = torch.zeros(size * factor, size, dtype=torch.float64)
-    rows = torch.arange(size * factor)
-    matrix[rows, low] += 1 - (position - low)
-    matrix[rows, (low + 1).clamp(max=size - 1)] += position - low
-    return matrix.to(device, dtype)
 
+    cells: Packing
+    places: Int[Tensor, " p"]
 
-@functools.lru_cache(maxsize=256)
-def _pair_weights(size: int, factor: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Weights of `|a_i|^2` (`[fine, size]`) and of `a_i a_(i+1)` (`[fine, size - 1]`) in `|sum_i u_i a_i|^2`."""
-    weights = interpolation(size, factor, torch.float64, torch.device("cpu"))
-    return (weights**2).to(device, dtype), (2 * weights[:, :-1] * weights[:, 1:]).to(device, dtype)
+    @classmethod
+    def under(cls, mask: Bool[Tensor, "b h w *ts"], factor: int) -> "Positions":
+        """All places of the cells under a mask."""
+        return cls(pack(mask.flatten(1)), torch.arange(factor**2, device=mask.device))
 
-
-def spread(
-    values: Float[Tensor, "b h w *rest"], rows: Float[Tensor, "fh h"], columns: Float[Tensor, "fw w"]
-) -> Float[Tensor, "b fh fw *rest"]:
-    """Apply one matrix along the rows of a grid and one along its columns."""
-    b, h, w, *rest = values.shape
-    values = (rows @ values.reshape(b, h, -1)).reshape(b * len(rows), w, -1)
-    return (columns @ values).reshape(b, len(rows), len(columns), *rest)
-
-
-def repeat_cells(values: Tensor, factor: int) -> Tensor:
-    """`[B, h, w, ...]` → `[B, h f, w f, ...]` by nearest neighbour: whole numbers and masks stay what they are."""
-    if factor == 1:
-        return values
-    return values.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    @classmethod
+    def everywhere(cls, mask: Bool[Tensor, "b h w *ts"], factor: int) -> "Positions":
+        """All places of all cells of a grid, whether or not a mask covers them."""
+        cells = everything(len(mask), mask[0].numel(), mask.device)
+        return cls(cells, torch.arange(factor**2, device=mask.device))
 
 
 @dataclasses.dataclass(frozen=True)
 class FineTokens:
-    """Tokens at the output patch size, factored.
+    """Tokens at fine positions, factored: `[B, n, p]` of them, n cells of each sample and p places in each cell.
 
     The interpolation knows the mask: only coarse tokens under it take part, `U(P m) / U(m)`, so that hidden tokens do
-    not bleed into visible ones. Outside the mask the values mean nothing.
+    not bleed into visible ones. Positions in cells outside the mask have values that mean nothing.
 
     Attributes:
-        coarse: P, `[B, h, w, ..., D]`; `...` is nothing, T, or T and S.
-        mask: `[B, h, w, ...]`, True where there is a coarse token.
+        grid: P, `[B, h, w, ..., D]`, and its mask m.
         factor: f, fine tokens per coarse token along each side.
-        detail: G, `[B, h f, w f, ..., r]`, or None.
+        positions: where.
+        detail: G, `[B, n, p, r]`, or None.
         basis: V, `[r, D]`, or None. Detail and basis come together: ValueError for one without the other.
     """
 
-    coarse: Float[Tensor, "b h w *ts d"]
-    mask: Bool[Tensor, "b h w *ts"]
+    grid: TokenGrid
     factor: int
-    detail: Float[Tensor, "b fh fw *ts r"] | None = None
+    positions: Positions
+    detail: Float[Tensor, "b n p r"] | None = None
     basis: Float[Tensor, "r d"] | None = None
 
     def __post_init__(self) -> None:
@@ -97,14 +89,9 @@ class FineTokens:
             raise ValueError("FineTokens: detail and basis come together; give both or neither")
 
     @property
-    def low_rank(self) -> tuple[Float[Tensor, "b fh fw *ts r"], Float[Tensor, "r d"]] | None:
+    def low_rank(self) -> tuple[Float[Tensor, "b n p r"], Float[Tensor, "r d"]] | None:
         """Detail and basis, G and V, or None if there are none."""
         return None if self.detail is None or self.basis is None else (self.detail, self.basis)
-
-    @property
-    def fine_mask(self) -> Bool[Tensor, "b fh fw *ts"]:
-        """The mask at the output patch size, by nearest neighbour."""
-        return repeat_cells(self.mask, self.factor)
 
     def float(self) -> "FineTokens":
         """The same tokens in float32 (float64 stays), for losses under autocast."""
@@ -113,88 +100,94 @@ class FineTokens:
             return x if x.dtype == torch.float64 else x.float()
 
         detail, basis = (None, None) if self.low_rank is None else map(widen, self.low_rank)
-        return dataclasses.replace(self, coarse=widen(self.coarse), detail=detail, basis=basis)
+        grid = TokenGrid(widen(self.grid.tokens), self.grid.mask)
+        return dataclasses.replace(self, grid=grid, detail=detail, basis=basis)
 
     def transform(self, weight: Float[Tensor, "d k"], bias: Float[Tensor, " k"] | None = None) -> "FineTokens":
         """Every fine token through a linear map, still factored, of width k.
 
         The bias needs no care: the interpolation weights of a fine token add up to 1.
         """
-        coarse = self.coarse @ weight if bias is None else torch.addmm(bias, self.coarse.flatten(0, -2), weight)
-        return dataclasses.replace(
-            self,
-            coarse=coarse.reshape(*self.coarse.shape[:-1], weight.shape[1]),
-            basis=None if self.basis is None else self.basis @ weight,
-        )
+        tokens = torch.nn.functional.linear(self.grid.tokens, weight.mT, bias)
+        basis = None if self.basis is None else self.basis @ weight
+        return dataclasses.replace(self, grid=TokenGrid(tokens, self.grid.mask), basis=basis)
 
-    def project(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "b fh fw *ts k"]:
+    def project(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "b n p k"]:
         """`fine W` without the fine tokens: `U (P W) + G (V W)`."""
-        return self.transform(weight).dense()
+        fine = self._weights @ (self._around @ weight)
+        if self.low_rank is None:
+            return fine
+        detail, basis = self.low_rank
+        return fine + detail @ (basis @ weight)
 
-    def dense(self) -> Float[Tensor, "b fh fw *ts d"]:
+    def squared_norm(self) -> Float[Tensor, "b n p"]:
+        """`|fine|^2`, from the products of the coarse tokens around a cell with each other: `w^T (P P^T) w`."""
+        around, weights = self._around, self._weights
+        norm = ((weights @ (around @ around.mT)) * weights).sum(-1)
+        if self.low_rank is not None:
+            detail, basis = self.low_rank
+            across = weights @ (around @ basis.mT)
+            norm = norm + ((2 * across + detail @ (basis @ basis.mT)) * detail).sum(-1)
+        return norm.clamp(min=0)
+
+    def dense(self) -> Float[Tensor, "b n p d"]:
         """The fine tokens themselves, D numbers each. Costs f^2 times the memory of the coarse ones."""
-        fine = self._interpolated(self.coarse)
+        fine = self._weights @ self._around
         if self.low_rank is None:
             return fine
         detail, basis = self.low_rank
         return fine + detail @ basis
 
-    def squared_norm(self) -> Float[Tensor, "b fh fw *ts"]:
-        """`|fine|^2`, `[B, h f, w f, ...]`, from the products of neighbouring coarse tokens.
-
-        An interpolated token is a weighted sum of the four coarse tokens p, q (below p), r (right of p), s (right of
-        q) around it; its squared norm holds their squares, and the products of neighbours: horizontal (pr, qs),
-        vertical (pq, rs) and diagonal (ps + qr). Each of these maps is interpolated with its own weights.
-        """
-        p = self._masked(self.coarse)
-        if self.factor == 1:
-            norm = p.square().sum(-1)
-        else:
-            device, dtype = p.device, p.dtype
-            row_squares, row_pairs = _pair_weights(p.shape[1], self.factor, dtype, device)
-            column_squares, column_pairs = _pair_weights(p.shape[2], self.factor, dtype, device)
-            vertical = (p[:, :-1] * p[:, 1:]).sum(-1)
-            horizontal = (p[:, :, :-1] * p[:, :, 1:]).sum(-1)
-            diagonal = (p[:, :-1, :-1] * p[:, 1:, 1:] + p[:, :-1, 1:] * p[:, 1:, :-1]).sum(-1) / 2
-            norm = (
-                spread(p.square().sum(-1), row_squares, column_squares)
-                + spread(horizontal, row_squares, column_pairs)
-                + spread(vertical, row_pairs, column_squares)
-                + spread(diagonal, row_pairs, column_pairs)
-            ) / self._weight().square()
-        if self.low_rank is None:
-            return norm.clamp(min=0)
-        detail, basis = self.low_rank
-        across = (self._interpolated(self.coarse @ basis.mT) * detail).sum(-1)
-        within = ((detail @ (basis @ basis.mT)) * detail).sum(-1)
-        return (norm + 2 * across + within).clamp(min=0)
-
-    def pooled_sum(self, take: Bool[Tensor, "b fh fw *ts"]) -> Float[Tensor, "b d"]:
-        """The sum of the fine tokens to take (none outside the mask), per sample: U transposed does the work."""
-        share = take.to(self.coarse.dtype)
-        if self.factor > 1:
-            rows, columns = self._matrices()
-            share = spread(share / self._weight(), rows.mT, columns.mT) * self.mask
-        total = torch.einsum("bnd,bn->bd", self._masked(self.coarse).flatten(1, -2), share.flatten(1))
+    def pooled_sum(self, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
+        """The sum of the fine tokens to take, per sample: U transposed does the work, on one number per coarse cell."""
+        tokens = self.grid.masked().flatten(1, -2)
+        share = torch.einsum("bnpa,bnp->bna", self._weights, take.to(tokens.dtype)).flatten(1)
+        per_cell = torch.zeros_like(tokens[..., 0]).scatter_add(1, self._cells_around.flatten(1), share)
+        total = torch.einsum("bnd,bn->bd", tokens, per_cell)
         if self.low_rank is None:
             return total
         detail, basis = self.low_rank
-        return total + (detail * take[..., None]).flatten(1, -2).sum(1) @ basis
+        return total + torch.where(take[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
 
-    def _masked(self, values: Tensor) -> Tensor:
-        return torch.where(self.mask[..., None], values, 0)
+    def summed_images(self, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b fh fw d"]:
+        """The sum over timesteps and band sets of the fine tokens to take, for positions everywhere.
 
-    def _matrices(self) -> tuple[Tensor, Tensor]:
-        _, h, w = self.coarse.shape[:3]
-        dtype, device = self.coarse.dtype, self.coarse.device
-        return interpolation(h, self.factor, dtype, device), interpolation(w, self.factor, dtype, device)
+        D numbers for each position of one image: the sum is taken inside the interpolation's product.
+        """
+        b, h, w = self.grid.mask.shape[:3]
+        weights = (self._weights * take[..., None]).unflatten(1, (h * w, -1))
+        around = self._around.unflatten(1, (h * w, -1))
+        total = torch.einsum("bntpa,bntad->bnpd", weights, around)
+        if self.low_rank is not None:
+            detail, basis = self.low_rank
+            total = total + torch.where(take[..., None], detail, 0).unflatten(1, (h * w, -1)).sum(2) @ basis
+        return images(total, (h, w), self.factor)
 
-    def _weight(self) -> Float[Tensor, "b fh fw *ts"]:
-        """U(m), the share of each fine position's neighbours that are under the mask."""
-        return spread(self.mask.to(self.coarse.dtype), *self._matrices()).clamp(min=SMALLEST_WEIGHT)
+    @functools.cached_property
+    def _cells_around(self) -> Int[Tensor, "b n around"]:
+        h, w, *rest = self.grid.mask.shape[1:]
+        cells = cells_around((h, w), torch.Size(rest).numel(), self.factor, self.grid.mask.device)
+        index = self.positions.cells.index
+        return cells.index_select(0, index.flatten()).reshape(*index.shape, -1)
 
-    def _interpolated(self, values: Float[Tensor, "b h w *ts k"]) -> Float[Tensor, "b fh fw *ts k"]:
-        values = self._masked(values)
-        if self.factor == 1:
-            return values
-        return spread(values, *self._matrices()) / self._weight()[..., None]
+    @functools.cached_property
+    def _around(self) -> Float[Tensor, "b n around d"]:
+        """The coarse tokens around each cell, zeros where there is none."""
+        tokens = self.grid.masked().flatten(1, -2)
+        return take_rows(tokens, self._cells_around).reshape(*self._cells_around.shape, -1)
+
+    @functools.cached_property
+    def _weights(self) -> Float[Tensor, "b n p around"]:
+        """What each of them counts at each place: `U(. m) / U(m)`."""
+        tokens = self.grid.tokens
+        there = take_rows(self.grid.mask.flatten(1), self._cells_around).reshape(self._cells_around.shape)
+        weights = place_weights(self.factor, tokens.dtype, tokens.device).index_select(0, self.positions.places)
+        masked = weights * there[:, :, None, :]
+        return masked / masked.sum(-1, keepdim=True).clamp(min=SMALLEST_WEIGHT)
+
+
+def images(values: Float[Tensor, "b hw places *d"], grid: tuple[int, int], factor: int) -> Float[Tensor, "b fh fw *d"]:
+    """Values of all places of all cells of a grid `[h, w]`, laid out as images."""
+    b, _, _, *d = values.shape
+    h, w = grid
+    return values.reshape(b, h, w, factor, factor, *d).transpose(2, 3).reshape(b, h * factor, w * factor, *d)

@@ -108,7 +108,7 @@ def optimizer_of(module: nn.Module, config: Optimizer) -> torch.optim.AdamW:
             decays = parameter.ndim >= 2 and "encodings" not in words and words[-1] != "bias"
             (decaying if decays else level).append(parameter)
     groups = [{"params": decaying, "weight_decay": config.weight_decay}, {"params": level, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
 def learning_rate(config: Optimizer, step: int, steps: int) -> float:

@@ -1,13 +1,14 @@
 """What many tests build: configs, modalities and batches, small."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
 from hybrid_patch.config.front import compose
 from hybrid_patch.config.schema import Config, RandomMasking
-from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.batch import Batch, Draw
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.masking import coarse_presence, draw
 
@@ -71,21 +72,48 @@ def make_batch(
         values[~there] = 0
         pixels[name], valid[name] = values, there
     present = {name: coarse_presence(v, patch_size, len(modalities[name].band_sets)) for name, v in valid.items()}
-    masking = RandomMasking(name="random", encode_ratio=0.5, decode_ratio=0.5)
+    masking = RandomMasking(name="random", encode_ratio=0.5, decode_ratio=0.5, views=2)
     views = [draw(masking, modalities, present, rng) for _ in range(2)]
+    masks = {name: torch.from_numpy(np.stack([view[name] for view in views], axis=1)).flatten(0, 1) for name in present}
     months = rng.integers(12, size=(samples, timesteps))
     timestamps = np.stack([np.full_like(months, 15), months, np.full_like(months, 2024)], axis=-1)
-    return Batch(
+    return Batch.of(
         {name: torch.from_numpy(x) for name, x in pixels.items()},
         {name: torch.from_numpy(x) for name, x in valid.items()},
         torch.from_numpy(timestamps),
-        tuple({name: torch.from_numpy(x) for name, x in view.items()} for view in views),
+        masks,
+        inputs(modalities),
+        draw_for(patch_size**2, seed),
     )
 
 
-def one_sample(batch: Batch, i: int) -> Batch:
-    """A batch of the i-th sample alone."""
-    return batch.map(lambda x: x[i : i + 1])
+def inputs(modalities: Mapping[str, Modality]) -> list[str]:
+    """What the encoder takes."""
+    return [name for name, modality in modalities.items() if not modality.decode_only]
+
+
+def draw_for(places: int, seed: int = 0, most: int = 16) -> Draw:
+    """Random numbers of a step whose output patch size is 1."""
+    rng = torch.Generator().manual_seed(seed)
+    return Draw(torch.randperm(places, generator=rng), torch.rand(most, generator=rng))
+
+
+def some_samples(batch: Batch, which: slice) -> Batch:
+    """A batch of some of the samples, with all their views."""
+    return remade(
+        batch,
+        pixels={name: x[which] for name, x in batch.pixels.items()},
+        valid={name: x[which] for name, x in batch.valid.items()},
+        timestamps=batch.timestamps[which],
+        masks={name: x.unflatten(0, (-1, batch.views))[which].flatten(0, 1) for name, x in batch.masks.items()},
+    )
+
+
+def remade(batch: Batch, **changes: Any) -> Batch:
+    """The batch with other pixels, masks, ... and what follows from them."""
+    names = ("pixels", "valid", "timestamps", "masks", "draw")
+    parts = {name: getattr(batch, name) for name in names} | changes
+    return Batch.of(**parts, inputs=list(batch.encoded.each))
 
 
 TINY = (

@@ -23,7 +23,7 @@ def presence(share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
 def test_random_masking_keeps_its_ratios_in_every_sample(ratios: tuple[float, float], share: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     present = presence(share, rng)
-    config = RandomMasking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1])
+    config = RandomMasking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
     masks = draw(config, MODALITIES, present, rng)
     for name, mask in masks.items():
         assert ((mask == Mask.MISSING) == ~present[name]).all()
@@ -41,8 +41,8 @@ def test_cross_masking_leaves_something_to_see_and_to_predict(
 ) -> None:
     rng = np.random.default_rng(seed)
     present = presence(share, rng)
-    random = RandomMasking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1])
-    cross = ModalityCrossRandomMasking(name="modality_cross_random", encode_ratio=ratios[0], decode_ratio=ratios[1])
+    random = RandomMasking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
+    cross = ModalityCrossRandomMasking(name="modality_cross_random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
     before = draw(random, MODALITIES, present, np.random.default_rng(seed))
     masks = draw(cross, MODALITIES, present, np.random.default_rng(seed))
     for value in (Mask.ENCODE, Mask.DECODE):
@@ -62,7 +62,7 @@ def test_cross_masking_leaves_something_to_see_and_to_predict(
 def test_masks_are_uniform_over_positions() -> None:
     rng = np.random.default_rng(0)
     present = {"optical": np.ones((2000, 2, 2, 2, 2), bool)}
-    config = RandomMasking(name="random", encode_ratio=0.25, decode_ratio=0.5)
+    config = RandomMasking(name="random", encode_ratio=0.25, decode_ratio=0.5, views=1)
     mask = draw(config, MODALITIES, present, rng)["optical"]
     assert np.abs((mask == Mask.ENCODE).mean(0) - 0.25).max() < 0.05
     assert np.abs((mask == Mask.DECODE).mean(0) - 0.5).max() < 0.05

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hybrid_patch.config.schema import Config, Learned, OlmoEarth, Rasters, Stage, Synthetic, Transformer
+from hybrid_patch.config.schema import Config, Learned, OlmoEarth, Rasters, Stage, Subpixel, Synthetic, Transformer
 from hybrid_patch.curriculum import prime_factors
 
 SYNTHETIC_MODALITIES = ("sentinel2_l2a", "sentinel1", "srtm")
@@ -64,17 +64,21 @@ def _stage(stage: Stage, group: str, tile: int) -> Iterator[str]:
 
 
 def _upsampler(config: Config) -> Iterator[str]:
-    if not isinstance(config.upsampler, Learned):
-        return
     stages = config.curriculum.stages
     factors = [s.processing_patch_size // max(s.output_patch_size, 1) for s in stages]
     largest = max(factors)
-    exits = [1, *itertools.accumulate(prime_factors(largest), operator.mul)]
+    match config.upsampler:
+        case Learned():
+            able = [1, *itertools.accumulate(prime_factors(largest), operator.mul)]
+        case Subpixel():
+            able = _divisors(largest)
+        case _:
+            return
     for factor in factors:
-        if factor not in exits:
+        if factor not in able:
             yield (
-                f"upsampler=learned: its stages for the ratio {largest} do not pass the curriculum's ratio {factor}; "
-                f"would do: ratios {_listed(exits)}, or upsampler=bilinear"
+                f"upsampler={config.upsampler.name}: made for the curriculum's largest ratio {largest}, it cannot do "
+                f"its ratio {factor}; would do: ratios {_listed(able)}, or upsampler=bilinear"
             )
 
 
@@ -164,6 +168,10 @@ def _loss(config: Config) -> Iterator[str]:
     for name in ("decoded", "reconstruct"):
         if weights[name] and not masking.decode_ratio:
             yield f"loss.{name}.weight={weights[name]:g}: needs hidden tokens; would do: masking.decode_ratio above 0"
+    if weights["instance"] and masking.views < 2:
+        yield (
+            f"masking.views={masking.views}: the instance loss compares two; would do: 2, or loss.instance.weight=0"
+        )
     if weights["instance"] and config.trainer.batch_size < 2:
         yield (
             f"trainer.batch_size={config.trainer.batch_size}: the instance loss needs other samples; "

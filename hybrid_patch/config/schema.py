@@ -48,6 +48,15 @@ class Bilinear:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Subpixel:
+    """A detail of low rank that each coarse token makes for every place in its cell, by sub-pixel convolution."""
+
+    name: Literal["subpixel"]
+    rank: Count
+    """Numbers of the detail at a fine position."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Learned:
     """Transposed convolutions, one stage per prime factor of the ratio, each half as wide as the one before."""
 
@@ -56,7 +65,7 @@ class Learned:
     """Channels after the first stage."""
 
 
-Upsampler = Annotated[Bilinear | Learned, Field(discriminator="name")]
+Upsampler = Annotated[Bilinear | Learned | Subpixel, Field(discriminator="name")]
 
 
 # --- curriculum -------------------------------------------------------------------------------------------------------
@@ -172,6 +181,10 @@ class Rasters(_Data):
 Data = Annotated[Synthetic | OlmoEarth | Rasters, Field(discriminator="name")]
 
 
+Views = Annotated[int, Field(ge=1, le=2)]
+"""Maskings of each sample in a step; the instance loss compares two."""
+
+
 # --- masking ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class RandomMasking:
@@ -180,6 +193,7 @@ class RandomMasking:
     name: Literal["random"]
     encode_ratio: Share
     decode_ratio: Share
+    views: Views
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -189,6 +203,7 @@ class ModalityCrossRandomMasking:
     name: Literal["modality_cross_random"]
     encode_ratio: Share
     decode_ratio: Share
+    views: Views
 
 
 Masking = Annotated[RandomMasking | ModalityCrossRandomMasking, Field(discriminator="name")]
@@ -219,6 +234,10 @@ class Loss:
         visible: patch discrimination of the encoder's own tokens that were visible.
         instance: contrast between samples of the pooled tokens of two maskings.
         reconstruct: pixels from the decoder's predictions.
+        max_queries: tokens per sample, modality and view, at most, that a contrastive term asks for their target, among
+            all of the sample's targets; they are drawn anew in each step. null: all tokens.
+        merge_duplicates: whether pixels of continuous modalities with exactly equal targets are no negatives of each
+            other, as pixels of one class of a map always are.
         target_seed: seed of the frozen random projection that makes the targets.
         centre_targets: whether the projected values have their mean taken off first.
         backend: what works out the similarities: `auto`, a kernel, or plain torch in chunks of rows.
@@ -229,9 +248,11 @@ class Loss:
     visible: ContrastiveTerm
     instance: ContrastiveTerm
     reconstruct: ReconstructTerm
+    max_queries: Count | None
+    merge_duplicates: bool
     target_seed: Seed
     centre_targets: bool
-    backend: Aside[Literal["auto", "flash_cpu", "efficient_cuda", "chunked", "reference"]]
+    backend: Aside[Literal["auto", "flash_cpu", "efficient_cuda", "flex", "chunked", "reference"]]
     chunk: Aside[Count]
 
 

@@ -1,40 +1,112 @@
 """A batch as the training step sees it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
-from hybrid_patch.tokens import repeat_cells
+from hybrid_patch.masking import Mask
+from hybrid_patch.patches import cut, cut_again
+from hybrid_patch.packing import Packing, pack
+
+Change = Callable[[Tensor], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedTokens:
+    """Which tokens of the coarse grids have one mask value.
+
+    Worked out where batches are made, so that a training step waits for no count from its device.
+
+    Attributes:
+        together: on all grids as one sequence, one modality after the other.
+        each: on the grid of each modality, flattened.
+    """
+
+    together: Packing
+    each: Mapping[str, Packing]
+
+    @classmethod
+    def of(cls, masks: Mapping[str, Int8[Tensor, "bv _ _ _ _"]], value: Mask) -> "MaskedTokens":
+        """Those with a value."""
+        chosen = {name: (mask == value).flatten(1) for name, mask in masks.items()}
+        return cls(pack(torch.cat(list(chosen.values()), dim=1)), {name: pack(mask) for name, mask in chosen.items()})
+
+    def map(self, change: Change) -> "MaskedTokens":
+        """With every tensor changed."""
+        return MaskedTokens(self.together.map(change), {name: packing.map(change) for name, packing in self.each.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """The random numbers of a step's loss, where it draws queries (`loss.max_queries`); the same in all processes.
+
+    Attributes:
+        places: the f^2 places of a cell in random order.
+        strata: `[K]` uniform numbers, one for each of K cells to be drawn.
+    """
+
+    places: Int[Tensor, " places"]
+    strata: Float[Tensor, " k"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """The samples of one step, cropped, normalised and masked.
+    """The samples of one step, cropped, normalised and masked; each has V maskings, its views, in succession.
 
     Attributes:
         pixels: per modality `[B, H, W, T, C]`, normalised, zeros where missing.
         valid: per modality `[B, H, W, T]`, False where nothing was measured.
         timestamps: `[B, T, 3]` day, month (0-11), year.
-        views: maskings of the batch, each with `Mask` values per modality `[B, h, w, T, S]` on the coarse grid.
+        masks: per modality `[B V, h, w, T, S]`, `Mask` values on the coarse grid.
+        encoded: the ENCODE tokens, of the modalities that the encoder takes.
+        decoded: the DECODE tokens.
+        draw: what the loss draws by.
         skipped: what was wrong with each broken sample that another stands in for.
     """
 
     pixels: Mapping[str, Float[Tensor, "b height width _ _"]]
     valid: Mapping[str, Bool[Tensor, "b height width _"]]
     timestamps: Int[Tensor, "b t 3"]
-    views: tuple[Mapping[str, Int8[Tensor, "b _ _ _ _"]], ...]
+    masks: Mapping[str, Int8[Tensor, "bv _ _ _ _"]]
+    encoded: MaskedTokens
+    decoded: MaskedTokens
+    draw: Draw
     skipped: tuple[str, ...] = ()
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    @classmethod
+    def of(
+        cls,
+        pixels: Mapping[str, Float[Tensor, "b height width _ _"]],
+        valid: Mapping[str, Bool[Tensor, "b height width _"]],
+        timestamps: Int[Tensor, "b t 3"],
+        masks: Mapping[str, Int8[Tensor, "bv _ _ _ _"]],
+        inputs: Collection[str],
+        draw: Draw,
+        skipped: tuple[str, ...] = (),
+    ) -> "Batch":
+        """The batch of these tensors; `inputs` names the modalities that the encoder takes."""
+        encoded = MaskedTokens.of({name: mask for name, mask in masks.items() if name in inputs}, Mask.ENCODE)
+        decoded = MaskedTokens.of(masks, Mask.DECODE)
+        return cls(pixels, valid, timestamps, masks, encoded, decoded, draw, skipped)
+
+    @property
+    def views(self) -> int:
+        """Maskings per sample, V."""
+        return len(next(iter(self.masks.values()))) // len(self.timestamps)
+
+    def map(self, change: Change) -> "Batch":
         """The batch with every tensor changed: moved to a device, pinned."""
         return Batch(
             {name: change(x) for name, x in self.pixels.items()},
             {name: change(x) for name, x in self.valid.items()},
             change(self.timestamps),
-            tuple({name: change(x) for name, x in view.items()} for view in self.views),
+            {name: change(x) for name, x in self.masks.items()},
+            self.encoded.map(change),
+            self.decoded.map(change),
+            Draw(change(self.draw.places), change(self.draw.strata)),
             self.skipped,
         )
 
@@ -42,26 +114,9 @@ class Batch:
         """For torch's DataLoader."""
         return self.map(Tensor.pin_memory)
 
-    def selected(self, view: int, name: str, value: int, processing: int, output: int) -> Bool[Tensor, "b h w t s"]:
-        """Output patches of a modality with a mask value in a view, all of whose pixels are valid.
-
-        `[B, H/output, W/output, T, S]`; the mask travels by nearest neighbour.
-        """
-        masked = repeat_cells(self.views[view][name] == value, processing // output)
-        valid = self.valid[name].unflatten(1, (-1, output)).unflatten(3, (-1, output)).all(4).all(2)
-        return masked & valid[..., None]
-
-
-def stack(batches: list[Batch]) -> Batch:
-    """Batches of the same modalities and views as one (of all processes, for a test; of samples)."""
-    first = batches[0]
-    return Batch(
-        {name: torch.cat([b.pixels[name] for b in batches]) for name in first.pixels},
-        {name: torch.cat([b.valid[name] for b in batches]) for name in first.valid},
-        torch.cat([b.timestamps for b in batches]),
-        tuple(
-            {name: torch.cat([b.views[v][name] for b in batches]) for name in view}
-            for v, view in enumerate(first.views)
-        ),
-        tuple(message for b in batches for message in b.skipped),
-    )
+    def measured(self, name: str, cells: Packing, output: int) -> Bool[Tensor, "bv n places"]:
+        """`[B V, n, f^2]`: the output patches in some cells of a modality's grid all of whose pixels are valid."""
+        valid, mask = self.valid[name], self.masks[name]
+        patches = cut(valid, valid.shape[1] // mask.shape[1])
+        whole = cut_again(patches[..., None], output).all(-1).flatten(1, 3)
+        return cells.over(mask.shape[-1]).gather(whole) & cells.valid()[..., None]

@@ -6,31 +6,31 @@ A resumed run sees exactly what it would have seen, on any number of workers and
 import dataclasses
 import functools
 import signal
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Int8
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hybrid_patch.config.schema import Config
 from hybrid_patch.curriculum import PatchSizes, sizes_at
-from hybrid_patch.data.batch import Batch, stack
+from hybrid_patch.data.batch import Batch, Draw
 from hybrid_patch.data.sample import BrokenSampleError, Source, Window
 from hybrid_patch.errors import InputError
 from hybrid_patch.masking import coarse_presence, draw
 
 Array = np.ndarray
 
-VIEWS = 2
-"""Maskings per sample; the instance loss compares two."""
 CROP_TRIES = 4
 """Crops of a sample that are tried before one is made around a valid pixel."""
 SUBSTITUTES = 20
 """Broken samples in a row after which `data.on_error=skip` gives up."""
 
-# Streams of random numbers that never meet: the order of an epoch, and what happens to one sample.
-ORDER, SAMPLE = 0, 1
+# Streams of random numbers that never meet: the order of an epoch, what happens to one sample, and to one step.
+ORDER, SAMPLE, STEP = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +49,31 @@ class Crop:
     timestamps: Int[Array, "t 3"]
     labels: Int[Array, "_ _"] | None
 
-    def batch(self, views: tuple[dict[str, Int8[Array, "1 _ _ _ _"]], ...], skipped: tuple[str, ...] = ()) -> Batch:
-        """A batch of this one crop."""
-        return Batch(
-            {name: torch.from_numpy(x)[None] for name, x in self.pixels.items()},
-            {name: torch.from_numpy(x)[None] for name, x in self.valid.items()},
-            torch.from_numpy(self.timestamps)[None],
-            tuple({name: torch.from_numpy(x) for name, x in view.items()} for view in views),
-            skipped,
-        )
+
+class MaskedCrop(NamedTuple):
+    """A crop, its maskings per modality `[V, h, w, T, S]`, and what was wrong with those that it stands in for."""
+
+    crop: Crop
+    masks: dict[str, Int8[Array, "v _ _ _ _"]]
+    skipped: tuple[str, ...] = ()
+
+
+def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], draw: Draw) -> Batch:
+    """Samples as one batch."""
+    crops = [sample.crop for sample in samples]
+
+    def stacked(arrays: Iterable[Array]) -> Tensor:
+        return torch.from_numpy(np.stack(list(arrays)))
+
+    return Batch.of(
+        {name: stacked(c.pixels[name] for c in crops) for name in crops[0].pixels},
+        {name: stacked(c.valid[name] for c in crops) for name in crops[0].valid},
+        stacked(c.timestamps for c in crops),
+        {name: stacked(s.masks[name] for s in samples).flatten(0, 1) for name in samples[0].masks},
+        inputs,
+        draw,
+        tuple(message for sample in samples for message in sample.skipped),
+    )
 
 
 def crop(source: Source, index: int, window: Window, timesteps: Int[Array, " t"], series: int) -> Crop:
@@ -109,15 +125,22 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         start = step * self.config.trainer.batch_size + self.first
         sizes = sizes_at(self.config.curriculum, step, self.config.trainer.steps)
         try:
-            return stack([self._sample(position, sizes) for position in range(start, start + self.local)])
+            samples = [self._sample(position, sizes) for position in range(start, start + self.local)]
+            return collate(samples, self.inputs, self._draw(step, sizes))
         except BrokenSampleError as error:
             return error
 
     def _epoch_order(self, epoch: int) -> Int[Array, " n"]:
         return np.random.default_rng([self.config.seed, ORDER, epoch]).permutation(self.indices)
 
-    def _sample(self, position: int, sizes: PatchSizes) -> Batch:
-        """The sample at a position of the endless sequence of samples, as a batch of one."""
+    def _draw(self, step: int, sizes: PatchSizes) -> Draw:
+        rng = np.random.default_rng([self.config.seed, STEP, step])
+        places = rng.permutation(sizes.factor**2)
+        strata = rng.random(self.config.loss.max_queries or 0, dtype=np.float32)
+        return Draw(torch.from_numpy(places), torch.from_numpy(strata))
+
+    def _sample(self, position: int, sizes: PatchSizes) -> MaskedCrop:
+        """The sample at a position of the endless sequence of samples."""
         rng = np.random.default_rng([self.config.seed, SAMPLE, position])
         epoch, place = divmod(position, len(self.indices))
         index = int(self.epoch_order(epoch)[place])
@@ -138,8 +161,9 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
             name: coarse_presence(valid[None], sizes.processing, len(modalities[name].band_sets))
             for name, valid in sample.valid.items()
         }
-        views = tuple(draw(self.config.masking, modalities, present, rng) for _ in range(VIEWS))
-        return sample.batch(views, tuple(skipped))
+        views = [draw(self.config.masking, modalities, present, rng) for _ in range(self.config.masking.views)]
+        masks = {name: np.concatenate([view[name] for view in views]) for name in present}
+        return MaskedCrop(sample, masks, tuple(skipped))
 
     def _crop(self, index: int, rng: np.random.Generator) -> Crop:
         """A random window and random timesteps of a sample with something in them for the encoder to see."""

@@ -1,25 +1,26 @@
-"""log sum_j exp(q_i · k_j) in memory linear in the number of queries, with the gradient to the queries.
+"""log sum_j exp(q_i · k_j + b_j) in memory linear in the number of queries, with the gradient to the queries.
 
 A flash-attention kernel works out this sum on its way. Called with value = key its output is `softmax_i · k`, which is
 the gradient to q_i: one forward pass gives the sum and its whole gradient. The kernels used here are not public API of
 torch: they are kept in this module, behind `log_sum_exp`, and a plain fallback is held to the same tests.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
 from hybrid_patch.errors import InputError
 
-Backend = Literal["auto", "flash_cpu", "efficient_cuda", "chunked", "reference"]
+Backend = Literal["auto", "flash_cpu", "efficient_cuda", "flex", "chunked", "reference"]
 
 NEVER = -1e4
-"""Added to the logits of keys that are left out: far below any logit, and small enough to leave them exact."""
+"""The bias of keys that are left out: far below any logit, and small enough to leave the others exact."""
 KERNEL_WIDTH = 8
 """Kernels are fastest at widths that are a multiple of this."""
 
@@ -34,18 +35,19 @@ Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 def log_sum_exp(
     query: Float[Tensor, "b n k"],
     key: Float[Tensor, "b m k"],
-    keep: Bool[Tensor, "b m"] | None,
+    bias: Float[Tensor, "b m"],
     backend: Backend = "auto",
     chunk: int = 2**24,
 ) -> Float[Tensor, "b n"]:
-    """`[B, n]`: over the keys of the same sample that are kept (None: all of them).
+    """`[B, n]`: over the keys of the same sample.
 
-    Keys are frozen: there is no gradient to them. A sample without a key to keep gives a finite number that means
+    Keys are frozen: there is no gradient to them. A sample whose keys are all left out gives a finite number that means
     nothing, and an exact 0 without any key at all.
 
     Args:
-        backend: `flash_cpu` and `efficient_cuda` are kernels; `chunked` is plain torch on any device; `reference` holds
-            the whole matrix; `auto` takes the fastest that can be used.
+        bias: added to the logits of each key: `NEVER` leaves it out, `log c` counts it c times.
+        backend: `flash_cpu`, `efficient_cuda` and `flex` are kernels; `chunked` is plain torch on any device;
+            `reference` holds the whole matrix; `auto` takes the fastest that can be used.
         chunk: numbers of the similarity matrix that plain torch holds at once.
 
     Raises InputError for a backend that cannot be used here.
@@ -56,7 +58,7 @@ def log_sum_exp(
     reason = unusable(chosen, query)
     if reason:
         raise InputError(f"loss.backend={chosen}: {reason}; loss.backend=auto takes one that can be used")
-    return _LogSumExp.apply(query, key, keep, chosen, chunk)
+    return _LogSumExp.apply(query, key, bias, chosen, chunk)
 
 
 def fastest(query: Tensor) -> Backend:
@@ -71,12 +73,12 @@ def unusable(backend: Backend, query: Tensor) -> str:
             return f"its kernel runs on a CPU, not on {query.device.type}"
         if not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
             return f"torch {torch.__version__} has no such kernel"
-    if backend == "efficient_cuda":
+    if backend in ("efficient_cuda", "flex"):
         if query.device.type != "cuda":
             return f"its kernel runs on a GPU, not on {query.device.type}"
         if query.dtype == torch.float64:
             return "its kernel does not take float64"
-        if not hasattr(torch.ops.aten, "_scaled_dot_product_efficient_attention"):
+        if backend == "efficient_cuda" and not hasattr(torch.ops.aten, "_scaled_dot_product_efficient_attention"):
             return f"torch {torch.__version__} has no such kernel"
     return ""
 
@@ -85,12 +87,12 @@ class _LogSumExp(torch.autograd.Function):
     """The gradient to q_i is the expected key: as narrow as q, so it is kept from the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, keep: Tensor | None, backend: Backend, chunk: int) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, bias: Tensor, backend: Backend, chunk: int) -> Tensor:
         if backend in _KERNELS:
-            total, expected_key = _by_kernel(_KERNELS[backend], query, key, keep)
+            total, expected_key = _by_kernel(_KERNELS[backend], query, key, bias)
         else:
             rows = query.shape[1] if backend == "reference" else max(chunk // (len(query) * key.shape[1]), 1)
-            total, expected_key = _by_chunks(query, key, keep, rows)
+            total, expected_key = _by_chunks(query, key, bias, rows)
         ctx.save_for_backward(expected_key)
         return total
 
@@ -101,25 +103,24 @@ class _LogSumExp(torch.autograd.Function):
         return grad[..., None] * expected_key, None, None, None, None
 
 
-def _by_chunks(query: Tensor, key: Tensor, keep: Tensor | None, rows: int) -> Sum:
+def _by_chunks(query: Tensor, key: Tensor, bias: Tensor, rows: int) -> Sum:
     total, expected_key = query.new_empty(query.shape[:2]), torch.empty_like(query)
-    bias = query.new_zeros(()) if keep is None else torch.where(keep, 0.0, NEVER).to(query.dtype)[:, None]
     for start in range(0, query.shape[1], rows):
         part = slice(start, start + rows)
-        logits = query[:, part] @ key.mT + bias
+        logits = torch.baddbmm(bias[:, None], query[:, part], key.mT)
         total[:, part] = logits.logsumexp(-1)
         expected_key[:, part] = logits.sub_(total[:, part, None]).exp_() @ key
     return total, expected_key
 
 
-def _by_kernel(kernel: Kernel, query: Tensor, key: Tensor, keep: Tensor | None) -> Sum:
-    """The key mask is one more column, 1 in every query and `NEVER` in the keys that are left out."""
+def _by_kernel(kernel: Kernel, query: Tensor, key: Tensor, bias: Tensor) -> Sum:
+    """The bias is one more column, 1 in every query; zeros fill up the width."""
     width = query.shape[-1]
-    if keep is not None:
-        query = torch.cat([query, torch.ones_like(query[..., :1])], dim=-1)
-        key = torch.cat([key, torch.where(keep, 0.0, NEVER).to(key.dtype)[..., None]], dim=-1)
-    spare = -query.shape[-1] % KERNEL_WIDTH
-    total, expected_key = kernel(F.pad(query, (0, spare))[:, None], F.pad(key, (0, spare))[:, None])
+    padded = -(-(width + 1) // KERNEL_WIDTH) * KERNEL_WIDTH
+    wide_query, wide_key = (x.new_zeros(len(x), 1, x.shape[1], padded) for x in (query, key))
+    wide_query[:, 0, :, :width], wide_query[..., width] = query, 1
+    wide_key[:, 0, :, :width], wide_key[:, 0, :, width] = key, bias
+    total, expected_key = kernel(wide_query, wide_key)
     return total[:, 0, : query.shape[1]], expected_key[:, 0, :, :width]
 
 
@@ -135,4 +136,16 @@ def _efficient_cuda(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     return total, output
 
 
-_KERNELS: dict[str, Kernel] = {"flash_cpu": _flash_cpu, "efficient_cuda": _efficient_cuda}
+def _flex(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Compiled it is one fused kernel; uncompiled (on a CPU, for tests) it holds the whole matrix."""
+    attention = _compiled_flex_attention() if query.is_cuda else flex_attention
+    output, extra = attention(query, key, key, scale=1.0, return_aux=AuxRequest(lse=True))
+    return extra.lse, output
+
+
+@functools.cache
+def _compiled_flex_attention() -> Callable[..., Any]:
+    return torch.compile(flex_attention, dynamic=True)
+
+
+_KERNELS: dict[str, Kernel] = {"flash_cpu": _flash_cpu, "efficient_cuda": _efficient_cuda, "flex": _flex}

@@ -1,25 +1,27 @@
 """Patch discrimination: each token must find its own target among all targets of its sample and modality."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hybrid_patch.loss.logsumexp import Backend, log_sum_exp
+from hybrid_patch.loss.logsumexp import NEVER, Backend, log_sum_exp
+from hybrid_patch.loss.queries import Queries
 from hybrid_patch.nn.target import TargetKeys
-from hybrid_patch.packing import pack
+from hybrid_patch.packing import take_rows
 from hybrid_patch.tokens import FineTokens
 
 SMALLEST_SQUARED_NORM = 1e-12
 SAME, FAR = 1e-9, 1e9
-"""Projections of keys, which have unit length or less, that count as equal; and one that no key has."""
+"""Steps between codes of targets below which they count as equal (roundings); and a code that no target has."""
 
 
 def patch_discrimination(
     predictions: FineTokens,
     targets: TargetKeys,
-    take: Bool[Tensor, "b fh fw t s"],
+    take: Bool[Tensor, "b n places"],
+    queries: Queries,
     temperature: float,
-    merge_equal: bool,
+    most_distinct: int | None,
     backend: Backend,
     chunk: int,
 ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
@@ -28,45 +30,57 @@ def patch_discrimination(
     The loss of Galileo and OlmoEarth (Tseng et al. 2025, "Galileo", section 3), over tokens at the output patch size.
 
     Args:
-        predictions: tokens `[B, H, W, T, S, D]`, factored.
-        targets: of all positions of the same grid.
-        take: positions that are both queries and keys (hidden or visible ones, none that is missing).
-        merge_equal: positions with equal targets (maps have few distinct ones) are no negatives of each other.
+        predictions: tokens at the positions of the queries, factored.
+        targets: of all places of all cells that may be asked about.
+        take: the places that count (no missing pixel), as keys and as queries.
+        queries: which of them are queries; the mean over all is estimated by theirs.
+        most_distinct: where the targets have codes, positions with equal ones are no negatives of each other; so many
+            distinct ones there can be at most in a sample (None: as many as positions).
         backend, chunk: how the sum over all keys is worked out (`log_sum_exp`).
 
     Returns:
         `[B]` the loss of each sample, an exact 0 where it has no position; and whether it has any.
     """
-    packing = pack(take.flatten(1))
-    valid = packing.valid()
     predictions = predictions.float()
     # Unit length and temperature are put on the narrow products: the tokens themselves are never made.
     norm = predictions.squared_norm().clamp(min=SMALLEST_SQUARED_NORM).sqrt()
     products = predictions.dense() if targets.projection is None else predictions.project(targets.projection)
-    query = packing.gather((products / (norm[..., None] * temperature)).flatten(1, 4))
-    key = packing.gather(targets.vectors.flatten(1, 4))
-    loss = torch.where(valid, log_sum_exp(query, key, packing.keep, backend, chunk) - (query * key).sum(-1), 0)
-    if merge_equal:
+    query = (products / (norm[..., None] * temperature)).flatten(1, 2)
+    key, keep = targets.vectors.flatten(1, 2), take.flatten(1)
+    own, asked = queries.of(targets.vectors).flatten(1, 2), queries.of(take).flatten(1)
+    if targets.code is None:
+        bias = torch.where(keep, 0.0, NEVER).to(key.dtype)
+        loss = log_sum_exp(query, key, bias, backend, chunk) - (query * own).sum(-1)
+    else:
+        places = min(key.shape[1], (most_distinct or key.shape[1]) + 1)
+        first, counts, own_counts = count_equal(targets.code.flatten(1), keep, places)
+        distinct = take_rows(key, first).reshape(*first.shape, -1)
+        bias = torch.where(counts > 0, counts.clamp(min=1).to(key.dtype).log(), NEVER)
+        loss = log_sum_exp(query, distinct, bias, backend, chunk) - (query * own).sum(-1)
+        loss = torch.where(asked, loss, 0)
         # Take the other tokens with the same target out of the sum again: each is as large as the token's own.
-        others = torch.where(valid, equal_counts(key, valid) - 1, 0)
+        others = (queries.of(own_counts.reshape(take.shape)).flatten(1) - 1).clamp(min=0).to(key.dtype)
         share = (others * (-loss).exp()).clamp(max=(others + 0.5) / (others + 1))
         loss = loss + torch.log1p(-share)
-    count = valid.sum(1)
-    loss = loss.sum(1) / count.clamp(min=1)
-    return 2 * temperature * loss, count > 0
+    count = keep.sum(1)
+    total = torch.where(asked, loss, 0).sum(1) * queries.weight
+    return 2 * temperature * total / count.clamp(min=1), count > 0
 
 
-def equal_counts(key: Float[Tensor, "b n k"], keep: Bool[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-    """How many kept keys of the same sample equal each key (at least 1).
+def count_equal(
+    code: Float[Tensor, "b n"], keep: Bool[Tensor, "b n"], places: int
+) -> tuple[Int[Tensor, "b u"], Int[Tensor, "b u"], Int[Tensor, "b n"]]:
+    """The distinct codes of the kept positions of each sample, in `places` places.
 
-    Keys are told apart by one random projection in float64, so that a sort of numbers finds the equal ones. Equal keys
-    may differ there by a rounding, so that a step of less than `SAME` is none.
+    Returns:
+        A position that has each; how many have it (0 at places to spare); and for every kept position how many have
+        its own.
     """
-    direction = torch.randn(key.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    code = (key.double() @ direction.to(key.device)).masked_fill(~keep, FAR)
-    ordered, order = code.sort(dim=1)
+    ordered, order = code.masked_fill(~keep, FAR).sort(dim=1)
     new = torch.ones_like(keep)
     new[:, 1:] = ordered.diff(dim=1) > SAME
     run = new.cumsum(1) - 1
-    counts = torch.zeros_like(run).scatter_add_(1, run, torch.ones_like(run)).gather(1, run)
-    return torch.zeros_like(key[..., 0]).scatter(1, order, counts.to(key.dtype))
+    empty = torch.zeros(len(code), places, dtype=torch.long, device=code.device)
+    counts = empty.scatter_add(1, run, keep.gather(1, order).long())
+    first = empty.scatter_reduce(1, run, order, "amax")
+    return first, counts, torch.zeros_like(order).scatter(1, order, counts.gather(1, run))

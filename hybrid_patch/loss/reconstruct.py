@@ -4,30 +4,35 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hybrid_patch.loss.queries import Queries
 from hybrid_patch.tokens import FineTokens
 
 
 def reconstruction(
     predictions: FineTokens,
-    weight: Float[Tensor, "d n"],
-    bias: Float[Tensor, " n"],
-    pixels: Float[Tensor, "b fh fw t n"],
-    take: Bool[Tensor, "b fh fw t s"],
-    band_set: int,
+    weight: Float[Tensor, "d m"],
+    bias: Float[Tensor, " m"],
+    pixels: Float[Tensor, "b n places m"],
+    counted: Bool[Tensor, "b r m"],
+    take: Bool[Tensor, "b n places"],
+    queries: Queries,
 ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
-    """Mean squared error of a band set's pixels per sample (He et al. 2022, "Masked Autoencoders", without their norm).
+    """Mean squared error of a modality's pixels per sample (He et al. 2022, "Masked Autoencoders", without their norm).
 
     Args:
-        predictions: tokens `[B, H, W, T, S, D]`, factored.
+        predictions: tokens at the positions of the queries, factored.
         weight, bias: the linear map from a token to the pixels of its output patch.
-        pixels: normalised, cut into output patches (`patches`).
-        take: positions that count.
+        pixels: normalised, of all places of all cells that may be asked about.
+        counted: which of the pixels' numbers count in a query's cell: those of the tokens' own band set.
+        take: the places that count (no missing pixel).
+        queries: which of them are worked out; the mean over all is estimated by theirs.
 
     Returns:
         `[B]` the loss of each sample, an exact 0 where it has no position; and whether it has any.
     """
-    predicted = predictions.float().transform(weight, bias).dense()[..., band_set, :]
-    taken = take[..., band_set]
-    error = torch.where(taken, (predicted - pixels).square().mean(-1), 0)
-    count = taken.flatten(1).sum(1)
-    return error.flatten(1).sum(1) / count.clamp(min=1), count > 0
+    predicted = predictions.float().transform(weight, bias).dense()
+    own = counted[:, :, None]
+    squares = torch.where(own, (predicted - queries.of(pixels)).square(), 0).sum(-1) / own.sum(-1)
+    count = take.flatten(1).sum(1)
+    total = torch.where(queries.of(take), squares, 0).flatten(1).sum(1) * queries.weight
+    return total / count.clamp(min=1), count > 0

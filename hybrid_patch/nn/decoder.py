@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hybrid_patch.config import schema
+from hybrid_patch.data.batch import MaskedTokens
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.nn.encodings import Encodings
-from hybrid_patch.nn.sequence import flatten, unflatten
+from hybrid_patch.nn.sequence import flatten
 from hybrid_patch.nn.transformer import Stack
-from hybrid_patch.packing import pack
-from hybrid_patch.tokens import TokenGrid
 
 
 class Decoder(nn.Module):
@@ -33,25 +32,24 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        latents: Mapping[str, TokenGrid],
-        hidden: Mapping[str, Bool[Tensor, "b _ _ _ _"]],
+        latents: Float[Tensor, "bv n d"],
+        visible: MaskedTokens,
+        hidden: MaskedTokens,
+        grids: Mapping[str, tuple[int, int]],
         timestamps: Int[Tensor, "b t 3"],
         patch_size: int,
-    ) -> dict[str, TokenGrid]:
-        """Predicted tokens per modality at the processing patch size, masked by what was to be decoded.
+    ) -> Float[Tensor, "bv m _"]:
+        """Predictions of the hidden tokens of all modalities, packed.
 
         Args:
-            latents: the encoder's.
-            hidden: `[B, h, w, T, S]`, True where a token is to be predicted.
+            latents: the encoder's, packed.
+            visible: the tokens that they are of.
+            hidden: the tokens to predict.
+            grids: rows and columns of each modality's token grid.
+            timestamps: day, month (0-11), year of the timesteps.
+            patch_size: the side of a patch, pixels.
         """
-        encodings = {
-            name: self.encodings(name, (mask.shape[1], mask.shape[2]), patch_size, timestamps)
-            for name, mask in hidden.items()
-        }
-        visible = pack(flatten({name: grid.mask for name, grid in latents.items()}))
-        context = self.context(visible.gather(flatten({name: grid.tokens for name, grid in latents.items()})))
-        context = context + visible.gather(flatten({name: encodings[name] for name in latents}))
-        queries = pack(flatten(hidden))
-        predictions = self.stack(self.query + queries.gather(flatten(encodings)), context, visible.keep)
-        grids = unflatten(queries.scatter(predictions), hidden)
-        return {name: TokenGrid(grids[name], mask) for name, mask in hidden.items()}
+        encodings = {name: self.encodings(name, grid, patch_size, timestamps) for name, grid in grids.items()}
+        places = visible.together.gather(flatten({name: encodings[name] for name in visible.each}))
+        queries = self.query + hidden.together.gather(flatten({name: encodings[name] for name in hidden.each}))
+        return self.stack(queries, self.context(latents) + places, visible.together.keep)

@@ -2,21 +2,20 @@
 
 from collections.abc import Mapping
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hybrid_patch.config import schema
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.nn.encodings import Encodings
 from hybrid_patch.nn.patch_embed import PatchEmbed
-from hybrid_patch.nn.sequence import flatten, unflatten
+from hybrid_patch.nn.sequence import flatten
 from hybrid_patch.nn.transformer import Stack
-from hybrid_patch.packing import pack
-from hybrid_patch.tokens import TokenGrid
+from hybrid_patch.packing import Packing
 
 
 class Encoder(nn.Module):
-    """Visible patches of all modalities → one latent token each; hidden and missing patches never enter."""
+    """Visible patches of all modalities → one latent token each; hidden and missing patches never enter a block."""
 
     def __init__(
         self,
@@ -32,26 +31,19 @@ class Encoder(nn.Module):
         self.stack = Stack(size, gradient_checkpointing)
 
     def forward(
-        self,
-        pixels: Mapping[str, Float[Tensor, "b height width _ _"]],
-        visible: Mapping[str, Bool[Tensor, "b _ _ _ _"]],
-        timestamps: Int[Tensor, "b t 3"],
-        patch_size: int,
-    ) -> dict[str, TokenGrid]:
-        """Latent tokens per modality, masked by what was visible; a modality that is only decoded has none.
+        self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], visible: Packing, timestamps: Int[Tensor, "b t 3"]
+    ) -> Float[Tensor, "bv n d"]:
+        """Latents of the visible tokens of all input modalities, packed.
 
         Args:
-            pixels: normalised, zeros where missing, `[B, H, W, T, C]`.
-            visible: `[B, h, w, T, S]`, True where the encoder may look.
+            patches: normalised pixels, zeros where missing, `[B, h, w, T, ps, ps, C]`.
+            visible: which tokens the encoder may look at, of all input modalities in the order of `patches`, one after
+                the other; there may be several views of each sample.
             timestamps: day, month (0-11), year of the timesteps.
         """
-        visible = {name: visible[name] for name in self.embed if name in visible}
         tokens = {
-            name: self.embed[name](pixels[name], patch_size)
-            + self.encodings(name, (mask.shape[1], mask.shape[2]), patch_size, timestamps)
-            for name, mask in visible.items()
+            name: self.embed[name](x) + self.encodings(name, (x.shape[1], x.shape[2]), x.shape[4], timestamps)
+            for name, x in patches.items()
+            if name in self.embed
         }
-        packing = pack(flatten(visible))
-        latents = self.stack(packing.gather(flatten(tokens)), None, packing.keep)
-        grids = unflatten(packing.scatter(latents), visible)
-        return {name: TokenGrid(grids[name], mask) for name, mask in visible.items()}
+        return self.stack(visible.gather(flatten(tokens)), None, visible.keep)

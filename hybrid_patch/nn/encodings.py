@@ -1,5 +1,6 @@
 """What a token is told besides its pixels: band set, place in the series, month, and place on the ground."""
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -25,6 +26,19 @@ def cycle(length: int, width: int) -> Float[Tensor, "length width"]:
     harmonic = torch.arange(width // 2) % (length // 2) + 1
     angle = torch.arange(length)[:, None] * harmonic * (2 * math.pi / length)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+@functools.lru_cache(maxsize=64)
+def place_on_the_ground(
+    grid: tuple[int, int], step: float, width: int, device: torch.device
+) -> Float[Tensor, "h w width"]:
+    """Sines of the rows of a grid's cells in the first half of the width, of their columns in the second.
+
+    Args:
+        step: the side of a cell, in units of 10 m; the place of a cell is its centre.
+    """
+    rows, columns = (sine((torch.arange(n, device=device) + 0.5) * step, width // 2) for n in grid)
+    return torch.cat([rows[:, None].expand(*grid, -1), columns[None].expand(*grid, -1)], dim=-1)
 
 
 class Encodings(nn.Module):
@@ -64,8 +78,6 @@ class Encodings(nn.Module):
             month = self.months[timestamps[..., 1]][:, None, None, :, None]  # type: ignore[index]
         else:
             order = month = torch.zeros(1, device=device)
-        step = patch_size * modality.gsd / REFERENCE_GSD
-        rows, columns = (sine((torch.arange(n, device=device) + 0.5) * step, self.quarter // 2) for n in grid)
-        space = torch.cat([rows[:, None].expand(*grid, -1), columns[None].expand(*grid, -1)], dim=-1)
+        space = place_on_the_ground(grid, patch_size * modality.gsd / REFERENCE_GSD, self.quarter, device)
         parts = (band_set, order, month, space[None, :, :, None, None])
         return torch.cat([part.to(dtype).expand(shape) for part in parts], dim=-1)

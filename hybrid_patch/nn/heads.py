@@ -20,7 +20,7 @@ class ProjectAndAggregate(nn.Module):
         self.linear = nn.Linear(width, width)
 
     def forward(
-        self, latents: Mapping[str, FineTokens], take: Mapping[str, Bool[Tensor, "b _ _ _ _"]]
+        self, latents: Mapping[str, FineTokens], take: Mapping[str, Bool[Tensor, "b _ _"]]
     ) -> Float[Tensor, "b d"]:
         """`[B, D]` of the tokens to take; a sample without any gives the map's bias."""
         total = torch.stack([fine.pooled_sum(take[name]) for name, fine in latents.items()]).sum(0)

@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 
-from jaxtyping import Float, Int, Int8
+from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from hybrid_patch.config.schema import Config
 from hybrid_patch.curriculum import PatchSizes, all_sizes
+from hybrid_patch.data.batch import Batch, MaskedTokens
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.masking import Mask
 from hybrid_patch.nn import upsampler
 from hybrid_patch.nn.decoder import Decoder
 from hybrid_patch.nn.encoder import Encoder
-from hybrid_patch.tokens import FineTokens, TokenGrid
+from hybrid_patch.nn.sequence import unflatten
+from hybrid_patch.tokens import TokenGrid
 
 
 class HybridModel(nn.Module):
@@ -31,34 +33,29 @@ class HybridModel(nn.Module):
         self.decoder_upsampler = upsampler.build(config.upsampler, decoder.width, factors)
 
     def encode(
-        self,
-        pixels: Mapping[str, Float[Tensor, "b height width _ _"]],
-        masks: Mapping[str, Int8[Tensor, "b _ _ _ _"]],
-        timestamps: Int[Tensor, "b t 3"],
-        sizes: PatchSizes,
-    ) -> tuple[dict[str, TokenGrid], dict[str, FineTokens]]:
-        """Latents of the ENCODE tokens, per modality: at the processing patch size, and upsampled.
+        self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], batch: Batch
+    ) -> tuple[Float[Tensor, "bv n d"], dict[str, TokenGrid]]:
+        """Latents of the ENCODE tokens of all views: packed for the decoder, and on grids `[B V, h, w, T, S, D]`.
 
         Args:
-            pixels: normalised, zeros where missing, `[B, H, W, T, C]`.
-            masks: `Mask` values on the coarse grid, `[B, h, w, T, S]`.
-            timestamps: day, month (0-11), year of the timesteps.
-
-        Returns:
-            Grids `[B, h, w, T, S, D]`, and fine tokens that stand for `[B, H/output, W/output, T, S, D]`.
+            patches: the batch's pixels, cut at the processing patch size, `[B, h, w, T, ps, ps, C]`.
         """
-        visible = {name: mask == Mask.ENCODE for name, mask in masks.items()}
-        grids = self.encoder(pixels, visible, timestamps, sizes.processing)
-        return grids, {name: self.encoder_upsampler(grid, sizes.factor) for name, grid in grids.items()}
+        latents = self.encoder(patches, batch.encoded.together, batch.timestamps)
+        return latents, _on_grids(latents, batch.encoded, batch.masks, Mask.ENCODE)
 
-    def decode(
-        self,
-        latents: Mapping[str, TokenGrid],
-        masks: Mapping[str, Int8[Tensor, "b _ _ _ _"]],
-        timestamps: Int[Tensor, "b t 3"],
-        sizes: PatchSizes,
-    ) -> dict[str, FineTokens]:
-        """Predictions for the DECODE tokens, per modality, made at the processing patch size and upsampled."""
-        hidden = {name: mask == Mask.DECODE for name, mask in masks.items()}
-        grids = self.decoder(latents, hidden, timestamps, sizes.processing)
-        return {name: self.decoder_upsampler(grid, sizes.factor) for name, grid in grids.items()}
+    def decode(self, latents: Float[Tensor, "bv n d"], batch: Batch, patch_size: int) -> dict[str, TokenGrid]:
+        """Predictions for the DECODE tokens, per modality, at the processing patch size."""
+        grids = {name: (mask.shape[1], mask.shape[2]) for name, mask in batch.masks.items()}
+        predictions = self.decoder(latents, batch.encoded, batch.decoded, grids, batch.timestamps, patch_size)
+        return _on_grids(predictions, batch.decoded, batch.masks, Mask.DECODE)
+
+
+def _on_grids(
+    packed: Float[Tensor, "bv n d"],
+    tokens: MaskedTokens,
+    masks: Mapping[str, Int8[Tensor, "bv _ _ _ _"]],
+    value: Mask,
+) -> dict[str, TokenGrid]:
+    masks = {name: masks[name] for name in tokens.each}
+    grids = unflatten(tokens.together.scatter(packed), masks)
+    return {name: TokenGrid(grid, masks[name] == value) for name, grid in grids.items()}

@@ -4,7 +4,6 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -27,7 +26,7 @@ def kernel_resize(base: int, size: int, dtype: torch.dtype, device: torch.device
 
 
 class PatchEmbed(nn.Module):
-    """Pixels of one modality → one token per patch, timestep and band set.
+    """Patches of one modality → one token per patch, timestep and band set.
 
     Each band set has a kernel of side `base_patch_size`; other patch sizes use it resized (`kernel_resize`). The pixels
     are never resized: that would cost as many pixels as the largest patch size, and mix neighbours.
@@ -38,30 +37,25 @@ class PatchEmbed(nn.Module):
         self.base = base_patch_size
         self.channels = modality.band_set_channels
         self.kernels = nn.ParameterList(
-            torch.empty(len(channels) * base_patch_size**2, width) for channels in self.channels
+            torch.empty(base_patch_size**2 * len(channels), width) for channels in self.channels
         )
         self.bias = nn.Parameter(torch.zeros(len(self.channels), width))
         for kernel in self.kernels:
             nn.init.trunc_normal_(kernel, std=len(kernel) ** -0.5)
 
     def kernel(self, band_set: int, patch_size: int) -> Float[Tensor, "in width"]:
-        """The kernel of a band set at a patch size, `[C ps^2, D]`, channel by channel, row by row."""
+        """The kernel of a band set at a patch size, `[ps^2 C, D]`, pixel by pixel, row by row."""
         kernel = self.kernels[band_set]
         if patch_size == self.base:
             return kernel
         resize = kernel_resize(self.base, patch_size, kernel.dtype, kernel.device)
-        resized = resize.mT @ kernel.reshape(-1, self.base**2, kernel.shape[1])
-        return resized.reshape(-1, kernel.shape[1])
+        return (resize.mT @ kernel.reshape(self.base**2, -1)).reshape(-1, kernel.shape[1])
 
-    def forward(self, pixels: Float[Tensor, "b height width t c"], patch_size: int) -> Float[Tensor, "b h w t s d"]:
-        """`[B, H, W, T, C]` → `[B, H/ps, W/ps, T, S, D]`."""
-        tokens = [
-            patches(pixels[..., list(channels)], patch_size) @ self.kernel(s, patch_size)
-            for s, channels in enumerate(self.channels)
-        ]
-        return torch.stack(tokens, dim=4) + self.bias
-
-
-def patches(pixels: Float[Tensor, "b height width t c"], patch_size: int) -> Float[Tensor, "b h w t n"]:
-    """Cut into patches, each a vector of `n = C ps^2` numbers, channel by channel, row by row."""
-    return rearrange(pixels, "b (h p) (w q) t c -> b h w t (c p q)", p=patch_size, q=patch_size)
+    def forward(self, patches: Float[Tensor, "b h w t p q c"]) -> Float[Tensor, "b h w t s d"]:
+        """`[B, h, w, T, ps, ps, C]` → `[B, h, w, T, S, D]`."""
+        size, every = patches.shape[-2], tuple(range(patches.shape[-1]))
+        tokens = []
+        for s, channels in enumerate(self.channels):
+            pixels = patches if channels == every else patches[..., list(channels)]
+            tokens.append(F.linear(pixels.flatten(-3), self.kernel(s, size).mT, self.bias[s]))
+        return torch.stack(tokens, dim=4)

@@ -16,7 +16,7 @@ def flatten(grids: Mapping[str, Shaped[Tensor, "b _ _ _ _ *d"]]) -> Shaped[Tenso
 def unflatten(
     sequence: Shaped[Tensor, "b n *d"], grids: Mapping[str, Shaped[Tensor, "b _ _ _ _"]]
 ) -> dict[str, Shaped[Tensor, "b _ _ _ _ *d"]]:
-    """The sequence back on the grids of the given masks."""
+    """The sequence back on grids of the same shapes."""
     sizes = [math.prod(grid.shape[1:5]) for grid in grids.values()]
     parts = sequence.split(sizes, dim=1)
     return {

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hybrid_patch.data.modality import Modality
-from hybrid_patch.nn.patch_embed import patches
 
 BIAS_STD = 0.1
 MIDDLE = 0.5
@@ -20,13 +19,15 @@ class TargetKeys(NamedTuple):
     """Unit-length targets, in as few numbers as their products with predictions need.
 
     A target is linear in its pixels, `t = W x + b`, so `p · t = (p [W b]) · [x 1]`. Where `x` is shorter than `t`,
-    `projection` holds the `[W b]` of all band sets side by side and `vectors` the `[x 1] / |t|`, with zeros at the
-    columns of the other band sets. Where it is not (large output patches), `vectors` are the targets themselves and
-    `projection` is None. Either way `p · t / |t| = (p projection) · vector`.
+    `projection` holds the W of all channels and the b of all band sets side by side, and `vectors` the `[x 1] / |t|`,
+    with zeros at the columns of other band sets. Where it is not (large output patches), `vectors` are the targets
+    themselves and `projection` is None. Either way `p · t / |t| = (p projection) · vector`. Where it is asked for,
+    `code` is a number for each target, equal (but for its rounding) for equal targets alone.
     """
 
     projection: Float[Tensor, "d k"] | None
-    vectors: Float[Tensor, "b h w t s k"]
+    vectors: Float[Tensor, "b n p k"]
+    code: Float[Tensor, "b n p"] | None
 
 
 class RandomTargets(nn.Module):
@@ -34,7 +35,8 @@ class RandomTargets(nn.Module):
 
     W `[D, C ps^2]` is normal with variance `1 / (C ps^2)`, b normal with standard deviation 0.1. Each projection is
     drawn from its own seed, so that adding a modality does not change the targets of the others. They are buffers: a
-    checkpoint holds them.
+    checkpoint holds them. A table `[C ps^2 + S, D]` has the W of all band sets, in the order of a patch's numbers
+    (pixel by pixel, each with its channels), and below them the b.
 
     With `centre` the x of a continuous modality is the normalised value less its mean, one half. Without it all targets
     share one large component.
@@ -44,62 +46,85 @@ class RandomTargets(nn.Module):
         self, modalities: Mapping[str, Modality], width: int, patch_sizes: Iterable[int], seed: int, centre: bool
     ) -> None:
         super().__init__()
-        self.centre = {
+        self.width = width
+        self.middle = {
             name: MIDDLE if centre and modality.kind == "continuous" else 0.0 for name, modality in modalities.items()
         }
-        self.channels = {name: modality.band_set_channels for name, modality in modalities.items()}
-        self.width = width
-        for name, band_sets in self.channels.items():
-            for s, channels in enumerate(band_sets):
-                for patch_size in set(patch_sizes):
-                    rng = torch.Generator().manual_seed(_seed(seed, name, s, patch_size))
-                    n = len(channels) * patch_size**2
-                    weight = torch.randn(n, width, generator=rng) / n**0.5
-                    bias = torch.randn(1, width, generator=rng) * BIAS_STD
-                    self.register_buffer(_buffer(name, s, patch_size), torch.cat([weight, bias]))
+        for name, modality in modalities.items():
+            for patch_size in set(patch_sizes):
+                rng = torch.Generator().manual_seed(_seed(seed, name, patch_size))
+                own = _own_columns(modality, patch_size)
+                table = torch.randn(own.shape[1], width, generator=rng)
+                inputs = own.shape[1] - len(own)
+                for columns in own[:, :inputs]:
+                    table[:inputs][columns] /= columns.sum() ** 0.5
+                table[inputs:] *= BIAS_STD
+                self.register_buffer(_buffer(name, patch_size), table)
+                self.register_buffer(f"{_buffer(name, patch_size)}_own", own, persistent=False)
 
-    def projection(self, name: str, band_set: int, patch_size: int) -> Float[Tensor, "n d"]:
-        """`[W b]` transposed: `[C ps^2 + 1, D]`, the bias in the last row."""
-        return self.get_buffer(_buffer(name, band_set, patch_size))
+    def table(self, name: str, patch_size: int) -> Float[Tensor, "k d"]:
+        """W and b of a modality at an output patch size, `[C ps^2 + S, D]`."""
+        return self.get_buffer(_buffer(name, patch_size))
+
+    def own(self, name: str, patch_size: int) -> Bool[Tensor, "s k"]:
+        """Which numbers of `[x 1]` each band set takes."""
+        return self.get_buffer(f"{_buffer(name, patch_size)}_own")
 
     def forward(
-        self, name: str, pixels: Float[Tensor, "b height width t c"], patch_size: int
-    ) -> list[Float[Tensor, "b h w t d"]]:
-        """The targets, D wide, one tensor per band set."""
-        return [
-            inputs @ self.projection(name, s, patch_size)
-            for s, inputs in enumerate(self._inputs(name, pixels, patch_size))
-        ]
+        self, name: str, patches: Float[Tensor, "b n p m"], band_set: Int[Tensor, "b n"], patch_size: int
+    ) -> Float[Tensor, "b n p d"]:
+        """The targets, D wide.
 
-    def keys(self, name: str, pixels: Float[Tensor, "b height width t c"], patch_size: int) -> TargetKeys:
-        """The unit-length targets of a modality's pixels, in the fewest numbers."""
-        inputs = self._inputs(name, pixels, patch_size)
-        maps = [self.projection(name, s, patch_size) for s in range(len(inputs))]
-        if sum(map(len, maps)) > self.width:
-            targets = torch.stack([x @ w for x, w in zip(inputs, maps, strict=True)], dim=4)
-            return TargetKeys(None, targets / targets.norm(dim=-1, keepdim=True))
-        vectors = []
-        for s, (x, w) in enumerate(zip(inputs, maps, strict=True)):
-            unit = x / ((x @ (w @ w.mT)) * x).sum(-1, keepdim=True).sqrt()
-            vectors.append(
-                torch.cat(
-                    [unit if i == s else unit.new_zeros(*unit.shape[:-1], len(m)) for i, m in enumerate(maps)], -1
-                )
-            )
-        return TargetKeys(torch.cat(maps).mT, torch.stack(vectors, dim=4))
+        Args:
+            patches: pixels of output patches, `m = C ps^2` numbers each, in p places of n cells.
+            band_set: which band set the tokens of a cell stand for.
+        """
+        return self._inputs(name, patches, band_set, patch_size) @ self.table(name, patch_size)
 
-    def _inputs(self, name: str, pixels: Tensor, patch_size: int) -> list[Float[Tensor, "b h w t n"]]:
-        """`[x 1]` per band set."""
-        parts = [
-            patches(pixels[..., list(channels)] - self.centre[name], patch_size) for channels in self.channels[name]
-        ]
-        return [torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1) for x in parts]
+    def keys(
+        self, name: str, patches: Float[Tensor, "b n p m"], band_set: Int[Tensor, "b n"], patch_size: int, coded: bool
+    ) -> TargetKeys:
+        """The unit-length targets of a modality, in the fewest numbers, with codes or without; else as `forward`."""
+        table, inputs = self.table(name, patch_size), self._inputs(name, patches, band_set, patch_size)
+        code = _codes(inputs) if coded else None
+        if len(table) > self.width:
+            targets = inputs @ table
+            return TargetKeys(None, targets / targets.norm(dim=-1, keepdim=True), code)
+        # |x T| = |x R| for the small R with R R^T = T T^T.
+        wide = table.double()
+        root = torch.linalg.cholesky_ex(wide @ wide.mT)[0].to(table.dtype)
+        return TargetKeys(table.mT, inputs / torch.linalg.vector_norm(inputs @ root, dim=-1, keepdim=True), code)
 
-
-def _buffer(name: str, band_set: int, patch_size: int) -> str:
-    return f"{name}_set{band_set}_ps{patch_size}"
+    def _inputs(
+        self, name: str, patches: Tensor, band_set: Int[Tensor, "b n"], patch_size: int
+    ) -> Float[Tensor, "b n p k"]:
+        """`[x 1]`: zeros at the channels and biases of other band sets than a token's own."""
+        own = self.own(name, patch_size)
+        *axes, m = patches.shape
+        inputs = patches.new_ones(*axes, own.shape[1])
+        torch.sub(patches, self.middle[name], out=inputs[..., :m])
+        return inputs if len(own) == 1 else inputs * own[band_set][:, :, None]
 
 
-def _seed(seed: int, name: str, band_set: int, patch_size: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{name}/{band_set}/{patch_size}".encode()).digest()
+def _own_columns(modality: Modality, patch_size: int) -> Bool[Tensor, "s k"]:
+    """Which numbers of `[x 1]` each band set takes."""
+    sets = len(modality.band_set_channels)
+    channels = torch.zeros(sets, modality.channels, dtype=torch.bool)
+    for s, own in enumerate(modality.band_set_channels):
+        channels[s, list(own)] = True
+    return torch.cat([channels.repeat(1, patch_size**2), torch.eye(sets, dtype=torch.bool)], dim=1)
+
+
+def _codes(inputs: Float[Tensor, "b n p k"]) -> Float[Tensor, "b n p"]:
+    """One random projection in float64, of the inputs rather than of the targets: those are exactly equal."""
+    direction = torch.randn(inputs.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return inputs.double() @ direction.to(inputs.device)
+
+
+def _buffer(name: str, patch_size: int) -> str:
+    return f"{name}_ps{patch_size}"
+
+
+def _seed(seed: int, name: str, patch_size: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{name}/{patch_size}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

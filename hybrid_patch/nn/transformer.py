@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -15,20 +14,35 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
+        self.width, self.heads = width, heads
+        self.query_key_value = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b m d"], keep: Bool[Tensor, "b m"] | None
+        self,
+        x: Float[Tensor, "b n d"],
+        context: Float[Tensor, "b m d"] | None,
+        keep: Bool[Tensor, "b m"] | None,
     ) -> Float[Tensor, "b n d"]:
-        """`keep` is False at context tokens that are padding; None if there are none."""
-        query = rearrange(self.query(x), "b n (h c) -> b h n c", h=self.heads)
-        key, value = rearrange(self.key_value(context), "b m (two h c) -> two b h m c", two=2, h=self.heads)
+        """Attends to `context`, or to `x` itself where that is None.
+
+        `keep` is False at tokens that are padding in what is attended to; None if there are none.
+        """
+        query, key, value = self._heads(x, context)
         mask = None if keep is None else keep[:, None, None, :]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.out(rearrange(attended, "b h n c -> b n (h c)"))
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, `[B, heads, N, D / heads]`: one product where all three are of the same tokens."""
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        if context is None:
+            parts = F.linear(x, weight, bias).chunk(3, dim=-1)
+        else:
+            query = F.linear(x, weight[: self.width], bias[: self.width])
+            parts = (query, *F.linear(context, weight[self.width :], bias[self.width :]).chunk(2, dim=-1))
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        return query, key, value
 
 
 class Block(nn.Module):
@@ -46,8 +60,7 @@ class Block(nn.Module):
         self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b m d"] | None, keep: Bool[Tensor, "b m"] | None
     ) -> Float[Tensor, "b n d"]:
         """Self-attention where `context` is None; `keep` masks the sequence that is attended to."""
-        normed = self.attention_norm(x)
-        x = x + self.attention(normed, normed if context is None else context, keep)
+        x = x + self.attention(self.attention_norm(x), context, keep)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -77,3 +90,6 @@ def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
+    if isinstance(module, Attention):
+        for part in module.query_key_value.weight.chunk(3):  # three maps, though one parameter
+            nn.init.xavier_uniform_(part)

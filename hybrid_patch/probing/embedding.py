@@ -2,37 +2,45 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hybrid_patch.curriculum import PatchSizes
-from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.batch import Draw
+from hybrid_patch.data.loading import Crop, MaskedCrop, collate
 from hybrid_patch.data.modality import Modality
-from hybrid_patch.masking import Mask
+from hybrid_patch.interpolation import repeat_cells
+from hybrid_patch.masking import Mask, coarse_presence
 from hybrid_patch.nn.model import HybridModel
-from hybrid_patch.tokens import repeat_cells
+from hybrid_patch.patches import cut
+from hybrid_patch.tokens import Positions
 
 
 @torch.no_grad()
 def embed(
-    model: HybridModel, batch: Batch, sizes: PatchSizes, modalities: Mapping[str, Modality]
-) -> Float[Tensor, "b height width d"]:
-    """`[B, H, W, D]`: for every pixel the mean of its fine tokens over modalities, timesteps and band sets.
+    model: HybridModel, crop: Crop, sizes: PatchSizes, modalities: Mapping[str, Modality], device: torch.device
+) -> Float[Tensor, "height width d"]:
+    """`[H, W, D]`: for every pixel the mean of its fine tokens over modalities, timesteps and band sets.
 
-    At an output patch size above 1 the pixels of a patch share its token. A pixel without any token is zeros. The
-    batch needs no views: nothing is hidden.
+    At an output patch size above 1 the pixels of a patch share its token. A pixel without any token is zeros. Nothing
+    is hidden from the encoder.
     """
+    inputs = [name for name, modality in modalities.items() if not modality.decode_only]
     masks = {}
-    for name, valid in batch.valid.items():
-        patch, band_sets = sizes.processing, len(modalities[name].band_sets)
-        present = valid.unflatten(1, (-1, patch)).unflatten(3, (-1, patch)).any(4).any(2)
-        mask = torch.where(present, Mask.ENCODE, Mask.MISSING).to(torch.int8)
-        masks[name] = mask[..., None].expand(*mask.shape, band_sets)
-    _, latents = model.encode(batch.pixels, masks, batch.timestamps, sizes)
-    total, count = torch.zeros(()), torch.zeros(())
-    for fine in latents.values():
-        there = fine.fine_mask[..., None]
-        total = total + torch.where(there, fine.dense(), 0).sum((3, 4))
-        count = count + there.sum((3, 4))
-    return repeat_cells(total / count.clamp(min=1), sizes.output)
+    for name, valid in crop.valid.items():
+        present = coarse_presence(valid[None], sizes.processing, len(modalities[name].band_sets))
+        masks[name] = np.where(present, Mask.ENCODE, Mask.MISSING).astype(np.int8)
+    nothing = Draw(torch.zeros(0, dtype=torch.long), torch.zeros(0))
+    batch = collate([MaskedCrop(crop, masks)], inputs, nothing).map(lambda x: x.to(device))
+    patches = {name: cut(pixels, sizes.processing) for name, pixels in batch.pixels.items()}
+    _, latents = model.encode(patches, batch)
+    total, count = torch.zeros((), device=device), torch.zeros((), device=device)
+    for grid in latents.values():
+        positions = Positions.everywhere(grid.mask, sizes.factor)
+        fine = model.encoder_upsampler(grid, sizes.factor, positions)
+        there = grid.mask.flatten(1)[..., None].expand(-1, -1, sizes.factor**2)
+        total = total + fine.summed_images(there)
+        count = count + repeat_cells(grid.mask.sum((3, 4)), sizes.factor)[..., None]
+    return repeat_cells(total / count.clamp(min=1), sizes.output)[0]

@@ -131,7 +131,7 @@ def _tile(model: HybridModel, source: Source, index: int, config: Config, sizes:
     for top in window_starts(height, side, stride):
         for left in window_starts(width, side, stride):
             part = crop(source, index, Window(top, left, side, side), timesteps, series)
-            embedded = embed(model, part.batch(()).map(lambda x: x.to(device)), sizes, source.modalities)[0]
+            embedded = embed(model, part, sizes, source.modalities, device)
             if embedding is None:
                 embedding = np.zeros((height, width, embedded.shape[-1]), np.float32)
             # A sample smaller than a window fills only the window's corner.

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
-from building import MODALITIES, small
+from building import MODALITIES, small, some_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_patch.data.batch import Batch, stack
+from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loading import TrainingSteps, batches, crop
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.data.sample import BrokenSampleError, Sample, Window
@@ -73,11 +73,14 @@ def batch_of(dataset: TrainingSteps, step: int) -> Batch:
     return batch
 
 
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    batch.map(lambda x: (found.append(x), x)[1])
+    return found
+
+
 def equal(a: Batch, b: Batch) -> bool:
-    tensors = [
-        [*x.pixels.values(), *x.valid.values(), x.timestamps, *(m for v in x.views for m in v.values())] for x in (a, b)
-    ]
-    return all(torch.equal(x, y) for x, y in zip(*tensors, strict=True))
+    return all(torch.equal(x, y) for x, y in zip(tensors(a), tensors(b), strict=True))
 
 
 def source_indices(batch: Batch) -> list[int]:
@@ -99,7 +102,8 @@ def test_batches_do_not_depend_on_workers_or_the_first_step(workers: int, start:
 def test_processes_share_out_the_batch_of_one(world: int) -> None:
     whole = batch_of(steps(Memory()), 3)
     parts = [batch_of(steps(Memory(), rank=rank, world=world), 3) for rank in range(world)]
-    assert equal(whole, stack(parts))
+    for rank, part in enumerate(parts):
+        assert equal(some_samples(whole, slice(rank * 4 // world, (rank + 1) * 4 // world)), part)
 
 
 def test_each_epoch_sees_every_training_sample_once_in_another_order() -> None:
@@ -111,6 +115,25 @@ def test_each_epoch_sees_every_training_sample_once_in_another_order() -> None:
     reseeded = steps(Memory(), "seed=1")
     other = [index for step in range(2) for index in source_indices(batch_of(reseeded, step))]
     assert other != epochs[0]
+
+
+def test_what_the_loss_draws_by_is_the_steps_own() -> None:
+    options = ("patch=hybrid", "loss.max_queries=32")
+    first, again, other = (batch_of(steps(Memory(), *options), step).draw for step in (2, 2, 3))
+    assert sorted(first.places.tolist()) == list(range(64))
+    assert first.strata.shape == (32,)
+    assert torch.equal(first.places, again.places)
+    assert torch.equal(first.strata, again.strata)
+    assert not torch.equal(first.places, other.places)
+    assert not torch.equal(first.strata, other.strata)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_sample_has_as_many_maskings_as_asked_for(views: int) -> None:
+    batch = batch_of(steps(Memory(), f"masking.views={views}", "loss.instance.weight=0"), 0)
+    assert batch.views == views
+    assert len(batch.masks["optical"]) == 4 * views
+    assert batch.encoded.together.index.shape[0] == 4 * views
 
 
 @settings(max_examples=25, deadline=None)
@@ -128,8 +151,8 @@ def test_crops_are_pieces_of_their_sample_with_ascending_timesteps(seed: int, st
     assert (times.diff(dim=3) > 0).all()
     assert torch.equal(batch.timestamps[:, :, 0], times[:, 0, 0] + 1)
     assert not batch.valid["height"].any()
-    assert (batch.views[0]["height"] == Mask.MISSING).all()
-    assert not torch.equal(batch.views[0]["optical"], batch.views[1]["optical"])
+    assert (batch.masks["height"] == Mask.MISSING).all()
+    assert not torch.equal(batch.masks["optical"][::2], batch.masks["optical"][1::2])
 
 
 def test_a_sample_smaller_than_the_tile_is_filled_up_with_missing_pixels() -> None:
@@ -140,8 +163,8 @@ def test_a_sample_smaller_than_the_tile_is_filled_up_with_missing_pixels() -> No
     assert not valid[:, 10:].any()
     assert not valid[..., 3:].any()
     assert not batch.pixels["optical"][~valid].any()
-    assert (batch.views[0]["optical"][:, 1, :, 0] != Mask.MISSING).all()  # rows 8 to 15: some of their pixels are there
-    assert (batch.views[0]["optical"][..., 3:, :] == Mask.MISSING).all()
+    assert (batch.masks["optical"][:, 1, :, 0] != Mask.MISSING).all()  # rows 8 to 15: some of their pixels are there
+    assert (batch.masks["optical"][..., 3:, :] == Mask.MISSING).all()
 
 
 def test_map_codes_become_channels() -> None:

@@ -1,50 +1,97 @@
 """Losses are held to the plain thing: dense tokens, whole similarity matrices, torch's own cross-entropy."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
-from building import MODALITIES, make_batch
+from building import MODALITIES, draw_for, make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hybrid_patch.data.batch import Batch
 from hybrid_patch.loss.instance import instance_contrast
 from hybrid_patch.loss.logsumexp import Backend
-from hybrid_patch.loss.patch_discrimination import equal_counts, patch_discrimination
+from hybrid_patch.loss.patch_discrimination import count_equal, patch_discrimination
+from hybrid_patch.loss.queries import Queries, all_queries, draw_queries
 from hybrid_patch.loss.reconstruct import reconstruction
 from hybrid_patch.masking import Mask
-from hybrid_patch.nn.patch_embed import patches
-from hybrid_patch.nn.target import RandomTargets
+from hybrid_patch.nn.target import RandomTargets, TargetKeys
 from hybrid_patch.nn.upsampler.learned import Learned
-from hybrid_patch.tokens import FineTokens, TokenGrid
+from hybrid_patch.packing import pack
+from hybrid_patch.patches import cut, cut_again
+from hybrid_patch.tokens import FineTokens, Positions, TokenGrid
 
 DOUBLE = torch.float64
 
 
-def predictions(name: str, factor: int, mask: Tensor, width: int = 24) -> tuple[Tensor, FineTokens]:
-    """Coarse tokens that want a gradient, and a learned upsampling of them."""
+@dataclasses.dataclass
+class Case:
+    """Hidden tokens of a modality: what is compared, and the plain targets."""
+
+    coarse: Tensor
+    grid: TokenGrid
+    upsampler: Learned
+    factor: int
+    keys: TargetKeys
+    dense_targets: Tensor
+    pixels: Tensor
+    take: Tensor
+    queries: Queries
+
+    def fine(self, positions: Positions | None = None) -> FineTokens:
+        return self.upsampler(self.grid, self.factor, positions or self.queries.positions)
+
+
+def case(
+    name: str, processing: int, output: int, batch: Batch | None = None, width: int = 24, coded: bool | None = None
+) -> Case:
     torch.manual_seed(1)
-    coarse = torch.randn(*mask.shape, width, dtype=DOUBLE, requires_grad=True)
+    batch = batch or make_batch(processing, missing=0.15)
+    factor, hidden = processing // output, batch.masks[name] == Mask.DECODE
+    coarse = torch.randn(*hidden.shape, width, dtype=DOUBLE, requires_grad=True)
     upsampler = Learned(width, 8, {factor}).double()
     for parameter in upsampler.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    return coarse, upsampler(TokenGrid(coarse, mask), factor)
+    cells = batch.decoded.each[name]
+    targets = RandomTargets(MODALITIES, width, [output], seed=0, centre=True).double()
+    patches = cut_again(cut(batch.pixels[name].double(), processing), output).flatten(1, 3)
+    sets = len(MODALITIES[name].band_sets)
+    pixels, band_set = cells.over(sets).gather(patches), cells.index % sets
+    take = batch.measured(name, cells, output)
+    take[2:4] = False  # a sample with nothing to decode
+    keys = targets.keys(name, pixels, band_set, output, name == "cover" if coded is None else coded)
+    dense = targets(name, pixels, band_set, output)
+    grid = TokenGrid(coarse, hidden)
+    return Case(coarse, grid, upsampler, factor, keys, dense, pixels, take, all_queries(cells, factor))
 
 
-def plain_loss(fine: FineTokens, target: Tensor, take: Tensor, temperature: float, merge_equal: bool) -> Tensor:
-    """`[B]`, sample by sample: normalise everything, cross-entropy over the whole matrix, times 2τ."""
+def plain_losses(c: Case, temperature: float, merge_equal: bool) -> list[Tensor]:
+    """Of each token, sample by sample: normalise everything, cross-entropy over the whole matrix, times 2τ."""
     losses = []
-    for p, t, chosen in zip(fine.dense(), target, take, strict=True):
+    for p, t, chosen in zip(c.fine(all_positions(c)).dense(), c.dense_targets, c.take, strict=True):
         p, t = F.normalize(p[chosen], dim=-1), F.normalize(t[chosen], dim=-1)
-        if len(p) == 0:
-            losses.append(p.sum())
-            continue
         logits = p @ t.mT / temperature
         if merge_equal:
             same = (t[:, None] - t[None]).abs().amax(-1) < 1e-12
             logits = logits.masked_fill(same & ~torch.eye(len(t)).bool(), -torch.inf)
-        losses.append(2 * temperature * F.cross_entropy(logits, torch.arange(len(p))))
-    return torch.stack(losses)
+        losses.append(2 * temperature * F.cross_entropy(logits, torch.arange(len(p)), reduction="none"))
+    return losses
+
+
+def all_positions(c: Case) -> Positions:
+    return Positions(c.queries.positions.cells, torch.arange(c.factor**2))
+
+
+def mean(losses: list[Tensor]) -> Tensor:
+    return torch.stack([x.mean() if len(x) else x.sum() for x in losses])
+
+
+def our_loss(
+    c: Case, temperature: float, backend: Backend = "auto", most: int | None = None
+) -> tuple[Tensor, Tensor]:
+    return patch_discrimination(c.fine(), c.keys, c.take, c.queries, temperature, most, backend, chunk=7)
 
 
 @pytest.mark.parametrize("name", list(MODALITIES))
@@ -54,64 +101,108 @@ def plain_loss(fine: FineTokens, target: Tensor, take: Tensor, temperature: floa
 def test_loss_and_gradient_are_those_of_the_plain_cross_entropy(
     name: str, processing: int, output: int, temperature: float, backend: Backend
 ) -> None:
-    batch = make_batch(processing, missing=0.15)
-    take = batch.selected(0, name, Mask.DECODE, processing, output)
-    take[1] = False  # a sample with nothing to decode
-    coarse, fine = predictions(name, processing // output, batch.views[0][name] == Mask.DECODE)
-    targets = RandomTargets(MODALITIES, 24, [output], seed=0, centre=True).double()
-    pixels = batch.pixels[name].double()
-    merge = name == "cover"
-    loss, some = patch_discrimination(
-        fine, targets.keys(name, pixels, output), take, temperature, merge, backend, chunk=7
-    )
-    expected = plain_loss(fine, torch.stack(targets(name, pixels, output), dim=4), take, temperature, merge)
+    c = case(name, processing, output)
+    loss, some = our_loss(c, temperature, backend, 4 if name == "cover" and output == 1 else None)
+    expected = mean(plain_losses(c, temperature, name == "cover"))
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
-    assert some.tolist() == take.flatten(1).any(1).tolist()
-    assert loss[1] == 0
-    (gradient,) = torch.autograd.grad(loss.sum(), coarse, retain_graph=True)
-    (expected_gradient,) = torch.autograd.grad(expected.sum(), coarse)
+    assert some.tolist() == c.take.flatten(1).any(1).tolist()
+    assert loss[2:4].tolist() == [0, 0]
+    (gradient,) = torch.autograd.grad(loss.sum(), c.coarse, retain_graph=True)
+    (expected_gradient,) = torch.autograd.grad(expected.sum(), c.coarse)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-8, atol=1e-9)
 
 
-def test_nothing_to_decode_anywhere_is_an_exact_finite_zero() -> None:
+@pytest.mark.parametrize("name", ["optical", "cover"])
+def test_exact_duplicates_are_no_negatives_of_each_other(name: str) -> None:
     batch = make_batch(8)
-    hidden = torch.zeros_like(batch.views[0]["optical"]).bool()
-    coarse, fine = predictions("optical", 8, hidden)
-    keys = (
-        RandomTargets(MODALITIES, 24, [1], seed=0, centre=True)
-        .double()
-        .keys("optical", batch.pixels["optical"].double(), 1)
-    )
-    loss, some = patch_discrimination(fine, keys, fine.fine_mask, 0.1, False, "auto", chunk=7)
+    batch.pixels["optical"][:, 3:9] = batch.pixels["optical"][:, :1, :1]  # half of the ground is one colour
+    c = case(name, 8, 1, batch, coded=True)
+    expected = plain_losses(c, 0.1, merge_equal=True)
+    torch.testing.assert_close(our_loss(c, 0.1)[0], mean(expected), rtol=1e-9, atol=1e-9)
+    apart = case(name, 8, 1, batch, coded=False)
+    torch.testing.assert_close(our_loss(apart, 0.1)[0], mean(plain_losses(apart, 0.1, False)), rtol=1e-9, atol=1e-9)
+    assert (our_loss(apart, 0.1)[0] > our_loss(c, 0.1)[0])[:2].all()
+
+
+def test_nothing_to_decode_anywhere_is_an_exact_finite_zero() -> None:
+    c = case("optical", 8, 1)
+    c.take[:] = False
+    loss, some = our_loss(c, 0.1)
     loss.sum().backward()
-    assert loss.tolist() == [0, 0, 0]
+    assert loss.tolist() == [0] * 6
     assert not some.any()
-    assert coarse.grad is not None
-    assert not coarse.grad.any()
+    assert c.coarse.grad is not None
+    assert not c.coarse.grad.any()
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("name", ["optical", "cover"])
+@pytest.mark.parametrize(("factor", "most"), [(8, 200), (8, 64), (8, 7), (8, 2), (2, 9), (1, 3)])
+def test_drawn_queries_estimate_the_same_loss(name: str, factor: int, most: int) -> None:
+    """Over many draws the mean comes as near as its own spread allows, and the work is bounded."""
+    c = case(name, factor, 1, make_batch(factor, missing=0.3))
+    cells = c.queries.positions.cells
+    usual = round(0.5 * cells.length)
+    expected = mean(plain_losses(c, 0.1, name == "cover")).detach()
+    estimates = []
+    for seed in range(150):
+        c.queries = draw_queries(cells, factor, most, usual, draw_for(factor**2, seed, most))
+        drawn = c.queries.positions
+        assert drawn.cells.index.shape[1] * len(drawn.places) <= most
+        estimates.append(our_loss(c, 0.1)[0].detach())
+    values = torch.stack(estimates)
+    error, spread = values.mean(0) - expected, values.std(0) / len(values) ** 0.5
+    assert (error.abs() <= 4.5 * spread + 1e-9).all()
+
+
+def test_the_gradient_of_drawn_queries_is_unbiased_too() -> None:
+    c = case("optical", 8, 1)
+    cells = c.queries.positions.cells
+    (expected,) = torch.autograd.grad(mean(plain_losses(c, 0.1, False)).sum(), c.coarse)
+    total = torch.zeros_like(expected)
+    for first in range(0, 64, 4):  # every place once
+        c.queries = draw_queries(cells, 8, 40, 8, dataclasses.replace(draw_for(64), places=torch.arange(64).roll(-first)))
+        c.queries = dataclasses.replace(
+            c.queries, positions=Positions(cells, c.queries.positions.places[:4]), weight=c.queries.weight * 0 + 16
+        )
+        total += torch.autograd.grad(our_loss(c, 0.1)[0].sum(), c.coarse)[0] / 16
+    torch.testing.assert_close(total, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_few_tokens_are_all_queries() -> None:
+    cells = pack(torch.ones(2, 5).bool())
+    for most in (None, 5 * 64, 10**6):
+        assert not draw_queries(cells, 8, most, 5, draw_for(64, most=most or 0)).drawn
+    assert draw_queries(cells, 8, 319, 5, draw_for(64, most=319)).drawn
+
+
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 30), kinds=st.integers(1, 6))
-def test_equal_keys_are_counted(seed: int, n: int, kinds: int) -> None:
+def test_equal_codes_are_counted(seed: int, n: int, kinds: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     kind = torch.randint(kinds, (2, n), generator=rng)
     keep = torch.rand(2, n, generator=rng) < 0.7
-    counts = equal_counts(torch.randn(kinds, 3, generator=rng)[kind], keep)
+    code = torch.randn(kinds, generator=rng, dtype=DOUBLE)[kind]
+    first, counts, own = count_equal(code, keep, min(n, kinds + 1))
     for sample in range(2):
+        kept = kind[sample][keep[sample]]
+        found = {int(kind[sample][i]): int(c) for i, c in zip(first[sample], counts[sample], strict=True) if c}
+        assert found == {int(k): int((kept == k).sum()) for k in kept.unique()}
         for i in torch.nonzero(keep[sample]).flatten():
-            assert counts[sample, i] == (kind[sample][keep[sample]] == kind[sample, i]).sum()
+            assert own[sample, i] == (kept == kind[sample, i]).sum()
 
 
 @pytest.mark.parametrize("output", [1, 2, 4])
-def test_equal_patches_of_a_map_are_counted(output: int) -> None:
+def test_equal_patches_of_a_map_have_equal_codes(output: int) -> None:
     rng = torch.Generator().manual_seed(0)
     kind = torch.randint(3, (2, 9 * 4, 9 * 4, 1), generator=rng).repeat_interleave(4, 1)[:, : 9 * 4]
-    pixels = F.one_hot(kind, 4).float()
-    keys = RandomTargets(MODALITIES, 200, [output], seed=0, centre=True).keys("cover", pixels, output).vectors
-    counts = equal_counts(keys.flatten(1, 4), torch.ones(2, (36 // output) ** 2).bool())
-    cells = patches(pixels, output).flatten(1, 3)
-    expected = (cells[:, :, None] == cells[:, None]).all(-1).sum(-1)
-    assert torch.equal(counts, expected.float())
+    cells = cut_again(cut(F.one_hot(kind, 4).float(), 4), output).flatten(1, 3)
+    targets = RandomTargets(MODALITIES, 200, [output], seed=0, centre=True)
+    code = targets.keys("cover", cells, torch.zeros(2, 81).long(), output, coded=True).code
+    assert code is not None
+    keep = torch.ones(2, (36 // output) ** 2).bool()
+    _, _, counts = count_equal(code.flatten(1), keep, keep.shape[1])
+    flat = cells.flatten(1, 2)
+    assert torch.equal(counts, (flat[:, :, None] == flat[:, None]).all(-1).sum(-1))
 
 
 def test_instance_contrast_is_symmetric_cross_entropy() -> None:
@@ -125,13 +216,13 @@ def test_instance_contrast_is_symmetric_cross_entropy() -> None:
 
 @pytest.mark.parametrize("output", [1, 2])
 def test_reconstruction_is_the_mean_squared_error_of_hidden_pixels(output: int) -> None:
-    batch = make_batch(4, missing=0.1)
-    take = batch.selected(0, "optical", Mask.DECODE, 4, output)
-    _, fine = predictions("optical", 4 // output, batch.views[0]["optical"] == Mask.DECODE)
-    pixels = patches(batch.pixels["optical"].double()[..., :3], output)
-    weight, bias = torch.randn(24, 3 * output**2, dtype=DOUBLE), torch.randn(3 * output**2, dtype=DOUBLE)
-    loss, _ = reconstruction(fine, weight, bias, pixels, take, 0)
-    for i in range(3):
-        chosen = take[i, ..., 0]
-        predicted = fine.dense()[i, ..., 0, :][chosen] @ weight + bias
-        torch.testing.assert_close(loss[i], F.mse_loss(predicted, pixels[i][chosen]))
+    c = case("optical", 4, output)
+    weight, bias = torch.randn(24, 4 * output**2, dtype=DOUBLE), torch.randn(4 * output**2, dtype=DOUBLE)
+    own = RandomTargets(MODALITIES, 24, [output], seed=0, centre=True).own("optical", output)
+    counted = own[c.queries.positions.cells.index % 2][..., : 4 * output**2]
+    loss, some = reconstruction(c.fine(), weight, bias, c.pixels, counted, c.take, c.queries)
+    assert some.tolist() == [True, True, False, False, True, True]
+    for i in (0, 1, 4, 5):
+        predicted = c.fine().dense()[i] @ weight + bias
+        errors = ((predicted - c.pixels[i]).square() * counted[i][:, None]).sum(-1) / counted[i][:, None].sum(-1)
+        torch.testing.assert_close(loss[i], errors[c.take[i]].mean())

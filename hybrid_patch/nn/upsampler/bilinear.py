@@ -2,12 +2,12 @@
 
 from torch import nn
 
-from hybrid_patch.tokens import FineTokens, TokenGrid
+from hybrid_patch.tokens import FineTokens, Positions, TokenGrid
 
 
 class Bilinear(nn.Module):
     """The control that learned upsamplers are held against: `fine = U(P m) / U(m)`."""
 
-    def forward(self, grid: TokenGrid, factor: int) -> FineTokens:
+    def forward(self, grid: TokenGrid, factor: int, positions: Positions) -> FineTokens:
         """Any whole factor; see `FineTokens` for the arithmetic."""
-        return FineTokens(grid.tokens, grid.mask, factor)
+        return FineTokens(grid, factor, positions)

@@ -1,0 +1,46 @@
+"""Where a fine token lies between coarse ones.
+
+A fine token is a weighted sum of the 3 × 3 coarse cells around it, and the weights depend only on its place in its own
+cell. So fine tokens are worked out cell by cell with small matrices, `[f^2 places, 9 neighbours]`, instead of by
+resizing whole images. The numbers are those of `F.interpolate(mode="bilinear", align_corners=False)`: at the edge of a
+grid the missing neighbours are the edge's own cells.
+"""
+
+import functools
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@functools.lru_cache(maxsize=64)
+def place_weights(factor: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "places around"]:
+    """`[f^2, 9]`: bilinear weights of the cells around, for every place in a cell, both row by row; `[1, 1]` for 1."""
+    if factor == 1:
+        return torch.ones(1, 1, dtype=dtype, device=device)
+    offset = (torch.arange(factor, dtype=torch.float64) + 0.5) / factor - 0.5
+    side = torch.stack([(-offset).clamp(min=0), 1 - offset.abs(), offset.clamp(min=0)], dim=1)
+    return torch.einsum("ia,jb->ijab", side, side).reshape(factor**2, 9).to(device, dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def cells_around(
+    grid: tuple[int, int], rest: int, factor: int, device: torch.device
+) -> Int[Tensor, "cells around"]:
+    """Of every cell of `[h, w, rest]`, flattened, the flat indices of the cells around it in its own image.
+
+    In the order of `place_weights`: 3 × 3 row by row, edges repeated; the cell alone for factor 1.
+    """
+    h, w = grid
+    steps = torch.tensor([0]) if factor == 1 else torch.tensor([-1, 0, 1])
+    rows = (torch.arange(h)[:, None] + steps).clamp(0, h - 1)[:, None, None, :, None]
+    columns = (torch.arange(w)[:, None] + steps).clamp(0, w - 1)[None, :, None, None, :]
+    image = torch.arange(rest)[:, None, None]
+    return ((rows * w + columns) * rest + image).reshape(h * w * rest, len(steps) ** 2).to(device)
+
+
+def repeat_cells(values: Tensor, factor: int) -> Tensor:
+    """`[B, h, w, ...]` → `[B, h f, w f, ...]` by nearest neighbour: whole numbers and masks stay what they are."""
+    if factor == 1:
+        return values
+    return values.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

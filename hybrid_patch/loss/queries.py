@@ -1,0 +1,73 @@
+"""Which fine positions of a step ask for their targets: all of them, or a drawn part that estimates the same mean."""
+
+import dataclasses
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from hybrid_patch.data.batch import Draw
+from hybrid_patch.packing import Packing, take_rows
+from hybrid_patch.tokens import Positions
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """Positions among all places of some cells, each of which stands for a number of them.
+
+    The sum over the drawn positions of `weight · x` has the sum of x over all positions as its expectation: every
+    position is drawn as often as any other, `1 / weight` times in the mean.
+
+    Attributes:
+        positions: cells and places.
+        rows: `[B, r]` which of all cells they are; None: every one, in order.
+        weight: `[B]` how many positions each stands for.
+        drawn: False if they are all there are.
+    """
+
+    positions: Positions
+    rows: Int[Tensor, "b r"] | None
+    weight: Float[Tensor, " b"]
+    drawn: bool
+
+    def of(self, values: Shaped[Tensor, "b n places *d"]) -> Shaped[Tensor, "b r p *d"]:
+        """Those of the values that are given at all places of all cells."""
+        if self.rows is not None:
+            values = take_rows(values, self.rows).reshape(*self.rows.shape, *values.shape[2:])
+        places = self.positions.places
+        return values if len(places) == values.shape[2] else values.index_select(2, places)
+
+
+def all_queries(cells: Packing, factor: int) -> Queries:
+    """All places of the cells."""
+    device = cells.index.device
+    one = torch.ones(len(cells.index), device=device)
+    return Queries(Positions(cells, torch.arange(factor**2, device=device)), None, one, drawn=False)
+
+
+def draw_queries(cells: Packing, factor: int, most: int | None, usual_cells: int, draw: Draw) -> Queries:
+    """At most `most` positions per sample (None: all), by the step's random numbers.
+
+    Places are drawn first, the same for all cells, so that an upsampler works on the drawn ones alone: as many as
+    there is room for in `usual_cells` cells. Where there are more cells than `most`, one place is drawn, and cells: the
+    sample's cells are cut into `most` parts of equal length, and one is taken at random from each.
+
+    Args:
+        cells: the cells that may be drawn.
+        usual_cells: as many as a sample has where nothing is missing. The number of places depends on it, not on the
+            batch, so that all processes draw the same.
+    """
+    everything = all_queries(cells, factor)
+    if most is None or usual_cells * factor**2 <= most:
+        return everything
+    places = draw.places[: max(most // usual_cells, 1)]
+    weight = everything.weight * (factor**2 / len(places))
+    if cells.index.shape[1] <= most:
+        return Queries(Positions(cells, places), None, weight, drawn=True)
+    count = cells.valid().sum(1, keepdim=True)
+    part = torch.arange(most, device=count.device)
+    chosen = ((part + draw.strata) * (count / most)).long().minimum(count - 1).clamp(min=0)
+    rows = torch.where(count > most, chosen, part)
+    drawn = Packing(cells.index.gather(1, rows), part < count, cells.length)
+    weight = weight * (count / count.clamp(min=1, max=most))[:, 0]
+    return Queries(Positions(drawn, places), rows, weight, drawn=True)

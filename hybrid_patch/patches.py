@@ -1,0 +1,19 @@
+"""Images cut into patches, and patches into smaller ones: always pixel by pixel, row by row, each with its channels."""
+
+from einops import rearrange
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+def cut(images: Shaped[Tensor, "b height width t *c"], patch_size: int) -> Shaped[Tensor, "b h w t p q *c"]:
+    """`[B, H, W, T, ...]` → `[B, H/ps, W/ps, T, ps, ps, ...]`."""
+    p = patch_size
+    return rearrange(images, "b (h p) (w q) t ... -> b h w t p q ...", p=p, q=p)
+
+
+def cut_again(patches: Shaped[Tensor, "*n p q c"], patch_size: int) -> Shaped[Tensor, "*n places m"]:
+    """Patches `[..., p, q, C]` → smaller ones `[..., (p/ps)(q/ps), C ps^2]`, row by row, each as one vector."""
+    if patch_size == 1:
+        return patches.flatten(-3, -2)
+    u = patch_size
+    return rearrange(patches, "... (i u) (j v) c -> ... (i j) (u v c)", u=u, v=u)
