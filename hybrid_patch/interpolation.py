@@ -24,9 +24,7 @@ def place_weights(factor: int, dtype: torch.dtype, device: torch.device) -> Floa
 
 
 @functools.lru_cache(maxsize=64)
-def cells_around(
-    grid: tuple[int, int], rest: int, factor: int, device: torch.device
-) -> Int[Tensor, "cells around"]:
+def cells_around(grid: tuple[int, int], rest: int, factor: int, device: torch.device) -> Int[Tensor, "cells around"]:
     """Of every cell of `[h, w, rest]`, flattened, the flat indices of the cells around it in its own image.
 
     In the order of `place_weights`: 3 × 3 row by row, edges repeated; the cell alone for factor 1.

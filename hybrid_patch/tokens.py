@@ -154,7 +154,7 @@ class FineTokens:
 
         D numbers for each position of one image: the sum is taken inside the interpolation's product.
         """
-        b, h, w = self.grid.mask.shape[:3]
+        h, w = self.grid.mask.shape[1:3]
         weights = (self._weights * take[..., None]).unflatten(1, (h * w, -1))
         around = self._around.unflatten(1, (h * w, -1))
         total = torch.einsum("bntpa,bntad->bnpd", weights, around)

@@ -42,7 +42,9 @@ def test_cross_masking_leaves_something_to_see_and_to_predict(
     rng = np.random.default_rng(seed)
     present = presence(share, rng)
     random = RandomMasking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
-    cross = ModalityCrossRandomMasking(name="modality_cross_random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
+    cross = ModalityCrossRandomMasking(
+        name="modality_cross_random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1
+    )
     before = draw(random, MODALITIES, present, np.random.default_rng(seed))
     masks = draw(cross, MODALITIES, present, np.random.default_rng(seed))
     for value in (Mask.ENCODE, Mask.DECODE):

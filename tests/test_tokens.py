@@ -40,9 +40,9 @@ def fine_tokens(grid: TokenGrid, factor: int, detail: bool, positions: Positions
     return FineTokens(grid, factor, positions, g, torch.randn(5, 6, generator=rng, dtype=DOUBLE))
 
 
-def plain(grid: TokenGrid, factor: int, fine: FineTokens | None = None) -> Tensor:
-    """U(P m) / U(m) + G V by torch's own interpolation, one image per trailing axis: `[B, cells, places, D]`."""
-    b, h, w, *axes, d = grid.tokens.shape
+def plain(grid: TokenGrid, factor: int) -> Tensor:
+    """U(P m) / U(m) by torch's own interpolation, one image per trailing axis: `[B, cells, places, D]`."""
+    b, h, w, *_, d = grid.tokens.shape
     tokens = grid.masked().reshape(b, h, w, -1, d)
     mask = grid.mask.reshape(b, h, w, -1).double()
 

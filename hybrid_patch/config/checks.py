@@ -168,10 +168,8 @@ def _loss(config: Config) -> Iterator[str]:
     for name in ("decoded", "reconstruct"):
         if weights[name] and not masking.decode_ratio:
             yield f"loss.{name}.weight={weights[name]:g}: needs hidden tokens; would do: masking.decode_ratio above 0"
-    if weights["instance"] and masking.views < 2:
-        yield (
-            f"masking.views={masking.views}: the instance loss compares two; would do: 2, or loss.instance.weight=0"
-        )
+    if weights["instance"] and masking.views != 2:
+        yield (f"masking.views={masking.views}: the instance loss compares two; would do: 2, or loss.instance.weight=0")
     if weights["instance"] and config.trainer.batch_size < 2:
         yield (
             f"trainer.batch_size={config.trainer.batch_size}: the instance loss needs other samples; "

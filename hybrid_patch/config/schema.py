@@ -181,10 +181,6 @@ class Rasters(_Data):
 Data = Annotated[Synthetic | OlmoEarth | Rasters, Field(discriminator="name")]
 
 
-Views = Annotated[int, Field(ge=1, le=2)]
-"""Maskings of each sample in a step; the instance loss compares two."""
-
-
 # --- masking ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class RandomMasking:
@@ -193,7 +189,8 @@ class RandomMasking:
     name: Literal["random"]
     encode_ratio: Share
     decode_ratio: Share
-    views: Views
+    views: Count
+    """Maskings of each sample in a step; the instance loss compares two."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -203,7 +200,8 @@ class ModalityCrossRandomMasking:
     name: Literal["modality_cross_random"]
     encode_ratio: Share
     decode_ratio: Share
-    views: Views
+    views: Count
+    """Maskings of each sample in a step; the instance loss compares two."""
 
 
 Masking = Annotated[RandomMasking | ModalityCrossRandomMasking, Field(discriminator="name")]

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
 from hybrid_patch.masking import Mask
-from hybrid_patch.patches import cut, cut_again
 from hybrid_patch.packing import Packing, pack
+from hybrid_patch.patches import cut, cut_again
 
 Change = Callable[[Tensor], Tensor]
 
@@ -36,7 +36,9 @@ class MaskedTokens:
 
     def map(self, change: Change) -> "MaskedTokens":
         """With every tensor changed."""
-        return MaskedTokens(self.together.map(change), {name: packing.map(change) for name, packing in self.each.items()})
+        return MaskedTokens(
+            self.together.map(change), {name: packing.map(change) for name, packing in self.each.items()}
+        )
 
 
 @dataclasses.dataclass(frozen=True)

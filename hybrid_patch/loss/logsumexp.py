@@ -7,7 +7,7 @@ torch: they are kept in this module, behind `log_sum_exp`, and a plain fallback 
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -138,8 +138,8 @@ def _efficient_cuda(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 
 def _flex(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Compiled it is one fused kernel; uncompiled (on a CPU, for tests) it holds the whole matrix."""
-    attention = _compiled_flex_attention() if query.is_cuda else flex_attention
-    output, extra = attention(query, key, key, scale=1.0, return_aux=AuxRequest(lse=True))
+    attend = _compiled_flex_attention() if query.is_cuda else cast(Callable[..., Any], flex_attention)
+    output, extra = attend(query, key, key, scale=1.0, return_aux=AuxRequest(lse=True))
     return extra.lse, output
 
 

@@ -192,9 +192,7 @@ class Objective(nn.Module):
         band_set = cells.queries.positions.cells.index % len(self.modalities[cells.name].band_sets)
         counted = self.targets.own(cells.name, sizes.output)[:, : cells.pixels.shape[-1]][band_set]
         with torch.autocast(cells.take.device.type, enabled=False):
-            return reconstruction(
-                fine, head.weight.mT, head.bias, cells.pixels, counted, cells.take, cells.queries
-            )
+            return reconstruction(fine, head.weight.mT, head.bias, cells.pixels, counted, cells.take, cells.queries)
 
 
 def _mean(losses: list[PerSample]) -> Float[Tensor, ""]:

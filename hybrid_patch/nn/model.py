@@ -6,7 +6,7 @@ from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from hybrid_patch.config.schema import Config
-from hybrid_patch.curriculum import PatchSizes, all_sizes
+from hybrid_patch.curriculum import all_sizes
 from hybrid_patch.data.batch import Batch, MaskedTokens
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.masking import Mask

@@ -72,7 +72,7 @@ def draw_tile(
     classes: tuple[str, ...],
     embedding: Float[Array, "h w d"],
 ) -> None:
-    """One row: image, labels (with a legend) if there are any, and the first three principal components of the embedding as RGB."""
+    """One row: image, labels with a legend if there are any, and the embedding's first three principal components."""
     panels = 2 if labels is None else 3
     figure = Figure(figsize=(4 * panels, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -82,9 +82,7 @@ def draw_tile(
     if labels is not None:
         colours = class_colours(classes)
         shown = np.ma.masked_equal(labels, UNLABELLED)
-        axes[1].imshow(
-            shown, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(classes) - 0.5, interpolation="nearest"
-        )
+        axes[1].imshow(shown, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(classes) - 0.5, interpolation="nearest")
         axes[1].set_title("labels")
         present = np.unique(labels[labels != UNLABELLED])
         patches = [Patch(facecolor=colours[i], edgecolor="0.6", label=_plain(classes[i])) for i in present]

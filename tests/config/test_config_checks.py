@@ -74,11 +74,18 @@ def test_something_must_be_encoded() -> None:
         compose(overrides)
 
 
-def test_stages_that_the_learned_upsampler_does_not_pass() -> None:
+def test_ratios_that_an_upsampler_cannot_do() -> None:
     ready = ["data.tile=60", "upsampler=learned"]
     compose([*ready, two_stages(12, 3)])  # 12 is 2 x 2 x 3: it passes 4
-    with pytest.raises(InputError, match="do not pass the curriculum's ratio 3; would do: ratios 1, 2, 4, 12"):
+    with pytest.raises(InputError, match="largest ratio 12, it cannot do its ratio 3; would do: ratios 1, 2, 4, 12"):
         compose([*ready, two_stages(12, 4)])
+    compose(["data.tile=60", "upsampler=subpixel", two_stages(12, 4)])
+
+
+def test_the_instance_loss_needs_two_views() -> None:
+    with pytest.raises(InputError, match="masking.views=1: the instance loss compares two"):
+        compose(["masking.views=1"])
+    compose(["masking.views=1", "loss.instance.weight=0"])
 
 
 def with_value(key: str, number: int) -> Config:

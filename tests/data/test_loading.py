@@ -75,7 +75,12 @@ def batch_of(dataset: TrainingSteps, step: int) -> Batch:
 
 def tensors(batch: Batch) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
-    batch.map(lambda x: (found.append(x), x)[1])
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        found.append(x)
+        return x
+
+    batch.map(note)
     return found
 
 

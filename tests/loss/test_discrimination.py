@@ -88,9 +88,7 @@ def mean(losses: list[Tensor]) -> Tensor:
     return torch.stack([x.mean() if len(x) else x.sum() for x in losses])
 
 
-def our_loss(
-    c: Case, temperature: float, backend: Backend = "auto", most: int | None = None
-) -> tuple[Tensor, Tensor]:
+def our_loss(c: Case, temperature: float, backend: Backend = "auto", most: int | None = None) -> tuple[Tensor, Tensor]:
     return patch_discrimination(c.fine(), c.keys, c.take, c.queries, temperature, most, backend, chunk=7)
 
 
@@ -160,7 +158,9 @@ def test_the_gradient_of_drawn_queries_is_unbiased_too() -> None:
     (expected,) = torch.autograd.grad(mean(plain_losses(c, 0.1, False)).sum(), c.coarse)
     total = torch.zeros_like(expected)
     for first in range(0, 64, 4):  # every place once
-        c.queries = draw_queries(cells, 8, 40, 8, dataclasses.replace(draw_for(64), places=torch.arange(64).roll(-first)))
+        c.queries = draw_queries(
+            cells, 8, 40, 8, dataclasses.replace(draw_for(64), places=torch.arange(64).roll(-first))
+        )
         c.queries = dataclasses.replace(
             c.queries, positions=Positions(cells, c.queries.positions.places[:4]), weight=c.queries.weight * 0 + 16
         )

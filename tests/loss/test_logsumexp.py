@@ -14,7 +14,7 @@ DOUBLE = torch.float64
 
 
 def drawn(b: int, n: int, m: int, width: int, scale: float, share: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and unit keys as patch discrimination has them, and biases: keys left out (not all), and counted often."""
+    """Queries and unit keys as patch discrimination has them, and biases: keys left out, not all, and counted often."""
     rng = torch.Generator().manual_seed(seed)
     query = torch.randn(b, n, width, generator=rng, dtype=DOUBLE)
     query = query / query.norm(dim=-1, keepdim=True) * scale

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from building import MODALITIES, make_batch, one_sample, small
+from building import MODALITIES, draw_for, make_batch, remade, small, some_samples
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_patch.curriculum import PatchSizes
-from hybrid_patch.data.batch import Batch, stack
+from hybrid_patch.data.batch import Batch
+from hybrid_patch.interpolation import repeat_cells
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.masking import Mask
+from hybrid_patch.tokens import FineTokens
 
 ALL_TERMS = ("loss.reconstruct.weight=0.5", "upsampler=learned")
 SIZES = [(8, 1), (8, 2), (8, 8), (4, 1), (1, 1)]
@@ -66,20 +68,20 @@ def test_missing_pixels_take_no_part(processing: int, output: int) -> None:
     objective, batch = objective_for(processing, output, *ALL_TERMS), make_batch(processing, missing=0.3)
     sizes = PatchSizes(processing, output)
     expected = objective(batch, sizes)
-    noisy = {
-        name: torch.where((batch.views[0][name] == Mask.MISSING).all(-1).repeat_interleave(processing, 1)
-        .repeat_interleave(processing, 2)[..., None], 99.0, x)
-        for name, x in batch.pixels.items()
-    }  # fmt: skip
-    changed = objective(Batch(noisy, batch.valid, batch.timestamps, batch.views), sizes)
+    missing = {
+        name: repeat_cells((mask[:: batch.views] == Mask.MISSING).all(-1), processing)
+        for name, mask in batch.masks.items()
+    }
+    noisy = {name: torch.where(missing[name][..., None], 99.0, x) for name, x in batch.pixels.items()}
+    changed = objective(remade(batch, pixels=noisy), sizes)
     for name, term in expected.items():
         assert torch.equal(term, changed[name])
 
 
 def test_nothing_to_decode_is_an_exact_zero_with_gradients() -> None:
     objective, batch = objective_for(8, 1, *ALL_TERMS), make_batch(8)
-    views = tuple({n: torch.where(m == Mask.DECODE, Mask.TARGET_ONLY, m) for n, m in v.items()} for v in batch.views)
-    terms = objective(Batch(batch.pixels, batch.valid, batch.timestamps, views), PatchSizes(8, 1))
+    masks = {name: torch.where(m == Mask.DECODE, Mask.TARGET_ONLY, m) for name, m in batch.masks.items()}
+    terms = objective(remade(batch, masks=masks), PatchSizes(8, 1))
     assert terms["decoded"] == 0
     assert terms["reconstruct"] == 0
     terms["loss"].backward()
@@ -102,7 +104,7 @@ def test_the_loss_falls_on_one_batch(processing: int, output: int, upsampler: st
     objective, batch = objective_for(processing, output, f"upsampler={upsampler}"), make_batch(processing)
     optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=3e-3)
     losses = []
-    for _ in range(40):
+    for _ in range(60):
         optimizer.zero_grad()
         terms = objective(batch, PatchSizes(processing, output))
         terms["loss"].backward()
@@ -123,7 +125,7 @@ def _ddp_process(rank: int, world: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     batch = make_batch(8, missing=0.3, samples=4)
-    local = batch.map(lambda x: x.chunk(world)[rank])
+    local = some_samples(batch, slice(rank * 4 // world, (rank + 1) * 4 // world))
     module = DistributedDataParallel(objective_for(8, 1, *ALL_TERMS))
     torch.save(_gradients(module, local), Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -144,8 +146,35 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close((results[0][1][name] + results[1][1][name]) / 2, term, rtol=1e-5, atol=1e-6)
 
 
-def test_stacked_batches_are_one_batch() -> None:
-    batch = make_batch(8, samples=4)
-    again = stack([one_sample(batch, i) for i in range(4)])
-    assert all(torch.equal(again.pixels[n], x) for n, x in batch.pixels.items())
-    assert all(torch.equal(again.views[1][n], x) for n, x in batch.views[1].items())
+@pytest.mark.parametrize("upsampler", ["bilinear", "learned", "subpixel"])
+@pytest.mark.parametrize("queries", ["null", "40"])
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_training_makes_no_dense_fine_tokens(
+    upsampler: str, queries: str, missing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the default terms; `reconstruct` makes them at the width of its pixels."""
+    calls = []
+    monkeypatch.setattr(FineTokens, "dense", lambda fine: calls.append(fine))
+    objective = objective_for(8, 1, f"upsampler={upsampler}", f"loss.max_queries={queries}")
+    objective(make_batch(8, missing=missing), PatchSizes(8, 1))["loss"].backward()
+    assert calls == []
+
+
+@pytest.mark.parametrize("upsampler", ["bilinear", "learned", "subpixel"])
+@pytest.mark.parametrize(("processing", "output"), SIZES)
+def test_drawn_queries_train_every_parameter(processing: int, output: int, upsampler: str) -> None:
+    objective = objective_for(
+        processing, output, f"upsampler={upsampler}", "loss.max_queries=16", "loss.reconstruct.weight=0.5"
+    )
+    optimizer = torch.optim.AdamW(p for p in objective.parameters() if p.requires_grad)
+    for seed in range(2):
+        optimizer.zero_grad()
+        missing = 0.2 if output == 1 else 0.0  # larger patches would hardly be whole
+        sizes, batch = PatchSizes(processing, output), make_batch(processing, missing=missing, seed=seed)
+        terms = objective(remade(batch, draw=draw_for(sizes.factor**2, seed)), sizes)
+        assert all(torch.isfinite(term) for term in terms.values())
+        terms["loss"].backward()
+        optimizer.step()
+    assert [
+        n for n, p in objective.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())
+    ] == []

@@ -2,16 +2,19 @@
 
 import pytest
 import torch
-from building import MODALITIES, make_batch, one_sample, small
+from building import MODALITIES, make_batch, remade, small, some_samples
+from torch import Tensor
 
 from hybrid_patch.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
+from hybrid_patch.interpolation import repeat_cells
 from hybrid_patch.masking import Mask
 from hybrid_patch.nn.model import HybridModel
-from hybrid_patch.tokens import repeat_cells
+from hybrid_patch.patches import cut
+from hybrid_patch.tokens import FineTokens, Positions, TokenGrid
 
 SIZES = [(8, 8), (8, 4), (8, 2), (8, 1), (4, 4), (4, 1), (2, 1), (1, 1)]
-UPSAMPLERS = ["bilinear", "learned"]
+UPSAMPLERS = ["bilinear", "learned", "subpixel"]
 
 
 def model_for(processing: int, output: int, upsampler: str = "bilinear") -> HybridModel:
@@ -22,77 +25,95 @@ def model_for(processing: int, output: int, upsampler: str = "bilinear") -> Hybr
     return HybridModel(config, MODALITIES)
 
 
+def encode(model: HybridModel, batch: Batch, sizes: PatchSizes) -> tuple[Tensor, dict[str, TokenGrid]]:
+    return model.encode({name: cut(pixels, sizes.processing) for name, pixels in batch.pixels.items()}, batch)
+
+
+def fine_tokens(model: HybridModel, batch: Batch, sizes: PatchSizes) -> tuple[dict[str, FineTokens], ...]:
+    """Of latents and of predictions, under their masks."""
+    latents, grids = encode(model, batch, sizes)
+    predicted = model.decode(latents, batch, sizes.processing)
+    return tuple(
+        {name: up(grid, sizes.factor, Positions.under(grid.mask, sizes.factor)) for name, grid in found.items()}
+        for up, found in ((model.encoder_upsampler, grids), (model.decoder_upsampler, predicted))
+    )
+
+
 @pytest.mark.parametrize("upsampler", UPSAMPLERS)
 @pytest.mark.parametrize(("processing", "output"), SIZES)
 def test_shapes_and_masks_at_every_pair_of_sizes(processing: int, output: int, upsampler: str) -> None:
     sizes = PatchSizes(processing, output)
     model, batch = model_for(processing, output, upsampler), make_batch(processing, missing=0.1)
-    masks = batch.views[0]
-    grids, latents = model.encode(batch.pixels, masks, batch.timestamps, sizes)
-    predictions = model.decode(grids, masks, batch.timestamps, sizes)
+    latents, predictions = fine_tokens(model, batch, sizes)
     assert set(latents) == {"optical", "height"}  # a map is never an input
     assert set(predictions) == set(MODALITIES)
-    for name, modality in MODALITIES.items():
-        timesteps = 2 if modality.temporal else 1
-        shape = (3, 16 // output, 16 // output, timesteps, len(modality.band_sets))
-        hidden = repeat_cells(masks[name] == Mask.DECODE, sizes.factor)
-        assert torch.equal(predictions[name].fine_mask, hidden)
-        assert predictions[name].dense().shape == (*shape, 48)
-        assert torch.isfinite(predictions[name].dense()[hidden]).all()
-        if name in latents:
-            visible = repeat_cells(masks[name] == Mask.ENCODE, sizes.factor)
-            assert torch.equal(latents[name].fine_mask, visible)
-            assert latents[name].dense().shape == (*shape, 32)
-            assert torch.isfinite(latents[name].dense()[visible]).all()
+    for found, value, width in ((latents, Mask.ENCODE, 32), (predictions, Mask.DECODE, 48)):
+        for name, fine in found.items():
+            modality = MODALITIES[name]
+            side, timesteps = 16 // processing, 2 if modality.temporal else 1
+            assert fine.grid.tokens.shape == (6, side, side, timesteps, len(modality.band_sets), width)
+            assert torch.equal(fine.grid.mask, batch.masks[name] == value)
+            inside = fine.positions.cells.valid()
+            assert inside.sum() == fine.grid.mask.sum()
+            assert fine.dense().shape[2:] == (sizes.factor**2, width)
+            assert torch.isfinite(fine.dense()[inside]).all()
 
 
-def perturbed(batch: Batch, view: int, processing: int) -> Batch:
-    """Other pixels wherever the encoder must not look."""
+def perturbed(batch: Batch, processing: int) -> Batch:
+    """One view, and other pixels wherever its encoder must not look."""
     pixels = {}
     for name, x in batch.pixels.items():
-        visible = repeat_cells((batch.views[view][name] == Mask.ENCODE).any(-1), processing)
+        visible = repeat_cells((batch.masks[name] == Mask.ENCODE).any(-1), processing)
         pixels[name] = torch.where(visible[..., None], x, torch.randn_like(x) * 100)
-    return Batch(pixels, batch.valid, batch.timestamps, batch.views)
+    return remade(batch, pixels=pixels)
+
+
+def first_view(batch: Batch) -> Batch:
+    return remade(batch, masks={name: mask[:: batch.views] for name, mask in batch.masks.items()})
 
 
 @pytest.mark.parametrize("upsampler", UPSAMPLERS)
 @pytest.mark.parametrize(("processing", "output"), [(8, 1), (4, 2), (2, 2), (1, 1)])
 def test_hidden_and_missing_pixels_change_no_bit(processing: int, output: int, upsampler: str) -> None:
     sizes = PatchSizes(processing, output)
-    model, batch = model_for(processing, output, upsampler), make_batch(processing, missing=0.2)
+    model, batch = model_for(processing, output, upsampler), first_view(make_batch(processing, missing=0.2))
     for parameter in model.encoder_upsampler.parameters():
         torch.nn.init.normal_(parameter)
-    results = []
-    for pixels in (batch.pixels, perturbed(batch, 0, processing).pixels):
-        grids, latents = model.encode(pixels, batch.views[0], batch.timestamps, sizes)
-        predictions = model.decode(grids, batch.views[0], batch.timestamps, sizes)
-        results.append([f.dense()[f.fine_mask] for f in (*latents.values(), *predictions.values())])
+    results = [
+        [
+            fine.dense()[fine.positions.cells.valid()]
+            for found in fine_tokens(model, b, sizes)
+            for fine in found.values()
+        ]
+        for b in (batch, perturbed(batch, processing))
+    ]
     for before, after in zip(*results, strict=True):
         assert torch.equal(before, after)
 
 
 def test_every_visible_pixel_matters() -> None:
-    model, batch = model_for(8, 1), make_batch(8)
-    _, latents = model.encode(batch.pixels, batch.views[0], batch.timestamps, PatchSizes(8, 1))
+    sizes, model, batch = PatchSizes(8, 1), model_for(8, 1), first_view(make_batch(8))
     pixels = {name: x.clone().requires_grad_() for name, x in batch.pixels.items()}
-    _, latents = model.encode(pixels, batch.views[0], batch.timestamps, PatchSizes(8, 1))
-    torch.stack([f.dense()[f.fine_mask].square().sum() for f in latents.values()]).sum().backward()
-    visible = repeat_cells((batch.views[0]["optical"] == Mask.ENCODE).any(-1), 8)
+    latents, _ = fine_tokens(model, remade(batch, pixels=pixels), sizes)
+    torch.stack([fine.dense().square().sum() for fine in latents.values()]).sum().backward()
+    visible = repeat_cells((batch.masks["optical"] == Mask.ENCODE).any(-1), 8)
     gradient = pixels["optical"].grad
     assert gradient is not None
     assert ((gradient != 0).any(-1) == visible).all()
 
 
-def test_a_sample_does_not_depend_on_its_batch() -> None:
+def test_a_sample_and_a_view_do_not_depend_on_their_batch() -> None:
     """Samples with more visible tokens pad the others; padding must not change them."""
     sizes, model, batch = PatchSizes(8, 1), model_for(8, 1), make_batch(8, missing=0.3, samples=4)
-    _, together = model.encode(batch.pixels, batch.views[0], batch.timestamps, sizes)
+    _, together = encode(model, batch, sizes)
     for i in range(4):
-        one = one_sample(batch, i)
-        _, alone = model.encode(one.pixels, one.views[0], one.timestamps, sizes)
-        for name, fine in alone.items():
-            inside = fine.fine_mask[0]
-            torch.testing.assert_close(fine.dense()[0][inside], together[name].dense()[i][inside])
+        sample = some_samples(batch, slice(i, i + 1))
+        for view in range(2):
+            one = remade(sample, masks={name: mask[view : view + 1] for name, mask in sample.masks.items()})
+            _, alone = encode(model, one, sizes)
+            for name, grid in alone.items():
+                inside = grid.mask[0]
+                torch.testing.assert_close(grid.tokens[0][inside], together[name].tokens[2 * i + view][inside])
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:
@@ -101,12 +122,24 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     for checkpointing in ("false", "true"):
         torch.manual_seed(0)
         model = HybridModel(small(f"runtime.gradient_checkpointing={checkpointing}"), MODALITIES)
-        grids, _ = model.encode(batch.pixels, batch.views[0], batch.timestamps, sizes)
-        decoded = model.decode(grids, batch.views[0], batch.timestamps, sizes)
-        torch.stack([f.dense().square().sum() for f in decoded.values()]).sum().backward()
+        _, predictions = fine_tokens(model, batch, sizes)
+        torch.stack([fine.dense().square().sum() for fine in predictions.values()]).sum().backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     for a, b in zip(*gradients, strict=True):
         assert torch.equal(a, b)
+
+
+def test_maps_may_come_before_the_modalities_that_are_encoded() -> None:
+    names = ["cover", "height", "optical"]
+    torch.manual_seed(0)
+    model = HybridModel(small(), {name: MODALITIES[name] for name in names})
+    batch, sizes = make_batch(8), PatchSizes(8, 1)
+    turned = remade(batch, **{
+        part: {name: getattr(batch, part)[name] for name in names} for part in ("pixels", "valid", "masks")
+    })  # fmt: skip
+    expected, again = (fine_tokens(model, b, sizes)[1] for b in (batch, turned))
+    for name in names:
+        torch.testing.assert_close(expected[name].dense(), again[name].dense())
 
 
 def test_the_month_and_the_place_are_told() -> None:

@@ -1,24 +1,29 @@
 """Embeddings of pixels, the probe on them, and their pictures."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from building import MODALITIES, OPTICAL, make_batch, small
+from building import MODALITIES, OPTICAL, make_batch, remade, small, some_samples
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from hybrid_patch.curriculum import PatchSizes
-from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.loading import Crop
 from hybrid_patch.data.spectra import CLASSES
 from hybrid_patch.masking import Mask
 from hybrid_patch.nn.model import HybridModel
+from hybrid_patch.patches import cut
 from hybrid_patch.probing.embedding import embed
 from hybrid_patch.probing.evaluate import blending_weights, window_starts
 from hybrid_patch.probing.linear_probe import fit_linear_probe, score_linear_probe
 from hybrid_patch.probing.pictures import class_colours, draw_tile, shown_modality, stretch, visible_channels
+from hybrid_patch.tokens import Positions
+
+CPU = torch.device("cpu")
 
 
 def model_for(processing: int, output: int) -> HybridModel:
@@ -27,31 +32,41 @@ def model_for(processing: int, output: int) -> HybridModel:
     return HybridModel(small(*sizes), MODALITIES).eval()
 
 
+def crop_for(missing: float = 0.0) -> Crop:
+    batch = make_batch(8, missing=missing, samples=1)
+    pixels = {name: x[0].numpy() for name, x in batch.pixels.items()}
+    return Crop(pixels, {name: x[0].numpy() for name, x in batch.valid.items()}, batch.timestamps[0].numpy(), None)
+
+
 @pytest.mark.parametrize(("processing", "output"), [(8, 1), (8, 2), (8, 8), (1, 1)])
 def test_a_pixel_is_the_mean_of_its_tokens(processing: int, output: int) -> None:
-    sizes, model = PatchSizes(processing, output), model_for(processing, output)
-    batch = make_batch(processing, missing=0.0)
-    embedding = embed(model, batch, sizes, MODALITIES)
-    assert embedding.shape == (3, 16, 16, 32)
-    everything = {name: torch.full_like(mask, Mask.ENCODE) for name, mask in batch.views[0].items()}
-    _, latents = model.encode(batch.pixels, everything, batch.timestamps, sizes)
-    tokens = torch.cat([fine.dense().flatten(3, 4) for fine in latents.values()], dim=3)
-    assert tokens.shape[3] == 2 * 2 + 1  # two dates and two band sets of one modality, one token of the other
-    expected = tokens.mean(3).repeat_interleave(output, 1).repeat_interleave(output, 2)
+    sizes, model, crop = PatchSizes(processing, output), model_for(processing, output), crop_for()
+    embedding = embed(model, crop, sizes, MODALITIES, CPU)
+    assert embedding.shape == (16, 16, 32)
+    side = 16 // processing
+    sets = {name: (1, side, side, 2 if m.temporal else 1, len(m.band_sets)) for name, m in MODALITIES.items()}
+    masks = {name: torch.full(shape, Mask.ENCODE, dtype=torch.int8) for name, shape in sets.items()}
+    batch = remade(some_samples(make_batch(processing, samples=1), slice(0, 1)), masks=masks)
+    _, latents = model.encode({name: cut(x, processing) for name, x in batch.pixels.items()}, batch)
+    tokens = []
+    for grid in latents.values():
+        cells = model.encoder_upsampler(grid, sizes.factor, Positions.everywhere(grid.mask, sizes.factor)).dense()
+        images = cells.reshape(side, side, -1, sizes.factor, sizes.factor, 32).permute(0, 3, 1, 4, 2, 5)
+        tokens.append(images.reshape(16 // output, 16 // output, -1, 32))
+    together = torch.cat(tokens, dim=2)
+    assert together.shape[2] == 2 * 2 + 1  # two dates and two band sets of one modality, one token of the other
+    expected = together.mean(2).repeat_interleave(output, 0).repeat_interleave(output, 1)
     torch.testing.assert_close(embedding, expected)
 
 
 def test_missing_timesteps_take_no_part() -> None:
-    batch = make_batch(8)
-    valid = {name: there.clone() for name, there in batch.valid.items()}
-    valid["optical"][:, :, :, 1] = False
-    pixels = {name: torch.where(valid[name][..., None], x, 0) for name, x in batch.pixels.items()}
-    noise = {name: torch.where(valid[name][..., None], x, 99.0) for name, x in batch.pixels.items()}
-    model, sizes = model_for(8, 1), PatchSizes(8, 1)
-    first, second = (
-        embed(model, Batch(p, valid, batch.timestamps, batch.views), sizes, MODALITIES) for p in (pixels, noise)
-    )
-    assert torch.equal(first, second)
+    crop, model, sizes = crop_for(), model_for(8, 1), PatchSizes(8, 1)
+    crop.valid["optical"][:, :, 1] = False
+    results = []
+    for value in (0.0, 99.0):
+        pixels = {name: np.where(crop.valid[name][..., None], x, np.float32(value)) for name, x in crop.pixels.items()}
+        results.append(embed(model, dataclasses.replace(crop, pixels=pixels), sizes, MODALITIES, CPU))
+    assert torch.equal(*results)
 
 
 @given(length=st.integers(1, 300), side=st.integers(1, 64), data=st.data())

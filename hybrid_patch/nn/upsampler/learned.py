@@ -31,7 +31,8 @@ class Learned(nn.Module):
         self.sides = tuple(prime_factors(max(factors)))
         self.widths = tuple(max(first_width >> stage, SMALLEST_WIDTH) for stage in range(len(self.sides)))
         self.stages = nn.ModuleList(
-            nn.Linear(i, o * side**2) for i, o, side in zip([width, *self.widths], self.widths, self.sides, strict=False)
+            nn.Linear(i, o * side**2)
+            for i, o, side in zip([width, *self.widths], self.widths, self.sides, strict=False)
         )
         self.reached = tuple(itertools.accumulate(self.sides, operator.mul))
         self.exits = nn.ParameterDict(
