@@ -6,11 +6,10 @@ round. Peak memory is that of a process of its own.
 """
 
 import multiprocessing
-import os
-import random
 import re
 import statistics
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,16 +22,27 @@ from hybrid_patch.config.literal import take_paths
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_json
+from hybrid_patch.threads import wait_briefly
 
 VARIANTS = {
     "ps8": ["patch=ps8"],
     "hybrid": ["patch=hybrid", "upsampler=bilinear"],
     "learned": ["patch=hybrid", "upsampler=learned"],
+    "subpixel": ["patch=hybrid", "upsampler=subpixel"],
     "ps1": ["patch=ps1"],
 }
 """Overrides by name; `define.<name>='[…]'` adds to them."""
 
 PARTS = ("forward", "backward", "optimizer")
+USAGE = f"""{__doc__}
+  variants=[a,b]      what is compared: {", ".join(VARIANTS)}, or your own (default [ps8,hybrid,ps1])
+  define.NAME='[…]'   your own: a list of overrides, as define.mine='[patch=hybrid,upsampler=subpixel]'
+  rounds=N            how often each is timed (default 7)
+  warmup=N            how often each is run before (default 2)
+  output=FILE         write the report as JSON
+  key=value           an override for all variants, as in hybrid_patch.train (its --help lists them)
+"""
+OWN_KEYS = ("variants", "define.NAME", "rounds", "warmup", "output")
 
 
 class Plan(NamedTuple):
@@ -46,23 +56,27 @@ class Plan(NamedTuple):
 
 def main() -> None:
     """The command."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(USAGE)
+        return
     with input_errors_end():
         plan = read(sys.argv[1:])
-    # Threads that wait by spinning are many times slower wherever something else runs too; read when torch starts.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    report = measure(plan)
+    wait_briefly()
+    report = measure(plan, lambda text: print(text, file=sys.stderr, flush=True))
     Console(width=None if sys.stdout.isatty() else 120).print(times_table(report), ratios_table(report))
     if plan.output is not None:
         write_json(plan.output, report)
 
 
-def read(arguments: list[str]) -> Plan:
+def read(arguments: Sequence[str]) -> Plan:
     """The plan of a command line; raises InputError, naming the variant whose config is bad."""
     paths, rest = take_paths(arguments, ["output"])
     own = {"variants": "[ps8,hybrid,ps1]", "rounds": "7", "warmup": "2"}
     defined, overrides = dict(VARIANTS), []
     for argument in rest:
         key, _, value = argument.partition("=")
+        if key.startswith("-"):
+            raise InputError(f"{argument}: no such flag; takes --help and: {', '.join(OWN_KEYS)}, key=value")
         if key in own:
             own[key] = value
         elif key.startswith("define."):
@@ -81,44 +95,43 @@ def read(arguments: list[str]) -> Plan:
         try:
             configs[name] = compose(["logger=none", "evaluation=none", *overrides, *defined[name]])
         except InputError as error:
-            raise InputError(f"variant {name}: {error}") from error
+            hint = f" (the benchmark's own keys: {', '.join(OWN_KEYS)})" if "unknown key" in str(error) else ""
+            raise InputError(f"variant {name}: {error}{hint}") from error
     return Plan(configs, _count("rounds", own["rounds"]), _count("warmup", own["warmup"]), _path(paths.get("output")))
 
 
-def measure(plan: Plan) -> dict[str, Any]:
+def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     """The report: machine, configs, and for every variant seconds, memory and pixels per second, and their ratios."""
     from hybrid_patch.config.recipe import recipe
     from hybrid_patch.cost.step import Step
-    from hybrid_patch.cost.timing import interval
+    from hybrid_patch.cost.timing import interleave, interval, ratio
     from hybrid_patch.run_directory import provenance
 
-    memory = {name: peak_memory(config) for name, config in plan.configs.items()}
+    memory = {}
+    for name, config in plan.configs.items():
+        say(f"memory: {name}")
+        memory[name] = peak_memory(config)
     steps = {name: Step(config) for name, config in plan.configs.items()}
-    for step in steps.values():
-        for _ in range(plan.warmup):
-            step.run()
-    seconds: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
-    order = random.Random(0)
-    for _ in range(plan.rounds):
-        for name in order.sample(list(steps), len(steps)):
-            seconds[name].append(steps[name].run())
+    seconds = interleave({name: step.run for name, step in steps.items()}, plan.rounds, plan.warmup, say)
     totals = {name: [sum(parts.values()) for parts in rounds] for name, rounds in seconds.items()}
     variants = {}
     for name, rounds in seconds.items():
-        median = statistics.median(totals[name])
         variants[name] = {
             "step_seconds": interval(totals[name])._asdict(),
             **{f"{part}_seconds": interval([parts[part] for parts in rounds])._asdict() for part in PARTS},
             "peak_memory_bytes": memory[name],
-            "pixels_per_second": steps[name].pixels / median,
+            "pixels_per_second": steps[name].pixels / statistics.median(totals[name]),
             "parameters": steps[name].parameters,
         }
-    ratios = {}
-    for a in totals:
-        for b in totals:
-            if a != b:
-                paired = interval([x / y for x, y in zip(totals[a], totals[b], strict=True)])
-                ratios[f"{a}/{b}"] = {"step_seconds": paired._asdict(), "peak_memory_bytes": memory[a] / memory[b]}
+    ratios = {
+        f"{a}/{b}": {
+            "step_seconds": ratio(totals[a], totals[b])._asdict(),
+            "peak_memory_bytes": memory[a] / memory[b],
+        }
+        for a in totals
+        for b in totals
+        if a != b
+    }
     return {
         "machine": provenance(),
         "config": {name: recipe(config) for name, config in plan.configs.items()},

@@ -3,7 +3,6 @@
 Each variant is a run like any other, made by `hybrid_patch.train`; delete runs/demo to train them again.
 """
 
-import os
 import statistics
 import subprocess
 import sys
@@ -44,10 +43,8 @@ def main() -> int:
         console.print(
             f"\n[bold]{variant.title}[/bold]: python -m hybrid_patch.train {' '.join(overrides)}", highlight=False
         )
-        # Threads that wait by spinning are many times slower wherever something else runs too.
-        environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
         command = [sys.executable, "-m", "hybrid_patch.train", *overrides, f"run_dir={FOLDER / variant.name}"]
-        code = subprocess.run(command, env=environment).returncode
+        code = subprocess.run(command).returncode
         if code:
             return code
     console.print(f"\nAll three in {time.monotonic() - began:.0f} s.\n", highlight=False)

@@ -40,6 +40,12 @@ class RunDirectory:
         """Whether a run has begun here."""
         return self._run.exists()
 
+    def foreign(self) -> list[str]:
+        """Names of a few files in the directory that no run writes."""
+        own = {".lock", "config.yaml", *(p.name for p in (self.log, self._run, self._status, self._metrics))}
+        names = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+        return [name for name in names if name not in own and not name.endswith(".part")][:3]
+
     def recipe(self) -> dict[str, Any]:
         """The recipe that the run here was begun with."""
         return json.loads(self._run.read_text())["recipe"]

@@ -1,12 +1,18 @@
 """Train one run: `python -m hybrid_patch.train [overrides]`, or several with `-m`. Read it from top to bottom.
 
-Exit code: 0 done · 75 stopped by a signal with its state saved (start it again and it goes on) · 2 bad input · 1 other.
+Exit code: 0 done · 75 stopped by a signal with its state saved (start it again and it goes on) · 2 bad input · 1 other
+(130: a second Ctrl-C, which does not wait for the end of the step).
 """
 
 if __name__ == "__main__":
+    import signal
+
     from hybrid_patch.config.front import check_command_line
+    from hybrid_patch.threads import wait_briefly
 
     check_command_line()  # bad input ends here, before anything heavy is imported
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: Ctrl-C ends the imports without a word
+    wait_briefly()
 
 import dataclasses
 import logging
@@ -80,10 +86,12 @@ def train(config: Config) -> int:
 
 
 def refuse_another_run(run: RunDirectory, config: Config) -> None:
-    """Raises InputError if the directory holds a run of another recipe."""
+    """Raises InputError if the directory holds a run of another recipe, or files that are of no run."""
     changed = difference(run.recipe(), recipe(config)) if run.exists() else []
     if changed:
         raise InputError(f"run_dir={run.path}: holds another run ({'; '.join(changed)}); choose another directory")
+    if not run.exists() and (found := run.foreign()):
+        raise InputError(f"run_dir={run.path}: holds other files ({', '.join(found)}); choose a new or empty directory")
 
 
 def prepare(run: RunDirectory, config: Config) -> None:
@@ -260,9 +268,12 @@ class Trainer:
         scores: dict[str, float] = {}
         if self.fabric.is_global_zero and self.config.evaluation.tiles:
             sizes = sizes_at(self.config.curriculum, self.step - 1, self.steps)
+            log.info("evaluating after step %d", self.step)
             try:
                 scores, pictures = evaluate(self.objective.model, self.source, self.config, sizes, self.run, self.step)
                 self.mirror.pictures(self.step, pictures)
+                found = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+                log.info("%s%d pictures in %s", f"{found}  " if found else "", len(pictures), self.run.pictures)
             except Exception:
                 log.exception("the evaluation after step %d failed; the training goes on", self.step)
         self.fabric.barrier()

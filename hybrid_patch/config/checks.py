@@ -6,6 +6,7 @@ Every check gives lines that name a key, its value, and what would do.
 import itertools
 import math
 import operator
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,6 +194,17 @@ def _names(config: Config) -> Iterator[str]:
         yield f"sweep_name={config.sweep_name}: not a plain folder name; would do: letters, digits, then also _ . -"
     if config.run_dir == "":
         yield "run_dir=: empty; give a path, or null for runs/<sweep_name>/<run id>"
+    elif config.run_dir is not None:
+        yield from _new_folder("run_dir", Path(config.run_dir).absolute())
+
+
+def _new_folder(key: str, path: Path) -> Iterator[str]:
+    """What keeps a folder from being made, or written to."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        yield f"{key}={path}: {there} is a file; give a path where a folder can be made"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield f"{key}={path}: {there} cannot be written to; give a path where a folder can be made"
 
 
 def _divisors(number: int) -> list[int]:

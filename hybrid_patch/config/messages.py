@@ -13,6 +13,8 @@ from hybrid_patch.config import fields
 from hybrid_patch.config.schema import Config
 
 LONGEST_VALUE = 80
+MOST_LINES = 4
+"""Problems of one config that are told at once."""
 PLAIN_WORDS = {
     "a valid integer": "a whole number",
     "a valid number": "a number",
@@ -69,9 +71,9 @@ def schema_error(error: ValidationError, plain: Mapping[str, Any], groups: Mappi
         plain: the config that was validated.
         groups: the options of each group.
     """
-    found = error.errors(include_url=False)
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return _schema_line(found[0], plain, groups) + more
+    lines = [_schema_line(found, plain, groups) for found in error.errors(include_url=False)]
+    more = f" (and {len(lines) - MOST_LINES} more)" if len(lines) > MOST_LINES else ""
+    return "; ".join(lines[:MOST_LINES]) + more
 
 
 def _schema_line(error: Any, plain: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> str:

@@ -1,9 +1,10 @@
 """How long things take on a machine that others use too: rounds, and intervals of their ratios."""
 
 import math
+import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,39 @@ def interval(values: Sequence[float]) -> Interval:
     while 1 - 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n >= CONFIDENCE:
         k += 1
     return Interval(statistics.median(ordered), ordered[k - 1], ordered[n - k])
+
+
+Parts = dict[str, float]
+"""Seconds of the parts of one run, by name."""
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], Parts]], rounds: int, warmup: int, say: Callable[[str], None]
+) -> dict[str, list[Parts]]:
+    """Time several things in turns, in random order within each round, so that a drift of the machine hits all alike.
+
+    Args:
+        runs: by name, what is timed; each gives its own seconds.
+        rounds: how often each is timed.
+        warmup: how often each is run before.
+        say: told how far it is.
+    """
+    for name, run in runs.items():
+        say(f"warm-up: {name}")
+        for _ in range(warmup):
+            run()
+    seconds: dict[str, list[Parts]] = {name: [] for name in runs}
+    order = random.Random(0)
+    for number in range(rounds):
+        say(f"round {number + 1}/{rounds}")
+        for name in order.sample(list(runs), len(runs)):
+            seconds[name].append(runs[name]())
+    return seconds
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> Interval:
+    """The ratio of two things' seconds, paired within rounds."""
+    return interval([x / y for x, y in zip(above, below, strict=True)])
 
 
 class Clock:

@@ -156,11 +156,17 @@ def _divide(layout: Layout, config: Rasters) -> Division:
     if len(division.train) == 0:
         raise InputError(f"data.root={config.root}: index.csv lists no tile with the split train")
     if len(division.val) == 0 and config.val_share > 0:
-        log.warning("data.root=%s: %s: no validation samples", config.root, _why_no_validation(content, config))
+        log.warning("data.root=%s: %s: no validation samples", config.root, _why_no_validation(layout, config))
     return division
 
 
-def _why_no_validation(content: Tiles | Scene, config: Rasters) -> str:
+def _why_no_validation(layout: Layout, config: Rasters) -> str:
+    content = layout.content
     if isinstance(content, Scene):
-        return f"the scene is less than two blocks of data.block={config.block} pixels high and wide"
+        assert layout.grid is not None
+        would = max(layout.grid.height, layout.grid.width) // 2
+        return (
+            f"the scene is less than two blocks of data.block={config.block} pixels high and wide; "
+            f"would do: data.block={would} or less"
+        )
     return "all tiles are of one group" if content.index.splits is None else "index.csv has none with the split val"

@@ -1,5 +1,7 @@
 """Each wrong input is one line that names the key and its value."""
 
+import re
+
 import pytest
 
 from hybrid_patch.config.front import compose
@@ -81,9 +83,11 @@ def test_one_line_per_wrong_input(override: str, line: str) -> None:
         assert message == line
 
 
-def test_several_faults_are_one_line_that_counts_them() -> None:
-    with pytest.raises(InputError, match=r"^optimizer.lr=x: must be a number \(and 1 more\)$"):
-        compose(["optimizer.lr=x", "optimizer.beta1=y"])
+def test_several_faults_are_one_line_that_names_the_first_and_counts_the_others() -> None:
+    faults = [f"optimizer.{key}=x" for key in ("lr", "beta1", "beta2", "weight_decay", "warmup", "clip_norm")]
+    named = "; ".join(f"{fault}: must be a number" for fault in faults[:4])
+    with pytest.raises(InputError, match=rf"^{re.escape(named)} \(and 2 more\)$"):
+        compose(faults)
 
 
 @pytest.mark.parametrize("good", ["optimizer.lr=1", "trainer.steps=1_000", "optimizer.lr=1e-4", "seed=4294967295"])

@@ -47,6 +47,8 @@ def test_variants_are_defined_by_name_and_can_be_added() -> None:
         (["rounds=0"], "rounds=0"),
         (["output=/no/such/folder/bench.json"], "there is no folder /no/such/folder"),
         (["data.tile=60"], "variant ps8: data.tile=60"),
+        (["variant=[ps8]"], "variant=.*unknown key.*the benchmark's own keys: variants, "),
+        (["--cfg"], "--cfg: no such flag; takes --help and: variants, "),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], said: str) -> None:
