@@ -239,7 +239,7 @@ class Loss:
         target_seed: seed of the frozen random projection that makes the targets.
         centre_targets: whether the projected values have their mean taken off first.
         backend: what works out the similarities: `auto`, a kernel, or plain torch in chunks of rows.
-        chunk: numbers of the similarity matrix that plain torch holds at once.
+        chunk: numbers of the similarity matrix that plain torch holds at once; null: what suits the device.
     """
 
     decoded: ContrastiveTerm
@@ -251,7 +251,7 @@ class Loss:
     target_seed: Seed
     centre_targets: bool
     backend: Aside[Literal["auto", "flash_cpu", "efficient_cuda", "flex", "chunked", "reference"]]
-    chunk: Aside[Count]
+    chunk: Aside[Count | None]
 
 
 # --- optimizer, trainer -----------------------------------------------------------------------------------------------

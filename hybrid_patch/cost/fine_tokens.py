@@ -40,7 +40,7 @@ VARIANTS = {
     "learned, 1024 queries": ("patch=hybrid", FEW, "upsampler=learned"),
 }
 SAMPLES, CHANNELS = 4, 13
-CHUNKS = (2**18, 2**20, 2**22, 2**24, 2**26)
+CHUNKS = (2**17, 2**18, 2**19, 2**20, 2**22, 2**24)
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def steps_rows(title: str, timesteps: int, loss: tuple[str, ...], rounds: int) -
     alone = loss == DECODED_ALONE and "hybrid" in steps
     if alone:
         hidden = 64**2 * timesteps // 2
-        runs["log-sum-exp"] = logsumexp_run(SAMPLES, hidden, hidden, "auto", 2**24)
+        runs["log-sum-exp"] = logsumexp_run(SAMPLES, hidden, hidden, "auto", None)
     found = interleave(runs, rounds, 3, say)
     seconds = {name: [sum(parts.values()) for parts in rounds] for name, rounds in found.items()}
     rows = {f"{title}: ps8, ms": interval([1e3 * x for x in seconds["ps8"]])}
@@ -110,7 +110,7 @@ def kernel_rows(rounds: int) -> dict[str, Interval]:
     """Pairs per second of the log-sum-exp with its gradient, N=4096, against plain torch at its best chunk."""
     say("log-sum-exp")
     pairs = SAMPLES * 4096**2
-    runs = {"kernel": logsumexp_run(SAMPLES, 4096, 4096, "auto", 1)}
+    runs = {"kernel": logsumexp_run(SAMPLES, 4096, 4096, "auto", None)}
     runs |= {str(chunk): logsumexp_run(SAMPLES, 4096, 4096, "chunked", chunk) for chunk in CHUNKS}
     found = {name: [sum(p.values()) for p in parts] for name, parts in interleave(runs, rounds, 1, say).items()}
     best = min((str(chunk) for chunk in CHUNKS), key=lambda chunk: interval(found[chunk]).median)
@@ -147,13 +147,13 @@ def loss_memory(n: int) -> int:
 def _loss_alone(n: int) -> int:
     from hybrid_patch.cost.memory import PeakMemory
 
-    logsumexp_run(1, 64, 64, "auto", 1)()
+    logsumexp_run(1, 64, 64, "auto", None)()
     memory = PeakMemory(torch.device("cpu"))
-    logsumexp_run(1, n, n, "auto", 1)()
+    logsumexp_run(1, n, n, "auto", None)()
     return memory.bytes()
 
 
-def logsumexp_run(samples: int, queries: int, keys: int, backend: Backend, chunk: int) -> Callable[[], dict[str, float]]:
+def logsumexp_run(samples: int, queries: int, keys: int, backend: Backend, chunk: int | None) -> Callable[[], dict[str, float]]:
     """One log-sum-exp over unit keys with the gradient to its queries, to be timed."""
     rng = torch.Generator().manual_seed(0)
     query = torch.randn(samples, queries, CHANNELS, generator=rng).requires_grad_()

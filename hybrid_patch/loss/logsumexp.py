@@ -21,6 +21,8 @@ Backend = Literal["auto", "flash_cpu", "efficient_cuda", "flex", "chunked", "ref
 
 NEVER = -1e4
 """The bias of keys that are left out: far below any logit, and small enough to leave the others exact."""
+CHUNK = {False: 2**19, True: 2**26}
+"""Numbers of the similarity matrix at once, on a CPU (about what its caches hold) and on a GPU (unmeasured)."""
 KERNEL_WIDTH = 8
 """Kernels are fastest at widths that are a multiple of this."""
 
@@ -37,7 +39,7 @@ def log_sum_exp(
     key: Float[Tensor, "b m k"],
     bias: Float[Tensor, "b m"],
     backend: Backend = "auto",
-    chunk: int = 2**24,
+    chunk: int | None = None,
 ) -> Float[Tensor, "b n"]:
     """`[B, n]`: over the keys of the same sample.
 
@@ -48,7 +50,7 @@ def log_sum_exp(
         bias: added to the logits of each key: `NEVER` leaves it out, `log c` counts it c times.
         backend: `flash_cpu`, `efficient_cuda` and `flex` are kernels; `chunked` is plain torch on any device;
             `reference` holds the whole matrix; `auto` takes the fastest that can be used.
-        chunk: numbers of the similarity matrix that plain torch holds at once.
+        chunk: numbers of the similarity matrix that plain torch holds at once; None: what suits the device.
 
     Raises InputError for a backend that cannot be used here.
     """
@@ -87,12 +89,13 @@ class _LogSumExp(torch.autograd.Function):
     """The gradient to q_i is the expected key: as narrow as q, so it is kept from the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, bias: Tensor, backend: Backend, chunk: int) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, bias: Tensor, backend: Backend, chunk: int | None) -> Tensor:
         if backend in _KERNELS:
             total, expected_key = _by_kernel(_KERNELS[backend], query, key, bias)
+        elif backend == "reference":
+            total, expected_key = _reference(query, key, bias)
         else:
-            rows = query.shape[1] if backend == "reference" else max(chunk // (len(query) * key.shape[1]), 1)
-            total, expected_key = _by_chunks(query, key, bias, rows)
+            total, expected_key = _by_chunks(query, key, bias, chunk or CHUNK[query.device.type == "cuda"])
         ctx.save_for_backward(expected_key)
         return total
 
@@ -103,13 +106,25 @@ class _LogSumExp(torch.autograd.Function):
         return grad[..., None] * expected_key, None, None, None, None
 
 
-def _by_chunks(query: Tensor, key: Tensor, bias: Tensor, rows: int) -> Sum:
+def _reference(query: Tensor, key: Tensor, bias: Tensor) -> Sum:
+    logits = query @ key.mT + bias[:, None]
+    return logits.logsumexp(-1), logits.softmax(-1) @ key
+
+
+def _by_chunks(query: Tensor, key: Tensor, bias: Tensor, chunk: int) -> Sum:
+    """Some rows of the matrix at a time: as few as fit a processor's cache, or as many as keep a GPU busy.
+
+    The softmax is one pass where sums and exponentials apart are several; the sum comes back from its largest entry,
+    `softmax_max = exp(max - logsumexp)`.
+    """
     total, expected_key = query.new_empty(query.shape[:2]), torch.empty_like(query)
+    rows = max(chunk // (len(query) * key.shape[1]), 1)
     for start in range(0, query.shape[1], rows):
         part = slice(start, start + rows)
         logits = torch.baddbmm(bias[:, None], query[:, part], key.mT)
-        total[:, part] = logits.logsumexp(-1)
-        expected_key[:, part] = logits.sub_(total[:, part, None]).exp_() @ key
+        weights = logits.softmax(-1)
+        total[:, part] = logits.amax(-1) - weights.amax(-1).log()
+        expected_key[:, part] = weights @ key
     return total, expected_key
 
 

@@ -23,7 +23,7 @@ def patch_discrimination(
     temperature: float,
     most_distinct: int | None,
     backend: Backend,
-    chunk: int,
+    chunk: int | None,
 ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
     """The mean over the tokens of each sample of `logsumexp_j(p_i · t_j / τ) - p_i · t_i / τ`, unit p and t, times 2τ.
 
