@@ -8,7 +8,9 @@ from torch import Tensor
 def cut(images: Shaped[Tensor, "b height width t *c"], patch_size: int) -> Shaped[Tensor, "b h w t p q *c"]:
     """`[B, H, W, T, ...]` → `[B, H/ps, W/ps, T, ps, ps, ...]`."""
     p = patch_size
-    return rearrange(images, "b (h p) (w q) t ... -> b h w t p q ...", p=p, q=p).contiguous()  # it is read several times
+    return rearrange(
+        images, "b (h p) (w q) t ... -> b h w t p q ...", p=p, q=p
+    ).contiguous()  # it is read several times
 
 
 def cut_again(patches: Shaped[Tensor, "*n p q c"], patch_size: int) -> Shaped[Tensor, "*n places m"]:

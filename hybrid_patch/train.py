@@ -7,11 +7,11 @@ Exit code: 0 done · 75 stopped by a signal with its state saved (start it again
 if __name__ == "__main__":
     import signal
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: Ctrl-C ends the imports without a word
     from hybrid_patch.config.front import check_command_line
     from hybrid_patch.threads import wait_briefly
 
     check_command_line()  # bad input ends here, before anything heavy is imported
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: Ctrl-C ends the imports without a word
     wait_briefly()
 
 import dataclasses

@@ -31,6 +31,7 @@ from hybrid_patch.errors import InputError
 __all__ = ["check_command_line", "compose", "input_errors_end", "run_hydra"]
 
 BAD_INPUT = 2
+INTERRUPTED = 130
 
 
 def check_command_line() -> None:
@@ -58,8 +59,8 @@ def check_command_line() -> None:
 def run_hydra(train: Callable[[Config], int]) -> NoReturn:
     """Hand the command line (`sys.argv`) to Hydra's main, which calls `train` with the config, and exit.
 
-    The exit code is what `train` returns; 2 for an InputError, printed as one line; 1 for another exception, with its
-    traceback. To be called after `check_command_line`.
+    The exit code is what `train` returns; 2 for an InputError, printed as one line; 130 for a KeyboardInterrupt; 1 for
+    another exception, with its traceback. To be called after `check_command_line`.
     """
     codes: list[int] = []
     original = sys.argv
@@ -76,7 +77,11 @@ def run_hydra(train: Callable[[Config], int]) -> NoReturn:
             codes.append(train(checked(held_to_schema(config, sources))))
 
     sys.argv = [original[0], *rewritten]
-    hydra.main(config_path=str(sources.folder), config_name=sources.name, version_base="1.3")(task)()
+    try:
+        hydra.main(config_path=str(sources.folder), config_name=sources.name, version_base="1.3")(task)()
+    except KeyboardInterrupt:
+        print("stopped at once by a second Ctrl-C; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     sys.exit(next((code for code in codes if code), 0))
 
 

@@ -321,6 +321,7 @@ class Runtime:
         workers: processes that load data; 0: the training process itself.
         threads: CPU threads per process; null: torch's choice.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
+        compile_blocks: compile the transformer blocks with torch.compile (needs a C++ compiler, or a GPU with Triton).
     """
 
     name: Aside[str]
@@ -331,6 +332,7 @@ class Runtime:
     workers: Aside[Amount]
     threads: Aside[Count | None]
     gradient_checkpointing: Aside[bool]
+    compile_blocks: Aside[bool]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -153,7 +153,9 @@ def _loss_alone(n: int) -> int:
     return memory.bytes()
 
 
-def logsumexp_run(samples: int, queries: int, keys: int, backend: Backend, chunk: int | None) -> Callable[[], dict[str, float]]:
+def logsumexp_run(
+    samples: int, queries: int, keys: int, backend: Backend, chunk: int | None
+) -> Callable[[], dict[str, float]]:
     """One log-sum-exp over unit keys with the gradient to its queries, to be timed."""
     rng = torch.Generator().manual_seed(0)
     query = torch.randn(samples, queries, CHANNELS, generator=rng).requires_grad_()

@@ -22,13 +22,13 @@ class Decoder(nn.Module):
         modalities: Mapping[str, Modality],
         size: schema.Transformer,
         encoder_width: int,
-        gradient_checkpointing: bool,
+        runtime: schema.Runtime,
     ) -> None:
         super().__init__()
         self.context = nn.Linear(encoder_width, size.width)
         self.query = nn.Parameter(torch.randn(size.width) * 0.02)
         self.encodings = Encodings(modalities, size.width)
-        self.stack = Stack(size, gradient_checkpointing)
+        self.stack = Stack(size, runtime)
 
     def forward(
         self,

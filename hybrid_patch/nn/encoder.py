@@ -22,13 +22,13 @@ class Encoder(nn.Module):
         modalities: Mapping[str, Modality],
         size: schema.Transformer,
         base_patch_size: int,
-        gradient_checkpointing: bool,
+        runtime: schema.Runtime,
     ) -> None:
         super().__init__()
         inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
         self.embed = nn.ModuleDict({name: PatchEmbed(m, size.width, base_patch_size) for name, m in inputs.items()})
         self.encodings = Encodings(inputs, size.width)
-        self.stack = Stack(size, gradient_checkpointing)
+        self.stack = Stack(size, runtime)
 
     def forward(
         self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], visible: Packing, timestamps: Int[Tensor, "b t 3"]

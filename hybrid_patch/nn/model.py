@@ -26,9 +26,8 @@ class HybridModel(nn.Module):
         base = config.model.base_patch_size or max(s.processing for s in sizes)
         factors = {s.factor for s in sizes}
         encoder, decoder = config.model.encoder, config.model.decoder
-        checkpointing = config.runtime.gradient_checkpointing
-        self.encoder = Encoder(modalities, encoder, base, checkpointing)
-        self.decoder = Decoder(modalities, decoder, encoder.width, checkpointing)
+        self.encoder = Encoder(modalities, encoder, base, config.runtime)
+        self.decoder = Decoder(modalities, decoder, encoder.width, config.runtime)
         self.encoder_upsampler = upsampler.build(config.upsampler, encoder.width, factors)
         self.decoder_upsampler = upsampler.build(config.upsampler, decoder.width, factors)
 

@@ -65,14 +65,21 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks in a row, and a norm at the end."""
+    """Blocks in a row, and a norm at the end.
 
-    def __init__(self, size: schema.Transformer, gradient_checkpointing: bool) -> None:
+    Of the runtime's options, `gradient_checkpointing` keeps only the blocks' inputs for the backward pass, and
+    `compile_blocks` compiles each block by itself: they are all alike, and their parameters keep their names.
+    """
+
+    def __init__(self, size: schema.Transformer, runtime: schema.Runtime) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(size.width, size.heads, size.mlp_ratio) for _ in range(size.depth))
         self.norm = nn.LayerNorm(size.width)
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing = runtime.gradient_checkpointing
         self.apply(_initialise)
+        if runtime.compile_blocks:
+            for block in self.blocks:
+                block.compile()
 
     def forward(
         self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b m d"] | None, keep: Bool[Tensor, "b m"] | None

@@ -83,7 +83,7 @@ def test_ratios_that_an_upsampler_cannot_do() -> None:
 
 
 def test_the_instance_loss_needs_two_views() -> None:
-    with pytest.raises(InputError, match="masking.views=1: the instance loss compares two"):
+    with pytest.raises(InputError, match=r"masking\.views=1: the instance loss compares two"):
         compose(["masking.views=1"])
     compose(["masking.views=1", "loss.instance.weight=0"])
 

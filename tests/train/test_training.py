@@ -1,8 +1,11 @@
 """The training loop: what it writes, what it skips, when it gives up, and the same on two processes."""
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -223,15 +226,56 @@ def command(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, timeout=240)
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    alone = command(tmp_path / "one", "trainer.batch_size=4")
-    together = command(tmp_path / "a two = [b]", "trainer.batch_size=4", "runtime=ddp", "runtime.threads=1")
+@pytest.mark.parametrize("queries", ["null", "20"])
+def test_two_processes_train_as_one(tmp_path: Path, queries: str) -> None:
+    common = ("trainer.batch_size=4", f"loss.max_queries={queries}")
+    alone = command(tmp_path / "one", *common)
+    together = command(tmp_path / "a two = [b]", *common, "runtime=ddp", "runtime.threads=1")
     assert (alone.returncode, together.returncode) == (0, 0), alone.stderr + together.stderr
     one, two = (RunDirectory(tmp_path / name).metrics() for name in ("one", "a two = [b]"))
     assert [row["step"] for row in two] == [row["step"] for row in one]
     for a, b in zip(one, two, strict=True):
         for name in ("loss", "decoded", "visible", "instance", "grad_norm"):
             assert a[name] == pytest.approx(b[name], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here")
+def test_compiled_blocks_train_the_same(tmp_path: Path) -> None:
+    plain, compiled = (command(tmp_path / on, f"runtime.compile_blocks={on}") for on in ("false", "true"))
+    assert (plain.returncode, compiled.returncode) == (0, 0), compiled.stderr
+    for a, b in zip(*(RunDirectory(tmp_path / on).metrics() for on in ("false", "true")), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+def test_a_run_is_not_put_among_other_files(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    refused = command(tmp_path)
+    assert refused.returncode == 2
+    assert f"run_dir={tmp_path}: holds other files (thesis.tex); choose a new or empty directory" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("below", ["", "/run"])
+def test_a_run_directory_that_cannot_be_made_is_one_line(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    refused = command(Path(f"{tmp_path / 'file'}{below}"))
+    assert refused.returncode == 2
+    assert (
+        refused.stderr
+        == f"error: run_dir={tmp_path}/file{below}: {tmp_path}/file is a file; give a path where a folder can be made\n"
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0])
+def test_ctrl_c_before_there_is_anything_to_save_says_nothing(tmp_path: Path, seconds: float) -> None:
+    line = [sys.executable, "-m", "hybrid_patch.train", *TINY, "trainer.steps=1000", f"run_dir={tmp_path / 'run'}"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 75, 130)
+    assert "Traceback" not in err
 
 
 def train_on_rasters(tmp_path: Path, broken: int, *overrides: str) -> subprocess.CompletedProcess[str]:
