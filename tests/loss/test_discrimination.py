@@ -110,6 +110,22 @@ def test_loss_and_gradient_are_those_of_the_plain_cross_entropy(
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["height", "cover"])
+@pytest.mark.parametrize("most", [None, 5])
+def test_gradcheck_of_the_reference_path(name: str, most: int | None) -> None:
+    c = case(name, 8, 4, make_batch(8, samples=2, timesteps=1), width=12)
+    c.take[2:4] = True
+    if most is not None:
+        cells = c.queries.positions.cells
+        c.queries = draw_queries(cells, 2, most, 2, draw_for(4, most=most))
+
+    def loss(coarse: Tensor) -> Tensor:
+        c.grid = TokenGrid(coarse, c.grid.mask)
+        return our_loss(c, 0.1, "reference")[0]
+
+    assert torch.autograd.gradcheck(loss, (c.coarse,))
+
+
 @pytest.mark.parametrize("name", ["optical", "cover"])
 def test_exact_duplicates_are_no_negatives_of_each_other(name: str) -> None:
     batch = make_batch(8)
