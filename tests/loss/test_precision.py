@@ -27,7 +27,7 @@ DOUBLE = torch.float64
 
 def declared(name: str) -> Modality:
     return TypeAdapter(Modality).validate_json(
-        TypeAdapter(dict).dump_json(yaml.safe_load((CONF / f"{name}.yaml").read_text()))  # type: ignore[type-arg]
+        TypeAdapter(dict).dump_json(yaml.safe_load((CONF / f"{name}.yaml").read_text()))
     )
 
 
