@@ -70,13 +70,13 @@ def main() -> None:
 
 def read(arguments: Sequence[str]) -> Plan:
     """The plan of a command line; raises InputError, naming the variant whose config is bad."""
+    for flag in [argument for argument in arguments if argument.startswith("-")]:
+        raise InputError(f"{flag}: no such flag; takes --help and: {', '.join(OWN_KEYS)}, key=value")
     paths, rest = take_paths(arguments, ["output"])
     own = {"variants": "[ps8,hybrid,ps1]", "rounds": "7", "warmup": "2"}
     defined, overrides = dict(VARIANTS), []
     for argument in rest:
         key, _, value = argument.partition("=")
-        if key.startswith("-"):
-            raise InputError(f"{argument}: no such flag; takes --help and: {', '.join(OWN_KEYS)}, key=value")
         if key in own:
             own[key] = value
         elif key.startswith("define."):

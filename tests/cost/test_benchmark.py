@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_patch.benchmark import read
-from hybrid_patch.cost.timing import interval
+from hybrid_patch.cost.timing import interleave, interval, ratio
 from hybrid_patch.errors import InputError
 
 
@@ -25,6 +25,60 @@ def test_the_interval_holds_the_median_and_lies_in_the_sample(values: list[float
 def test_the_interval_is_the_textbook_one(n: int, k: int) -> None:
     """Order statistics of the sign test at 95 % (David and Nagaraja 2003, section 7.1)."""
     assert interval([float(i) for i in range(1, n + 1)])[1:] == (k, n + 1 - k)
+
+
+def test_things_are_timed_in_turns_in_random_order() -> None:
+    calls: list[str] = []
+    said: list[str] = []
+
+    def run(name: str) -> dict[str, float]:
+        calls.append(name)
+        return {"step": float(len(calls))}
+
+    names = ["a", "b", "c", "d"]
+    seconds = interleave({name: lambda name=name: run(name) for name in names}, 6, 2, said.append)  # type: ignore[misc]
+    assert calls[:8] == ["a", "a", "b", "b", "c", "c", "d", "d"]
+    rounds = [calls[i : i + 4] for i in range(8, len(calls), 4)]
+    assert len(rounds) == 6
+    assert all(sorted(order) == names for order in rounds)
+    assert len(set(map(tuple, rounds))) > 1
+    assert [parts["step"] for parts in seconds["a"]] == [
+        float(i + 1) for i, n in enumerate(calls) if n == "a" and i >= 8
+    ]
+    assert said[-1] == "round 6/6"
+
+
+def test_ratios_are_paired() -> None:
+    assert ratio([2.0, 40.0, 600.0], [1.0, 10.0, 100.0]) == (4, 2, 6)
+
+
+def test_help_is_printed_and_nothing_is_run() -> None:
+    line = [sys.executable, "-m", "hybrid_patch.benchmark", "--help"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "define.NAME" in done.stdout
+    assert "variants=[a,b]" in done.stdout
+
+
+def test_the_table_of_fine_tokens_takes_two_options() -> None:
+    line = [sys.executable, "-m", "hybrid_patch.cost.fine_tokens", "round=3"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "error: round=3: takes rounds=<whole number> and output=<file>\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_table_of_fine_tokens(tmp_path: Path) -> None:
+    output = tmp_path / "table.json"
+    line = [sys.executable, "-m", "hybrid_patch.cost.fine_tokens", "rounds=1", f"output={output}"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=850)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(output.read_text())["rows"]
+    assert "decoded term, one view, T=2: (hybrid − ps8) / log-sum-exp alone" in rows
+    # Memory is no timing: these hold on any machine.
+    assert rows["memory of the loss at N=65536, MiB"][0] < 100
+    assert rows["memory of the loss at N=65536, MiB"][0] < 6 * max(rows["memory of the loss at N=16384, MiB"][0], 4)
 
 
 def test_variants_are_defined_by_name_and_can_be_added() -> None:
