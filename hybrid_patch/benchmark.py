@@ -5,11 +5,9 @@ each round, so that a drift of the machine hits all alike, and are compared by t
 round. Peak memory is that of a process of its own.
 """
 
-import multiprocessing
 import re
-import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,31 +24,44 @@ from hybrid_patch.threads import wait_briefly
 
 VARIANTS = {
     "ps8": ["patch=ps8"],
+    "ps4": ["patch.processing_patch_size=4", "patch.output_patch_size=4"],
+    "ps2": ["patch.processing_patch_size=2", "patch.output_patch_size=2"],
+    "ps1": ["patch=ps1"],
     "hybrid": ["patch=hybrid", "upsampler=bilinear"],
     "learned": ["patch=hybrid", "upsampler=learned"],
     "subpixel": ["patch=hybrid", "upsampler=subpixel"],
-    "ps1": ["patch=ps1"],
 }
 """Overrides by name; `define.<name>='[…]'` adds to them."""
 
-PARTS = ("forward", "backward", "optimizer")
 USAGE = f"""{__doc__}
   variants=[a,b]      what is compared: {", ".join(VARIANTS)}, or your own (default [ps8,hybrid,ps1])
   define.NAME='[…]'   your own: a list of overrides, as define.mine='[patch=hybrid,upsampler=subpixel]'
+  sweep.KEY=[a,b,c]   all of it for several values of a key, with the exponent of growth: sweep.data.tile=[32,64,128]
   rounds=N            how often each is timed (default 7)
   warmup=N            how often each is run before (default 2)
-  output=FILE         write the report as JSON
+  limit_s=SECONDS     a variant whose first steps take longer is left out (default 300)
+  output=FILE.json    write the report, and a plot beside it (FILE.png)
   key=value           an override for all variants, as in hybrid_patch.train (its --help lists them)
 """
-OWN_KEYS = ("variants", "define.NAME", "rounds", "warmup", "output")
+OWN_KEYS = ("variants", "define.NAME", "sweep.KEY", "rounds", "warmup", "limit_s", "output")
+DEFAULTS = {"variants": "[ps8,hybrid,ps1]", "rounds": "7", "warmup": "2", "limit_s": "300"}
 
 
 class Plan(NamedTuple):
-    """What the command line asks for."""
+    """What the command line asks for.
 
-    configs: dict[str, Config]
+    Attributes:
+        points: the variants' configs, for each value of the key that is swept; a single point without a sweep.
+        key: the key that is swept, or None.
+        values: its values, as they are written.
+    """
+
+    points: list[dict[str, Config]]
+    key: str | None
+    values: list[str]
     rounds: int
     warmup: int
+    limit_s: int
     output: Path | None
 
 
@@ -62,10 +73,17 @@ def main() -> None:
     with input_errors_end():
         plan = read(sys.argv[1:])
     wait_briefly()
-    report = measure(plan, lambda text: print(text, file=sys.stderr, flush=True))
-    Console(width=None if sys.stdout.isatty() else 120).print(times_table(report), ratios_table(report))
+    report = measure(plan)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for point in report.get("points", [report]):
+        console.print(times_table(point, point.get("value", "")), ratios_table(point))
+    if plan.key is not None:
+        console.print(exponents_table(report))
     if plan.output is not None:
+        from hybrid_patch.cost.plot import draw
+
         write_json(plan.output, report)
+        draw(report, plan.output.with_suffix(".png"))
 
 
 def read(arguments: Sequence[str]) -> Plan:
@@ -73,14 +91,17 @@ def read(arguments: Sequence[str]) -> Plan:
     for flag in [argument for argument in arguments if argument.startswith("-")]:
         raise InputError(f"{flag}: no such flag; takes --help and: {', '.join(OWN_KEYS)}, key=value")
     paths, rest = take_paths(arguments, ["output"])
-    own = {"variants": "[ps8,hybrid,ps1]", "rounds": "7", "warmup": "2"}
-    defined, overrides = dict(VARIANTS), []
+    own, defined = dict(DEFAULTS), dict(VARIANTS)
+    swept: dict[str, list[str]] = {}
+    overrides = []
     for argument in rest:
         key, _, value = argument.partition("=")
         if key in own:
             own[key] = value
         elif key.startswith("define."):
             defined[key.removeprefix("define.")] = _list(key, value)
+        elif key.startswith("sweep."):
+            swept[key.removeprefix("sweep.")] = _list(key, value)
         else:
             overrides.append(argument)
     names = _list("variants", own["variants"])
@@ -90,85 +111,69 @@ def read(arguments: Sequence[str]) -> Plan:
         raise InputError(
             f"variants={own['variants']}: {unknown or 'none named'}; takes: {known}, or define.<name>='[…]'"
         )
-    configs = {}
-    for name in names:
-        try:
-            configs[name] = compose(["logger=none", "evaluation=none", *overrides, *defined[name]])
-        except InputError as error:
-            hint = f" (the benchmark's own keys: {', '.join(OWN_KEYS)})" if "unknown key" in str(error) else ""
-            raise InputError(f"variant {name}: {error}{hint}") from error
-    return Plan(configs, _count("rounds", own["rounds"]), _count("warmup", own["warmup"]), _path(paths.get("output")))
+    if len(swept) > 1:
+        raise InputError(f"sweep.{' sweep.'.join(swept)}: one key at a time can be swept")
+    swept_key = next(iter(swept), None)
+    values = swept[swept_key] if swept_key else []
+    if swept_key and not values:
+        raise InputError(f"sweep.{swept_key}=[]: no value; write sweep.{swept_key}=[a,b]")
+    points = [[f"{swept_key}={value}"] for value in values] if swept_key else [[]]
+    return Plan(
+        [{name: _config(name, [*overrides, *point, *defined[name]]) for name in names} for point in points],
+        swept_key,
+        values,
+        _count("rounds", own["rounds"]),
+        _count("warmup", own["warmup"]),
+        _count("limit_s", own["limit_s"]),
+        _path(paths.get("output")),
+    )
 
 
-def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """The report: machine, configs, and for every variant seconds, memory and pixels per second, and their ratios."""
-    from hybrid_patch.config.recipe import recipe
-    from hybrid_patch.cost.step import Step
-    from hybrid_patch.cost.timing import interleave, interval, ratio
+def _config(name: str, overrides: list[str]) -> Config:
+    try:
+        return compose(["logger=none", "evaluation=none", *overrides])
+    except InputError as error:
+        hint = f" (the benchmark's own keys: {', '.join(OWN_KEYS)})" if "unknown key" in str(error) else ""
+        raise InputError(f"variant {name}: {error}{hint}") from error
+
+
+def measure(plan: Plan) -> dict[str, Any]:
+    """The report: the machine, and what `compare` says; with a sweep, that for each value, and exponents of growth."""
+    from hybrid_patch.cost.compare import compare
+    from hybrid_patch.cost.growth import exponents
     from hybrid_patch.run_directory import provenance
 
-    memory = {}
-    for name, config in plan.configs.items():
-        say(f"memory: {name}")
-        memory[name] = peak_memory(config)
-    steps = {name: Step(config) for name, config in plan.configs.items()}
-    seconds = interleave({name: step.run for name, step in steps.items()}, plan.rounds, plan.warmup, say)
-    totals = {name: [sum(parts.values()) for parts in rounds] for name, rounds in seconds.items()}
-    variants = {}
-    for name, rounds in seconds.items():
-        variants[name] = {
-            "step_seconds": interval(totals[name])._asdict(),
-            **{f"{part}_seconds": interval([parts[part] for parts in rounds])._asdict() for part in PARTS},
-            "peak_memory_bytes": memory[name],
-            "pixels_per_second": steps[name].pixels / statistics.median(totals[name]),
-            "parameters": steps[name].parameters,
-        }
-    ratios = {
-        f"{a}/{b}": {
-            "step_seconds": ratio(totals[a], totals[b])._asdict(),
-            "peak_memory_bytes": memory[a] / memory[b],
-        }
-        for a in totals
-        for b in totals
-        if a != b
-    }
-    return {
-        "machine": provenance(),
-        "config": {name: recipe(config) for name, config in plan.configs.items()},
-        "rounds": plan.rounds,
-        "variants": variants,
-        "ratios": ratios,
-    }
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    points = []
+    for number, configs in enumerate(plan.points):
+        if plan.key is not None:
+            say(f"{plan.key}={plan.values[number]}")
+        points.append(compare(configs, plan.rounds, plan.warmup, plan.limit_s, say))
+    machine = {"machine": provenance(), "command": " ".join(sys.argv[1:])}
+    if plan.key is None:
+        return {**machine, **points[0]}
+    for point, value in zip(points, plan.values, strict=True):
+        point["value"] = f"{plan.key}={value}"
+    sweep = {"key": plan.key, "values": plan.values}
+    return {**machine, "sweep": sweep, "points": points, "exponents": exponents(plan.values, points)}
 
 
-def peak_memory(config: Config) -> int:
-    """Bytes at the peak of a few steps, in a process that does nothing else."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_steps_alone, (config,))
-
-
-def _steps_alone(config: Config) -> int:
-    from hybrid_patch.cost.memory import PeakMemory
-    from hybrid_patch.cost.step import Step
-
-    step = Step(config)
-    memory = PeakMemory(step.device)
-    for _ in range(2):
-        step.run()
-    return memory.bytes()
-
-
-def times_table(report: dict[str, Any]) -> Table:
+def times_table(report: dict[str, Any], where: str) -> Table:
     """A row per variant."""
-    table = Table(title=f"One training step, median (lowest–highest) of {report['rounds']} rounds")
-    for column in ("variant", "step, s", *(f"{part}, s" for part in PARTS), "peak MiB", "pixels/s"):
+    table = Table(title=f"One training step, median (lowest–highest) of {report['rounds']} rounds  {where}")
+    for column in ("variant", "step, s", "forward, s", "backward, s", "optimizer, s", "peak MiB", "pixels/s"):
         table.add_column(column, justify="left" if column == "variant" else "right")
     for name, row in report["variants"].items():
+        if "failed" in row:
+            table.add_row(name, row["failed"], style="dim")
+            continue
         step = row["step_seconds"]
         table.add_row(
             name,
             f"{step['median']:.3f} ({step['low']:.3f}–{step['high']:.3f})",
-            *(f"{row[f'{part}_seconds']['median']:.3f}" for part in PARTS),
+            *(f"{row[f'{part}_seconds']['median']:.3f}" for part in ("forward", "backward", "optimizer")),
             f"{row['peak_memory_bytes'] / 2**20:.0f}",
             f"{row['pixels_per_second']:,.0f}",
         )
@@ -176,15 +181,32 @@ def times_table(report: dict[str, Any]) -> Table:
 
 
 def ratios_table(report: dict[str, Any]) -> Table:
-    """A row per pair of variants, the slower one first."""
+    """A row per pair of variants, the slower one first, and the null."""
     table = Table(title="Ratios, paired within rounds", caption="interval: order statistics around the median")
     for column in ("pair", "step time", "interval", "peak memory"):
         table.add_column(column, justify="left" if column == "pair" else "right")
     for pair, row in report["ratios"].items():
         step = row["step_seconds"]
         if step["median"] >= 1:
-            shown = "no difference shown" if step["low"] <= 1 <= step["high"] else f"{step['median']:.2f}"
-            table.add_row(pair, shown, f"{step['low']:.2f}–{step['high']:.2f}", f"{row['peak_memory_bytes']:.2f}")
+            table.add_row(pair, *_shown(step), f"{row['peak_memory_bytes']:.2f}")
+    if "null" in report:
+        null = report["null"]
+        table.add_row(f"{null['variant']} against itself", *_shown(null["step_seconds"]), "", style="dim")
+    return table
+
+
+def _shown(step: dict[str, float]) -> tuple[str, str]:
+    """A ratio, and its interval; no ratio where the interval spans 1."""
+    shown = "no difference shown" if step["low"] <= 1 <= step["high"] else f"{step['median']:.2f}"
+    return shown, f"{step['low']:.2f}–{step['high']:.2f}"
+
+
+def exponents_table(report: dict[str, Any]) -> Table:
+    """How step time and memory grow with the key that was swept."""
+    key = report["sweep"]["key"]
+    table = Table("variant", "step time", "peak memory", title=f"Exponents: cost ∝ ({key})^x")
+    for name, row in report["exponents"].items():
+        table.add_row(name, *(f"{row[figure]:.2f}" for figure in ("step_seconds", "peak_memory_bytes")))
     return table
 
 

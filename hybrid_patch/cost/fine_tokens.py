@@ -16,9 +16,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_patch.benchmark import peak_memory
 from hybrid_patch.config.front import compose, input_errors_end
 from hybrid_patch.config.literal import take_paths
+from hybrid_patch.cost.alone import memory_alone
 from hybrid_patch.cost.step import Step
 from hybrid_patch.cost.timing import Interval, interleave, interval, ratio
 from hybrid_patch.errors import InputError
@@ -127,7 +127,9 @@ def memory_rows() -> dict[str, tuple[float, ...]]:
         peaks = {}
         for name, variant in VARIANTS.items():
             say(f"memory, T={timesteps}: {name}")
-            peaks[name] = peak_memory(compose([*COMMON, f"data.timesteps={timesteps}", *DECODED_ALONE, *variant]))
+            peaks[name] = memory_alone(
+                compose([*COMMON, f"data.timesteps={timesteps}", *DECODED_ALONE, *variant]), 600
+            ).peak
         rows[f"memory, T={timesteps}: ps8, MiB"] = (peaks["ps8"] / 2**20,)
         for name in [name for name in peaks if name != "ps8"]:
             rows[f"memory, T={timesteps}: {name} / ps8"] = (peaks[name] / peaks["ps8"],)

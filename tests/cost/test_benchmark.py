@@ -9,10 +9,17 @@ import pytest
 from building import TINY
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.image import imread
 
 from hybrid_patch.benchmark import read
+from hybrid_patch.config.front import compose
+from hybrid_patch.cost.alone import FailedAlone, memory_alone
+from hybrid_patch.cost.growth import slope
 from hybrid_patch.cost.timing import interleave, interval, ratio
 from hybrid_patch.errors import InputError
+
+HUGE = "model.encoder={width:160000,depth:1,heads:4,mlp_ratio:4.0}"
+"""An encoder of two terabytes."""
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=40))
@@ -85,20 +92,33 @@ def test_variants_are_defined_by_name_and_can_be_added() -> None:
     plan = read(
         ["variants=[ps8,mine]", "define.mine=[patch=hybrid,upsampler=learned]", "~data.modalities.srtm", "rounds=3"]
     )
-    assert list(plan.configs) == ["ps8", "mine"]
+    (configs,) = plan.points
+    assert list(configs) == ["ps8", "mine"]
     assert plan.rounds == 3
-    assert plan.configs["ps8"].patch.output_patch_size == 8
-    assert plan.configs["mine"].upsampler.name == "learned"
-    assert "srtm" not in plan.configs["mine"].data.modalities
+    assert configs["ps8"].patch.output_patch_size == 8
+    assert configs["mine"].upsampler.name == "learned"
+    assert "srtm" not in configs["mine"].data.modalities
+
+
+def test_a_sweep_has_a_point_for_each_value() -> None:
+    plan = read(["variants=[ps4,hybrid]", "sweep.data.tile=[16,32,64]"])
+    assert (plan.key, plan.values) == ("data.tile", ["16", "32", "64"])
+    assert [point["hybrid"].data.tile for point in plan.points] == [16, 32, 64]
+    assert plan.points[0]["ps4"].patch.processing_patch_size == 4
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["variants=[ps8,nope]"], "variants=.*nope.*takes: ps8, hybrid"),
+        (["variants=[ps8,nope]"], "variants=.*nope.*takes: ps8, ps4, ps2, ps1, hybrid, "),
         (["variants=[]"], "none named"),
         (["variants=ps8"], "not a list"),
         (["rounds=0"], "rounds=0"),
+        (["limit_s=soon"], "limit_s=soon: not a whole number above 0"),
+        (["sweep.data.tile=32"], "sweep.data.tile=32: not a list"),
+        (["sweep.data.tile=[]"], "sweep.data.tile=\\[\\]: no value"),
+        (["sweep.data.tile=[32]", "sweep.seed=[1]"], "sweep.data.tile sweep.seed: one key at a time"),
+        (["sweep.data.tile=[32,60]"], "variant ps8: data.tile=60"),
         (["output=/no/such/folder/bench.json"], "there is no folder /no/such/folder"),
         (["data.tile=60"], "variant ps8: data.tile=60"),
         (["variant=[ps8]"], "variant=.*unknown key.*the benchmark's own keys: variants, "),
@@ -111,12 +131,17 @@ def test_bad_input_is_one_line(arguments: list[str], said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "hybrid_patch.benchmark", *arguments, *TINY]
+    return subprocess.run(line, capture_output=True, text=True, timeout=280)
+
+
 def test_a_real_run_writes_its_report(tmp_path: Path) -> None:
     output = tmp_path / "a report, [b].json"
-    line = [sys.executable, "-m", "hybrid_patch.benchmark", "variants=[ps8,hybrid,ps1]", "rounds=3", f"output={output}"]
-    done = subprocess.run([*line, *TINY], capture_output=True, text=True, timeout=280)
+    done = benchmark("variants=[ps8,hybrid,ps1]", "rounds=3", f"output={output}")
     assert done.returncode == 0, done.stderr
     assert "ps1/hybrid" in done.stdout
+    assert "ps8 against itself" in done.stdout
     report = json.loads(output.read_text())
     assert list(report["variants"]) == ["ps8", "hybrid", "ps1"]
     for row in report["variants"].values():
@@ -125,3 +150,36 @@ def test_a_real_run_writes_its_report(tmp_path: Path) -> None:
         assert row["peak_memory_bytes"] > 0
     there, back = (report["ratios"][pair]["step_seconds"]["median"] for pair in ("ps1/ps8", "ps8/ps1"))
     assert there * back == pytest.approx(1)
+    assert report["null"]["variant"] == "ps8"
+    assert imread(tmp_path / "a report, [b].png").shape[0] > 100
+
+
+def test_a_sweep_and_a_variant_that_fails(tmp_path: Path) -> None:
+    """One that is larger than the memory there is says so; the others go on."""
+    output = tmp_path / "sweep.json"
+    huge = f"define.huge=[{HUGE}]"
+    done = benchmark("variants=[ps8,huge]", huge, "rounds=1", "sweep.data.tile=[8,16]", f"output={output}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(output.read_text())
+    assert [point["value"] for point in report["points"]] == ["data.tile=8", "data.tile=16"]
+    for point in report["points"]:
+        assert "step_seconds" in point["variants"]["ps8"]
+        assert "failed" in point["variants"]["huge"]
+    assert set(report["exponents"]) == {"ps8"}
+    assert imread(tmp_path / "sweep.png").shape[0] > 100
+
+
+@pytest.mark.parametrize(
+    ("overrides", "limit_s", "said"),
+    [([], 0.01, r"no 2 steps in limit_s=0\.01 seconds"), ([HUGE], 100.0, "out of memory")],
+)
+def test_why_a_variant_cannot_be_run(overrides: list[str], limit_s: float, said: str) -> None:
+    config = compose([*TINY, *overrides])
+    with pytest.raises(FailedAlone, match=said):
+        memory_alone(config, limit_s)
+
+
+@given(exponent=st.floats(-3, 3), scale=st.floats(0.01, 100))
+def test_the_exponent_of_a_power_law_is_found(exponent: float, scale: float) -> None:
+    sizes = [16.0, 32.0, 64.0, 128.0]
+    assert slope(sizes, [scale * size**exponent for size in sizes]) == pytest.approx(exponent, abs=1e-6)

@@ -1,0 +1,72 @@
+"""Variants side by side: the same steps in turns, memory of each by itself, and their ratios."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hybrid_patch.config.recipe import recipe
+from hybrid_patch.config.schema import Config
+from hybrid_patch.cost.alone import FailedAlone, memory_alone
+from hybrid_patch.cost.step import Step
+from hybrid_patch.cost.timing import interleave, interval, ratio
+
+PARTS = ("forward", "backward", "optimizer")
+AGAIN = " again"
+"""Behind the name of the variant that is timed twice, against itself."""
+
+
+def compare(
+    configs: Mapping[str, Config], rounds: int, warmup: int, limit_s: float, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure variants: the part of a report that is about them.
+
+    The first variant that can be run is timed twice under two names. Their ratio, `null`, shows how far apart two
+    measurements of the same thing lie here.
+
+    Returns:
+        `config` the recipes; `variants` by name: seconds (median, low, high) of the step and its parts, bytes, pixels
+        per second, or `failed` and why; `ratios` by pair; `null`.
+    """
+    variants: dict[str, dict[str, Any]] = {}
+    for name, config in configs.items():
+        say(f"memory: {name}")
+        try:
+            peak, reserved = memory_alone(config, limit_s)
+            variants[name] = {"peak_memory_bytes": peak}
+            if reserved is not None:
+                variants[name]["reserved_memory_bytes"] = reserved
+        except FailedAlone as error:
+            say(f"{name}: {error}")
+            variants[name] = {"failed": str(error)}
+    able = [name for name, row in variants.items() if "failed" not in row]
+    report: dict[str, Any] = {
+        "config": {name: recipe(config) for name, config in configs.items()},
+        "rounds": rounds,
+        "variants": variants,
+        "ratios": {},
+    }
+    if not able:
+        return report
+    steps = {name: Step(configs[name]) for name in able}
+    twice = able[0] + AGAIN
+    runs = {name: step.run for name, step in steps.items()} | {twice: Step(configs[able[0]]).run}
+    seconds = interleave(runs, rounds, warmup, say)
+    totals = {name: [sum(parts.values()) for parts in found] for name, found in seconds.items()}
+    for name, step in steps.items():
+        variants[name] |= {
+            "step_seconds": interval(totals[name])._asdict(),
+            **{f"{part}_seconds": interval([parts[part] for parts in seconds[name]])._asdict() for part in PARTS},
+            "pixels_per_second": step.pixels / statistics.median(totals[name]),
+            "parameters": step.parameters,
+        }
+    report["ratios"] = {
+        f"{a}/{b}": {
+            "step_seconds": ratio(totals[a], totals[b])._asdict(),
+            "peak_memory_bytes": variants[a]["peak_memory_bytes"] / variants[b]["peak_memory_bytes"],
+        }
+        for a in able
+        for b in able
+        if a != b
+    }
+    report["null"] = {"variant": able[0], "step_seconds": ratio(totals[able[0]], totals[twice])._asdict()}
+    return report

@@ -1,0 +1,74 @@
+"""The benchmark's picture: bars with intervals, or growth on logarithmic axes."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+
+from hybrid_patch.files import write_whole
+
+COLOUR = "#2e6fbb"
+MIB = 2**20
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Draw a report of the benchmark: one of a sweep as lines over its values, any other as bars."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    time, memory = figure.subplots(1, 2)
+    if "sweep" in report:
+        _lines(time, memory, report)
+        machine = report["points"][0]
+    else:
+        _bars(time, memory, report)
+        machine = report
+    figure.suptitle(f"{machine['rounds']} rounds, {report['machine']['machine']['cpus']} cores", fontsize="small")
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+def _bars(time: Axes, memory: Axes, report: dict[str, Any]) -> None:
+    able = {name: row for name, row in report["variants"].items() if "failed" not in row}
+    names = list(able)
+    steps = [row["step_seconds"] for row in able.values()]
+    medians = [step["median"] for step in steps]
+    below = [step["median"] - step["low"] for step in steps]
+    above = [step["high"] - step["median"] for step in steps]
+    time.bar(names, medians, yerr=(below, above), color=COLOUR, capsize=4)
+    time.set_title("step time, s (median and interval)")
+    peaks = [row["peak_memory_bytes"] / MIB for row in able.values()]
+    memory.bar(names, peaks, color=COLOUR)
+    memory.set_title("peak memory, MiB")
+    for axes, values in ((time, medians), (memory, peaks)):
+        if values and max(values) > 20 * min(values):
+            axes.set_yscale("log")
+        for place, value in enumerate(values):
+            axes.annotate(
+                f"{value:.3g}", (place, value), ha="left", va="bottom", xytext=(4, 2), textcoords="offset points"
+            )
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def _lines(time: Axes, memory: Axes, report: dict[str, Any]) -> None:
+    key, values = report["sweep"]["key"], report["sweep"]["values"]
+    for name, slopes in report["exponents"].items():
+        rows = [(float(v), p["variants"][name]) for v, p in zip(values, report["points"], strict=True)]
+        rows = [(size, row) for size, row in rows if "failed" not in row]
+        sizes = [size for size, _ in rows]
+        for axes, figure, costs in (
+            (time, "step_seconds", [row["step_seconds"]["median"] for _, row in rows]),
+            (memory, "peak_memory_bytes", [row["peak_memory_bytes"] / MIB for _, row in rows]),
+        ):
+            axes.loglog(sizes, costs, marker="o", label=f"{name}: exponent {slopes[figure]:.2f}")
+    for axes, title in ((time, "step time, s"), (memory, "peak memory, MiB")):
+        axes.set_title(title)
+        axes.set_xlabel(key)
+        axes.set_xticks([float(value) for value in values], [str(value) for value in values])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.legend(fontsize="small", frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
