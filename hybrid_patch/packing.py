@@ -70,7 +70,7 @@ def pack(mask: Bool[Tensor, "b all"]) -> Packing:
     """
     counts = mask.sum(1)
     fewest, most = int(counts.min()), max(int(counts.max()), 1)
-    index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most].contiguous()
     keep = None if fewest == most else torch.arange(most, device=mask.device) < counts[:, None]
     return Packing(index, keep, mask.shape[1])
 

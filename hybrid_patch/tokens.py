@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hybrid_patch.interpolation import cells_around, place_weights
-from hybrid_patch.packing import Packing, everything, pack, take_rows
+from hybrid_patch.packing import Packing, everything, take_rows
 
 SMALLEST_WEIGHT = 1e-3
 """A cell under the mask has a weight of 1/4 or more in its own places: this only guards padded places against 0/0."""
@@ -50,11 +50,6 @@ class Positions:
 
     cells: Packing
     places: Int[Tensor, " p"]
-
-    @classmethod
-    def under(cls, mask: Bool[Tensor, "b h w *ts"], factor: int) -> "Positions":
-        """All places of the cells under a mask."""
-        return cls(pack(mask.flatten(1)), torch.arange(factor**2, device=mask.device))
 
     @classmethod
     def everywhere(cls, mask: Bool[Tensor, "b h w *ts"], factor: int) -> "Positions":

@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hybrid_patch.config.front import compose
 from hybrid_patch.config.schema import Config, RandomMasking
 from hybrid_patch.data.batch import Batch, Draw
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.masking import coarse_presence, draw
+from hybrid_patch.packing import pack
+from hybrid_patch.tokens import Positions
 
 OPTICAL = Modality(
     bands=("red", "green", "blue", "nir"),
@@ -34,7 +37,7 @@ MODALITIES = {"optical": OPTICAL, "height": HEIGHT, "cover": COVER}
 
 
 def small(*overrides: str) -> Config:
-    """A tiny model on 16-pixel tiles, no logger, no evaluation."""
+    """A tiny model on 16-pixel tiles, no logger, no evaluation; all tokens are queries."""
     return compose(
         [
             "logger=none",
@@ -42,6 +45,7 @@ def small(*overrides: str) -> Config:
             "data.tile=16",
             "data.timesteps=2",
             "trainer.batch_size=3",
+            "loss.max_queries=null",
             "model.encoder={width:32,depth:2,heads:4,mlp_ratio:2.0}",
             "model.decoder={width:48,depth:1,heads:4,mlp_ratio:2.0}",
             *overrides,
@@ -96,6 +100,11 @@ def draw_for(places: int, seed: int = 0, most: int = 16) -> Draw:
     """Random numbers of a step whose output patch size is 1."""
     rng = torch.Generator().manual_seed(seed)
     return Draw(torch.randperm(places, generator=rng), torch.rand(most, generator=rng))
+
+
+def under(mask: Tensor, factor: int) -> Positions:
+    """All places of the cells under a mask `[B, h, w, ...]`."""
+    return Positions(pack(mask.flatten(1)), torch.arange(factor**2))
 
 
 def some_samples(batch: Batch, which: slice) -> Batch:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from building import under
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -31,7 +32,7 @@ def token_grid(axes: tuple[int, ...], masked: bool = True, seed: int = 0) -> Tok
 
 def fine_tokens(grid: TokenGrid, factor: int, detail: bool, positions: Positions | None = None) -> FineTokens:
     """At all places under the mask, unless said otherwise."""
-    positions = positions or Positions.under(grid.mask, factor)
+    positions = positions or under(grid.mask, factor)
     if not detail:
         return FineTokens(grid, factor, positions)
     rng = torch.Generator().manual_seed(1)
@@ -98,7 +99,7 @@ def test_factored_arithmetic_is_dense_arithmetic(
     processing: int, output: int, axes: tuple[int, ...], detail: bool, everywhere: bool
 ) -> None:
     grid, factor = token_grid(axes), processing // output
-    positions = Positions.under(grid.mask, factor) if everywhere else some(grid.mask, factor, 0)
+    positions = under(grid.mask, factor) if everywhere else some(grid.mask, factor, 0)
     fine = fine_tokens(grid, factor, detail, positions)
     expected = at(plain(grid, factor), positions)
     if fine.low_rank is not None:
@@ -134,7 +135,7 @@ def test_norms_and_projections_agree_with_dense(
     factor: int, axes: tuple[int, ...], detail: bool, masked: bool, seed: int
 ) -> None:
     grid = token_grid(axes, masked, seed)
-    positions = Positions.under(grid.mask, factor)
+    positions = under(grid.mask, factor)
     fine = fine_tokens(grid, factor, detail, positions)
     dense = kept(fine.dense(), positions)
     torch.testing.assert_close(kept(fine.squared_norm(), positions), dense.square().sum(-1))
@@ -146,7 +147,7 @@ def test_norms_and_projections_agree_with_dense(
 def test_gradients_of_the_factored_forms(detail: bool) -> None:
     grid = token_grid((2,))
     tokens = grid.masked().requires_grad_()
-    positions = Positions.under(grid.mask, 2)
+    positions = under(grid.mask, 2)
     take = positions.cells.valid()[..., None] & (torch.arange(4) != 1)
 
     def fine(tokens: Tensor) -> FineTokens:
@@ -181,7 +182,7 @@ def shaken(upsampler: Upsampler) -> Upsampler:
 @pytest.mark.parametrize("name", UPSAMPLERS)
 def test_upsamplers_start_as_interpolation(processing: int, output: int, axes: tuple[int, ...], name: str) -> None:
     factor, grid = processing // output, token_grid(axes)
-    positions = Positions.under(grid.mask, factor)
+    positions = under(grid.mask, factor)
     fine = made(name, factor)(grid, factor, positions)
     assert fine.dense().shape == (2, positions.cells.index.shape[1], factor**2, 6)
     torch.testing.assert_close(kept(fine.dense(), positions), at(plain(grid, factor), positions))
@@ -202,7 +203,7 @@ def test_upsamplers_work_on_the_positions_asked_for(name: str, factor: int) -> N
 @pytest.mark.parametrize("name", UPSAMPLERS)
 def test_hidden_tokens_do_not_bleed_into_visible_ones(name: str) -> None:
     upsampler, source = shaken(made(name, 4)), token_grid((2, 3))
-    positions = Positions.under(source.mask, 4)
+    positions = under(source.mask, 4)
     results = []
     for value in (0.0, 1e6, torch.nan):
         tokens = torch.where(source.mask[..., None], source.tokens, value)
@@ -257,7 +258,7 @@ def test_a_finer_stage_begins_with_what_the_coarser_one_has_learned(name: str) -
 def test_a_detail_without_its_basis_is_refused() -> None:
     grid = TokenGrid(torch.zeros(1, 2, 2, 6), torch.ones(1, 2, 2).bool())
     with pytest.raises(ValueError, match="detail and basis come together"):
-        FineTokens(grid, 1, Positions.under(grid.mask, 1), detail=torch.zeros(1, 4, 1, 5))
+        FineTokens(grid, 1, under(grid.mask, 1), detail=torch.zeros(1, 4, 1, 5))
 
 
 @pytest.mark.parametrize("name", ["learned", "subpixel"])
@@ -265,4 +266,4 @@ def test_a_factor_that_was_not_planned_is_refused(name: str) -> None:
     grid = TokenGrid(torch.zeros(1, 2, 2, 6), torch.ones(1, 2, 2).bool())
     upsampler = Learned(6, 16, {8}) if name == "learned" else Subpixel(6, 5, 8)
     with pytest.raises(ValueError, match="factor 3"):
-        upsampler(grid, 3, Positions.under(grid.mask, 3))
+        upsampler(grid, 3, under(grid.mask, 3))

@@ -178,6 +178,13 @@ def _loss(config: Config) -> Iterator[str]:
         )
 
 
+def _backend(config: Config) -> Iterator[str]:
+    backend, device = config.loss.backend, config.runtime.device
+    wanted = {"flash_cpu": "cpu", "efficient_cuda": "cuda", "flex": "cuda"}.get(backend, device)
+    if "auto" not in (wanted, device) and wanted != device:
+        yield f"loss.backend={backend}: does not run on runtime.device={device}; would do: auto, chunked"
+
+
 def _runtime(config: Config) -> Iterator[str]:
     runtime, batch_size = config.runtime, config.trainer.batch_size
     if runtime.processes > 1 and runtime.strategy == "single":
@@ -215,4 +222,4 @@ def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
 
 
-_CHECKS = (_patch_sizes, _upsampler, _model, _modalities, _tile, _paths, _masking, _loss, _runtime, _names)
+_CHECKS = (_patch_sizes, _upsampler, _model, _modalities, _tile, _paths, _masking, _loss, _backend, _runtime, _names)

@@ -232,8 +232,8 @@ class Loss:
         visible: patch discrimination of the encoder's own tokens that were visible.
         instance: contrast between samples of the pooled tokens of two maskings.
         reconstruct: pixels from the decoder's predictions.
-        max_queries: tokens per sample, modality and view, at most, that a contrastive term asks for their target, among
-            all of the sample's targets; they are drawn anew in each step. null: all tokens.
+        max_queries: tokens per sample, modality and view, at most, that are asked for their target, among all of the
+            sample's targets (and for their pixels, by `reconstruct`); they are drawn anew in each step. null: all.
         merge_duplicates: whether pixels of continuous modalities with exactly equal targets are no negatives of each
             other, as pixels of one class of a map always are.
         target_seed: seed of the frozen random projection that makes the targets.

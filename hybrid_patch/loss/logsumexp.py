@@ -23,8 +23,6 @@ NEVER = -1e4
 """The bias of keys that are left out: far below any logit, and small enough to leave the others exact."""
 CHUNK = {False: 2**19, True: 2**26}
 """Numbers of the similarity matrix at once, on a CPU (about what its caches hold) and on a GPU (unmeasured)."""
-KERNEL_WIDTH = 8
-"""Kernels are fastest at widths that are a multiple of this."""
 
 Sum = tuple[Float[Tensor, "b n"], Float[Tensor, "b n k"]]
 """The log of the sum for every query, and the expected key, `softmax_i · k`."""
@@ -91,7 +89,7 @@ class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, bias: Tensor, backend: Backend, chunk: int | None) -> Tensor:
         if backend in _KERNELS:
-            total, expected_key = _by_kernel(_KERNELS[backend], query, key, bias)
+            total, expected_key = _by_kernel(*_KERNELS[backend], query, key, bias)
         elif backend == "reference":
             total, expected_key = _reference(query, key, bias)
         else:
@@ -128,10 +126,10 @@ def _by_chunks(query: Tensor, key: Tensor, bias: Tensor, chunk: int) -> Sum:
     return total, expected_key
 
 
-def _by_kernel(kernel: Kernel, query: Tensor, key: Tensor, bias: Tensor) -> Sum:
-    """The bias is one more column, 1 in every query; zeros fill up the width."""
+def _by_kernel(kernel: Kernel, multiple: int, query: Tensor, key: Tensor, bias: Tensor) -> Sum:
+    """The bias is one more column, 1 in every query; zeros fill up the width to a multiple of what the kernel likes."""
     width = query.shape[-1]
-    padded = -(-(width + 1) // KERNEL_WIDTH) * KERNEL_WIDTH
+    padded = -(-(width + 1) // multiple) * multiple
     wide_query, wide_key = (x.new_zeros(len(x), 1, x.shape[1], padded) for x in (query, key))
     wide_query[:, 0, :, :width], wide_query[..., width] = query, 1
     wide_key[:, 0, :, :width], wide_key[:, 0, :, width] = key, bias
@@ -163,4 +161,9 @@ def _compiled_flex_attention() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=True)
 
 
-_KERNELS: dict[str, Kernel] = {"flash_cpu": _flash_cpu, "efficient_cuda": _efficient_cuda, "flex": _flex}
+_KERNELS: dict[str, tuple[Kernel, int]] = {
+    "flash_cpu": (_flash_cpu, 8),
+    "efficient_cuda": (_efficient_cuda, 8),
+    "flex": (_flex, 16),
+}
+"""With the width that each is fastest at a multiple of, or demands (Triton's products have sides of 16 or more)."""

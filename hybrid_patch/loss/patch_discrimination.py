@@ -4,15 +4,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hybrid_patch.loss.logsumexp import NEVER, Backend, log_sum_exp
+from hybrid_patch.loss.logsumexp import NEVER, Backend, log_sum_exp, unusable
 from hybrid_patch.loss.queries import Queries
 from hybrid_patch.nn.target import TargetKeys
 from hybrid_patch.packing import take_rows
 from hybrid_patch.tokens import FineTokens
 
 SMALLEST_SQUARED_NORM = 1e-12
-SAME, FAR = 1e-9, 1e9
-"""Steps between codes of targets below which they count as equal (roundings); and a code that no target has."""
+SAME, FAR = 1e-13, 1e9
+"""Steps between codes of targets below which they count as equal (roundings in float64); and a code that none has."""
 
 
 def patch_discrimination(
@@ -30,7 +30,7 @@ def patch_discrimination(
     The loss of Galileo and OlmoEarth (Tseng et al. 2025, "Galileo", section 3), over tokens at the output patch size.
 
     Args:
-        predictions: tokens at the positions of the queries, factored.
+        predictions: tokens at the positions of the queries, factored, in float32.
         targets: of all places of all cells that may be asked about.
         take: the places that count (no missing pixel), as keys and as queries.
         queries: which of them are queries; the mean over all is estimated by theirs.
@@ -41,30 +41,54 @@ def patch_discrimination(
     Returns:
         `[B]` the loss of each sample, an exact 0 where it has no position; and whether it has any.
     """
-    predictions = predictions.float()
     # Unit length and temperature are put on the narrow products: the tokens themselves are never made.
     norm = predictions.squared_norm().clamp(min=SMALLEST_SQUARED_NORM).sqrt()
     products = predictions.dense() if targets.projection is None else predictions.project(targets.projection)
     query = (products / (norm[..., None] * temperature)).flatten(1, 2)
     key, keep = targets.vectors.flatten(1, 2), take.flatten(1)
-    own, asked = queries.of(targets.vectors).flatten(1, 2), queries.of(take).flatten(1)
+    asked = queries.of(take).flatten(1)
     if targets.code is None:
+        own = queries.of(targets.vectors).flatten(1, 2)
         bias = torch.where(keep, 0.0, NEVER).to(key.dtype)
         loss = log_sum_exp(query, key, bias, backend, chunk) - (query * own).sum(-1)
     else:
         places = min(key.shape[1], (most_distinct or key.shape[1]) + 1)
-        first, counts, own_counts = count_equal(targets.code.flatten(1), keep, places)
+        first, counts, kind = count_equal(targets.code.flatten(1), keep, places)
         distinct = take_rows(key, first).reshape(*first.shape, -1)
-        bias = torch.where(counts > 0, counts.clamp(min=1).to(key.dtype).log(), NEVER)
-        loss = log_sum_exp(query, distinct, bias, backend, chunk) - (query * own).sum(-1)
-        loss = torch.where(asked, loss, 0)
-        # Take the other tokens with the same target out of the sum again: each is as large as the token's own.
-        others = (queries.of(own_counts.reshape(take.shape)).flatten(1) - 1).clamp(min=0).to(key.dtype)
-        share = (others * (-loss).exp()).clamp(max=(others + 0.5) / (others + 1))
-        loss = loss + torch.log1p(-share)
+        asked_kind = queries.of(kind.reshape(take.shape)).flatten(1)
+        loss = _among_distinct(query, distinct, counts, asked_kind, asked, backend, chunk)
     count = keep.sum(1)
     total = torch.where(asked, loss, 0).sum(1) * queries.weight
-    return 2 * temperature * total / count.clamp(min=1), count > 0
+    return (2 * temperature * total / count.clamp(min=1)).to(key.dtype), count > 0
+
+
+def _among_distinct(
+    query: Float[Tensor, "b n k"],
+    distinct: Float[Tensor, "b u k"],
+    counts: Int[Tensor, "b u"],
+    kind: Int[Tensor, "b n"],
+    asked: Bool[Tensor, "b n"],
+    backend: Backend,
+    chunk: int | None,
+) -> Float[Tensor, "b n"]:
+    """The loss of tokens whose targets may be equal, against distinct keys that occur so many times.
+
+    The sum over all keys holds a token's own target `c` times; the other `c - 1` are taken out of it again. What is
+    left may be the c-th part of it, so that errors grow c times: all of this is in float64, where c is no danger.
+
+    Args:
+        kind: which of the distinct keys is a token's own.
+        asked: tokens that count; the others get 0.
+    """
+    query, distinct = query.double(), distinct.double()
+    if backend != "auto" and unusable(backend, query):  # a kernel for float32 alone
+        backend = "auto"
+    bias = torch.where(counts > 0, counts.clamp(min=1).double().log(), NEVER)
+    own = take_rows(distinct, kind).reshape(*kind.shape, -1)
+    loss = torch.where(asked, log_sum_exp(query, distinct, bias, backend, chunk) - (query * own).sum(-1), 0)
+    others = (counts.gather(1, kind) - 1).clamp(min=0)
+    share = (others * (-loss).exp()).clamp(max=(others + 0.5) / (others + 1))
+    return loss + torch.log1p(-share)
 
 
 def count_equal(
@@ -73,8 +97,7 @@ def count_equal(
     """The distinct codes of the kept positions of each sample, in `places` places.
 
     Returns:
-        A position that has each; how many have it (0 at places to spare); and for every kept position how many have
-        its own.
+        A position that has each; how many have it (0 at places to spare); and which of them every kept position has.
     """
     ordered, order = code.masked_fill(~keep, FAR).sort(dim=1)
     new = torch.ones_like(keep)
@@ -83,4 +106,4 @@ def count_equal(
     empty = torch.zeros(len(code), places, dtype=torch.long, device=code.device)
     counts = empty.scatter_add(1, run, keep.gather(1, order).long())
     first = empty.scatter_reduce(1, run, order, "amax")
-    return first, counts, torch.zeros_like(order).scatter(1, order, counts.gather(1, run))
+    return first, counts, torch.zeros_like(order).scatter(1, order, run)

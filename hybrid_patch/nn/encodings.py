@@ -41,6 +41,12 @@ def place_on_the_ground(
     return torch.cat([rows[:, None].expand(*grid, -1), columns[None].expand(*grid, -1)], dim=-1)
 
 
+@functools.lru_cache(maxsize=64)
+def place_in_the_series(length: int, width: int, device: torch.device) -> Float[Tensor, "length width"]:
+    """Sines of 0, 1, ..., length - 1."""
+    return sine(torch.arange(length, device=device), width)
+
+
 class Encodings(nn.Module):
     """The composite encoding of tokens, D wide, in quarters: band set, time position, month, space.
 
@@ -74,7 +80,7 @@ class Encodings(nn.Module):
         b, t = timestamps.shape[:2] if modality.temporal else (len(timestamps), 1)
         shape = (b, *grid, t, len(band_set), self.quarter)
         if modality.temporal:
-            order = sine(torch.arange(t, device=device), self.quarter)[None, None, None, :, None]
+            order = place_in_the_series(t, self.quarter, device)[None, None, None, :, None]
             month = self.months[timestamps[..., 1]][:, None, None, :, None]  # type: ignore[index]
         else:
             order = month = torch.zeros(1, device=device)

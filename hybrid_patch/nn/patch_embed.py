@@ -40,6 +40,8 @@ class PatchEmbed(nn.Module):
             torch.empty(base_patch_size**2 * len(channels), width) for channels in self.channels
         )
         self.bias = nn.Parameter(torch.zeros(len(self.channels), width))
+        for s, channels in enumerate(self.channels):
+            self.register_buffer(f"channels_{s}", torch.tensor(channels), persistent=False)
         for kernel in self.kernels:
             nn.init.trunc_normal_(kernel, std=len(kernel) ** -0.5)
 
@@ -56,6 +58,6 @@ class PatchEmbed(nn.Module):
         size, every = patches.shape[-2], tuple(range(patches.shape[-1]))
         tokens = []
         for s, channels in enumerate(self.channels):
-            pixels = patches if channels == every else patches[..., list(channels)]
+            pixels = patches if channels == every else patches.index_select(-1, self.get_buffer(f"channels_{s}"))
             tokens.append(F.linear(pixels.flatten(-3), self.kernel(s, size).mT, self.bias[s]))
         return torch.stack(tokens, dim=4)

@@ -1,7 +1,7 @@
 """Targets: frozen random projections of the pixels, at the output patch size."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -43,10 +43,14 @@ class RandomTargets(nn.Module):
     """
 
     def __init__(
-        self, modalities: Mapping[str, Modality], width: int, patch_sizes: Iterable[int], seed: int, centre: bool
+        self, modalities: Mapping[str, Modality], width: int, patch_sizes: Collection[int], seed: int, centre: bool
     ) -> None:
         super().__init__()
         self.width = width
+        longest = max(modality.channels for modality in modalities.values()) * max(patch_sizes) ** 2
+        longest += max(len(modality.band_sets) for modality in modalities.values())
+        rng = torch.Generator().manual_seed(0)
+        self.register_buffer("direction", torch.randn(longest, generator=rng, dtype=torch.float64), persistent=False)
         self.middle = {
             name: MIDDLE if centre and modality.kind == "continuous" else 0.0 for name, modality in modalities.items()
         }
@@ -86,7 +90,8 @@ class RandomTargets(nn.Module):
     ) -> TargetKeys:
         """The unit-length targets of a modality, in the fewest numbers, with codes or without; else as `forward`."""
         table, inputs = self.table(name, patch_size), self._inputs(name, patches, band_set, patch_size)
-        code = _codes(inputs) if coded else None
+        # One random projection of the inputs in float64, rather than of the targets: those are exactly equal.
+        code = inputs.double() @ self.get_buffer("direction")[: inputs.shape[-1]].double() if coded else None
         if len(table) > self.width:
             targets = inputs @ table
             return TargetKeys(None, targets / targets.norm(dim=-1, keepdim=True), code)
@@ -113,12 +118,6 @@ def _own_columns(modality: Modality, patch_size: int) -> Bool[Tensor, "s k"]:
     for s, own in enumerate(modality.band_set_channels):
         channels[s, list(own)] = True
     return torch.cat([channels.repeat(1, patch_size**2), torch.eye(sets, dtype=torch.bool)], dim=1)
-
-
-def _codes(inputs: Float[Tensor, "b n p k"]) -> Float[Tensor, "b n p"]:
-    """One random projection in float64, of the inputs rather than of the targets: those are exactly equal."""
-    direction = torch.randn(inputs.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return inputs.double() @ direction.to(inputs.device)
 
 
 def _buffer(name: str, patch_size: int) -> str:

@@ -35,6 +35,8 @@ NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "instance"
         ([two_stages(8, 3)], "curriculum.stages.0.output_patch_size=3: does not divide "),
         (["model.encoder.width=100"], "model.encoder.width=100: not divisible by 16 (the encodings); would do: 96"),
         (["model.decoder.heads=7"], "model.decoder.heads=7: does not divide model.decoder.width=128; would do: 1"),
+        (["loss.backend=flex"], "loss.backend=flex: does not run on runtime.device=cpu; would do: auto, chunked"),
+        (["loss.backend=flash_cpu", "runtime=gpu"], "loss.backend=flash_cpu: does not run on runtime.device=cuda"),
         (["masking.encode_ratio=0"], "masking.encode_ratio=0: the encoder would see nothing; "),
         (["masking.decode_ratio=.6"], "masking.decode_ratio=0.6: with masking.encode_ratio=0.5 more than all tokens; "),
         (["masking.decode_ratio=0"], "loss.decoded.weight=1: needs hidden tokens; "),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.batch import Batch, Draw
 from hybrid_patch.loss.instance import instance_contrast
 from hybrid_patch.loss.logsumexp import Backend
 from hybrid_patch.loss.patch_discrimination import count_equal, patch_discrimination
@@ -174,14 +174,25 @@ def test_the_gradient_of_drawn_queries_is_unbiased_too() -> None:
     (expected,) = torch.autograd.grad(mean(plain_losses(c, 0.1, False)).sum(), c.coarse)
     total = torch.zeros_like(expected)
     for first in range(0, 64, 4):  # every place once
-        c.queries = draw_queries(
-            cells, 8, 40, 8, dataclasses.replace(draw_for(64), places=torch.arange(64).roll(-first))
-        )
-        c.queries = dataclasses.replace(
-            c.queries, positions=Positions(cells, c.queries.positions.places[:4]), weight=c.queries.weight * 0 + 16
-        )
+        draw = dataclasses.replace(draw_for(64), places=torch.arange(64).roll(-first))
+        c.queries = draw_queries(cells, 8, 32, 8, draw)
+        assert c.queries.positions.places.tolist() == list(range(first, first + 4))
         total += torch.autograd.grad(our_loss(c, 0.1)[0].sum(), c.coarse)[0] / 16
     torch.testing.assert_close(total, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_drawn_cells_stand_for_all_cells() -> None:
+    """Over a fine grid of strata every cell is drawn equally often, whatever their number."""
+    mask = torch.zeros(4, 40).bool()
+    for sample, count in enumerate((40, 23, 7, 1)):
+        mask[sample, :count] = True
+    cells, total = pack(mask), torch.zeros(4, 40)
+    for u in (torch.arange(460) + 0.5) / 460:
+        queries = draw_queries(cells, 1, 10, 40, Draw(torch.zeros(1).long(), u.expand(10)))
+        drawn = queries.positions.cells
+        weight = queries.weight[:, None] * drawn.valid()
+        total.scatter_add_(1, drawn.index, weight / 460)
+    torch.testing.assert_close(total, mask.float(), rtol=0.02, atol=1e-6)
 
 
 def test_few_tokens_are_all_queries() -> None:
@@ -198,13 +209,13 @@ def test_equal_codes_are_counted(seed: int, n: int, kinds: int) -> None:
     kind = torch.randint(kinds, (2, n), generator=rng)
     keep = torch.rand(2, n, generator=rng) < 0.7
     code = torch.randn(kinds, generator=rng, dtype=DOUBLE)[kind]
-    first, counts, own = count_equal(code, keep, min(n, kinds + 1))
+    first, counts, which = count_equal(code, keep, min(n, kinds + 1))
     for sample in range(2):
         kept = kind[sample][keep[sample]]
         found = {int(kind[sample][i]): int(c) for i, c in zip(first[sample], counts[sample], strict=True) if c}
         assert found == {int(k): int((kept == k).sum()) for k in kept.unique()}
         for i in torch.nonzero(keep[sample]).flatten():
-            assert own[sample, i] == (kept == kind[sample, i]).sum()
+            assert kind[sample, first[sample, which[sample, i]]] == kind[sample, i]
 
 
 @pytest.mark.parametrize("output", [1, 2, 4])
@@ -216,9 +227,9 @@ def test_equal_patches_of_a_map_have_equal_codes(output: int) -> None:
     code = targets.keys("cover", cells, torch.zeros(2, 81).long(), output, coded=True).code
     assert code is not None
     keep = torch.ones(2, (36 // output) ** 2).bool()
-    _, _, counts = count_equal(code.flatten(1), keep, keep.shape[1])
+    _, counts, which = count_equal(code.flatten(1), keep, keep.shape[1])
     flat = cells.flatten(1, 2)
-    assert torch.equal(counts, (flat[:, :, None] == flat[:, None]).all(-1).sum(-1))
+    assert torch.equal(counts.gather(1, which), (flat[:, :, None] == flat[:, None]).all(-1).sum(-1))
 
 
 def test_instance_contrast_is_symmetric_cross_entropy() -> None:

@@ -3,6 +3,7 @@
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from building import MODALITIES, draw_for, make_batch, remade, small, some_samples
@@ -15,7 +16,8 @@ from hybrid_patch.data.batch import Batch
 from hybrid_patch.interpolation import repeat_cells
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.masking import Mask
-from hybrid_patch.tokens import FineTokens
+from hybrid_patch.patches import cut
+from hybrid_patch.tokens import FineTokens, TokenGrid
 
 ALL_TERMS = ("loss.reconstruct.weight=0.5", "upsampler=learned")
 SIZES = [(8, 1), (8, 2), (8, 8), (4, 1), (1, 1)]
@@ -78,6 +80,41 @@ def test_missing_pixels_take_no_part(processing: int, output: int) -> None:
         assert torch.equal(term, changed[name])
 
 
+@pytest.mark.parametrize(("processing", "output"), [(8, 1), (4, 2), (4, 1)])
+def test_missing_pixels_of_a_hidden_patch_are_neither_keys_nor_queries(processing: int, output: int) -> None:
+    """What lies at invalid pixels where no view's encoder looks changes no bit of any term."""
+    objective, batch = objective_for(processing, output, *ALL_TERMS), make_batch(processing, missing=0.15)
+    expected, pixels, changed = objective(batch, PatchSizes(processing, output)), {}, 0
+    for name, x in batch.pixels.items():
+        seen = (batch.masks[name] == Mask.ENCODE).any(-1).unflatten(0, (-1, batch.views)).any(1)
+        noisy = ~batch.valid[name] & ~repeat_cells(seen, processing)
+        pixels[name], changed = torch.where(noisy[..., None], 99.0, x), changed + int(noisy.sum())
+    assert changed > 50
+    found = objective(remade(batch, pixels=pixels), PatchSizes(processing, output))
+    for name, term in expected.items():
+        assert torch.equal(term, found[name])
+
+
+@pytest.mark.parametrize(("processing", "output"), [(8, 1), (8, 4), (4, 2), (8, 8)])
+def test_an_output_patch_is_measured_if_all_of_its_pixels_are(processing: int, output: int) -> None:
+    batch, factor = make_batch(processing, missing=0.02), processing // output
+    for name, cells in batch.decoded.each.items():
+        found = batch.measured(name, cells, output)
+        sets, t = batch.masks[name].shape[-1], batch.masks[name].shape[3]
+        assert found.any()
+        assert output == 1 or not found.all()
+        for view in range(len(found)):
+            for i in range(found.shape[1]):
+                row, column, time, _ = np.unravel_index(
+                    int(cells.index[view, i]), (16 // processing, 16 // processing, t, sets)
+                )
+                for place in range(factor**2):
+                    top = row * processing + place // factor * output
+                    left = column * processing + place % factor * output
+                    patch = batch.valid[name][view // 2, top : top + output, left : left + output, time]
+                    assert found[view, i, place] == (patch.all() and cells.valid()[view, i])
+
+
 def test_nothing_to_decode_is_an_exact_zero_with_gradients() -> None:
     objective, batch = objective_for(8, 1, *ALL_TERMS), make_batch(8)
     masks = {name: torch.where(m == Mask.DECODE, Mask.TARGET_ONLY, m) for name, m in batch.masks.items()}
@@ -88,14 +125,34 @@ def test_nothing_to_decode_is_an_exact_zero_with_gradients() -> None:
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in objective.parameters() if p.requires_grad)
 
 
-def test_losses_are_in_float32_under_autocast() -> None:
-    objective, batch, sizes = objective_for(8, 1), make_batch(8), PatchSizes(8, 1)
+def test_an_autocast_around_it_changes_nothing() -> None:
+    objective, batch, sizes = objective_for(8, 1, *ALL_TERMS), make_batch(8), PatchSizes(8, 1)
     expected = objective(batch, sizes)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms = objective(batch, sizes)
     for name, term in terms.items():
         assert term.dtype == torch.float32
-        torch.testing.assert_close(term, expected[name], rtol=0.02, atol=0.02)
+        assert torch.equal(term, expected[name])
+
+
+def test_losses_are_in_float32_where_blocks_are_in_bfloat16() -> None:
+    objective, batch, sizes = (
+        objective_for(8, 1, *ALL_TERMS, "runtime.precision=bf16-mixed"),
+        make_batch(8),
+        PatchSizes(8, 1),
+    )
+    patches = {name: cut(pixels, 8) for name, pixels in batch.pixels.items()}
+    cells = objective._cells("optical", batch, patches, sizes, batch.decoded.each["optical"], 0.5)
+    grid = TokenGrid(torch.randn(*batch.masks["optical"].shape, 48), batch.masks["optical"] == Mask.DECODE)
+    fine = objective._upsample(objective.model.decoder_upsampler, grid, sizes, cells.queries.positions)
+    results = []
+    for mixed in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            decoded, _ = objective._discriminate(fine, objective.decoded_head, objective.loss.decoded, cells, sizes)
+            reconstructed, _ = objective._reconstruct(fine, cells, sizes)
+        results.append(torch.cat([decoded, reconstructed]))
+    assert results[0].dtype == torch.float32
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("upsampler", ["bilinear", "learned"])
@@ -152,7 +209,10 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
 def test_training_makes_no_dense_fine_tokens(
     upsampler: str, queries: str, missing: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the default terms; `reconstruct` makes them at the width of its pixels."""
+    """Of the default terms at 8→1; `reconstruct` makes them at the width of its pixels.
+
+    Where an output patch has more numbers than a token (pure ps=8) dense tokens are the narrower ones.
+    """
     calls = []
     monkeypatch.setattr(FineTokens, "dense", lambda fine: calls.append(fine))
     objective = objective_for(8, 1, f"upsampler={upsampler}", f"loss.max_queries={queries}")

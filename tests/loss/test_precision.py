@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from building import under
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -17,7 +18,7 @@ from hybrid_patch.loss.patch_discrimination import patch_discrimination
 from hybrid_patch.loss.queries import all_queries
 from hybrid_patch.nn.target import RandomTargets
 from hybrid_patch.nn.upsampler.subpixel import Subpixel
-from hybrid_patch.tokens import Positions, TokenGrid
+from hybrid_patch.tokens import FineTokens, TokenGrid
 
 CONF = Path(__file__).parents[2] / "conf" / "modality"
 MODALITIES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -50,7 +51,7 @@ class Problem:
         self.tokens = torch.randn(*self.mask.shape, width, dtype=DOUBLE)
         self.upsampler = Subpixel(width, 5, self.factor).double()
         torch.nn.init.normal_(self.upsampler.basis)
-        self.positions = Positions.under(self.mask, self.factor)
+        self.positions = under(self.mask, self.factor)
         cells = self.positions.cells
         places, numbers = self.factor**2, modality.channels * output**2
         if modality.kind == "categorical":
@@ -110,6 +111,33 @@ def held_to_the_reference(problem: Problem, backend: Backend, temperature: float
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_modality(name: str, output: int, backend: Backend) -> None:
     held_to_the_reference(Problem(declared(name), 64, output, 0), backend, 0.1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("temperature", [0.02, 0.1])
+@pytest.mark.parametrize("rare", [0, 8])
+def test_one_class_that_covers_nearly_all_of_a_map(backend: Backend, temperature: float, rare: int) -> None:
+    """What is left of the sum without a token's equals is a small part of it."""
+    torch.manual_seed(0)
+    modality = declared("worldcover")
+    targets = RandomTargets({"m": modality}, 64, [1], seed=0, centre=False)
+    kinds = torch.full((1, 64, 64), 3)
+    kinds.flatten()[:rare] = 7
+    pixels = F.one_hot(kinds, modality.channels).float()
+    table = targets.table("m", 1)
+    mask = torch.ones(1, 8, 8, 1, 1).bool()
+    tokens = (table[3] + table[-1]) * 2 + 0.3 * torch.randn(*mask.shape, 64)  # nearly right
+    losses = []
+    for dtype in (DOUBLE, torch.float32):
+        queries = all_queries(under(mask, 8).cells, 8)
+        fine = FineTokens(TokenGrid(tokens.to(dtype), mask), 8, queries.positions)
+        keys = targets.to(dtype).keys("m", pixels.to(dtype), torch.zeros(1, 64).long(), 1, coded=True)
+        take = torch.ones(1, 64, 64).bool()
+        losses.append(patch_discrimination(fine, keys, take, queries, temperature, 11, backend, None)[0])
+    exact, found = losses
+    if not rare:
+        assert exact.abs() < 1e-12  # nothing to tell it from
+    assert (found - exact).abs() <= 2 * temperature * 1e-5 / temperature
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

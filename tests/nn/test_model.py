@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from building import MODALITIES, make_batch, remade, small, some_samples
+from building import MODALITIES, make_batch, remade, small, some_samples, under
 from torch import Tensor
 
 from hybrid_patch.curriculum import PatchSizes
@@ -11,7 +11,7 @@ from hybrid_patch.interpolation import repeat_cells
 from hybrid_patch.masking import Mask
 from hybrid_patch.nn.model import HybridModel
 from hybrid_patch.patches import cut
-from hybrid_patch.tokens import FineTokens, Positions, TokenGrid
+from hybrid_patch.tokens import FineTokens, TokenGrid
 
 SIZES = [(8, 8), (8, 4), (8, 2), (8, 1), (4, 4), (4, 1), (2, 1), (1, 1)]
 UPSAMPLERS = ["bilinear", "learned", "subpixel"]
@@ -34,7 +34,7 @@ def fine_tokens(model: HybridModel, batch: Batch, sizes: PatchSizes) -> tuple[di
     latents, grids = encode(model, batch, sizes)
     predicted = model.decode(latents, batch, sizes.processing)
     return tuple(
-        {name: up(grid, sizes.factor, Positions.under(grid.mask, sizes.factor)) for name, grid in found.items()}
+        {name: up(grid, sizes.factor, under(grid.mask, sizes.factor)) for name, grid in found.items()}
         for up, found in ((model.encoder_upsampler, grids), (model.decoder_upsampler, predicted))
     )
 

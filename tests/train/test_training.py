@@ -226,7 +226,7 @@ def command(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, timeout=240)
 
 
-@pytest.mark.parametrize("queries", ["null", "20"])
+@pytest.mark.parametrize("queries", ["null", "20", "3"])
 def test_two_processes_train_as_one(tmp_path: Path, queries: str) -> None:
     common = ("trainer.batch_size=4", f"loss.max_queries={queries}")
     alone = command(tmp_path / "one", *common)
