@@ -137,7 +137,9 @@ def stage_cost(stage: Stage, growth: bool) -> StageCost:
         stage.config, stage.modalities, stage.sizes, [samples, 2 * samples] if growth else [samples]
     )
     record = records[0]
-    flops = {name: {part: record.flops.get((name, part), 0) for part in PARTS} for name in PASSES}
+    flops: dict[str, dict[str, int]] = {
+        name: {part: record.flops.get((name, part), 0) for part in PARTS} for name in PASSES
+    }
     memory = {kind: record.peak.get(kind, 0) for kind in CLASSES}
     lines = _growth(record, records[1], samples) if growth else None
     return StageCost(tokens, parameters, flops, record.work, record.repeats, memory, record.peak_parts, lines)
