@@ -77,13 +77,14 @@ def main() -> None:
 
 def read(arguments: Sequence[str]) -> Request:
     """The request of a command line; raises InputError. The members' configs are not judged yet."""
+    for argument in arguments:
+        if argument.startswith("-"):
+            raise InputError(f"{argument}: no such flag; takes --help and: {', '.join(OWN_KEYS)}, key=value")
     paths, rest = take_paths(arguments, ["output"])
     own: dict[str, str] = {}
     overrides = []
     for argument in rest:
         key, _, value = argument.partition("=")
-        if key.startswith("-"):
-            raise InputError(f"{argument}: no such flag; takes --help and: {', '.join(OWN_KEYS)}, key=value")
         if key in own:
             raise InputError(f"{argument}: given twice; before it was {own[key]}")
         if key in OWN_KEYS:
@@ -240,7 +241,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def size(number: float) -> str:
+def size(number: float | int) -> str:
     """Bytes for people: `1.5 GiB`."""
     for unit in ("GiB", "MiB", "KiB"):
         if number >= UNITS[unit]:

@@ -76,9 +76,9 @@ def this_device() -> Device:
         return 2 * SIDE**3 / fastest(lambda: matrix @ matrix)
 
     copied = torch.zeros(COPIED, dtype=torch.uint8, device=where)
-    bandwidth = 2 * COPIED / fastest(copied.clone)
+    bandwidth = 2.0 * COPIED / fastest(copied.clone)
     if where.type == "cuda":
-        memory, what = torch.cuda.get_device_properties(where).total_memory, torch.cuda.get_device_name(where)
+        memory, what = float(torch.cuda.get_device_properties(where).total_memory), torch.cuda.get_device_name(where)
     else:
-        memory, what = psutil.virtual_memory().total, f"CPU, {torch.get_num_threads()} threads"
+        memory, what = float(psutil.virtual_memory().total), f"CPU, {torch.get_num_threads()} threads"
     return Device(THIS, memory, product(torch.float32), product(torch.bfloat16), bandwidth, f"measured: {what}")

@@ -6,7 +6,7 @@ equal shapes (`Stage.key`) need be worked out only once.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from hybrid_patch.config.schema import Config, Data
 from hybrid_patch.cost.devices import Device
 from hybrid_patch.cost.fake import Tokens, fake_steps
 from hybrid_patch.cost.recorder import MemoryClass, Phase, Record
-from hybrid_patch.curriculum import PatchSizes
+from hybrid_patch.curriculum import PatchSizes, all_sizes
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.data.registry import open_source
 from hybrid_patch.parts import PARTS
@@ -53,7 +53,7 @@ class Stage:
         plain: dict[str, Any] = dataclasses.asdict(self.config)
         for name in ("seed", "patch", "optimizer", "evaluation", "logger", "run_dir", "sweep_name"):
             del plain[name]
-        plain["curriculum"] = sorted({(s["processing_patch_size"], s["output_patch_size"]) for s in _stages(plain)})
+        plain["curriculum"] = sorted(set(all_sizes(self.config.curriculum)))
         plain["model"] = {name: value for name, value in plain["model"].items() if name != "name"}
         plain["trainer"] = self.samples
         plain["data"] = (plain["data"]["tile"], plain["data"]["timesteps"])
@@ -64,10 +64,6 @@ class Stage:
             for name in ("gsd", "mean", "std", "files"):
                 del modality[name]
         return json.dumps([plain, modalities, self.sizes])
-
-
-def _stages(plain: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return plain["curriculum"]["stages"]
 
 
 def _without_values(option: Any) -> Any:
@@ -116,7 +112,7 @@ class StageCost:
         peak = np.where(short > 0, device.bf16, device.fp32)
         return float(np.maximum(flops / peak, bytes_ / device.bandwidth) @ self.repeats)
 
-    def largest_batch(self, memory: float) -> int:
+    def largest_batch(self, memory: float | int) -> int:
         """The most samples per process for which the peak is not above `memory` bytes; 0 if there are none."""
         assert self.growth is not None
         fixed, per_sample = self.growth.T
@@ -182,11 +178,11 @@ class Prediction:
         """Trainable numbers."""
         return self.costs[0].parameters
 
-    def flops(self) -> dict[str, dict[str, float]]:
+    def flops(self) -> dict[str, dict[str, int]]:
         """Per step, by pass and part; the mean over the stages' steps."""
         processes = self.config.runtime.processes
         return {
-            name: {part: processes * self._mean([c.flops[name][part] for c in self.costs]) for part in PARTS}
+            name: {part: round(processes * self._mean([c.flops[name][part] for c in self.costs])) for part in PARTS}
             for name in PASSES
         }
 
@@ -199,14 +195,14 @@ class Prediction:
         """Bytes of all classes."""
         return sum(self.memory().values())
 
-    def largest_batch(self, memory: float) -> int:
+    def largest_batch(self, memory: float | int) -> int:
         """The most samples per step, of all processes, that no stage needs more for than `memory` bytes a process."""
         each = min(cost.largest_batch(memory - self._copies) for cost in self.costs)
         return each * self.config.runtime.processes
 
     def seconds(self, device: Device) -> float:
         """Per step, by the roofline; the mean over the stages' steps."""
-        return self._mean([cost.seconds(device) for cost in self.costs])
+        return float(self._mean([cost.seconds(device) for cost in self.costs]))
 
     def hours(self, device: Device) -> float:
         """Hours of all devices for the run's training, by the roofline."""
@@ -218,7 +214,7 @@ class Prediction:
         runtime = self.config.runtime
         return 4 * self.parameters if runtime.strategy == "ddp" and runtime.processes > 1 else 0
 
-    def _mean(self, values: list[float]) -> float:
+    def _mean(self, values: Sequence[float | int]) -> float | int:
         if len(values) == 1:
             return values[0]  # a whole number stays one
         shares = [stage.share for stage in self.config.curriculum.stages]
