@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hybrid_patch.interpolation import cells_around, place_weights
 from hybrid_patch.packing import Packing, everything, take_rows
+from hybrid_patch.parts import UPSAMPLER, part_of_a_step
 
 SMALLEST_WEIGHT = 1e-3
 """A cell under the mask has a weight of 1/4 or more in its own places: this only guards padded places against 0/0."""
@@ -107,6 +108,7 @@ class FineTokens:
         basis = None if self.basis is None else self.basis @ weight
         return dataclasses.replace(self, grid=TokenGrid(tokens, self.grid.mask), basis=basis)
 
+    @part_of_a_step(UPSAMPLER)
     def project(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "b n p k"]:
         """`fine W` without the fine tokens: `U (P W) + G (V W)`."""
         fine = self._weights @ (self._around @ weight)
@@ -115,6 +117,7 @@ class FineTokens:
         detail, basis = self.low_rank
         return fine + detail @ (basis @ weight)
 
+    @part_of_a_step(UPSAMPLER)
     def squared_norm(self) -> Float[Tensor, "b n p"]:
         """`|fine|^2`, from the products of the coarse tokens around a cell with each other: `w^T (P P^T) w`."""
         around, weights = self._around, self._weights
@@ -125,6 +128,7 @@ class FineTokens:
             norm = norm + ((2 * across + detail @ (basis @ basis.mT)) * detail).sum(-1)
         return norm.clamp(min=0)
 
+    @part_of_a_step(UPSAMPLER)
     def dense(self) -> Float[Tensor, "b n p d"]:
         """The fine tokens themselves, D numbers each. Costs f^2 times the memory of the coarse ones."""
         fine = self._weights @ self._around
@@ -133,6 +137,7 @@ class FineTokens:
         detail, basis = self.low_rank
         return fine + detail @ basis
 
+    @part_of_a_step(UPSAMPLER)
     def pooled_sum(self, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
         """The sum of the fine tokens to take, per sample: U transposed does the work, on one number per coarse cell."""
         tokens = self.grid.masked().flatten(1, -2)
@@ -144,6 +149,7 @@ class FineTokens:
         detail, basis = self.low_rank
         return total + torch.where(take[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
 
+    @part_of_a_step(UPSAMPLER)
     def summed_images(self, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b fh fw d"]:
         """The sum over timesteps and band sets of the fine tokens to take, for positions everywhere.
 

@@ -21,6 +21,7 @@ from hybrid_patch.nn.model import HybridModel
 from hybrid_patch.nn.target import RandomTargets
 from hybrid_patch.nn.upsampler import Upsampler
 from hybrid_patch.packing import Packing
+from hybrid_patch.parts import UPSAMPLER, part_of_a_step
 from hybrid_patch.patches import cut, cut_again
 from hybrid_patch.tokens import FineTokens, Positions, TokenGrid
 
@@ -161,6 +162,7 @@ class Objective(nn.Module):
             draw_queries(packing, sizes.factor, self.loss.max_queries, round(ratio * packing.length), batch.draw),
         )
 
+    @part_of_a_step(UPSAMPLER)
     def _upsample(self, upsampler: Upsampler, grid: TokenGrid, sizes: PatchSizes, positions: Positions) -> FineTokens:
         with torch.autocast(grid.tokens.device.type, torch.bfloat16, enabled=self.mixed):
             return upsampler(grid, sizes.factor, positions)

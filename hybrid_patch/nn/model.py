@@ -14,6 +14,7 @@ from hybrid_patch.nn import upsampler
 from hybrid_patch.nn.decoder import Decoder
 from hybrid_patch.nn.encoder import Encoder
 from hybrid_patch.nn.sequence import unflatten
+from hybrid_patch.parts import DECODER, ENCODER, part_of_a_step
 from hybrid_patch.tokens import TokenGrid
 
 
@@ -31,6 +32,7 @@ class HybridModel(nn.Module):
         self.encoder_upsampler = upsampler.build(config.upsampler, encoder.width, factors)
         self.decoder_upsampler = upsampler.build(config.upsampler, decoder.width, factors)
 
+    @part_of_a_step(ENCODER)
     def encode(
         self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], batch: Batch
     ) -> tuple[Float[Tensor, "bv n d"], dict[str, TokenGrid]]:
@@ -42,6 +44,7 @@ class HybridModel(nn.Module):
         latents = self.encoder(patches, batch.encoded.together, batch.timestamps)
         return latents, _on_grids(latents, batch.encoded, batch.masks, Mask.ENCODE)
 
+    @part_of_a_step(DECODER)
     def decode(self, latents: Float[Tensor, "bv n d"], batch: Batch, patch_size: int) -> dict[str, TokenGrid]:
         """Predictions for the DECODE tokens, per modality, at the processing patch size."""
         grids = {name: (mask.shape[1], mask.shape[2]) for name, mask in batch.masks.items()}

@@ -60,8 +60,8 @@ class RandomTargets(nn.Module):
                 own = _own_columns(modality, patch_size)
                 table = torch.randn(own.shape[1], width, generator=rng)
                 inputs = own.shape[1] - len(own)
-                for columns in own[:, :inputs]:
-                    table[:inputs][columns] /= columns.sum() ** 0.5
+                per_set = own[:, :inputs].sum(1, keepdim=True)
+                table[:inputs] /= (own[:, :inputs] * per_set).sum(0)[:, None] ** 0.5
                 table[inputs:] *= BIAS_STD
                 self.register_buffer(_buffer(name, patch_size), table)
                 self.register_buffer(f"{_buffer(name, patch_size)}_own", own, persistent=False)

@@ -1,0 +1,184 @@
+"""A training step of a config on fake tensors: shapes and no numbers."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hybrid_patch.config.schema import Config, ModalityCrossRandomMasking, RandomMasking
+from hybrid_patch.cost.recorder import Record, Recorder
+from hybrid_patch.cost.torch_internals import FakeTensorMode
+from hybrid_patch.curriculum import PatchSizes
+from hybrid_patch.data.batch import Batch, Draw, MaskedTokens
+from hybrid_patch.data.modality import Modality
+from hybrid_patch.interpolation import cells_around, place_weights
+from hybrid_patch.loss.objective import Objective
+from hybrid_patch.masking import Mask, coarse_presence, draw
+from hybrid_patch.nn.encodings import place_in_the_series, place_on_the_ground
+from hybrid_patch.nn.patch_embed import kernel_resize
+from hybrid_patch.packing import Packing
+from hybrid_patch.train import optimizer_of
+
+_KEPT = (place_weights, cells_around, place_on_the_ground, place_in_the_series, kernel_resize)
+"""Functions that keep the tensors that they made."""
+
+
+@contextmanager
+def fake_tensors() -> Iterator[None]:
+    """Every tensor made inside is fake, and none is left in a cache for real steps.
+
+    `trunc_normal_` does nothing: it looks at its numbers, to draw some of them again.
+    """
+    for function in _KEPT:
+        function.cache_clear()
+    try:
+        with FakeTensorMode(), mock.patch.object(torch.nn.init, "trunc_normal_"):
+            yield
+    finally:
+        for function in _KEPT:
+            function.cache_clear()
+
+
+class Tokens(NamedTuple):
+    """Tokens of one sample in one view, all modalities, timesteps and band sets together.
+
+    Attributes:
+        encoder: what the encoder sees.
+        decoder: what the decoder predicts.
+        fine: all tokens at the output patch size.
+    """
+
+    encoder: int
+    decoder: int
+    fine: int
+
+
+class FakeSteps(NamedTuple):
+    """Steps of one config, and what they work on.
+
+    Attributes:
+        records: what each takes.
+        tokens: of a sample.
+        parameters: trainable numbers.
+    """
+
+    records: list[Record]
+    tokens: Tokens
+    parameters: int
+
+
+def fake_steps(
+    config: Config, modalities: Mapping[str, Modality], sizes: PatchSizes, samples: Sequence[int]
+) -> FakeSteps:
+    """Steps of a config at some patch sizes, one for each number of samples, in the middle of a training.
+
+    The code is that of a real step on a CPU: kernels of a GPU differ in what they allocate for themselves. Blocks are
+    not compiled, and a `loss.backend` that needs a GPU is stood in for by the CPU's kernel, of the same shapes.
+    """
+    config = _for_cpu(config)
+    masks = masks_of(config, modalities, sizes)
+    inputs = {name: mask for name, mask in masks.items() if not modalities[name].decode_only}
+    encoded, decoded = MaskedTokens.of(inputs, Mask.ENCODE), MaskedTokens.of(masks, Mask.DECODE)
+    coarse = sum(mask.numel() for mask in masks.values())
+    seen, asked = (kept.together.index.shape[1] for kept in (encoded, decoded))
+    tokens = Tokens(seen, asked, coarse * sizes.factor**2)
+    with fake_tensors():
+        objective = Objective(config, modalities)
+        trained = [p for p in objective.parameters() if p.requires_grad]
+        optimizer = optimizer_of(objective, config.optimizer)
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()  # makes its state
+        optimizer.zero_grad()
+        batches = [_batch(config, modalities, sizes, encoded, decoded, number) for number in samples]
+        with torch.no_grad():
+            objective(batches[0], sizes)  # fills the caches
+        records = [_step(objective, optimizer, batch, sizes, config.optimizer.clip_norm) for batch in batches]
+    return FakeSteps(records, tokens, sum(p.numel() for p in trained))
+
+
+def _step(
+    objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, sizes: PatchSizes, clip_norm: float
+) -> Record:
+    """What one step takes."""
+    recorder = Recorder()
+    recorder.hold([*objective.parameters(), *objective.buffers()], "parameters")
+    recorder.hold([x for state in optimizer.state.values() for x in state.values()], "optimizer")
+    batch.map(lambda x: recorder.held(x, "activations"))
+
+    def accumulated(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        recorder.hold([parameter.grad], "gradients")
+
+    hooks = [p.register_post_accumulate_grad_hook(accumulated) for p in objective.parameters() if p.requires_grad]
+    with recorder.phase("forward"):
+        terms = objective(batch, sizes)
+    with recorder.phase("backward"):
+        terms["loss"].backward()
+    with recorder.phase("optimizer"):
+        torch.nn.utils.clip_grad_norm_(objective.parameters(), clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    for hook in hooks:
+        hook.remove()
+    return recorder.record()
+
+
+def masks_of(config: Config, modalities: Mapping[str, Modality], sizes: PatchSizes) -> dict[str, Tensor]:
+    """Masks of one fully measured sample, `[1, h, w, T, S]`, at the ratios of the config.
+
+    `modality_cross_random` hides some of the tokens from encoder or decoder. A batch is as wide as the sample that
+    keeps the most, so that all are kept here.
+    """
+    present = {}
+    for name, modality in modalities.items():
+        shape = (1, config.data.tile, config.data.tile, config.data.timesteps if modality.temporal else 1)
+        present[name] = coarse_presence(np.ones(shape, bool), sizes.processing, len(modality.band_sets))
+    ratios = {"encode_ratio": config.masking.encode_ratio, "decode_ratio": config.masking.decode_ratio}
+    masks = draw(RandomMasking(name="random", views=1, **ratios), modalities, present, np.random.default_rng(0))
+    return {name: torch.from_numpy(mask) for name, mask in masks.items()}
+
+
+def _batch(
+    config: Config,
+    modalities: Mapping[str, Modality],
+    sizes: PatchSizes,
+    encoded: MaskedTokens,
+    decoded: MaskedTokens,
+    samples: int,
+) -> Batch:
+    """A fake batch, all of it measured, whose samples keep as many tokens as the one that is given."""
+    rows, tile, side = samples * config.masking.views, config.data.tile, config.data.tile // sizes.processing
+    padded = isinstance(config.masking, ModalityCrossRandomMasking)
+
+    def packing(one: Packing) -> Packing:
+        shape = (rows, one.index.shape[1])
+        keep = torch.ones(shape, dtype=torch.bool) if padded or one.keep is not None else None
+        return Packing(torch.zeros(shape, dtype=torch.long), keep, one.length)
+
+    def of_all(one: MaskedTokens) -> MaskedTokens:
+        return MaskedTokens(packing(one.together), {name: packing(each) for name, each in one.each.items()})
+
+    pixels, valid, masks = {}, {}, {}
+    for name, modality in modalities.items():
+        steps = config.data.timesteps if modality.temporal else 1
+        pixels[name] = torch.zeros(samples, tile, tile, steps, modality.channels)
+        valid[name] = torch.ones(samples, tile, tile, steps, dtype=torch.bool)
+        masks[name] = torch.zeros(rows, side, side, steps, len(modality.band_sets), dtype=torch.int8)
+    timestamps = torch.zeros(samples, config.data.timesteps, 3, dtype=torch.long)
+    places, strata = torch.zeros(sizes.factor**2, dtype=torch.long), torch.zeros(config.loss.max_queries or 0)
+    return Batch(pixels, valid, timestamps, masks, of_all(encoded), of_all(decoded), Draw(places, strata))
+
+
+def _for_cpu(config: Config) -> Config:
+    backend = "auto" if config.loss.backend in ("efficient_cuda", "flex") else config.loss.backend
+    return dataclasses.replace(
+        config,
+        runtime=dataclasses.replace(config.runtime, compile_blocks=False),
+        loss=dataclasses.replace(config.loss, backend=backend),
+    )

@@ -1,0 +1,192 @@
+"""Looks on at a training step, of real or of fake tensors, and writes down what it takes."""
+
+import dataclasses
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from hybrid_patch.cost.torch_internals import (
+    PART_BEGINS,
+    PART_ENDS,
+    TorchDispatchMode,
+    backward_node,
+    flops,
+    nodes_made,
+)
+from hybrid_patch.parts import LOSS
+
+Phase = Literal["forward", "backward", "optimizer"]
+MemoryClass = Literal["parameters", "gradients", "optimizer", "activations", "temporary"]
+"""What memory is for. Parameters include buffers; activations the batch, and whatever is alive between forward and
+backward pass."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a step takes.
+
+    Attributes:
+        flops: by phase and part.
+        work: what each operation does, `[n, 3]`: FLOPs, bytes that it reads and writes, and whether its numbers have 16
+            bits. Operations that only look at memory in another way are left out; equal ones may be one row.
+        repeats: `[n]` how often.
+        allocated: `[events]` bytes that are allocated after each allocation and each release.
+        peak: bytes by class at the moment when the most are allocated.
+        peak_parts: bytes by part at that moment, of activations and temporary tensors.
+        peak_phase: when that is.
+    """
+
+    flops: dict[tuple[Phase, str], int]
+    work: Float[np.ndarray, "n 3"]
+    repeats: Int[np.ndarray, " n"]
+    allocated: Int[np.ndarray, " events"]
+    peak: dict[MemoryClass, int]
+    peak_parts: dict[str, int]
+    peak_phase: Phase
+
+
+@dataclasses.dataclass
+class _Storage:
+    """Memory that was allocated, for whatever tensors look at it."""
+
+    bytes: int
+    kind: MemoryClass
+    part: str
+
+
+class Recorder(TorchDispatchMode):
+    """A mode under which a step is run: `hold` what is there before, then `phase` by `phase`, then `record`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._phase: Phase = "forward"
+        self._parts = [LOSS]
+        self._part_of_node: list[str] = []
+        self._first_node = nodes_made()
+        self._flops: Counter[tuple[Phase, str]] = Counter()
+        self._work: Counter[tuple[int, int, bool]] = Counter()
+        self._storages: list[_Storage] = []
+        self._alive: dict[int, tuple[int, weakref.ref[Any]]] = {}
+        self._events: list[tuple[int, int, Phase]] = []
+
+    def hold(self, tensors: Iterable[Tensor], kind: MemoryClass) -> None:
+        """Count tensors that are there already; tensors that are counted already change their class."""
+        for tensor in tensors:
+            self._storages[self._seen(tensor)].kind = kind
+
+    def held(self, tensor: Tensor, kind: MemoryClass) -> Tensor:
+        """`hold` one tensor, and give it back."""
+        self.hold([tensor], kind)
+        return tensor
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Around a phase of the step."""
+        self._phase = name
+        with self:
+            yield
+        if name == "forward":
+            self._name_nodes()
+            for number, _ in self._alive.values():
+                if self._storages[number].kind == "temporary":
+                    self._storages[number].kind = "activations"
+
+    def record(self) -> Record:
+        """What was seen."""
+        allocated = np.array([self._storages[number].bytes * sign for number, sign, _ in self._events]).cumsum()
+        moment = int(allocated.argmax())
+        alive: set[int] = set()
+        for number, sign, _ in self._events[: moment + 1]:
+            (alive.add if sign > 0 else alive.discard)(number)
+        peak: Counter[MemoryClass] = Counter()
+        parts: Counter[str] = Counter()
+        for storage in (self._storages[number] for number in alive):
+            peak[storage.kind] += storage.bytes
+            if storage.kind in ("activations", "temporary"):
+                parts[storage.part] += storage.bytes
+        return Record(
+            dict(self._flops),
+            np.array(list(self._work), dtype=float),
+            np.array(list(self._work.values())),
+            allocated,
+            dict(peak),
+            dict(parts),
+            self._events[moment][2],
+        )
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Let an operation through and write it down."""
+        kwargs = kwargs or {}
+        if func in (PART_BEGINS, PART_ENDS):
+            self._name_nodes()
+            if func is PART_BEGINS:
+                self._parts.append(args[0])
+            else:
+                self._parts.pop()
+        out = func(*args, **kwargs)
+        outputs = _tensors(out)
+        if outputs:
+            part = self._part()
+            count = len(self._storages)
+            for tensor in outputs:
+                self._seen(tensor, part)
+            if len(self._storages) > count or func._schema.is_mutable:
+                number = flops(func, args, kwargs, out)
+                self._flops[self._phase, part] += number
+                self._work[number, _traffic(func, _tensors((args, kwargs)), outputs), outputs[0].itemsize == 2] += 1
+        return out
+
+    def _seen(self, tensor: Tensor, part: str = LOSS) -> int:
+        """The number of the memory that a tensor looks at."""
+        memory = tensor.untyped_storage()
+        key = id(memory)
+        if key not in self._alive:
+            number = len(self._storages)
+            self._storages.append(_Storage(memory.nbytes(), "temporary", part))
+            self._events.append((number, 1, self._phase))
+
+            def freed(_: Any) -> None:
+                del self._alive[key]
+                self._events.append((number, -1, self._phase))
+
+            self._alive[key] = number, weakref.ref(memory, freed)
+        return self._alive[key][0]
+
+    def _part(self) -> str:
+        """Where the operation that is let through belongs: in a backward pass, with the one that it is the gradient of.
+
+        A part's work may be done again in the backward pass (gradient checkpointing): it is that part's as well.
+        """
+        node = backward_node()
+        return self._parts[-1] if node is None else self._part_of_node[node - self._first_node]
+
+    def _name_nodes(self) -> None:
+        """Nodes made since the last look belong to the part that ends, or pauses, now."""
+        made = nodes_made() - self._first_node
+        self._part_of_node += [self._parts[-1]] * (made - len(self._part_of_node))
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(values) if isinstance(x, Tensor)]
+
+
+def _traffic(operation: Any, inputs: list[Tensor], outputs: list[Tensor]) -> int:
+    """Bytes that an operation reads and writes, each once. Of what is taken rows from, only those rows are read."""
+    if operation.overloadpacket in _ALLOCATES:
+        return 0
+    if operation.overloadpacket in _TAKES_ROWS:
+        inputs = [*inputs[1:], *outputs]
+    return sum(min(x.numel() * x.itemsize, x.untyped_storage().nbytes()) for x in (*inputs, *outputs))
+
+
+_aten = torch.ops.aten
+_ALLOCATES = (_aten.empty, _aten.empty_like, _aten.new_empty, _aten.empty_strided)
+_TAKES_ROWS = (_aten.index_select, _aten.index, _aten.gather)

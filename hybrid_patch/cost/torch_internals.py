@@ -1,0 +1,67 @@
+"""All that the planner needs of torch and that is not its public API. If it has moved, an InputError says so.
+
+Fake tensors have shapes and no numbers. A dispatch mode sees every operation that reaches a kernel, forward and
+backward. Nodes of the autograd graph are numbered in the order in which the forward pass makes them.
+"""
+
+from typing import Any
+
+import torch
+
+from hybrid_patch.errors import InputError
+
+try:
+    import torch._dynamo  # fake tensors import it at their first use; here, for worker processes to share
+    from torch._C import _current_autograd_node
+    from torch._C._autograd import _get_sequence_nr
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
+
+    PART_BEGINS = torch.ops.profiler._record_function_enter_new.default
+    PART_ENDS = torch.ops.profiler._record_function_exit._RecordFunction
+    _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    _CPU_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+except (ImportError, AttributeError) as error:
+    raise InputError(
+        f"torch={torch.__version__}: what the planner uses of it has moved ({error}); "
+        "it is known to work with torch 2.13, and hybrid_patch/cost/torch_internals.py is the place to change"
+    ) from error
+
+__all__ = ["PART_BEGINS", "PART_ENDS", "FakeTensorMode", "TorchDispatchMode", "backward_node", "flops", "nodes_made"]
+
+_ACCUMULATES = 2**64 - 1
+"""The number of all nodes that put a gradient where it belongs."""
+
+
+def nodes_made() -> int:
+    """How many nodes of the autograd graph this thread has made: the number of the next one."""
+    return _get_sequence_nr()
+
+
+def backward_node() -> int | None:
+    """The number of the node that a backward pass is at; None outside of one, and where gradients are accumulated."""
+    node = _current_autograd_node()
+    number = None if node is None else node._sequence_nr()
+    return None if number == _ACCUMULATES else number
+
+
+def flops(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+    """Floating-point operations of a matrix product or an attention, two for each multiply-add; 0 for all else."""
+    formula = flop_registry.get(operation.overloadpacket)
+    return 0 if formula is None else formula(*args, **kwargs, out_val=out)
+
+
+def _attention(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
+    """Five products: the scores are worked out once more."""
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+# torch 2.13 counts attention on a CPU as nothing.
+for _operation, _formula in ((_CPU_ATTENTION, _attention), (_CPU_ATTENTION_BACKWARD, _attention_backward)):
+    if _operation not in flop_registry:
+        register_flop_formula(_operation)(_formula)

@@ -1,0 +1,238 @@
+"""FLOPs of every part are those worked out by hand from the config: two for each multiply-add of a matrix product."""
+
+import math
+
+import pytest
+import torch
+from building import MODALITIES, make_batch, small
+from torch.utils.flop_counter import FlopCounterMode
+
+from hybrid_patch.config.schema import Config, Learned, Subpixel, Transformer
+from hybrid_patch.cost.fake import fake_steps
+from hybrid_patch.curriculum import PatchSizes, all_sizes
+from hybrid_patch.data.modality import Modality
+from hybrid_patch.loss.objective import Objective
+from hybrid_patch.parts import PARTS
+
+SAMPLES, VIEWS = 3, 2
+ROWS = SAMPLES * VIEWS
+
+
+class Hand:
+    """Forward and backward FLOPs by part, added up product by product.
+
+    A product of two matrices that both learn has two products of the same size in the backward pass, with one that
+    does not it has one, with none of them nothing. Attention is two products forward, and five backward: its scores
+    are worked out again.
+    """
+
+    def __init__(self, config: Config, sizes: PatchSizes, modalities: dict[str, Modality] = MODALITIES) -> None:
+        self.config, self.sizes, self.modalities = config, sizes, modalities
+        self.forward = dict.fromkeys(PARTS, 0)
+        self.backward = dict.fromkeys(PARTS, 0)
+        self.side = config.data.tile // sizes.processing
+        self.places = sizes.factor**2
+        self.around = 9 if sizes.factor > 1 else 1
+        self.width = config.model.encoder.width
+        self._embedding()
+        seen = sum(
+            self._count(name, config.masking.encode_ratio) for name, m in modalities.items() if not m.decode_only
+        )
+        asked = sum(self._count(name, config.masking.decode_ratio) for name in modalities)
+        self._blocks("encoder", config.model.encoder, seen, None)
+        self._product("decoder", ROWS * seen, self.width, config.model.decoder.width, learning=2)  # the context
+        self._blocks("decoder", config.model.decoder, asked, seen)
+        for name, modality in modalities.items():
+            if not modality.decode_only:
+                self._encoder_terms(name)
+            self._decoder_terms(name)
+        self._product("loss", ROWS, self.width, self.width, learning=2)  # the map of the pooled vectors
+        self._product("loss", 2 * SAMPLES, self.width, SAMPLES, learning=2)  # either view with the other
+
+    def _product(self, part: str, n: int, k: int, m: int, learning: int) -> None:
+        """`[n, k] @ [k, m]`, of which so many learn."""
+        self.forward[part] += 2 * n * k * m
+        self.backward[part] += learning * 2 * n * k * m
+
+    def _timesteps(self, name: str) -> int:
+        return self.config.data.timesteps if self.modalities[name].temporal else 1
+
+    def _grid(self, name: str) -> int:
+        """Coarse tokens of a sample."""
+        return self.side**2 * self._timesteps(name) * len(self.modalities[name].band_sets)
+
+    def _count(self, name: str, ratio: float) -> int:
+        return round(ratio * self._grid(name))
+
+    def _embedding(self) -> None:
+        size = self.sizes.processing
+        base = self.config.model.base_patch_size or size
+        for name, modality in self.modalities.items():
+            if modality.decode_only:
+                continue
+            for channels in map(len, modality.band_sets):
+                patches = SAMPLES * self.side**2 * self._timesteps(name)
+                self._product("embedding", patches, size**2 * channels, self.width, learning=1)
+                if size != base:  # the kernel resized
+                    self._product("embedding", size**2, base**2, channels * self.width, learning=1)
+
+    def _blocks(self, part: str, size: Transformer, tokens: int, context: int | None) -> None:
+        width, hidden, keys = size.width, int(size.width * size.mlp_ratio), context or tokens
+        for _ in range(size.depth):
+            self._product(part, ROWS * tokens, width, width, learning=2)  # queries
+            self._product(part, ROWS * keys, width, 2 * width, learning=2)  # keys and values
+            self.forward[part] += 2 * 2 * ROWS * tokens * keys * width
+            self.backward[part] += 5 * 2 * ROWS * tokens * keys * width
+            self._product(part, ROWS * tokens, width, width, learning=2)  # out
+            self._product(part, ROWS * tokens, width, hidden, learning=2)
+            if self.config.runtime.gradient_checkpointing:  # all but the last product, whose output nothing needs
+                linear = 2 * width * (ROWS * tokens * (2 * width + hidden) + ROWS * keys * 2 * width)
+                self.backward[part] += linear + 2 * 2 * ROWS * tokens * keys * width
+            self._product(part, ROWS * tokens, hidden, width, learning=2)
+
+    def _drawn(self, name: str, ratio: float) -> tuple[int, int, bool]:
+        """Cells and places that a loss asks about, and whether they are fewer than all."""
+        cells, most = self._count(name, ratio), self.config.loss.max_queries
+        if most is None or cells * self.places <= most:
+            return cells, self.places, False
+        return min(cells, most), min(max(most // cells, 1), self.places), True
+
+    def _encoder_terms(self, name: str) -> None:
+        cells, places, drawn = self._drawn(name, self.config.masking.encode_ratio)
+        everywhere = self._count(name, self.config.masking.encode_ratio)
+        self._upsampler(cells, places, self.width)
+        self._discrimination(name, cells, places, everywhere, self.width)
+        if drawn:
+            self._upsampler(everywhere, self.places, self.width)
+        # Pooled: how much of each coarse token, their weighted sum, and that of the detail.
+        if self.places > 1:
+            self._product("upsampler", ROWS * everywhere * self.around, self.places, 1, learning=0)
+        self._product("upsampler", ROWS, self._grid(name), self.width, learning=1)
+        if self._rank:
+            self._product("upsampler", ROWS, self._rank, self.width, learning=2)
+
+    def _decoder_terms(self, name: str) -> None:
+        width = self.config.model.decoder.width
+        cells, places, _ = self._drawn(name, self.config.masking.decode_ratio)
+        self._upsampler(cells, places, width)
+        self._discrimination(name, cells, places, self._count(name, self.config.masking.decode_ratio), width)
+        if self.config.loss.reconstruct.weight:
+            pixels = self.modalities[name].channels * self.sizes.output**2
+            self._head(name, width, pixels)
+            self._dense(cells, places, pixels)
+
+    @property
+    def _rank(self) -> int:
+        """Numbers of the detail: of a factor of 8, the exit of the last stage alone."""
+        match self.config.upsampler:
+            case Subpixel(rank=rank) if self.sizes.factor > 1:
+                return rank
+            case Learned() if self.sizes.factor > 1:
+                return self._learned_widths()[-1]
+        return 0
+
+    def _learned_widths(self) -> list[int]:
+        assert isinstance(self.config.upsampler, Learned)
+        return [max(self.config.upsampler.width >> stage, 8) for stage in range(int(math.log2(self.sizes.factor)))]
+
+    def _upsampler(self, cells: int, places: int, width: int) -> None:
+        """The upsampler itself: a detail for each place asked for, or in stages, for all places of a cell."""
+        if isinstance(self.config.upsampler, Subpixel) and self._rank:
+            self._product("upsampler", ROWS * cells, width, places * self._rank, learning=2)
+        if isinstance(self.config.upsampler, Learned) and self._rank:
+            inputs = width
+            for stage, outputs in enumerate(self._learned_widths()):
+                self._product("upsampler", ROWS * cells * 4**stage, inputs, 4 * outputs, learning=2)
+                inputs = outputs
+
+    def _head(self, name: str, inputs: int, outputs: int) -> None:
+        """A linear map of all coarse tokens, and of the basis."""
+        self._product("loss", ROWS * self._grid(name), inputs, outputs, learning=2)
+        self._product("loss", self._rank, inputs, outputs, learning=2)
+
+    def _dense(self, cells: int, places: int, width: int) -> None:
+        fine = ROWS * cells * places
+        self._product("upsampler", fine, self.around, width, learning=1)
+        self._product("upsampler", fine, self._rank, width, learning=2)
+
+    def _discrimination(self, name: str, cells: int, places: int, all_cells: int, inputs: int) -> None:
+        """Patch discrimination of queries in `cells` × `places` against the targets of all places of all cells."""
+        modality, width, rank, around = self.modalities[name], self.width, self._rank, self.around
+        fine, targets = ROWS * cells * places, ROWS * all_cells * self.places
+        columns = modality.channels * self.sizes.output**2 + len(modality.band_sets)
+        self._head(name, inputs, width)
+        # The norm of the predictions: products of the tokens around a cell, and of those with the basis.
+        self._product("upsampler", ROWS * cells * around, width, around, learning=2)
+        self._product("upsampler", fine, around, around, learning=1)
+        self._product("upsampler", ROWS * cells * around, width, rank, learning=2)
+        self._product("upsampler", fine, around, rank, learning=1)
+        self._product("upsampler", rank, width, rank, learning=2)
+        self._product("upsampler", fine, rank, rank, learning=2)
+        if columns > width:  # targets as wide as tokens are
+            self._product("loss", targets, columns, width, learning=0)
+            self._dense(cells, places, width)
+            columns = width
+        else:
+            self._product("loss", columns, width, columns, learning=0)  # the root of their norm
+            self._product("loss", targets, columns, columns, learning=0)
+            self._product("upsampler", ROWS * cells * around, width, columns, learning=1)
+            self._product("upsampler", fine, around, columns, learning=1)
+            self._product("upsampler", rank, width, columns, learning=1)
+            self._product("upsampler", fine, rank, columns, learning=2)
+        keys = all_cells * self.places
+        if modality.kind == "categorical":  # a key for each distinct target, and one for those left out
+            keys = min(keys, modality.channels ** (self.sizes.output**2) + 1)
+        padded = 8 * math.ceil((columns + 1) / 8)  # the bias is one more column
+        self.forward["loss"] += 2 * 2 * fine * keys * padded
+
+
+CASES = {
+    "ps8": ["patch=ps8"],
+    "hybrid": ["patch=hybrid"],
+    "subpixel": ["patch=hybrid", "upsampler=subpixel"],
+    "learned": ["patch=hybrid", "upsampler=learned"],
+    "8 to 2": ["patch.processing_patch_size=8", "patch.output_patch_size=2", "upsampler=subpixel"],
+    "ps1": ["patch=ps1"],
+    "ps1 from a kernel of 8": ["patch=ps1", "model.base_patch_size=8"],
+    "one date": ["patch=hybrid", "data.timesteps=1"],
+    "four dates": ["patch=hybrid", "data.timesteps=4"],
+    "drawn places": ["patch=hybrid", "loss.max_queries=40"],
+    "drawn cells": ["patch=ps1", "loss.max_queries=16"],
+    "drawn, subpixel": ["patch=hybrid", "loss.max_queries=40", "upsampler=subpixel"],
+    "drawn, learned": ["patch=hybrid", "loss.max_queries=3", "upsampler=learned"],
+    "reconstruct": ["patch=hybrid", "loss.reconstruct.weight=1", "upsampler=subpixel"],
+    "bfloat16": ["patch=hybrid", "runtime.precision=bf16-mixed"],
+    "recomputed": ["patch=ps8", "runtime.gradient_checkpointing=true"],
+}
+
+
+def counted(config: Config) -> dict[str, dict[str, int]]:
+    flops = fake_steps(config, MODALITIES, all_sizes(config.curriculum)[0], [SAMPLES]).records[0].flops
+    return {name: {part: flops.get((name, part), 0) for part in PARTS} for name in ("forward", "backward")}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_flops_are_those_by_hand(case: str) -> None:
+    config = small(*CASES[case])
+    hand = Hand(config, all_sizes(config.curriculum)[0])
+    assert counted(config) == {"forward": hand.forward, "backward": hand.backward}
+
+
+@pytest.mark.parametrize("case", ["hybrid", "learned", "ps1"])
+def test_a_real_step_has_the_flops_of_the_fake_one(case: str) -> None:
+    config = small(*CASES[case])
+    (sizes,) = all_sizes(config.curriculum)
+    objective, batch = Objective(config, MODALITIES), make_batch(sizes.processing)
+    objective(batch, sizes)  # fills the caches
+    with FlopCounterMode(display=False) as counter:
+        objective(batch, sizes)["loss"].backward()
+    assert counter.get_total_flops() == sum(sum(parts.values()) for parts in counted(config).values())
+
+
+def test_no_fake_tensor_is_left_behind() -> None:
+    config = small("patch=hybrid", "model.base_patch_size=16")
+    (sizes,) = all_sizes(config.curriculum)
+    counted(config)
+    loss = Objective(config, MODALITIES)(make_batch(8), sizes)["loss"]
+    assert type(loss) is torch.Tensor
+    assert torch.isfinite(loss)

@@ -1,0 +1,119 @@
+"""The planner: sweeps, equal shapes once, bad members and bad input."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from building import TINY
+
+from hybrid_patch.config.front import compose
+from hybrid_patch.cost.sweep import plan
+from hybrid_patch.errors import InputError
+from hybrid_patch.plan import read, report_of, tables
+
+
+def report(*arguments: str) -> dict[str, object]:
+    request = read([*TINY, *arguments])
+    planned = plan(request.lines, growth=request.device is not None or request.max_memory is not None)
+    return report_of(request, planned)
+
+
+def rows_of(found: dict[str, object]) -> Sequence[dict[str, object]]:
+    rows = found["members"]
+    assert isinstance(rows, list)
+    return rows
+
+
+def test_equal_shapes_are_planned_once_and_all_members_are_told() -> None:
+    found = report("patch=ps8,hybrid", "seed=range(0,3)", "optimizer.lr=0.1,0.01")
+    rows = rows_of(found)
+    assert len(rows) == 12
+    assert found["distinct_shapes"] == 2
+    assert len({row["member"] for row in rows}) == 12
+    assert len({row["peak_memory_bytes"] for row in rows}) == 2
+    assert "patch=ps8" in str(rows[0]["member"])
+    assert "logger=none" not in str(rows[0]["member"])
+    assert [table.row_count for table in tables(found)] == [2, 2]
+
+
+def test_a_bad_member_is_named_and_the_rest_is_planned() -> None:
+    found = report("data.tile=16,20", "seed=0,1")
+    rows = rows_of(found)
+    assert [bool(row["error"]) for row in rows] == [False, False, True, True]
+    assert "data.tile=20" in str(rows[2]["member"])
+    assert "data.tile=20: not divisible by patch.processing_patch_size=8" in str(rows[2]["error"])
+    assert (found["invalid"], found["refused"], found["distinct_shapes"]) == (2, 0, 1)
+
+
+def test_a_device_adds_fit_time_and_hours() -> None:
+    found = report("device=h200", "trainer.steps=100,300", "runtime=cpu")
+    first, second = rows_of(found)
+    for row in (first, second):
+        assert row["fits"] is True
+        assert int(str(row["largest_batch"])) > 1000
+    hours = [float(str(row["gpu_hours"])) for row in (first, second)]
+    assert hours[1] == pytest.approx(3 * hours[0])
+    assert found["gpu_hours"] == pytest.approx(sum(hours))
+    assert hours[0] == pytest.approx(float(str(first["step_seconds"])) * 100 / 3600)
+    assert [table.row_count for table in tables(found)] == [2, 2, 3]
+
+
+def test_max_memory_refuses_with_a_reason() -> None:
+    found = report("max_memory=2MB", "patch=ps8,ps1")
+    (small, large) = rows_of(found)
+    assert small["refused"] == ""
+    assert "more than max_memory=1.91 MiB: activations" in str(large["refused"])
+    assert found["refused"] == 1
+
+
+def test_undeclared_modalities_are_read_off_the_files(shared_data: Path) -> None:
+    config = compose(["data=rasters", f"data.root={shared_data / 'landcover_tiles'}", "logger=none"])
+    assert config.data.modalities == {}
+    lines = [["data=rasters", f"data.root={shared_data / 'landcover_tiles'}", "logger=none", "data.tile=16"]]
+    (member,) = plan(lines, growth=False).members
+    assert member.prediction is not None
+    assert member.prediction.worst.tokens.encoder > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["device=h10"], "device=h10: unknown device; takes: h100-80gb, "),
+        (["seed=range(0,0)"], "seed=range.*: a sweep of no members"),
+        (["max_memory=lots"], "max_memory=lots: not a number of bytes"),
+        (["max_memory=0GiB"], "max_memory=0GiB"),
+        (["output=/no/such/plan.json"], "there is no folder /no/such"),
+        (["-m", "seed=0,1"], "-m: no such flag; takes --help and: device, "),
+        (["device=h200", "device=l40s"], "device=l40s: given twice"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        read(arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("40GiB", 40 * 2**30), ("500MB", 500_000_000), ("1.5KiB", 1536), ("7", 7)]
+)
+def test_bytes(text: str, number: int) -> None:
+    assert read([f"max_memory={text}"]).max_memory == number
+
+
+def test_the_command_plans_in_several_processes(tmp_path: Path) -> None:
+    output = tmp_path / "a plan, [b].json"
+    line = [sys.executable, "-m", "hybrid_patch.plan", f"output={output}", "patch=ps8,hybrid,ps1", "seed=0,1"]
+    done = subprocess.run([*line, *TINY, "data.tile=16,20"], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 2
+    assert "not divisible by" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "patch=hybrid" in done.stdout
+    rows = json.loads(output.read_text())["members"]
+    assert [bool(row["error"]) for row in rows] == [False, True] * 4 + [False] * 4
+    alone = plan([[*TINY, "patch=hybrid"]], growth=False).members[0].prediction
+    assert alone is not None
+    assert rows[4]["flops"] == alone.flops()
+    assert rows[4]["memory_bytes"] == alone.memory()
