@@ -162,8 +162,12 @@ def measure(plan: Plan) -> dict[str, Any]:
 
 def times_table(report: dict[str, Any], where: str) -> Table:
     """A row per variant."""
-    table = Table(title=f"One training step, median (lowest–highest) of {report['rounds']} rounds  {where}")
-    for column in ("variant", "step, s", "forward, s", "backward, s", "optimizer, s", "peak MiB", "pixels/s"):
+    table = Table(
+        title=f"One training step, median (lowest–highest) of {report['rounds']} rounds  {where}",
+        caption="in brackets: the share of what this machine does in a product of matrices",
+    )
+    columns = ("variant", "step, s", "forward", "backward", "optimizer", "peak MiB", "planned", "pixels/s", "GFLOP/s")
+    for column in columns:
         table.add_column(column, justify="left" if column == "variant" else "right")
     for name, row in report["variants"].items():
         if "failed" in row:
@@ -175,7 +179,9 @@ def times_table(report: dict[str, Any], where: str) -> Table:
             f"{step['median']:.3f} ({step['low']:.3f}–{step['high']:.3f})",
             *(f"{row[f'{part}_seconds']['median']:.3f}" for part in ("forward", "backward", "optimizer")),
             f"{row['peak_memory_bytes'] / 2**20:.0f}",
+            f"{row['planned_peak_memory_bytes'] / 2**20:.0f}",
             f"{row['pixels_per_second']:,.0f}",
+            f"{row['flops_per_second'] / 1e9:,.0f} ({row['share_of_peak_flops']:.0%})",
         )
     return table
 

@@ -7,6 +7,8 @@ from typing import Any
 from hybrid_patch.config.recipe import recipe
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.alone import FailedAlone, memory_alone
+from hybrid_patch.cost.devices import this_device
+from hybrid_patch.cost.prediction import predict
 from hybrid_patch.cost.step import Step
 from hybrid_patch.cost.timing import interleave, interval, ratio
 
@@ -24,8 +26,9 @@ def compare(
     measurements of the same thing lie here.
 
     Returns:
-        `config` the recipes; `variants` by name: seconds (median, low, high) of the step and its parts, bytes, pixels
-        per second, or `failed` and why; `ratios` by pair; `null`.
+        `config` the recipes; `variants` by name: seconds (median, low, high) of the step and its parts, bytes measured
+        and planned, FLOPs as planned, pixels and FLOPs per second, the share of what this machine does in a product of
+        matrices, or `failed` and why; `ratios` by pair; `null`.
     """
     variants: dict[str, dict[str, Any]] = {}
     for name, config in configs.items():
@@ -58,6 +61,18 @@ def compare(
             **{f"{part}_seconds": interval([parts[part] for parts in seconds[name]])._asdict() for part in PARTS},
             "pixels_per_second": step.pixels / statistics.median(totals[name]),
             "parameters": step.parameters,
+        }
+    device = this_device()
+    for name in able:
+        planned = predict(configs[name])
+        flops = sum(sum(parts.values()) for parts in planned.flops().values())
+        peak_flops = device.bf16 if configs[name].runtime.precision == "bf16-mixed" else device.fp32
+        per_second = flops / variants[name]["step_seconds"]["median"]
+        variants[name] |= {
+            "planned_peak_memory_bytes": planned.peak(),
+            "flops_per_step": flops,
+            "flops_per_second": per_second,
+            "share_of_peak_flops": per_second / peak_flops,
         }
     report["ratios"] = {
         f"{a}/{b}": {

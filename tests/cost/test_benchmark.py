@@ -148,6 +148,9 @@ def test_a_real_run_writes_its_report(tmp_path: Path) -> None:
         step = row["step_seconds"]
         assert 0 < step["low"] <= step["median"] <= step["high"]
         assert row["peak_memory_bytes"] > 0
+        assert row["planned_peak_memory_bytes"] > 0
+        assert row["flops_per_second"] == pytest.approx(row["flops_per_step"] / step["median"])
+        assert 0 < row["share_of_peak_flops"] < 1
     there, back = (report["ratios"][pair]["step_seconds"]["median"] for pair in ("ps1/ps8", "ps8/ps1"))
     assert there * back == pytest.approx(1)
     assert report["null"]["variant"] == "ps8"
