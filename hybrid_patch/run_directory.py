@@ -42,7 +42,8 @@ class RunDirectory:
 
     def foreign(self) -> list[str]:
         """Names of a few files in the directory that no run writes."""
-        own = {".lock", "config.yaml", *(p.name for p in (self.log, self._run, self._status, self._metrics))}
+        files = (self.checkpoints, self.pictures, self.log, self.evaluation, self._metrics, self._run, self._status)
+        own = {".lock", "config.yaml", *(path.name for path in files)}
         names = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
         return [name for name in names if name not in own and not name.endswith(".part")][:3]
 
