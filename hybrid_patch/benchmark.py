@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.front import compose, input_errors_end
-from hybrid_patch.config.literal import take_paths
+from hybrid_patch.config.literal import output_file, refuse_flags, take_paths
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_json
@@ -88,8 +88,7 @@ def main() -> None:
 
 def read(arguments: Sequence[str]) -> Plan:
     """The plan of a command line; raises InputError, naming the variant whose config is bad."""
-    for flag in [argument for argument in arguments if argument.startswith("-")]:
-        raise InputError(f"{flag}: no such flag; takes --help and: {', '.join(OWN_KEYS)}, key=value")
+    refuse_flags(arguments, OWN_KEYS)
     paths, rest = take_paths(arguments, ["output"])
     own, defined = dict(DEFAULTS), dict(VARIANTS)
     swept: dict[str, list[str]] = {}
@@ -125,7 +124,7 @@ def read(arguments: Sequence[str]) -> Plan:
         _count("rounds", own["rounds"]),
         _count("warmup", own["warmup"]),
         _count("limit_s", own["limit_s"]),
-        _path(paths.get("output")),
+        output_file(paths),
     )
 
 
@@ -229,12 +228,6 @@ def _count(key: str, text: str) -> int:
     if not re.fullmatch(r"[1-9]\d*", text):
         raise InputError(f"{key}={text}: not a whole number above 0")
     return int(text)
-
-
-def _path(text: str | None) -> Path | None:
-    if text is not None and not Path(text).absolute().parent.is_dir():
-        raise InputError(f"output={text}: there is no folder {Path(text).parent}")
-    return None if text is None else Path(text)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from hybrid_patch.config.compose import Sources, sweep_members
 from hybrid_patch.config.front import BAD_INPUT, input_errors_end
-from hybrid_patch.config.literal import take_paths
+from hybrid_patch.config.literal import output_file, refuse_flags, take_paths
 from hybrid_patch.cost.devices import RESERVE, Device, device_named
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_json
@@ -77,9 +77,7 @@ def main() -> None:
 
 def read(arguments: Sequence[str]) -> Request:
     """The request of a command line; raises InputError. The members' configs are not judged yet."""
-    for argument in arguments:
-        if argument.startswith("-"):
-            raise InputError(f"{argument}: no such flag; takes --help and: {', '.join(OWN_KEYS)}, key=value")
+    refuse_flags(arguments, OWN_KEYS)
     paths, rest = take_paths(arguments, ["output"])
     own: dict[str, str] = {}
     overrides = []
@@ -94,11 +92,8 @@ def read(arguments: Sequence[str]) -> Request:
     lines = sweep_members(overrides, Sources())
     if not lines:
         raise InputError(f"{' '.join(overrides)}: a sweep of no members; one of its keys has no value")
-    output = Path(paths["output"]) if "output" in paths else None
-    if output is not None and not output.absolute().parent.is_dir():
-        raise InputError(f"output={output}: there is no folder {output.parent}")
     max_memory = _bytes(own["max_memory"]) if "max_memory" in own else None
-    return Request(lines, device_named(own["device"]) if "device" in own else None, max_memory, output)
+    return Request(lines, device_named(own["device"]) if "device" in own else None, max_memory, output_file(paths))
 
 
 def _bytes(text: str) -> int:
@@ -146,7 +141,7 @@ def _row(request: Request, member: "Member", common: set[str]) -> dict[str, Any]
         "parameters": prediction.parameters,
         "tokens": prediction.worst.tokens._asdict(),
         "flops": prediction.flops(),
-        "flops_per_step": sum(sum(parts.values()) for parts in prediction.flops().values()),
+        "flops_per_step": prediction.flops_per_step(),
         "memory_bytes": prediction.memory(),
         "peak_memory_bytes": peak,
         "dominant": dominant,

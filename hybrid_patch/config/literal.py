@@ -1,7 +1,8 @@
 """Paths, taken as they are: no comma, bracket, quote, `=` or `$` in them means anything to Hydra or OmegaConf."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 
@@ -64,3 +65,23 @@ def take_paths(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[str
             raise InputError(f"{name}={value}: given twice; before it was {paths[name]}")
         paths[name] = value
     return paths, others
+
+
+def refuse_flags(arguments: Sequence[str], keys: Sequence[str]) -> None:
+    """For a command with no flag but --help, before `take_paths`, to which a flag would be a path.
+
+    Raises InputError that names the command's own keys.
+    """
+    flag = next((argument for argument in arguments if argument.startswith("-")), None)
+    if flag is not None:
+        raise InputError(f"{flag}: no such flag; takes --help and: {', '.join(keys)}, key=value")
+
+
+def output_file(paths: Mapping[str, str]) -> Path | None:
+    """The file that `output` names, if it does; raises InputError if its folder does not exist."""
+    if "output" not in paths:
+        return None
+    output = Path(paths["output"])
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"output={output}: there is no folder {output.parent}")
+    return output

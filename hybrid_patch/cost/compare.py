@@ -10,7 +10,7 @@ from hybrid_patch.cost.alone import FailedAlone, memory_alone
 from hybrid_patch.cost.devices import this_device
 from hybrid_patch.cost.prediction import predict
 from hybrid_patch.cost.step import Step
-from hybrid_patch.cost.timing import interleave, interval, ratio
+from hybrid_patch.cost.timing import interleave, interval, ratio, totals_of
 
 PARTS = ("forward", "backward", "optimizer")
 AGAIN = " again"
@@ -54,7 +54,7 @@ def compare(
     twice = able[0] + AGAIN
     runs = {name: step.run for name, step in steps.items()} | {twice: Step(configs[able[0]]).run}
     seconds = interleave(runs, rounds, warmup, say)
-    totals = {name: [sum(parts.values()) for parts in found] for name, found in seconds.items()}
+    totals = totals_of(seconds)
     for name, step in steps.items():
         variants[name] |= {
             "step_seconds": interval(totals[name])._asdict(),
@@ -65,7 +65,7 @@ def compare(
     device = this_device()
     for name in able:
         planned = predict(configs[name])
-        flops = sum(sum(parts.values()) for parts in planned.flops().values())
+        flops = planned.flops_per_step()
         peak_flops = device.bf16 if configs[name].runtime.precision == "bf16-mixed" else device.fp32
         per_second = flops / variants[name]["step_seconds"]["median"]
         variants[name] |= {

@@ -25,7 +25,7 @@ from hybrid_patch.config.front import compose, input_errors_end
 from hybrid_patch.config.literal import take_paths
 from hybrid_patch.cost.alone import memory_alone
 from hybrid_patch.cost.step import Step
-from hybrid_patch.cost.timing import Interval, interleave, interval, ratio
+from hybrid_patch.cost.timing import Interval, interleave, interval, ratio, totals_of
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_json
 from hybrid_patch.loss.logsumexp import Backend, log_sum_exp
@@ -90,8 +90,7 @@ def steps_rows(title: str, timesteps: int, loss: tuple[str, ...], rounds: int) -
     if alone:
         hidden = 64**2 * timesteps // 2
         runs["log-sum-exp"] = logsumexp_run(SAMPLES, hidden, hidden, "auto", None)
-    found = interleave(runs, rounds, 3, say)
-    seconds = {name: [sum(parts.values()) for parts in rounds] for name, rounds in found.items()}
+    seconds = totals_of(interleave(runs, rounds, 3, say))
     rows = {f"{title}: ps8, ms": interval([1e3 * x for x in seconds["ps8"]])}
     for name in steps:
         if name != "ps8":
@@ -108,8 +107,7 @@ def ps1_rows(rounds: int) -> dict[str, Interval]:
     say(title)
     common = [*COMMON, "data.timesteps=2", *DECODED_ALONE, ALL]
     steps = {name: Step(compose([*common, f"patch={name}"])) for name in ("hybrid", "ps1")}
-    found = interleave({name: step.run for name, step in steps.items()}, rounds, 1, say)
-    seconds = {name: [sum(parts.values()) for parts in rounds] for name, rounds in found.items()}
+    seconds = totals_of(interleave({name: step.run for name, step in steps.items()}, rounds, 1, say))
     return {title: ratio(seconds["ps1"], seconds["hybrid"])}
 
 
@@ -119,7 +117,7 @@ def kernel_rows(rounds: int) -> dict[str, Interval]:
     pairs = SAMPLES * 4096**2
     runs = {"kernel": logsumexp_run(SAMPLES, 4096, 4096, "auto", None)}
     runs |= {str(chunk): logsumexp_run(SAMPLES, 4096, 4096, "chunked", chunk) for chunk in CHUNKS}
-    found = {name: [sum(p.values()) for p in parts] for name, parts in interleave(runs, rounds, 1, say).items()}
+    found = totals_of(interleave(runs, rounds, 1, say))
     best = min((str(chunk) for chunk in CHUNKS), key=lambda chunk: interval(found[chunk]).median)
     return {
         "log-sum-exp, N=4096: G pairs/s": interval([pairs / x / 1e9 for x in found["kernel"]]),

@@ -186,6 +186,10 @@ class Prediction:
             for name in PASSES
         }
 
+    def flops_per_step(self) -> int:
+        """Of both passes and all parts."""
+        return sum(sum(parts.values()) for parts in self.flops().values())
+
     def memory(self) -> dict[MemoryClass, int]:
         """Bytes at the peak, by class, of the worst stage. Several processes send copies of the gradients."""
         memory = self.worst.memory
@@ -228,9 +232,10 @@ def modalities_of(data: Data) -> Mapping[str, Modality]:
 
 def stages_of(config: Config, modalities: Mapping[str, Modality]) -> list[Stage]:
     """The stages of a run."""
+    curriculum = config.curriculum
     return [
-        Stage(config, modalities, PatchSizes(s.processing_patch_size, s.output_patch_size), s.share)
-        for s in config.curriculum.stages
+        Stage(config, modalities, sizes, stage.share)
+        for stage, sizes in zip(curriculum.stages, all_sizes(curriculum), strict=True)
     ]
 
 

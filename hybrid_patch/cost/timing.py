@@ -61,6 +61,11 @@ def interleave(
     return seconds
 
 
+def totals_of(seconds: Mapping[str, Sequence[Parts]]) -> dict[str, list[float]]:
+    """What `interleave` found, with the parts of each run added up."""
+    return {name: [sum(parts.values()) for parts in rounds] for name, rounds in seconds.items()}
+
+
 def ratio(above: Sequence[float], below: Sequence[float]) -> Interval:
     """The ratio of two things' seconds, paired within rounds."""
     return interval([x / y for x, y in zip(above, below, strict=True)])

@@ -46,7 +46,6 @@ def patch_discrimination(
     products = predictions.dense() if targets.projection is None else predictions.project(targets.projection)
     query = (products / (norm[..., None] * temperature)).flatten(1, 2)
     key, keep = targets.vectors.flatten(1, 2), take.flatten(1)
-    asked = queries.of(take).flatten(1)
     if targets.code is None:
         own = queries.of(targets.vectors).flatten(1, 2)
         bias = torch.where(keep, 0.0, NEVER).to(key.dtype)
@@ -55,11 +54,10 @@ def patch_discrimination(
         places = min(key.shape[1], (most_distinct or key.shape[1]) + 1)
         first, counts, kind = count_equal(targets.code.flatten(1), keep, places)
         distinct = take_rows(key, first).reshape(*first.shape, -1)
-        asked_kind = queries.of(kind.reshape(take.shape)).flatten(1)
+        asked, asked_kind = queries.of(take).flatten(1), queries.of(kind.reshape(take.shape)).flatten(1)
         loss = _among_distinct(query, distinct, counts, asked_kind, asked, backend, chunk)
-    count = keep.sum(1)
-    total = torch.where(asked, loss, 0).sum(1) * queries.weight
-    return (2 * temperature * total / count.clamp(min=1)).to(key.dtype), count > 0
+    mean, some = queries.mean(loss.reshape(norm.shape), take)
+    return (2 * temperature * mean).to(key.dtype), some
 
 
 def _among_distinct(

@@ -3,7 +3,7 @@
 import dataclasses
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from hybrid_patch.data.batch import Draw
@@ -36,6 +36,17 @@ class Queries:
             values = take_rows(values, self.rows).reshape(*self.rows.shape, *values.shape[2:])
         places = self.positions.places
         return values if len(places) == values.shape[2] else values.index_select(2, places)
+
+    def mean(
+        self, values: Float[Tensor, "b r p"], take: Bool[Tensor, "b n places"]
+    ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
+        """The mean over all positions to take, estimated from the values at these, and whether there is any to take.
+
+        An exact 0 where there is none.
+        """
+        count = take.flatten(1).sum(1)
+        total = torch.where(self.of(take), values, 0).flatten(1).sum(1) * self.weight
+        return total / count.clamp(min=1), count > 0
 
 
 def all_queries(cells: Packing, factor: int) -> Queries:

@@ -33,6 +33,4 @@ def reconstruction(
     predicted = predictions.float().transform(weight, bias).dense()
     own = counted[:, :, None]
     squares = torch.where(own, (predicted - queries.of(pixels)).square(), 0).sum(-1) / own.sum(-1)
-    count = take.flatten(1).sum(1)
-    total = torch.where(queries.of(take), squares, 0).flatten(1).sum(1) * queries.weight
-    return total / count.clamp(min=1), count > 0
+    return queries.mean(squares, take)
