@@ -1,6 +1,7 @@
 """A training step of a config on fake tensors: shapes and no numbers."""
 
 import dataclasses
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -32,14 +33,19 @@ _KEPT = (place_weights, cells_around, place_on_the_ground, place_in_the_series, 
 def fake_tensors() -> Iterator[None]:
     """Every tensor made inside is fake, and none is left in a cache for real steps.
 
-    `trunc_normal_` does nothing: it looks at its numbers, to draw some of them again.
+    `trunc_normal_` does nothing: it looks at its numbers, to draw some of them again. Garbage is not collected
+    meanwhile: that would look through all of torch's objects again and again.
     """
     for function in _KEPT:
         function.cache_clear()
+    collected = gc.isenabled()
+    gc.disable()
     try:
         with FakeTensorMode(), mock.patch.object(torch.nn.init, "trunc_normal_"):
             yield
     finally:
+        if collected:
+            gc.enable()
         for function in _KEPT:
             function.cache_clear()
 
@@ -77,6 +83,8 @@ def fake_steps(
 ) -> FakeSteps:
     """Steps of a config at some patch sizes, one for each number of samples, in the middle of a training.
 
+    Only the first has its optimizer's part, which is the same for any number.
+
     The code is that of a real step on a CPU: kernels of a GPU differ in what they allocate for themselves. Blocks are
     not compiled, and a `loss.backend` that needs a GPU is stood in for by the CPU's kernel, of the same shapes.
     """
@@ -97,15 +105,18 @@ def fake_steps(
         optimizer.zero_grad()
         batches = [_batch(config, modalities, sizes, encoded, decoded, number) for number in samples]
         with torch.no_grad():
-            objective(batches[0], sizes)  # fills the caches
-        records = [_step(objective, optimizer, batch, sizes, config.optimizer.clip_norm) for batch in batches]
+            Objective(_shallow(config), modalities)(batches[0], sizes)  # fills the caches
+        records = [
+            _step(objective, optimizer, batch, sizes, None if number else config.optimizer.clip_norm)
+            for number, batch in enumerate(batches)
+        ]
     return FakeSteps(records, tokens, sum(p.numel() for p in trained))
 
 
 def _step(
-    objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, sizes: PatchSizes, clip_norm: float
+    objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, sizes: PatchSizes, clip_norm: float | None
 ) -> Record:
-    """What one step takes."""
+    """What one step takes; without a norm to clip gradients to, it ends with the backward pass."""
     recorder = Recorder()
     recorder.hold([*objective.parameters(), *objective.buffers()], "parameters")
     recorder.hold([x for state in optimizer.state.values() for x in state.values()], "optimizer")
@@ -120,13 +131,15 @@ def _step(
         terms = objective(batch, sizes)
     with recorder.phase("backward"):
         terms["loss"].backward()
-    with recorder.phase("optimizer"):
-        torch.nn.utils.clip_grad_norm_(objective.parameters(), clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+    if clip_norm is not None:
+        with recorder.phase("optimizer"):
+            torch.nn.utils.clip_grad_norm_(objective.parameters(), clip_norm)
+            optimizer.step()
     for hook in hooks:
         hook.remove()
-    return recorder.record()
+    record = recorder.record()
+    optimizer.zero_grad()
+    return record
 
 
 def masks_of(config: Config, modalities: Mapping[str, Modality], sizes: PatchSizes) -> dict[str, Tensor]:
@@ -182,3 +195,10 @@ def _for_cpu(config: Config) -> Config:
         runtime=dataclasses.replace(config.runtime, compile_blocks=False),
         loss=dataclasses.replace(config.loss, backend=backend),
     )
+
+
+def _shallow(config: Config) -> Config:
+    """The same widths, with one block of each kind."""
+    model = config.model
+    encoder, decoder = (dataclasses.replace(part, depth=1) for part in (model.encoder, model.decoder))
+    return dataclasses.replace(config, model=dataclasses.replace(model, encoder=encoder, decoder=decoder))

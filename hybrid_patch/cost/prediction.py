@@ -145,13 +145,15 @@ def _growth(one: Record, two: Record, samples: int) -> Float[np.ndarray, "lines 
     """How memory grows, from steps of so many samples and of twice as many.
 
     Where both allocate in the same order, every moment of the step has its line, and those that are the highest
-    somewhere are kept. Where they do not (a loss in chunks), the peaks have one.
+    somewhere are kept. Where they do not (a loss in chunks), the peaks have one. The optimizer's part takes the same.
     """
-    before, after = one.allocated.astype(float), two.allocated.astype(float)
+    before, after = (record.allocated[: record.passes].astype(float) for record in (one, two))
+    optimizer = one.allocated[one.passes :].max(initial=0)
     if len(before) != len(after):
         before, after = before.max(keepdims=True), after.max(keepdims=True)
     per_sample = (after - before) / samples
     lines = np.stack([before - per_sample * samples, per_sample], axis=1)
+    lines = np.concatenate([lines, [[float(optimizer), 0.0]]])
     highest = (lines[:, :1] + lines[:, 1:] * BATCHES).argmax(0)
     return lines[np.unique(highest)]
 

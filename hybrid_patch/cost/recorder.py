@@ -39,6 +39,7 @@ class Record:
             bits. Operations that only look at memory in another way are left out; equal ones may be one row.
         repeats: `[n]` how often.
         allocated: `[events]` bytes that are allocated after each allocation and each release.
+        passes: how many of these events are of the forward and backward pass.
         peak: bytes by class at the moment when the most are allocated.
         peak_parts: bytes by part at that moment, of activations and temporary tensors.
         peak_phase: when that is.
@@ -48,6 +49,7 @@ class Record:
     work: Float[np.ndarray, "n 3"]
     repeats: Int[np.ndarray, " n"]
     allocated: Int[np.ndarray, " events"]
+    passes: int
     peak: dict[MemoryClass, int]
     peak_parts: dict[str, int]
     peak_phase: Phase
@@ -117,6 +119,7 @@ class Recorder(TorchDispatchMode):
             np.array(list(self._work), dtype=float),
             np.array(list(self._work.values())),
             allocated,
+            sum(phase != "optimizer" for _, _, phase in self._events),
             dict(peak),
             dict(parts),
             self._events[moment][2],
