@@ -74,7 +74,7 @@ def main() -> None:
         plan = read(sys.argv[1:])
     wait_briefly()
     report = measure(plan)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 150)
     for point in report.get("points", [report]):
         console.print(times_table(point, point.get("value", "")), ratios_table(point))
     if plan.key is not None:
@@ -163,22 +163,27 @@ def times_table(report: dict[str, Any], where: str) -> Table:
     """A row per variant."""
     table = Table(
         title=f"One training step, median (lowest–highest) of {report['rounds']} rounds  {where}",
-        caption="in brackets: the share of what this machine does in a product of matrices",
+        caption="GFLOP/s in brackets: the share of what this machine does in a product of matrices. Planned in "
+        "brackets: planned / measured - 1; seconds are the roofline's, which no step is faster than",
     )
-    columns = ("variant", "step, s", "forward", "backward", "optimizer", "peak MiB", "planned", "pixels/s", "GFLOP/s")
+    columns = (
+        *("variant", "step, s", "planned", "forward", "backward", "optimizer"),
+        *("peak MiB", "planned", "pixels/s", "GFLOP/s"),
+    )
     for column in columns:
         table.add_column(column, justify="left" if column == "variant" else "right")
     for name, row in report["variants"].items():
         if "failed" in row:
             table.add_row(name, row["failed"], style="dim")
             continue
-        step = row["step_seconds"]
+        step, planned, error = row["step_seconds"], row["planned"], row["planned_error"]
         table.add_row(
             name,
             f"{step['median']:.3f} ({step['low']:.3f}–{step['high']:.3f})",
+            f"{planned['step_seconds']:.3f} ({error['step_seconds']:+.0%})",
             *(f"{row[f'{part}_seconds']['median']:.3f}" for part in ("forward", "backward", "optimizer")),
             f"{row['peak_memory_bytes'] / 2**20:.0f}",
-            f"{row['planned_peak_memory_bytes'] / 2**20:.0f}",
+            f"{planned['peak_memory_bytes'] / 2**20:.0f} ({error['peak_memory_bytes']:+.0%})",
             f"{row['pixels_per_second']:,.0f}",
             f"{row['flops_per_second'] / 1e9:,.0f} ({row['share_of_peak_flops']:.0%})",
         )

@@ -7,8 +7,8 @@ from typing import Any
 from hybrid_patch.config.recipe import recipe
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.alone import FailedAlone, memory_alone
-from hybrid_patch.cost.devices import this_device
-from hybrid_patch.cost.prediction import predict
+from hybrid_patch.cost.devices import Device, this_device
+from hybrid_patch.cost.prediction import Prediction, predict
 from hybrid_patch.cost.step import Step
 from hybrid_patch.cost.timing import interleave, interval, ratio, totals_of
 
@@ -26,9 +26,10 @@ def compare(
     measurements of the same thing lie here.
 
     Returns:
-        `config` the recipes; `variants` by name: seconds (median, low, high) of the step and its parts, bytes measured
-        and planned, FLOPs as planned, pixels and FLOPs per second, the share of what this machine does in a product of
-        matrices, or `failed` and why; `ratios` by pair; `null`.
+        `config` the recipes; `variants` by name: seconds (median, low, high) of the step and its parts, bytes, pixels
+        and FLOPs per second, the share of what this machine does in a product of matrices, what was `planned` (bytes;
+        seconds by the roofline of this machine) and the `planned_error` of it, planned / measured - 1; or `failed` and
+        why. `ratios` by pair; `null`.
     """
     variants: dict[str, dict[str, Any]] = {}
     for name, config in configs.items():
@@ -64,16 +65,7 @@ def compare(
         }
     device = this_device()
     for name in able:
-        planned = predict(configs[name])
-        flops = planned.flops_per_step()
-        peak_flops = device.bf16 if configs[name].runtime.precision == "bf16-mixed" else device.fp32
-        per_second = flops / variants[name]["step_seconds"]["median"]
-        variants[name] |= {
-            "planned_peak_memory_bytes": planned.peak(),
-            "flops_per_step": flops,
-            "flops_per_second": per_second,
-            "share_of_peak_flops": per_second / peak_flops,
-        }
+        variants[name] |= _planned(predict(configs[name]), device, variants[name])
     report["ratios"] = {
         f"{a}/{b}": {
             "step_seconds": ratio(totals[a], totals[b])._asdict(),
@@ -85,3 +77,21 @@ def compare(
     }
     report["null"] = {"variant": able[0], "step_seconds": ratio(totals[able[0]], totals[twice])._asdict()}
     return report
+
+
+def _planned(prediction: Prediction, device: Device, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What the planner says of a variant, beside what was measured of it."""
+    seconds = measured["step_seconds"]["median"]
+    flops = prediction.flops_per_step()
+    planned = {"peak_memory_bytes": prediction.peak(), "step_seconds": prediction.seconds(device)}
+    peak_flops = device.bf16 if prediction.config.runtime.precision == "bf16-mixed" else device.fp32
+    return {
+        "planned": planned,
+        "planned_error": {
+            "peak_memory_bytes": planned["peak_memory_bytes"] / measured["peak_memory_bytes"] - 1,
+            "step_seconds": planned["step_seconds"] / seconds - 1,
+        },
+        "flops_per_step": flops,
+        "flops_per_second": flops / seconds,
+        "share_of_peak_flops": flops / seconds / peak_flops,
+    }

@@ -148,7 +148,13 @@ def test_a_real_run_writes_its_report(tmp_path: Path) -> None:
         step = row["step_seconds"]
         assert 0 < step["low"] <= step["median"] <= step["high"]
         assert row["peak_memory_bytes"] > 0
-        assert row["planned_peak_memory_bytes"] > 0
+        for figure, measured in (
+            ("peak_memory_bytes", row["peak_memory_bytes"]),
+            ("step_seconds", row["step_seconds"]["median"]),
+        ):
+            planned = row["planned"][figure]
+            assert planned > 0
+            assert row["planned_error"][figure] == pytest.approx(planned / measured - 1)
         assert row["flops_per_second"] == pytest.approx(row["flops_per_step"] / step["median"])
         assert 0 < row["share_of_peak_flops"] < 1
     there, back = (report["ratios"][pair]["step_seconds"]["median"] for pair in ("ps1/ps8", "ps8/ps1"))
