@@ -28,6 +28,7 @@ VARIANTS = {
     "ps2": ["patch.processing_patch_size=2", "patch.output_patch_size=2"],
     "ps1": ["patch=ps1"],
     "hybrid": ["patch=hybrid", "upsampler=bilinear"],
+    "guided": ["patch=hybrid", "upsampler=guided"],
     "learned": ["patch=hybrid", "upsampler=learned"],
     "subpixel": ["patch=hybrid", "upsampler=subpixel"],
 }

@@ -65,7 +65,18 @@ class Learned:
     """Channels after the first stage."""
 
 
-Upsampler = Annotated[Bilinear | Learned | Subpixel, Field(discriminator="name")]
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Guided:
+    """A detail of low rank made from the pixels that the encoder saw; the decoder's tokens are interpolated."""
+
+    name: Literal["guided"]
+    rank: Count
+    """Numbers of the detail at a fine position."""
+    pixel_dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the pixels that it does not look at in training."""
+
+
+Upsampler = Annotated[Bilinear | Guided | Learned | Subpixel, Field(discriminator="name")]
 
 
 # --- curriculum -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybrid_patch.config.schema import Config, ModalityCrossRandomMasking, RandomMasking
+from hybrid_patch.config.schema import Config, Guided, ModalityCrossRandomMasking, RandomMasking
 from hybrid_patch.cost.recorder import Record, Recorder
 from hybrid_patch.cost.torch_internals import FakeTensorMode
 from hybrid_patch.curriculum import PatchSizes
@@ -185,7 +185,12 @@ def _batch(
         masks[name] = torch.zeros(rows, side, side, steps, len(modality.band_sets), dtype=torch.int8)
     timestamps = torch.zeros(samples, config.data.timesteps, 3, dtype=torch.long)
     places, strata = torch.zeros(sizes.factor**2, dtype=torch.long), torch.zeros(config.loss.max_queries or 0)
-    return Batch(pixels, valid, timestamps, masks, of_all(encoded), of_all(decoded), Draw(places, strata))
+    kept = {}
+    if isinstance(config.upsampler, Guided):
+        for name, x in valid.items():
+            if not modalities[name].decode_only:
+                kept[name] = torch.ones(rows, *x.shape[1:], dtype=torch.bool)
+    return Batch(pixels, valid, timestamps, masks, of_all(encoded), of_all(decoded), Draw(places, strata), kept)
 
 
 def _for_cpu(config: Config) -> Config:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Int8
@@ -54,6 +55,22 @@ class Draw:
     strata: Float[Tensor, " k"]
 
 
+class Guide(NamedTuple):
+    """What the tokens of one modality were made of, for an upsampler that looks at pixels.
+
+    Attributes:
+        name: of the modality.
+        pixels: `[B, H, W, T, C]`, normalised.
+        valid: `[B, H, W, T]`, False where nothing was measured.
+        kept: `[B V, H, W, T]` the pixels that it may look at; None: all.
+    """
+
+    name: str
+    pixels: Float[Tensor, "b height width _ _"]
+    valid: Bool[Tensor, "b height width _"]
+    kept: Bool[Tensor, "bv height width _"] | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """The samples of one step, cropped, normalised and masked; each has V maskings, its views, in succession.
@@ -66,6 +83,8 @@ class Batch:
         encoded: the ENCODE tokens, of the modalities that the encoder takes.
         decoded: the DECODE tokens.
         draw: what the loss draws by.
+        kept: per modality `[B V, H, W, T]`, the pixels that upsamplers may look at; a modality that is not named keeps
+            all.
         skipped: what was wrong with each broken sample that another stands in for.
     """
 
@@ -76,6 +95,7 @@ class Batch:
     encoded: MaskedTokens
     decoded: MaskedTokens
     draw: Draw
+    kept: Mapping[str, Bool[Tensor, "bv height width _"]] = dataclasses.field(default_factory=dict)
     skipped: tuple[str, ...] = ()
 
     @classmethod
@@ -87,12 +107,13 @@ class Batch:
         masks: Mapping[str, Int8[Tensor, "bv _ _ _ _"]],
         inputs: Collection[str],
         draw: Draw,
+        kept: Mapping[str, Bool[Tensor, "bv height width _"]] | None = None,
         skipped: tuple[str, ...] = (),
     ) -> "Batch":
         """The batch of these tensors; `inputs` names the modalities that the encoder takes."""
         encoded = MaskedTokens.of({name: mask for name, mask in masks.items() if name in inputs}, Mask.ENCODE)
         decoded = MaskedTokens.of(masks, Mask.DECODE)
-        return cls(pixels, valid, timestamps, masks, encoded, decoded, draw, skipped)
+        return cls(pixels, valid, timestamps, masks, encoded, decoded, draw, kept or {}, skipped)
 
     @property
     def views(self) -> int:
@@ -109,8 +130,13 @@ class Batch:
             self.encoded.map(change),
             self.decoded.map(change),
             Draw(change(self.draw.places), change(self.draw.strata)),
+            {name: change(x) for name, x in self.kept.items()},
             self.skipped,
         )
+
+    def guide(self, name: str) -> Guide:
+        """What the tokens of a modality were made of."""
+        return Guide(name, self.pixels[name], self.valid[name], self.kept.get(name))
 
     def pin_memory(self) -> "Batch":
         """For torch's DataLoader."""

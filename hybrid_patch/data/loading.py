@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hybrid_patch.config.schema import Config
+from hybrid_patch.config.schema import Config, Guided
 from hybrid_patch.curriculum import PatchSizes, sizes_at
 from hybrid_patch.data.batch import Batch, Draw
 from hybrid_patch.data.sample import BrokenSampleError, Source, Window
@@ -51,10 +51,17 @@ class Crop:
 
 
 class MaskedCrop(NamedTuple):
-    """A crop, its maskings per modality `[V, h, w, T, S]`, and what was wrong with those that it stands in for."""
+    """A crop in V views.
+
+    Attributes:
+        masks: per modality `[V, h, w, T, S]`.
+        kept: per modality `[V, H, W, T]` the pixels that upsamplers may look at; empty: all.
+        skipped: what was wrong with the samples that it stands in for.
+    """
 
     crop: Crop
     masks: dict[str, Int8[Array, "v _ _ _ _"]]
+    kept: dict[str, Bool[Array, "v _ _ _"]]
     skipped: tuple[str, ...] = ()
 
 
@@ -72,6 +79,7 @@ def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], draw: Draw) 
         {name: stacked(s.masks[name] for s in samples).flatten(0, 1) for name in samples[0].masks},
         inputs,
         draw,
+        {name: stacked(s.kept[name] for s in samples).flatten(0, 1) for name in samples[0].kept},
         tuple(message for sample in samples for message in sample.skipped),
     )
 
@@ -163,7 +171,17 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         }
         views = [draw(self.config.masking, modalities, present, rng) for _ in range(self.config.masking.views)]
         masks = {name: np.concatenate([view[name] for view in views]) for name in present}
-        return MaskedCrop(sample, masks, tuple(skipped))
+        return MaskedCrop(sample, masks, self._kept(sample, rng), tuple(skipped))
+
+    def _kept(self, sample: Crop, rng: np.random.Generator) -> dict[str, Bool[Array, "v _ _ _"]]:
+        """The pixels that an upsampler may look at, drawn one by one."""
+        upsampler, views = self.config.upsampler, self.config.masking.views
+        if not isinstance(upsampler, Guided):
+            return {}
+        return {
+            name: rng.random((views, *sample.valid[name].shape), np.float32) >= upsampler.pixel_dropout
+            for name in self.inputs
+        }
 
     def _crop(self, index: int, rng: np.random.Generator) -> Crop:
         """A random window and random timesteps of a sample with something in them for the encoder to see."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hybrid_patch.config.schema import Config, ContrastiveTerm
 from hybrid_patch.curriculum import PatchSizes, all_sizes
-from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.batch import Batch, Guide
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.distributed import global_sum, world_size
 from hybrid_patch.loss.instance import instance_contrast
@@ -117,13 +117,13 @@ class Objective(nn.Module):
         for name, grid in encoded.items():
             cells = self._cells(name, batch, patches, sizes, batch.encoded.each[name], self.masking.encode_ratio)
             queries = cells.queries if self.loss.visible.weight > 0 else all_queries(cells.packing, sizes.factor)
-            fine = self._upsample(self.model.encoder_upsampler, grid, sizes, queries.positions)
+            fine = self._upsample(self.model.encoder_upsampler, grid, sizes, queries.positions, batch.guide(name))
             if self.loss.visible.weight > 0:
                 visible.append(self._discriminate(fine, self.visible_head, self.loss.visible, cells, sizes))
             if self.loss.instance.weight > 0:
                 if queries.drawn:  # the mean is over all positions
                     everywhere = all_queries(cells.packing, sizes.factor).positions
-                    fine = self._upsample(self.model.encoder_upsampler, grid, sizes, everywhere)
+                    fine = self._upsample(self.model.encoder_upsampler, grid, sizes, everywhere, batch.guide(name))
                 pooled[name], taken[name] = fine.float(), cells.take
         terms = {"visible": _mean(visible)} if visible else {}
         if pooled:
@@ -163,9 +163,16 @@ class Objective(nn.Module):
         )
 
     @part_of_a_step(UPSAMPLER)
-    def _upsample(self, upsampler: Upsampler, grid: TokenGrid, sizes: PatchSizes, positions: Positions) -> FineTokens:
+    def _upsample(
+        self,
+        upsampler: Upsampler,
+        grid: TokenGrid,
+        sizes: PatchSizes,
+        positions: Positions,
+        guide: Guide | None = None,
+    ) -> FineTokens:
         with torch.autocast(grid.tokens.device.type, torch.bfloat16, enabled=self.mixed):
-            return upsampler(grid, sizes.factor, positions)
+            return upsampler(grid, sizes.factor, positions, guide)
 
     def _discriminate(
         self, fine: FineTokens, head: nn.Linear, term: ContrastiveTerm, cells: Cells, sizes: PatchSizes

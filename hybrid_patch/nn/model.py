@@ -29,8 +29,8 @@ class HybridModel(nn.Module):
         encoder, decoder = config.model.encoder, config.model.decoder
         self.encoder = Encoder(modalities, encoder, base, config.runtime)
         self.decoder = Decoder(modalities, decoder, encoder.width, config.runtime)
-        self.encoder_upsampler = upsampler.build(config.upsampler, encoder.width, factors)
-        self.decoder_upsampler = upsampler.build(config.upsampler, decoder.width, factors)
+        self.encoder_upsampler = upsampler.build(config.upsampler, encoder.width, factors, modalities)
+        self.decoder_upsampler = upsampler.build(config.upsampler, decoder.width, factors, None)
 
     @part_of_a_step(ENCODER)
     def encode(

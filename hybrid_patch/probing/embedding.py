@@ -33,13 +33,13 @@ def embed(
         present = coarse_presence(valid[None], sizes.processing, len(modalities[name].band_sets))
         masks[name] = np.where(present, Mask.ENCODE, Mask.MISSING).astype(np.int8)
     nothing = Draw(torch.zeros(0, dtype=torch.long), torch.zeros(0))
-    batch = collate([MaskedCrop(crop, masks)], inputs, nothing).map(lambda x: x.to(device))
+    batch = collate([MaskedCrop(crop, masks, {})], inputs, nothing).map(lambda x: x.to(device))
     patches = {name: cut(pixels, sizes.processing) for name, pixels in batch.pixels.items()}
     _, latents = model.encode(patches, batch)
     total, count = torch.zeros((), device=device), torch.zeros((), device=device)
-    for grid in latents.values():
+    for name, grid in latents.items():
         positions = Positions.everywhere(grid.mask, sizes.factor)
-        fine = model.encoder_upsampler(grid, sizes.factor, positions)
+        fine = model.encoder_upsampler(grid, sizes.factor, positions, batch.guide(name))
         there = grid.mask.flatten(1)[..., None].expand(-1, -1, sizes.factor**2)
         total = total + fine.summed_images(there)
         count = count + repeat_cells(grid.mask.sum((3, 4)), sizes.factor)[..., None]

@@ -16,7 +16,7 @@ from config_stand_in import LATE_BAD_INPUT, RAISES, STOPPED
         (["--surely-not"], "error: unrecognized arguments: --surely-not"),
         (["-m", "run_dir=x", "seed=0,1"], "error: run_dir: not with -m"),
         (["-m", "upsampler.scal=3", "seed=0,1"], "error: upsampler.scal=3: unknown key; bilinear takes: name"),
-        (["--cfg", "job", "upsampler=no"], "error: upsampler=no: no such option; takes: bilinear, learned"),
+        (["--cfg", "job", "upsampler=no"], "error: upsampler=no: no such option; takes: bilinear, guided, learned"),
         (["-m", "--cfg", "job"], "error: --multirun --cfg: only one of them at a time"),
         (["-cn", "surely_not"], "error: "),
         (["-cd", "surely_not"], "error: --config-dir="),
@@ -85,7 +85,7 @@ def test_hydras_flags(tmp_path: Path) -> None:
     assert "root: ???" in unfinished.stdout
     helped = ran(tmp_path, "--help")
     assert helped.returncode == 0
-    assert "upsampler: bilinear, learned" in helped.stdout
+    assert "upsampler: bilinear, guided, learned" in helped.stdout
     assert "processing_patch_size: 8" in helped.stdout
     listed = ran(tmp_path, "--info", "defaults-tree")
     assert listed.returncode == 0

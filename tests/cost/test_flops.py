@@ -7,7 +7,7 @@ import torch
 from building import MODALITIES, make_batch, small
 from torch.utils.flop_counter import FlopCounterMode
 
-from hybrid_patch.config.schema import Config, Learned, Subpixel, Transformer
+from hybrid_patch.config.schema import Config, Guided, Learned, Subpixel, Transformer
 from hybrid_patch.cost.fake import fake_steps
 from hybrid_patch.curriculum import PatchSizes, all_sizes
 from hybrid_patch.data.modality import Modality
@@ -34,6 +34,7 @@ class Hand:
         self.places = sizes.factor**2
         self.around = 9 if sizes.factor > 1 else 1
         self.width = config.model.encoder.width
+        self.guided = False  # what is upsampled
         self._embedding()
         seen = sum(
             self._count(name, config.masking.encode_ratio) for name, m in modalities.items() if not m.decode_only
@@ -100,21 +101,23 @@ class Hand:
     def _encoder_terms(self, name: str) -> None:
         cells, places, drawn = self._drawn(name, self.config.masking.encode_ratio)
         everywhere = self._count(name, self.config.masking.encode_ratio)
-        self._upsampler(cells, places, self.width)
+        self.guided = isinstance(self.config.upsampler, Guided) and self.places > 1
+        self._upsampler(name, cells, places, self.width)
         self._discrimination(name, cells, places, everywhere, self.width)
         if drawn:
-            self._upsampler(everywhere, self.places, self.width)
+            self._upsampler(name, everywhere, self.places, self.width)
         # Pooled: how much of each coarse token, their weighted sum, and that of the detail.
         if self.places > 1:
             self._product("upsampler", ROWS * everywhere * self.around, self.places, 1, learning=0)
         self._product("upsampler", ROWS, self._grid(name), self.width, learning=1)
         if self._rank:
             self._product("upsampler", ROWS, self._rank, self.width, learning=2)
+        self.guided = False
 
     def _decoder_terms(self, name: str) -> None:
         width = self.config.model.decoder.width
         cells, places, _ = self._drawn(name, self.config.masking.decode_ratio)
-        self._upsampler(cells, places, width)
+        self._upsampler(name, cells, places, width)
         self._discrimination(name, cells, places, self._count(name, self.config.masking.decode_ratio), width)
         if self.config.loss.reconstruct.weight:
             pixels = self.modalities[name].channels * self.sizes.output**2
@@ -129,14 +132,27 @@ class Hand:
                 return rank
             case Learned() if self.sizes.factor > 1:
                 return self._learned_widths()[-1]
+            case Guided(rank=rank) if self.guided:
+                return rank
         return 0
 
     def _learned_widths(self) -> list[int]:
         assert isinstance(self.config.upsampler, Learned)
         return [max(self.config.upsampler.width >> stage, 8) for stage in range(int(math.log2(self.sizes.factor)))]
 
-    def _upsampler(self, cells: int, places: int, width: int) -> None:
-        """The upsampler itself: a detail for each place asked for, or in stages, for all places of a cell."""
+    def _upsampler(self, name: str, cells: int, places: int, width: int) -> None:
+        """The upsampler itself: a detail for each place asked for, or in stages, for all places of a cell.
+
+        Guided, it looks at all places of all images.
+        """
+        if self.guided:
+            modality, rank = self.modalities[name], self._rank
+            channels = modality.channels + len(modality.band_sets)
+            images = ROWS * self._timesteps(name) * self.side**2 * self.places
+            self._product("upsampler", images, 9 * channels, rank, learning=1)
+            self._product("upsampler", ROWS * self._grid(name), width, rank, learning=2)
+            self._product("upsampler", ROWS * cells * places, self.around, rank, learning=1)
+            self._product("upsampler", ROWS * cells * places, rank, rank, learning=2)
         if isinstance(self.config.upsampler, Subpixel) and self._rank:
             self._product("upsampler", ROWS * cells, width, places * self._rank, learning=2)
         if isinstance(self.config.upsampler, Learned) and self._rank:
@@ -191,6 +207,8 @@ CASES = {
     "hybrid": ["patch=hybrid"],
     "subpixel": ["patch=hybrid", "upsampler=subpixel"],
     "learned": ["patch=hybrid", "upsampler=learned"],
+    "guided": ["patch=hybrid", "upsampler=guided"],
+    "guided, 8 to 2": ["patch.processing_patch_size=8", "patch.output_patch_size=2", "upsampler=guided"],
     "8 to 2": ["patch.processing_patch_size=8", "patch.output_patch_size=2", "upsampler=subpixel"],
     "ps1": ["patch=ps1"],
     "ps1 from a kernel of 8": ["patch=ps1", "model.base_patch_size=8"],
@@ -199,6 +217,7 @@ CASES = {
     "drawn places": ["patch=hybrid", "loss.max_queries=40"],
     "drawn cells": ["patch=ps1", "loss.max_queries=16"],
     "drawn, subpixel": ["patch=hybrid", "loss.max_queries=40", "upsampler=subpixel"],
+    "drawn, guided": ["patch=hybrid", "loss.max_queries=40", "upsampler=guided"],
     "drawn, learned": ["patch=hybrid", "loss.max_queries=3", "upsampler=learned"],
     "reconstruct": ["patch=hybrid", "loss.reconstruct.weight=1", "upsampler=subpixel"],
     "bfloat16": ["patch=hybrid", "runtime.precision=bf16-mixed"],
@@ -218,7 +237,7 @@ def test_flops_are_those_by_hand(case: str) -> None:
     assert counted(config) == {"forward": hand.forward, "backward": hand.backward}
 
 
-@pytest.mark.parametrize("case", ["hybrid", "learned", "ps1"])
+@pytest.mark.parametrize("case", ["hybrid", "learned", "guided", "ps1"])
 def test_a_real_step_has_the_flops_of_the_fake_one(case: str) -> None:
     config = small(*CASES[case])
     (sizes,) = all_sizes(config.curriculum)

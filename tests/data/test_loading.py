@@ -133,6 +133,19 @@ def test_what_the_loss_draws_by_is_the_steps_own() -> None:
     assert not torch.equal(first.strata, other.strata)
 
 
+def test_the_pixels_that_guide_are_the_sample_s_own_draw() -> None:
+    source = Memory()
+    assert not batch_of(steps(source, "upsampler=subpixel"), 0).kept
+    guided = batch_of(steps(source, "upsampler=guided", "upsampler.pixel_dropout=0.25"), 3)
+    again = batch_of(steps(source, "upsampler=guided", "upsampler.pixel_dropout=0.25"), 3)
+    for name, kept in guided.kept.items():
+        assert kept.shape == (guided.views * len(guided.timestamps), *guided.valid[name].shape[1:])
+        assert kept.float().mean() == pytest.approx(0.75, abs=0.05)
+        assert torch.equal(kept, again.kept[name])
+        assert not torch.equal(kept[0], kept[1])
+    assert set(guided.kept) == set(guided.encoded.each)
+
+
 @pytest.mark.parametrize("views", [1, 2])
 def test_a_sample_has_as_many_maskings_as_asked_for(views: int) -> None:
     batch = batch_of(steps(Memory(), f"masking.views={views}", "loss.instance.weight=0"), 0)

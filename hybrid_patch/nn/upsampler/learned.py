@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from hybrid_patch.curriculum import prime_factors
+from hybrid_patch.data.batch import Guide
 from hybrid_patch.tokens import FineTokens, Positions, TokenGrid
 
 SMALLEST_WIDTH = 8
@@ -43,7 +44,7 @@ class Learned(nn.Module):
             }
         )
 
-    def forward(self, grid: TokenGrid, factor: int, positions: Positions) -> FineTokens:
+    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
         """Raises ValueError for a factor that was not named, or is no product of the first stages."""
         if factor == 1:
             return FineTokens(grid, 1, positions)

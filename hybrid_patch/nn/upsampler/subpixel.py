@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hybrid_patch.data.batch import Guide
 from hybrid_patch.tokens import FineTokens, Positions, TokenGrid
 
 
@@ -28,7 +29,7 @@ class Subpixel(nn.Module):
         self.basis = nn.Parameter(torch.zeros(rank, width))
         self.requires_grad_(largest_factor > 1)
 
-    def forward(self, grid: TokenGrid, factor: int, positions: Positions) -> FineTokens:
+    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
         """Raises ValueError for a factor that does not divide the largest."""
         if factor == 1:
             return FineTokens(grid, 1, positions)

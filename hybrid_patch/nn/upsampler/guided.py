@@ -1,0 +1,77 @@
+"""Upsampling guided by the pixels: a detail made from what the encoder saw of each place and around it."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hybrid_patch.data.batch import Guide
+from hybrid_patch.data.modality import Modality
+from hybrid_patch.interpolation import repeat_cells
+from hybrid_patch.tokens import FineTokens, Positions, TokenGrid
+
+KERNEL = 3
+"""Side of the convolution over pixels (or output patches)."""
+
+
+class Guided(nn.Module):
+    """Interpolation plus the detail `gelu(mix(gelu(conv(pixels) + U (P A))))`, of low rank.
+
+    The idea is joint upsampling (Kopf et al. 2007, "Joint bilateral upsampling"): the fine image says where the coarse
+    one changes. The convolution looks at each band of a place and of its neighbours, and for each band set at whether
+    it was measured and seen. It must not leak: pixels whose token the encoder did not see, that are missing, or that
+    `Guide.kept` drops are zeros before the convolution. So it is for the encoder's tokens alone. In training pixels are
+    dropped at random: the `visible` loss asks for a place's own pixel, and to tell it would be to copy it.
+    """
+
+    def __init__(self, width: int, rank: int, modalities: Mapping[str, Modality]) -> None:
+        super().__init__()
+        inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
+        self.pixels = nn.ModuleDict(
+            {
+                name: nn.Conv2d(modality.channels + len(modality.band_sets), rank, KERNEL, padding=KERNEL // 2)
+                for name, modality in inputs.items()
+            }
+        )
+        for name, modality in inputs.items():
+            owner = [
+                s for c in range(modality.channels) for s, own in enumerate(modality.band_set_channels) if c in own
+            ]
+            self.register_buffer(f"owner_{name}", torch.tensor(owner), persistent=False)
+        self.context = nn.Parameter(torch.empty(width, rank))
+        nn.init.xavier_uniform_(self.context)
+        self.mix = nn.Linear(rank, rank)
+        self.basis = nn.Parameter(torch.zeros(rank, width))
+
+    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
+        """Any whole factor; raises ValueError without a guide where there is something to guide."""
+        fine = FineTokens(grid, factor, positions)
+        if factor == 1:
+            return fine
+        if guide is None:
+            raise ValueError("the guided upsampler needs the pixels that its tokens were made of")
+        images = self._images(grid, factor, guide)
+        cells = positions.cells.over(grid.mask.shape[-1]).gather(images).index_select(2, positions.places)
+        detail = F.gelu(self.mix(F.gelu(cells + fine.transform(self.context).dense())))
+        return dataclasses.replace(fine, detail=detail, basis=self.basis)
+
+    def _images(self, grid: TokenGrid, factor: int, guide: Guide) -> Float[Tensor, "bv hwt places r"]:
+        """Features of every place, cell by cell, `[B V, h w T, f^2, r]`."""
+        b, views = len(guide.pixels), len(grid.mask) // len(guide.pixels)
+        patch_size = guide.pixels.shape[1] // grid.mask.shape[1]
+        there = guide.valid.expand(views, *guide.valid.shape).transpose(0, 1).flatten(0, 1)
+        if guide.kept is not None:
+            there = there & guide.kept
+        seen = repeat_cells(grid.mask, patch_size) & there[..., None]
+        pixels = guide.pixels[:, None].expand(b, views, *guide.pixels.shape[1:]).flatten(0, 1)
+        owner = self.get_buffer(f"owner_{guide.name}")
+        looked_at = torch.cat([torch.where(seen.index_select(-1, owner), pixels, 0), seen.to(pixels.dtype)], dim=-1)
+        images = rearrange(looked_at, "b height width t c -> (b t) c height width")
+        features = self.pixels[guide.name](F.avg_pool2d(images, patch_size // factor))
+        return rearrange(
+            features, "(b t) r (h i) (w j) -> b (h w t) (i j) r", b=len(grid.mask), i=factor, j=factor
+        ).contiguous()

@@ -1,0 +1,156 @@
+"""The guided upsampler: against a plain convolution, and blind to whatever the encoder did not see."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from building import MODALITIES, make_batch, small, under
+from torch import Tensor
+
+from hybrid_patch.curriculum import PatchSizes
+from hybrid_patch.data.batch import Batch, Guide
+from hybrid_patch.interpolation import repeat_cells
+from hybrid_patch.loss.objective import Objective
+from hybrid_patch.masking import Mask
+from hybrid_patch.nn.upsampler.bilinear import Bilinear
+from hybrid_patch.nn.upsampler.guided import Guided
+from hybrid_patch.patches import cut
+from hybrid_patch.tokens import FineTokens, Positions, TokenGrid, images
+
+WIDTH = 12
+
+
+def guided() -> Guided:
+    """With every parameter at random."""
+    torch.manual_seed(0)
+    upsampler = Guided(WIDTH, 5, MODALITIES)
+    for parameter in upsampler.parameters():
+        torch.nn.init.normal_(parameter)
+    return upsampler
+
+
+def grid_of(batch: Batch, name: str) -> TokenGrid:
+    mask = batch.masks[name] == Mask.ENCODE
+    return TokenGrid(torch.randn(*mask.shape, WIDTH, generator=torch.Generator().manual_seed(1)), mask)
+
+
+@pytest.mark.parametrize("output", [1, 2, 4])
+def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(output: int) -> None:
+    batch, factor = make_batch(8, missing=0.3), 8 // output
+    grid, guide = grid_of(batch, "optical"), batch.guide("optical")
+    everywhere = Positions.everywhere(grid.mask, factor)
+    untrained = Guided(WIDTH, 5, MODALITIES)(grid, factor, everywhere, guide).dense()
+    torch.testing.assert_close(untrained, Bilinear()(grid, factor, everywhere).dense())
+
+    upsampler = guided()
+    fine = upsampler(grid, factor, everywhere, guide)
+    convolution = upsampler.pixels["optical"]
+    context = FineTokens(TokenGrid(grid.tokens @ upsampler.context, grid.mask), factor, everywhere).dense()
+    b, h, w, t, s = grid.mask.shape
+    assert fine.detail is not None
+    for view in range(b):
+        for step in range(t):
+            seen = repeat_cells(grid.mask[view : view + 1, :, :, step], 8)[0] & guide.valid[view // 2, :, :, step, None]
+            pixels = guide.pixels[view // 2, :, :, step]
+            rgb, nir = pixels[..., :3] * seen[..., :1], pixels[..., 3:] * seen[..., 1:]
+            image = torch.cat([rgb, nir, seen.float()], -1).movedim(-1, 0)[None]
+            features = convolution(F.avg_pool2d(image, output))[0].movedim(0, -1)
+            for band_set in range(s):
+                around = context[view].reshape(h * w, t, s, factor**2, 5)[:, step, band_set]
+                plain = F.gelu(upsampler.mix(F.gelu(features + images(around[None], (h, w), factor)[0])))
+                detail = fine.detail[view].reshape(h * w, t, s, factor**2, 5)[:, step, band_set]
+                torch.testing.assert_close(images(detail[None], (h, w), factor)[0], plain)
+
+
+def test_it_works_on_the_positions_asked_for() -> None:
+    batch, upsampler = make_batch(8), guided()
+    grid, guide = grid_of(batch, "optical"), batch.guide("optical")
+    cells = under(grid.mask, 8).cells
+    part = Positions(cells, torch.tensor([5, 63]))
+    whole = upsampler(grid, 8, Positions.everywhere(grid.mask, 8), guide).dense()
+    torch.testing.assert_close(upsampler(grid, 8, part, guide).dense(), cells.gather(whole)[:, :, [5, 63]])
+
+
+def test_all_views_have_their_own_masks_and_their_sample_s_pixels() -> None:
+    batch, upsampler = make_batch(8), guided()
+    grid, guide = grid_of(batch, "height"), batch.guide("height")
+    everywhere = Positions.everywhere(grid.mask, 8)
+    both = upsampler(grid, 8, everywhere, guide).dense()
+    for view in range(len(grid.mask)):
+        one, sample = slice(view, view + 1), slice(view // 2, view // 2 + 1)
+        alone = TokenGrid(grid.tokens[one], grid.mask[one])
+        its_own = Guide("height", guide.pixels[sample], guide.valid[sample], None)
+        found = upsampler(alone, 8, Positions.everywhere(alone.mask, 8), its_own).dense()
+        torch.testing.assert_close(both[one], found)
+
+
+def perturbed(batch: Batch, unseen: dict[str, Tensor]) -> Batch:
+    """With other values where `unseen` `[B, H, W, T, C]`."""
+    pixels = {name: torch.where(unseen[name], 1e3, x) if name in unseen else x for name, x in batch.pixels.items()}
+    return dataclasses.replace(batch, pixels=pixels)
+
+
+def latents(objective: Objective, batch: Batch) -> list[Tensor]:
+    """Dense fine tokens of all that was seen."""
+    patches = {name: cut(pixels, 8) for name, pixels in batch.pixels.items()}
+    _, encoded = objective.model.encode(patches, batch)
+    found = []
+    for name, grid in encoded.items():
+        positions = under(grid.mask, 8)
+        fine = objective.model.encoder_upsampler(grid, 8, positions, batch.guide(name)).dense()
+        found.append(fine[positions.cells.valid()])
+    return found
+
+
+def test_pixels_that_the_encoder_did_not_see_change_nothing() -> None:
+    """Bit for bit. One view, so that what is hidden in it is hidden from all; missing pixels are zeros already."""
+    batch = make_batch(8, missing=0.2)
+    first = {name: mask[::2] for name, mask in batch.masks.items()}
+    batch = Batch.of(batch.pixels, batch.valid, batch.timestamps, first, ["optical", "height"], batch.draw)
+    torch.manual_seed(0)
+    objective = Objective(small("patch=hybrid", "upsampler=guided"), MODALITIES)
+    assert isinstance(objective.model.encoder_upsampler, Guided)
+    torch.nn.init.normal_(objective.model.encoder_upsampler.basis)
+    unseen = {}
+    for name in ("optical", "height"):
+        seen = repeat_cells(batch.masks[name] == Mask.ENCODE, 8)  # [B, H, W, T, S]
+        owner = objective.model.encoder_upsampler.get_buffer(f"owner_{name}")
+        unseen[name] = ~seen[..., owner]
+        assert unseen[name].any()
+    for a, b in zip(latents(objective, batch), latents(objective, perturbed(batch, unseen)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_dropped_pixels_are_not_looked_at() -> None:
+    batch, upsampler = make_batch(8), guided()
+    grid = grid_of(batch, "optical")
+    kept = torch.rand(len(grid.mask), *batch.valid["optical"].shape[1:]) < 0.5
+    positions = under(grid.mask, 8)
+    pixels = batch.pixels["optical"]
+    dropped_in_all_views = ~kept.unflatten(0, (-1, 2)).any(1)
+    others = torch.where(dropped_in_all_views[..., None], -7.0, pixels)
+    a, b = (
+        upsampler(grid, 8, positions, Guide("optical", x, batch.valid["optical"], kept)).dense()
+        for x in (pixels, others)
+    )
+    assert torch.equal(a, b)
+    whole = upsampler(grid, 8, positions, batch.guide("optical")).dense()
+    assert not torch.allclose(a, whole)
+
+
+def test_the_decoder_is_not_guided() -> None:
+    objective = Objective(small("patch=hybrid", "upsampler=guided"), MODALITIES)
+    assert isinstance(objective.model.decoder_upsampler, Bilinear)
+    batch = make_batch(8)
+    terms = objective(batch, PatchSizes(8, 1))
+    terms["loss"].backward()
+    assert all(p.grad is not None for p in objective.parameters() if p.requires_grad)
+    assert terms["loss"].isfinite()
+
+
+def test_without_pixels_it_says_so() -> None:
+    batch = make_batch(8)
+    grid = grid_of(batch, "optical")
+    with pytest.raises(ValueError, match="needs the pixels"):
+        guided()(grid, 8, under(grid.mask, 8))
