@@ -91,7 +91,12 @@ def test_hydras_flags(tmp_path: Path) -> None:
     assert listed.returncode == 0
     assert "upsampler" in listed.stdout
     completed = ran(tmp_path, "-sc", "query=bash", COMP_LINE="train.py upsampler=")
-    assert completed.stdout.split() == ["upsampler=bilinear", "upsampler=learned", "upsampler=subpixel"]
+    assert completed.stdout.split() == [
+        "upsampler=bilinear",
+        "upsampler=guided",
+        "upsampler=learned",
+        "upsampler=subpixel",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
