@@ -1,0 +1,17 @@
+"""Pretrain Earth-observation transformers on coarse patches for embeddings of every pixel."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hybrid_patch.embedding.trained import TrainedModel, load
+
+__all__ = ["TrainedModel", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """`load` and `TrainedModel`, imported at their first use: commands that check their arguments stay quick."""
+    if name in __all__:
+        from hybrid_patch.embedding import trained
+
+        return getattr(trained, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

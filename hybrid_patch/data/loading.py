@@ -49,6 +49,25 @@ class Crop:
     timestamps: Int[Array, "t 3"]
     labels: Int[Array, "_ _"] | None
 
+    def seen(self, inputs: Collection[str]) -> Bool[Array, "h w"]:
+        """`[H, W]`: where any of some modalities was measured at any time."""
+        return np.any([self.valid[name].any(-1) for name in inputs], axis=0)
+
+    def window(self, window: Window) -> "Crop":
+        """A part of it, without labels; what lies outside is missing."""
+        rows, columns = (
+            slice(start, start + length) for start, length in ((window.top, window.height), (window.left, window.width))
+        )
+
+        def part(values: Array) -> Array:
+            inside = values[rows, columns]
+            whole = np.zeros((window.height, window.width, *values.shape[2:]), values.dtype)
+            whole[: inside.shape[0], : inside.shape[1]] = inside
+            return whole
+
+        pixels = {name: part(values) for name, values in self.pixels.items()}
+        return Crop(pixels, {name: part(there) for name, there in self.valid.items()}, self.timestamps, None)
+
 
 class MaskedCrop(NamedTuple):
     """A crop in V views.

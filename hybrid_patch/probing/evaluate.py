@@ -13,7 +13,7 @@ from hybrid_patch.data.loading import crop
 from hybrid_patch.data.sample import UNLABELLED, BrokenSampleError, Source, Window
 from hybrid_patch.files import write_json
 from hybrid_patch.nn.model import HybridModel
-from hybrid_patch.probing.embedding import embed
+from hybrid_patch.embedding.pixels import embed
 from hybrid_patch.probing.linear_probe import fit_linear_probe, score_linear_probe
 from hybrid_patch.probing.pictures import draw_tile, shown_modality, visible_channels
 from hybrid_patch.run_directory import RunDirectory
@@ -131,7 +131,7 @@ def _tile(model: HybridModel, source: Source, index: int, config: Config, sizes:
     for top in window_starts(height, side, stride):
         for left in window_starts(width, side, stride):
             part = crop(source, index, Window(top, left, side, side), timesteps, series)
-            embedded = embed(model, part, sizes, source.modalities, device)
+            embedded = embed(model, [part], sizes, source.modalities, device)[0]
             if embedding is None:
                 embedding = np.zeros((height, width, embedded.shape[-1]), np.float32)
             # A sample smaller than a window fills only the window's corner.

@@ -1,0 +1,88 @@
+"""Images of any size in overlapping windows, blended so that no seam shows, row by row in constant memory."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Embed = Callable[[int, list[int]], Float[Tensor, "n side side d"]]
+"""Embeddings, on the CPU, of the windows with an upper edge at a row and left edges at some columns."""
+
+
+class Tiling(NamedTuple):
+    """How windows lie on an image.
+
+    Attributes:
+        side: of a window, pixels.
+        stride: from one window to the next.
+        multiple: windows begin at multiples of it (the processing patch size), so that all cut the same patches.
+    """
+
+    side: int
+    stride: int
+    multiple: int
+
+    @classmethod
+    def overlapping(cls, side: int, overlap: int, patch_size: int) -> "Tiling":
+        """Neighbouring windows share `overlap` pixels or a few more, to the next multiple of the patch size.
+
+        Raises ValueError for an overlap that is not smaller than the side.
+        """
+        if not 0 <= overlap < side:
+            raise ValueError(f"overlap={overlap}: takes 0 to {side - 1}, less than a window's side")
+        return cls(side, max((side - overlap) // patch_size, 1) * patch_size, patch_size)
+
+    def starts(self, length: int) -> list[int]:
+        """Where windows begin along one side of an image. The last may end a few pixels behind the image's edge."""
+        last = -(-max(length - self.side, 0) // self.multiple) * self.multiple
+        return [*range(0, last, self.stride), last]
+
+
+def blended(
+    height: int, width: int, tiling: Tiling, embed: Embed, batch: int, first_row: int = 0
+) -> Iterator[Float[Tensor, "rows width d"]]:
+    """Bands of rows of an image's embedding, from top to bottom, each as soon as no further window adds to it.
+
+    Where windows overlap it is their mean, weighted by the distance to each window's border. Only one row of windows is
+    held in memory. Every row is the same whatever row is the first.
+
+    Args:
+        embed: called once for each `batch` of windows of a row of windows.
+        first_row: rows above it are left out, and so are windows that add to none of the others.
+    """
+    tops, lefts = tiling.starts(height), tiling.starts(width)
+    tops = [top for top in tops if top + tiling.side > first_row]
+    weight = blending_weights(tiling.side)
+    across = torch.zeros(lefts[-1] + tiling.side)
+    for left in lefts:
+        across[left : left + tiling.side] += ramp(tiling.side)
+    total: Tensor | None = None
+    down = torch.zeros(tiling.side)
+    for top, below in zip(tops, [*tops[1:], height], strict=True):
+        for start in range(0, len(lefts), batch):
+            group = lefts[start : start + batch]
+            for left, window in zip(group, embed(top, group), strict=True):
+                if total is None:
+                    total = torch.zeros(tiling.side, len(across), window.shape[-1])
+                total[:, left : left + tiling.side].addcmul_(window, weight)
+        assert total is not None
+        down += ramp(tiling.side)
+        done = min(below, height) - top
+        rows = total[:done, :width] / (down[:done, None] * across[:width])[..., None]
+        if top + done > first_row:
+            yield rows[max(first_row - top, 0) :]
+        total = torch.cat([total[done:], torch.zeros_like(total[:done])])
+        down = torch.cat([down[done:], torch.zeros(done)])
+
+
+def ramp(side: int) -> Float[Tensor, " side"]:
+    """1 in the middle, falling to both ends, never 0."""
+    place = torch.arange(side)
+    return torch.minimum(place + 0.5, side - place - 0.5) * 2 / side
+
+
+def blending_weights(side: int) -> Float[Tensor, "side side 1"]:
+    """What each pixel of a window counts where windows overlap."""
+    return (ramp(side)[:, None] * ramp(side))[..., None]
