@@ -34,8 +34,9 @@ from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loading import TrainingSteps, batches
 from hybrid_patch.data.registry import open_source
 from hybrid_patch.data.sample import BrokenSampleError, Source
+from hybrid_patch.embedding.trained import TrainedModel
 from hybrid_patch.errors import InputError
-from hybrid_patch.files import remove_parts
+from hybrid_patch.files import remove_parts, write_json
 from hybrid_patch.logger import Mirror, NoMirror, open_mirror
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.probing.evaluate import evaluate
@@ -266,17 +267,28 @@ class Trainer:
         What goes wrong here must not cost the training: it is said, and there are no scores.
         """
         scores: dict[str, float] = {}
-        if self.fabric.is_global_zero and self.config.evaluation.tiles:
-            sizes = sizes_at(self.config.curriculum, self.step - 1, self.steps)
+        if self.fabric.is_global_zero and self.config.evaluation.tiles != 0:
             log.info("evaluating after step %d", self.step)
             try:
-                scores, pictures = evaluate(self.objective.model, self.source, self.config, sizes, self.run, self.step)
-                self.mirror.pictures(self.step, pictures)
-                found = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-                log.info("%s%d pictures in %s", f"{found}  " if found else "", len(pictures), self.run.pictures)
+                scores = self._look()
             except Exception:
                 log.exception("the evaluation after step %d failed; the training goes on", self.step)
         self.fabric.barrier()
+        return scores
+
+    def _look(self) -> dict[str, float]:
+        network = self.objective.model
+        sizes = sizes_at(self.config.curriculum, self.step - 1, self.steps)
+        model = TrainedModel(self.run.path, self.config, self.source.modalities, sizes, self.step, network)
+        network.eval()
+        try:
+            report, scores, pictures = evaluate(model, self.source, self.config.evaluation, self.run.pictures)
+        finally:
+            network.train()
+        write_json(self.run.evaluation, report)
+        self.mirror.pictures(self.step, pictures)
+        found = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        log.info("%s%d pictures in %s", f"{found}  " if found else "", len(pictures), self.run.pictures)
         return scores
 
     def _save(self) -> None:

@@ -1,5 +1,7 @@
 """Windows cover an image, and blended they make one image without seams."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -20,7 +22,7 @@ def test_windows_cover_a_side(length: int, patches: int, patch_size: int, data: 
     assert all(start % patch_size == 0 for start in starts)
     assert starts == sorted(set(starts))
     assert starts[-1] + side < max(length, side) + patch_size
-    assert all(a + side - b >= min(overlap, side - patch_size) for a, b in zip(starts, starts[1:], strict=False))
+    assert all(a + side - b >= min(overlap, side - patch_size) for a, b in itertools.pairwise(starts))
 
 
 def test_an_overlap_of_a_whole_window_is_refused() -> None:

@@ -308,14 +308,23 @@ class Evaluation:
 
     Attributes:
         every: steps between evaluations; 0: only at the end.
-        tiles: training and validation tiles that are embedded, at most so many of each; 0: no evaluation.
+        tiles: training and validation tiles that are embedded, at most so many of each; null: all; 0: no evaluation.
         train_pixels: pixels that the linear probe learns from, at most.
+        knn_pixels: of these, those among which the nearest are looked for, drawn by class; 0: no kNN.
+        seeds: how often training pixels are drawn.
+        pooling: of a pixel's tokens, over modalities, timesteps and band sets: their mean, or all side by side.
+        baselines: what is scored beside the embedding: `raw` bands, their `means` over 8 × 8 pixels, the `untrained`
+            model, and the `oracle`, each 8 × 8 pixels' true majority.
         pictures: tiles that are drawn.
     """
 
     every: Aside[Amount]
-    tiles: Aside[Amount]
+    tiles: Aside[Amount | None]
     train_pixels: Aside[Count]
+    knn_pixels: Aside[Amount]
+    seeds: Aside[Count]
+    pooling: Aside[Literal["mean", "concat"]]
+    baselines: Aside[tuple[Literal["raw", "means", "untrained", "oracle"], ...]]
     pictures: Aside[Amount]
 
 

@@ -154,7 +154,7 @@ def load(run: str | Path, device: str = "auto") -> TrainedModel:
     found = checkpoint.newest(folder / "checkpoints")
     if found is None:
         raise InputError(
-            f"run={folder}: has no checkpoint; it has not been trained yet (trainer.checkpoint_every, and its end, write one)"
+            f"run={folder}: has no checkpoint yet; its end writes one, and trainer.checkpoint_every before that"
         )
     step, state = found
     modalities = {name: Modality(**fields) for name, fields in state["modalities"].items()}

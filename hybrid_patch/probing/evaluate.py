@@ -1,168 +1,233 @@
-"""The look at a model during training and at its end: a linear probe on its embeddings, and pictures of them."""
+"""What per-pixel embeddings are worth: classifiers on them, baselines beside them, and what shows without labels."""
 
+import dataclasses
 import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from hybrid_patch.config.schema import Config
-from hybrid_patch.curriculum import PatchSizes
-from hybrid_patch.data.loading import crop
-from hybrid_patch.data.sample import UNLABELLED, BrokenSampleError, Source, Window
-from hybrid_patch.files import write_json
-from hybrid_patch.nn.model import HybridModel
-from hybrid_patch.embedding.pixels import embed
-from hybrid_patch.probing.linear_probe import fit_linear_probe, score_linear_probe
-from hybrid_patch.probing.pictures import draw_tile, shown_modality, visible_channels
-from hybrid_patch.run_directory import RunDirectory
+from hybrid_patch.config.schema import Evaluation
+from hybrid_patch.data.sample import UNLABELLED, Source
+from hybrid_patch.embedding.trained import TrainedModel
+from hybrid_patch.probing.knn import fit_knn
+from hybrid_patch.probing.labels import block_majority
+from hybrid_patch.probing.linear_probe import NotEnoughLabelsError, fit_linear_probe
+from hybrid_patch.probing.pictures import Shown, draw_tiles
+from hybrid_patch.probing.scores import Counts, confusions
+from hybrid_patch.probing.structure import StructureOf
+from hybrid_patch.probing.tiles import Features, Tile, embedding_of, patch_means, raw_bands, tiles, untrained
 
 Array = np.ndarray
 log = logging.getLogger(__name__)
 
+EMBEDDING, UNTRAINED, RAW, MEANS, ORACLE = "embedding", "untrained", "raw", "means", "oracle"
+LINEAR, KNN, MAJORITY = "linear", "knn", "majority"
+MIXED_SIDE = 8
+"""Side, in pixels, of the patches that are looked at for several classes, averaged, and given their true majority."""
 
-class Tile(NamedTuple):
-    """A whole sample, looked at window by window.
+
+class Evaluated(NamedTuple):
+    """What an evaluation found.
 
     Attributes:
-        name: its path or name.
-        embedding: `[H, W, D]`.
-        raw: `[H, W, N]` the bands of all input modalities and timesteps, the baseline.
-        image: `[H, W, 3]` visible bands at the timestep with the fewest missing pixels.
-        labels: `[H, W]`, `UNLABELLED` where nothing was measured; None if the source has none.
+        report: as in `evaluation.json`.
+        scores: a few of its figures by short names, for metrics.
+        pictures: their files.
     """
 
+    report: dict[str, Any]
+    scores: dict[str, float]
+    pictures: list[Path]
+
+
+class Classifier(Protocol):
+    """What tells the classes of pixels."""
+
+    def predict(self, features: Float[Array, "n d"]) -> Int[Array, " n"]:
+        """The class of each."""
+        ...
+
+
+class Fitted(NamedTuple):
+    """A classifier, its name, and the seed by which its pixels were drawn."""
+
+    seed: int
     name: str
-    embedding: Float[Array, "h w d"]
-    raw: Float[Array, "h w n"]
-    image: Float[Array, "h w 3"]
-    labels: Int[Array, "h w"] | None
+    classifier: Classifier
+
+
+class Pool(NamedTuple):
+    """Labelled pixels of training tiles.
+
+    Attributes:
+        features: `[n, d]`.
+        labels: `[n]`.
+        tiles: `[n]` number of the tile that each is from.
+    """
+
+    features: Float[Array, "n d"]
+    labels: Int[Array, " n"]
+    tiles: Int[Array, " n"]
 
 
 def evaluate(
-    model: HybridModel, source: Source, config: Config, sizes: PatchSizes, run: RunDirectory, step: int
-) -> tuple[dict[str, float], list[Path]]:
-    """Scores by name, and the pictures' paths. `evaluation.json` and `pictures/` are written.
+    model: TrainedModel,
+    source: Source,
+    settings: Evaluation,
+    pictures: Path,
+    others: Mapping[str, TrainedModel] | None = None,
+) -> Evaluated:
+    """Evaluate a model on a source, with pictures in a folder.
 
-    The probe learns on tiles of the train split and is scored on tiles of the val split; where the source has no
-    labels or no val split there are pictures alone.
+    Classifiers learn on tiles of the train split and are scored on all labelled pixels of tiles of the val split; where
+    the source has no labels or no val split, there is only what shows without them.
+
+    Args:
+        others: more models by name, for the pictures.
     """
-    model.eval()
-    train, val = (_tiles(model, source, config, sizes, split) for split in ("train", "val"))
-    model.train()
-    scores: dict[str, float] = {}
-    if source.classes and train and val:
-        try:
-            for name in ("embedding", "raw"):
-                features, labels, tiles = _pixels(train, name, config.evaluation.train_pixels, config.seed)
-                probe = fit_linear_probe(features, labels, tiles)
-                features, labels, _ = _pixels(val, name, None, config.seed)
-                miou, accuracy = score_linear_probe(probe, features, labels)
-                prefix = "probe" if name == "embedding" else "raw"
-                scores |= {f"{prefix}_miou": miou, f"{prefix}_accuracy": accuracy}
-        except ValueError as error:
-            log.warning("no probe: %s", error)
-    pictures = []
-    for number, tile in enumerate((val or train)[: config.evaluation.pictures]):
-        path = run.pictures / f"tile_{number}.png"
-        title = f"{Path(tile.name).name} · processed at {sizes.processing}, output at {sizes.output} · step {step}"
-        draw_tile(path, title, tile.image, tile.labels, source.classes, tile.embedding)
-        pictures.append(path)
-    write_json(
-        run.evaluation,
-        {"step": step, "train_tiles": len(train), "val_tiles": len(val), "classes": source.classes, **scores},
-    )
-    return scores, pictures
+    inputs = model.inputs
+    timesteps = model.config.data.timesteps
+    kinds: dict[str, Features] = {EMBEDDING: embedding_of(model, settings.pooling)}
+    if UNTRAINED in settings.baselines:
+        kinds[UNTRAINED] = embedding_of(untrained(model), settings.pooling)
+    if RAW in settings.baselines:
+        kinds[RAW] = raw_bands(inputs)
+    if MEANS in settings.baselines:
+        kinds[MEANS] = patch_means(inputs, MIXED_SIDE)
+    validated = "val" if len(source.indices("val")) else "train"
+
+    def read(split: str) -> Iterable[Tile]:
+        return tiles(source, split, settings.tiles, timesteps)
+
+    found: dict[str, dict[str, Any]] = {}
+    structure = StructureOf(model.sizes.processing)
+    shown: list[Shown] = []
+    labelled = bool(source.classes) and validated == "val"
+    for kind, features in kinds.items():
+        classifiers: list[Fitted] = []
+        if labelled:
+            try:
+                classifiers = _classifiers(features, read("train"), settings)
+            except NotEnoughLabelsError as error:
+                log.warning("no scores: %s", error)
+                labelled = False
+        if kind != EMBEDDING and not classifiers:
+            continue
+        counts = {name: Counts(len(source.classes)) for _, name, _ in classifiers}
+        for tile in read(validated):
+            values = features(tile)
+            predictions = _predict(classifiers, values, tile, counts, len(source.classes))
+            if kind == EMBEDDING:
+                structure.add(values, tile.seen)
+                if len(shown) < settings.pictures:
+                    shown.append(Shown(tile, values, predictions.get((0, LINEAR))))
+        if counts:
+            found[kind] = {name: count.report(source.classes) for name, count in counts.items()}
+    if labelled and ORACLE in settings.baselines:
+        oracle = Counts(len(source.classes))
+        for tile in read(validated):
+            assert tile.labels is not None
+            best = block_majority(tile.labels, MIXED_SIDE)
+            oracle.add(0, tile.group, confusions(tile.labels, best, len(source.classes), MIXED_SIDE))
+        found[ORACLE] = {MAJORITY: oracle.report(source.classes)}
+    without = structure.result()
+    report = {
+        "step": model.step,
+        "processing_patch_size": model.sizes.processing,
+        "output_patch_size": model.sizes.output,
+        "settings": dataclasses.asdict(settings),
+        "classes": list(source.classes),
+        "tiles": {split: _count(source, split, settings) for split in ("train", "val")},
+        "features": found,
+        "structure": None if without is None else without._asdict(),
+    }
+    paths = draw_tiles(pictures, model, source, shown, others or {})
+    return Evaluated(report, short_scores(report), paths)
 
 
-def _pixels(
-    tiles: list[Tile], feature: str, most: int | None, seed: int
-) -> tuple[Float[Array, "n d"], Int[Array, " n"], Int[Array, " n"]]:
-    """Features, labels and tile numbers of labelled pixels; of at most `most` of them, as many from each tile."""
-    rng = np.random.default_rng(seed)
-    features, labels, numbers = [], [], []
-    for number, tile in enumerate(tiles):
+def _classifiers(features: Features, train: Iterable[Tile], settings: Evaluation) -> list[Fitted]:
+    """For every seed a linear probe, and a kNN classifier if it is asked for: seed, name, and classifier."""
+    fitted = []
+    for seed, pool in enumerate(_pools(features, train, settings)):
+        fitted.append(Fitted(seed, LINEAR, fit_linear_probe(*pool)))
+        if settings.knn_pixels:
+            rng = np.random.default_rng(seed)
+            fitted.append(Fitted(seed, KNN, fit_knn(pool.features, pool.labels, settings.knn_pixels, rng)))
+    return fitted
+
+
+def _pools(features: Features, train: Iterable[Tile], settings: Evaluation) -> list[Pool]:
+    """Labelled pixels for every seed, as many from each tile, at most `train_pixels` in all."""
+    parts: list[list[Pool]] = [[] for _ in range(settings.seeds)]
+    for number, tile in enumerate(train):
         assert tile.labels is not None
-        places = np.flatnonzero(tile.labels.ravel() != UNLABELLED)
-        if most is not None:
-            places = rng.permutation(places)[: -(-most // len(tiles))]
-        values: Array = getattr(tile, feature)
-        features.append(values.reshape(-1, values.shape[-1])[places])
-        labels.append(tile.labels.ravel()[places])
-        numbers.append(np.full(len(places), number))
-    return np.concatenate(features), np.concatenate(labels), np.concatenate(numbers)
+        labels = tile.labels.ravel()
+        there = np.flatnonzero(labels != UNLABELLED)
+        if not len(there):
+            continue
+        values = features(tile)
+        values = values.reshape(-1, values.shape[-1])
+        for seed, part in enumerate(parts):
+            drawn = np.random.default_rng([seed, number]).permutation(there)[: settings.train_pixels]
+            part.append(Pool(values[drawn], labels[drawn], np.full(len(drawn), number)))
+            if len(part) > 1 and sum(len(p.labels) for p in part) > 2 * settings.train_pixels:
+                part[:] = _shortened(part, settings.train_pixels)
+    pools = []
+    for part in parts:
+        if not part:
+            raise NotEnoughLabelsError("no training tile has a labelled pixel")
+        kept = _shortened(part, settings.train_pixels)
+        pools.append(Pool(*(np.concatenate(arrays) for arrays in zip(*kept, strict=True))))
+    return pools
 
 
-def _tiles(model: HybridModel, source: Source, config: Config, sizes: PatchSizes, split: str) -> list[Tile]:
-    """At most `evaluation.tiles` samples, evenly spread over the split; broken ones are left out."""
-    indices = source.indices(split)
-    places = np.linspace(0, len(indices) - 1, min(config.evaluation.tiles, len(indices))).astype(int)
-    tiles = []
-    for index in indices[np.unique(places)].tolist():
-        try:
-            tiles.append(_tile(model, source, index, config, sizes))
-        except BrokenSampleError as error:
-            log.warning("left out of the evaluation: %s", error)
-    return tiles
+def _shortened(pools: Sequence[Pool], most: int) -> list[Pool]:
+    """As many pixels of each tile, at most `most` in all; those of each are in random order."""
+    each = max(most // len(pools), 1)
+    return [Pool(*(array[:each].copy() for array in pool)) for pool in pools]
 
 
-def _tile(model: HybridModel, source: Source, index: int, config: Config, sizes: PatchSizes) -> Tile:
-    """One sample, in half-overlapping windows of the training's tile side.
-
-    Where windows overlap the embedding is their mean, weighted by the distance to each window's border, so that it has
-    no seams.
-    """
-    height, width, length = source.shape(index)
-    side, series = config.data.tile, config.data.timesteps
-    timesteps = np.unique(np.linspace(0, length - 1, min(series, length)).astype(int))
-    inputs = [name for name, modality in source.modalities.items() if not modality.decode_only]
-    shown = shown_modality(source.modalities)
-    channels = visible_channels(source.modalities[shown])
-    device = next(model.parameters()).device
-    embedding: Array | None = None
-    weight = blending_weights(side)
-    total = np.zeros((height, width, 1), np.float32)
-    raw = np.zeros((height, width, sum(_numbers(source, name, series) for name in inputs)), np.float32)
-    pictured: Array = np.zeros((height, width, series, 3), np.float32)
-    there: Bool[Array, "h w t"] = np.zeros((height, width, series), bool)
-    labels = np.full((height, width), UNLABELLED, np.int64) if source.classes else None
-    stride = max(side // 2 // sizes.processing, 1) * sizes.processing
-    for top in window_starts(height, side, stride):
-        for left in window_starts(width, side, stride):
-            part = crop(source, index, Window(top, left, side, side), timesteps, series)
-            embedded = embed(model, [part], sizes, source.modalities, device)[0]
-            if embedding is None:
-                embedding = np.zeros((height, width, embedded.shape[-1]), np.float32)
-            # A sample smaller than a window fills only the window's corner.
-            place = np.s_[top : top + side, left : left + side]
-            inside = np.s_[: min(side, height), : min(side, width)]
-            embedding[place] += weight[inside] * embedded.float().cpu().numpy()[inside]
-            total[place] += weight[inside]
-            raw[place] = np.concatenate([part.pixels[n][inside].reshape(*raw[place].shape[:2], -1) for n in inputs], -1)
-            t = part.pixels[shown].shape[2]
-            pictured[(*place, np.s_[:t])] = part.pixels[shown][inside][..., channels]
-            there[(*place, np.s_[:t])] = part.valid[shown][inside]
-            if labels is not None and part.labels is not None:
-                seen = np.any([part.valid[name][inside].any(-1) for name in inputs], axis=0)
-                labels[place] = np.where(seen, part.labels, UNLABELLED)
-    assert embedding is not None
-    clearest = int(there.sum((0, 1)).argmax())
-    return Tile(source.name(index), embedding / total, raw, pictured[:, :, clearest], labels)
+def _predict(
+    classifiers: Sequence[Fitted],
+    values: Float[Array, "h w n"],
+    tile: Tile,
+    counts: Mapping[str, Counts],
+    classes: int,
+) -> dict[tuple[int, str], Int[Array, "h w"]]:
+    """The classes of a tile's pixels by each classifier, counted."""
+    predictions = {}
+    for seed, name, classifier in classifiers:
+        assert tile.labels is not None
+        predicted = np.full(tile.labels.shape, UNLABELLED, np.int64)
+        if tile.seen.any():
+            predicted[tile.seen] = classifier.predict(values[tile.seen])
+        predictions[seed, name] = predicted
+        counts[name].add(seed, tile.group, confusions(tile.labels, predicted, classes, MIXED_SIDE))
+    return predictions
 
 
-def _numbers(source: Source, name: str, series: int) -> int:
-    """How many numbers a pixel of a modality has, over all timesteps."""
-    modality = source.modalities[name]
-    return modality.channels * (series if modality.temporal else 1)
+def _count(source: Source, split: str, settings: Evaluation) -> int:
+    there = len(source.indices(split))
+    return there if settings.tiles is None else min(there, settings.tiles)
 
 
-def window_starts(length: int, side: int, stride: int) -> list[int]:
-    """Where windows begin along one side; the last is shifted inward."""
-    return sorted({min(start, max(length - side, 0)) for start in range(0, length, stride)})
-
-
-def blending_weights(side: int) -> Float[Array, "side side 1"]:
-    """What each pixel of a window counts where windows overlap: 1 in the middle, falling to the borders, never 0."""
-    ramp = np.minimum(np.arange(side) + 0.5, np.arange(side, 0, -1) - 0.5).astype(np.float32) * 2 / side
-    return (ramp[:, None] * ramp)[..., None]
+def short_scores(report: Mapping[str, Any]) -> dict[str, float]:
+    """For metrics: `probe_miou`, `probe_accuracy`, `probe_mixed_miou`, `knn_miou`, the same with `raw_` for the raw
+    bands, and what shows without labels."""
+    scores: dict[str, float] = {}
+    for kind, prefix in ((EMBEDDING, ""), (RAW, "raw_")):
+        for classifier, word in ((LINEAR, "probe"), (KNN, "knn")):
+            parts = report["features"].get(kind, {}).get(classifier, {})
+            name = prefix + word if prefix != "raw_" or word == "knn" else "raw"
+            if "all" in parts:
+                scores[f"{name}_miou"] = parts["all"]["miou"]["mean"]
+                scores[f"{name}_accuracy"] = parts["all"]["accuracy"]["mean"]
+            if "mixed" in parts:
+                scores[f"{name}_mixed_miou"] = parts["mixed"]["miou"]["mean"]
+    for name, value in (report["structure"] or {}).items():
+        if value is not None:
+            scores[name] = value
+    return scores

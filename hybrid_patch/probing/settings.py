@@ -1,0 +1,45 @@
+"""On what, and how, a finished run is evaluated: its own data and `evaluation=full`, changed by overrides."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import TypeAdapter
+
+from hybrid_patch.config.compose import Sources, checked, composed, held_to_schema, hydra_overrides
+from hybrid_patch.config.schema import Config, Data, Evaluation
+from hybrid_patch.embedding.trained import TrainedModel
+
+_CONFIG = TypeAdapter(Config)
+
+
+def settings_of(model: TrainedModel, overrides: Sequence[str]) -> tuple[Data, Evaluation]:
+    """The data and the evaluation of a command line's `data…` and `evaluation…` overrides.
+
+    Modalities, tile and timesteps are the run's unless they are overridden, and its statistics are kept: what the model
+    sees must be normalised as it was in training. Raises InputError.
+    """
+    sources = Sources()
+    fresh = any(re.match(r"data=", override) for override in overrides)
+    node = _CONFIG.dump_python(model.config, mode="json")
+    modalities = {name: dataclasses.asdict(modality) for name, modality in model.modalities.items()}
+    lines = ["evaluation=full", *overrides]
+    if not fresh:
+        # The run's own source takes the place of the default one, before its values are overridden.
+        lines = [f"data={node['data']['name']}", *lines]
+    config = composed(hydra_overrides([line for line in lines if not _is_value(line)], sources), sources)
+    own = OmegaConf.create(node)
+    own.evaluation = config.evaluation
+    own.data = config.data if fresh else own.data
+    own.data.tile, own.data.timesteps = node["data"]["tile"], node["data"]["timesteps"]
+    own.data.modalities = modalities
+    values = [line.lstrip("+") for line in overrides if _is_value(line)]
+    merged = OmegaConf.merge(own, OmegaConf.from_dotlist(values))
+    assert isinstance(merged, DictConfig)
+    judged = checked(held_to_schema(merged, sources))
+    return judged.data, judged.evaluation
+
+
+def _is_value(override: str) -> bool:
+    return bool(re.match(r"\+*(data|evaluation)\.", override))
