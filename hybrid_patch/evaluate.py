@@ -115,12 +115,11 @@ def run(request: Request) -> dict[str, Any]:
     others = {name: load(path) for name, path in request.compare.items()}
     data, evaluation = settings_of(model, request.overrides)
     source = open_source(data)
-    report, scores, _ = evaluate(model, source, evaluation, request.pictures, others)
+    report, _ = evaluate(model, source, evaluation, request.pictures, others)
     report = {
         "run": str(request.run),
         "data": {"name": data.name, "root": getattr(data, "root", None), "fingerprint": data_fingerprint(data)},
         **report,
-        "scores": scores,
         "seconds": time.monotonic() - began,
         "machine": provenance(),
     }
@@ -160,9 +159,8 @@ def tables(report: dict[str, Any]) -> list[Table]:
 
 def _classes_table(report: dict[str, Any]) -> Table:
     """IoU by class, with the linear probe."""
-    linear = {
-        name: scored["linear"]["all"]["classes"] for name, scored in report["features"].items() if "linear" in scored
-    }
+    scored_by = {name: scored["linear"] for name, scored in report["features"].items() if "linear" in scored}
+    linear = {name: scored["all"]["classes"] for name, scored in scored_by.items()}
     table = Table(title="IoU by class, linear probe", caption="support: labelled validation pixels")
     table.add_column("class")
     table.add_column("support", justify="right")

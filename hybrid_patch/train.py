@@ -282,10 +282,11 @@ class Trainer:
         model = TrainedModel(self.run.path, self.config, self.source.modalities, sizes, self.step, network)
         network.eval()
         try:
-            report, scores, pictures = evaluate(model, self.source, self.config.evaluation, self.run.pictures)
+            report, pictures = evaluate(model, self.source, self.config.evaluation, self.run.pictures)
         finally:
             network.train()
         write_json(self.run.evaluation, report)
+        scores: dict[str, float] = report["scores"]
         self.mirror.pictures(self.step, pictures)
         found = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
         log.info("%s%d pictures in %s", f"{found}  " if found else "", len(pictures), self.run.pictures)

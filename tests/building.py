@@ -1,19 +1,26 @@
 """What many tests build: configs, modalities and batches, small."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from hybrid_patch.config.front import compose
 from hybrid_patch.config.schema import Config, RandomMasking
 from hybrid_patch.data.batch import Batch, Draw
 from hybrid_patch.data.modality import Modality
+from hybrid_patch.data.registry import open_source
+from hybrid_patch.loss.objective import Objective
 from hybrid_patch.masking import coarse_presence, draw
 from hybrid_patch.packing import pack
+from hybrid_patch.run_directory import RunDirectory
+from hybrid_patch.signals import StopRequest
 from hybrid_patch.tokens import Positions
+from hybrid_patch.train import Trainer, prepare
 
 OPTICAL = Modality(
     bands=("red", "green", "blue", "nir"),
@@ -139,3 +146,15 @@ TINY = (
     "runtime.threads=1",
 )
 """Overrides of a run on synthetic scenes that takes a moment."""
+
+
+def trained_run(folder: Path, *overrides: str, steps: int = 2) -> Path:
+    """A run directory, after a few steps."""
+    config = compose([*overrides, f"trainer.steps={steps}", f"run_dir={folder}"])
+    run = RunDirectory(folder)
+    prepare(run, config)
+    source = open_source(config.data)
+    torch.manual_seed(config.seed)
+    objective = Objective(config, source.modalities)
+    assert Trainer(config, Fabric(accelerator="cpu", devices=1), run, source, objective).fit(StopRequest()) == (0, "")
+    return folder

@@ -7,6 +7,10 @@ hook = install_import_hook(["hybrid_patch"], "beartype.beartype")
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 ROOT = Path(__file__).parent.parent
 

@@ -18,7 +18,7 @@ def presence(share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ratios=RATIOS, share=st.floats(0, 1), seed=st.integers(0, 10**6))
 def test_random_masking_keeps_its_ratios_in_every_sample(ratios: tuple[float, float], share: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -34,7 +34,7 @@ def test_random_masking_keeps_its_ratios_in_every_sample(ratios: tuple[float, fl
             assert (values == Mask.DECODE).sum() == min(np.rint(ratios[1] * count), count - encoded)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ratios=RATIOS, share=st.floats(0, 1), seed=st.integers(0, 10**6))
 def test_cross_masking_leaves_something_to_see_and_to_predict(
     ratios: tuple[float, float], share: float, seed: int

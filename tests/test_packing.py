@@ -11,7 +11,7 @@ from hybrid_patch.packing import pack
 Array = np.ndarray
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mask=arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)))
 def test_gather_keeps_the_tokens_in_order_and_scatter_puts_them_back(mask: Array) -> None:
     kept = torch.from_numpy(mask)
@@ -23,7 +23,7 @@ def test_gather_keeps_the_tokens_in_order_and_scatter_puts_them_back(mask: Array
     assert torch.equal(packing.scatter(gathered), torch.where(kept[..., None], values, 0))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(samples=st.integers(1, 4), length=st.integers(1, 9))
 def test_nothing_kept_leaves_one_padded_place(samples: int, length: int) -> None:
     packing = pack(torch.zeros(samples, length).bool())

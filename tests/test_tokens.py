@@ -126,7 +126,7 @@ def test_images_are_summed_over_timesteps_and_band_sets(factor: int, detail: boo
     torch.testing.assert_close(fine.summed_images(take), expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     factor=st.integers(1, 6), axes=st.sampled_from(AXES), detail=st.booleans(), masked=st.booleans(),
     seed=st.integers(0, 10**6),

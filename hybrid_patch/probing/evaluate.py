@@ -33,13 +33,11 @@ class Evaluated(NamedTuple):
     """What an evaluation found.
 
     Attributes:
-        report: as in `evaluation.json`.
-        scores: a few of its figures by short names, for metrics.
+        report: as in `evaluation.json`; its `scores` are a few figures by short names, for metrics.
         pictures: their files.
     """
 
     report: dict[str, Any]
-    scores: dict[str, float]
     pictures: list[Path]
 
 
@@ -134,7 +132,7 @@ def evaluate(
             oracle.add(0, tile.group, confusions(tile.labels, best, len(source.classes), MIXED_SIDE))
         found[ORACLE] = {MAJORITY: oracle.report(source.classes)}
     without = structure.result()
-    report = {
+    report: dict[str, Any] = {
         "step": model.step,
         "processing_patch_size": model.sizes.processing,
         "output_patch_size": model.sizes.output,
@@ -144,8 +142,8 @@ def evaluate(
         "features": found,
         "structure": None if without is None else without._asdict(),
     }
-    paths = draw_tiles(pictures, model, source, shown, others or {})
-    return Evaluated(report, short_scores(report), paths)
+    report["scores"] = short_scores(report)
+    return Evaluated(report, draw_tiles(pictures, model, source, shown, others or {}))
 
 
 def _classifiers(features: Features, train: Iterable[Tile], settings: Evaluation) -> list[Fitted]:

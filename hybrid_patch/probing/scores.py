@@ -1,6 +1,6 @@
 """Scores of a map of classes, from counts of which class was taken for which."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +45,7 @@ def _confusion(labels: Int[Array, "h w"], predicted: Int[Array, "h w"], take: Bo
     return np.bincount(labels[take] * n + predicted[take], minlength=n * n).reshape(n, n)
 
 
-def class_iou(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n classes"]:
+def class_iou(confusion: Int[Array, "n truth predicted"]) -> Float[Array, "n classes"]:
     """Intersection over union of each class; NaN for a class that no pixel has."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
     truth, predicted = confusion.sum(-1), confusion.sum(-2)
@@ -53,7 +53,7 @@ def class_iou(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n c
         return np.where(truth > 0, hits / (truth + predicted - hits), np.nan)
 
 
-def miou(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n"]:
+def miou(confusion: Int[Array, "n truth predicted"]) -> Float[Array, " n"]:
     """IoU averaged over the classes that pixels have; NaN without any pixel."""
     iou = class_iou(confusion)
     there = ~np.isnan(iou)
@@ -61,14 +61,15 @@ def miou(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n"]:
         return np.where(there, iou, 0).sum(-1) / there.sum(-1)
 
 
-def accuracy(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n"]:
+def accuracy(confusion: Int[Array, "n truth predicted"]) -> Float[Array, " n"]:
     """The share of pixels whose class is right; NaN without any pixel."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).sum(-1)
     with np.errstate(invalid="ignore"):
         return hits / confusion.sum((-2, -1))
 
 
-SCORES = {"miou": miou, "accuracy": accuracy}
+Score = Callable[[Int[Array, "n truth predicted"]], Float[Array, " n"]]
+SCORES: dict[str, Score] = {"miou": miou, "accuracy": accuracy}
 
 
 class Counts:
@@ -97,7 +98,7 @@ class Counts:
             by_seed = [self._of(one, part) for one in sorted({one for one, _ in self._counts})]
             if not by_seed or not by_seed[0].any():
                 continue
-            iou = np.stack([class_iou(counts.sum(0)) for counts in by_seed])
+            iou = np.concatenate([class_iou(counts.sum(0, keepdims=True)) for counts in by_seed])
             support = by_seed[0].sum((0, 2))
             there = np.flatnonzero(support)
             report[part] = {
@@ -110,9 +111,8 @@ class Counts:
         groups = self._counts[seed, part]
         return np.stack([groups[group] for group in sorted(groups)])
 
-    def _estimate(self, score: object, by_seed: Sequence[Int[Array, "groups t p"]], seed: int) -> Estimate:
-        assert callable(score)
-        seeds = [float(score(counts.sum(0))) for counts in by_seed]
+    def _estimate(self, score: Score, by_seed: Sequence[Int[Array, "groups t p"]], seed: int) -> Estimate:
+        seeds = [float(score(counts.sum(0, keepdims=True))[0]) for counts in by_seed]
         rng = np.random.default_rng(seed)
         groups = len(by_seed[0])
         drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS)

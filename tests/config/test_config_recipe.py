@@ -106,7 +106,7 @@ def test_a_value_aside_leaves_the_recipe_alone(which: int, path: Path_, annotati
     assert run_id(config, fingerprint) == run_id(changed(which, []), fingerprint)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_any_values_aside_together_leave_the_recipe_alone(data: st.DataObject) -> None:
     which = data.draw(st.integers(0, len(PLAIN) - 1))

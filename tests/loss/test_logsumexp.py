@@ -30,7 +30,7 @@ def plain(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     b=st.integers(1, 3), n=st.integers(1, 70), m=st.integers(1, 70), width=st.integers(1, 65),
     temperature=st.sampled_from([0.02, 0.1, 1.0]), share=st.sampled_from([0.0, 0.5, 1.0]),

@@ -141,7 +141,7 @@ def test_one_class_that_covers_nearly_all_of_a_map(backend: Backend, temperature
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     width=st.sampled_from([16, 48, 256, 1024]), channels=st.integers(1, 64), output=st.sampled_from([1, 2, 4]),
     temperature=st.sampled_from([0.02, 0.1, 1.0]), seed=st.integers(0, 10**6),

@@ -1,26 +1,20 @@
-"""Embeddings of pixels, the probe on them, and their pictures."""
+"""Embeddings of pixels, and their pictures."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from building import MODALITIES, OPTICAL, make_batch, remade, small, some_samples
-from hypothesis import given
-from hypothesis import strategies as st
-from matplotlib.image import imread
 
 from hybrid_patch.curriculum import PatchSizes
 from hybrid_patch.data.loading import Crop
 from hybrid_patch.data.spectra import CLASSES
+from hybrid_patch.embedding.pixels import Projection, embed
 from hybrid_patch.masking import Mask
 from hybrid_patch.nn.model import HybridModel
 from hybrid_patch.patches import cut
-from hybrid_patch.probing.embedding import embed
-from hybrid_patch.probing.evaluate import blending_weights, window_starts
-from hybrid_patch.probing.linear_probe import fit_linear_probe, score_linear_probe
-from hybrid_patch.probing.pictures import class_colours, draw_tile, shown_modality, stretch, visible_channels
+from hybrid_patch.probing.pictures import class_colours, shown_modality, stretch, visible_channels
 from hybrid_patch.tokens import Positions
 
 CPU = torch.device("cpu")
@@ -41,7 +35,7 @@ def crop_for(missing: float = 0.0) -> Crop:
 @pytest.mark.parametrize(("processing", "output"), [(8, 1), (8, 2), (8, 8), (1, 1)])
 def test_a_pixel_is_the_mean_of_its_tokens(processing: int, output: int) -> None:
     sizes, model, crop = PatchSizes(processing, output), model_for(processing, output), crop_for()
-    embedding = embed(model, crop, sizes, MODALITIES, CPU)
+    embedding = embed(model, [crop], sizes, MODALITIES, CPU)[0]
     assert embedding.shape == (16, 16, 32)
     side = 16 // processing
     sets = {name: (1, side, side, 2 if m.temporal else 1, len(m.band_sets)) for name, m in MODALITIES.items()}
@@ -65,70 +59,45 @@ def test_missing_timesteps_take_no_part() -> None:
     results = []
     for value in (0.0, 99.0):
         pixels = {name: np.where(crop.valid[name][..., None], x, np.float32(value)) for name, x in crop.pixels.items()}
-        results.append(embed(model, dataclasses.replace(crop, pixels=pixels), sizes, MODALITIES, CPU))
+        results.append(embed(model, [dataclasses.replace(crop, pixels=pixels)], sizes, MODALITIES, CPU))
     assert torch.equal(*results)
 
 
-@given(length=st.integers(1, 300), side=st.integers(1, 64), data=st.data())
-def test_windows_cover_a_side_without_leaving_it(length: int, side: int, data: st.DataObject) -> None:
-    starts = window_starts(length, side, data.draw(st.integers(1, side)))
-    covered = {place for start in starts for place in range(start, min(start + side, length))}
-    assert covered == set(range(length))
-    assert all(start + side <= max(length, side) for start in starts)
+def test_side_by_side_are_all_tokens_of_a_pixel() -> None:
+    crop, model = crop_for(missing=0.2), model_for(8, 1)
+    sizes = PatchSizes(8, 1)
+    mean = embed(model, [crop], sizes, MODALITIES, CPU)[0]
+    every = embed(model, [crop], sizes, MODALITIES, CPU, "concat")[0].unflatten(-1, (5, 32))
+    there = every.ne(0).any(-1, keepdim=True)
+    torch.testing.assert_close((every * there).sum(2) / there.sum(2).clamp(min=1), mean)
 
 
-@pytest.mark.parametrize("side", [1, 2, 5, 8])
-def test_windows_are_blended_without_seams(side: int) -> None:
-    weights = blending_weights(side)[..., 0]
-    assert (weights > 0).all()
-    assert np.array_equal(weights, weights[::-1])
-    assert np.array_equal(weights, weights.T)
-    assert weights.max() == weights[side // 2, side // 2] <= 1
-    if side % 2 == 0:  # half-overlapping windows add up to the same everywhere
-        rows = weights + np.roll(weights, side // 2, 0)
-        np.testing.assert_allclose(rows + np.roll(rows, side // 2, 1), 1, rtol=1e-6)
+def test_projected_embeddings_are_the_embeddings_projected() -> None:
+    crop, model, sizes = crop_for(missing=0.2), model_for(8, 1), PatchSizes(8, 1)
+    projection = Projection(torch.randn(32, 5), torch.randn(5))
+    whole = embed(model, [crop], sizes, MODALITIES, CPU)
+    narrow = embed(model, [crop], sizes, MODALITIES, CPU, projection=projection)
+    expected = whole @ projection.weight + projection.bias
+    torch.testing.assert_close(narrow, torch.where(whole.any(-1, keepdim=True), expected, 0), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="only a mean"):
+        embed(model, [crop], sizes, MODALITIES, CPU, "concat", projection)
 
 
-def test_the_probe_learns_what_is_linear_and_judges_by_tile() -> None:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(3, size=1200)
-    features = np.eye(3)[labels] + rng.normal(scale=0.2, size=(1200, 3))
-    probe = fit_linear_probe(features[:800], labels[:800], np.arange(800) // 100)
-    scores = score_linear_probe(probe, features[800:], labels[800:])
-    assert scores.miou > 0.95
-    assert scores.accuracy > 0.97
-    # What differs from tile to tile tells nothing: the held-out tiles choose a strong penalty.
-    tile = np.arange(800) // 100
-    by_tile = np.concatenate([rng.normal(size=(8, 60))[tile], rng.normal(size=(800, 1))], axis=1)
-    stiff = fit_linear_probe(by_tile, (tile % 2).astype(int), tile)
-    assert stiff[-1].C <= 1e-2
-
-
-def test_the_probe_says_what_it_lacks() -> None:
-    features = np.zeros((4, 2))
-    with pytest.raises(ValueError, match="two classes"):
-        fit_linear_probe(features, np.zeros(4, int), np.arange(4))
-    probe = fit_linear_probe(features, np.arange(4) % 2, np.arange(4))
-    with pytest.raises(ValueError, match="no labelled"):
-        score_linear_probe(probe, features[:0], np.zeros(0, int))
+def test_an_absent_band_set_takes_no_part() -> None:
+    crop, model, sizes = crop_for(), model_for(8, 1), PatchSizes(8, 1)
+    results = []
+    for value in (0.0, 99.0):
+        pixels = {**crop.pixels, "optical": crop.pixels["optical"].copy()}
+        pixels["optical"][..., 3] = value  # the second band set
+        crops = [dataclasses.replace(crop, pixels=pixels)]
+        results.append(embed(model, crops, sizes, MODALITIES, CPU, absent={"optical": [1]}))
+    assert torch.equal(*results)
+    assert not torch.allclose(results[0], embed(model, [crop], sizes, MODALITIES, CPU))
 
 
 def test_the_shown_bands_are_the_visible_ones() -> None:
     assert visible_channels(OPTICAL) == [0, 1, 2]
     assert shown_modality(MODALITIES) == "optical"
-
-
-@pytest.mark.parametrize("labelled", [True, False])
-@pytest.mark.parametrize("width", [1, 8])
-def test_a_picture_has_a_panel_for_each_thing(tmp_path: Path, labelled: bool, width: int) -> None:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(-1, 4, (16, 16)) if labelled else None
-    path = tmp_path / "folder" / "tile.png"
-    classes = ("a", "b", "c", "d") if labelled else ()
-    draw_tile(path, "a <title> with $ and _", rng.random((16, 16, 3)), labels, classes, rng.random((16, 16, width)))
-    height, total_width, _ = imread(path).shape
-    assert total_width / height > (2.4 if labelled else 1.5)
-    assert [p.name for p in path.parent.iterdir()] == ["tile.png"]
 
 
 def test_classes_have_the_colours_of_what_their_names_say() -> None:
