@@ -41,13 +41,15 @@ class Crop:
         pixels: per modality `[H, W, T, C]`, normalised, zeros where missing.
         valid: per modality `[H, W, T]`.
         timestamps: `[T, 3]`.
-        labels: `[h, w]` of the part of the window that is inside the sample; None if the source has none.
+        labels: `[h, w]` of the part of the window that is inside the sample; None if the source has none of pixels.
+        label: of the whole sample; None if the source has none of samples.
     """
 
     pixels: dict[str, Float[Array, "h w _ _"]]
     valid: dict[str, Bool[Array, "h w _"]]
     timestamps: Int[Array, "t 3"]
     labels: Int[Array, "_ _"] | None
+    label: int | None = None
 
     def seen(self, inputs: Collection[str]) -> Bool[Array, "h w"]:
         """`[H, W]`: where any of some modalities was measured at any time."""
@@ -128,7 +130,7 @@ def crop(source: Source, index: int, window: Window, timesteps: Int[Array, " t"]
             pixels[name][:h, :w, :t], valid[name][:h, :w, :t] = values, there
     timestamps = np.zeros((series, 3), np.int64)
     timestamps[: len(timesteps)] = sample.timestamps
-    return Crop(pixels, valid, timestamps, sample.labels)
+    return Crop(pixels, valid, timestamps, sample.labels, sample.label)
 
 
 class TrainingSteps(Dataset[Batch | BrokenSampleError]):

@@ -24,11 +24,13 @@ class TileIndex:
         files: their file names.
         splits: train, val or test for each; None if index.csv does not say.
         groups: the name of each tile's group: its own, if index.csv does not say.
+        labels: the name of each tile's class, empty for none; None if index.csv does not say.
     """
 
     files: tuple[str, ...]
     splits: tuple[str, ...] | None
     groups: tuple[str, ...]
+    labels: tuple[str, ...] | None
 
     def group_numbers(self) -> Int[Array, " n"]:
         """A number for each tile's group."""
@@ -36,7 +38,7 @@ class TileIndex:
 
 
 def read_index(root: Path, there: frozenset[str]) -> TileIndex:
-    """Read `index.csv` (columns file, and if wanted split and group), or list what is there.
+    """Read `index.csv` (columns file, and if wanted split, group and label), or list what is there.
 
     Tiles that index.csv does not name are left out. Raises InputError: no column `file`, a file named twice, a split
     that is none, a group in two splits.
@@ -44,7 +46,7 @@ def read_index(root: Path, there: frozenset[str]) -> TileIndex:
     path = root / "index.csv"
     if not path.is_file():
         files = tuple(sorted(there))
-        return TileIndex(files, None, files)
+        return TileIndex(files, None, files, None)
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines, skipinitialspace=True)
@@ -55,11 +57,12 @@ def read_index(root: Path, there: frozenset[str]) -> TileIndex:
     if "file" not in columns:
         raise InputError(f"{path}: has no column 'file'; its columns are {', '.join(columns) or 'none'}")
     for number, row in enumerate(rows, 2):
-        if any(row.get(column) is None for column in ("file", "split", "group") if column in columns):
+        if any(row.get(column) is None for column in ("file", "split", "group", "label") if column in columns):
             raise InputError(f"{path}: line {number} has fewer fields than the header")
     files = tuple(row["file"] for row in rows)
     splits = tuple(row["split"] for row in rows) if "split" in columns else None
     groups = tuple(row["group"] for row in rows) if "group" in columns else files
+    labels = tuple(row["label"].strip() for row in rows) if "label" in columns else None
     if not files:
         raise InputError(f"{path}: lists no tiles")
     if len(set(files)) < len(files):
@@ -70,7 +73,7 @@ def read_index(root: Path, there: frozenset[str]) -> TileIndex:
     left_out = there - set(files)
     if left_out:
         log.warning("%s: %d tiles are not listed and are left out, %s first", path, len(left_out), min(left_out))
-    return TileIndex(files, splits, groups)
+    return TileIndex(files, splits, groups, labels)
 
 
 def _check_splits(path: Path, splits: tuple[str, ...], groups: tuple[str, ...]) -> None:

@@ -52,7 +52,10 @@ class RasterSource:
         paths = self._layout.label_files
         names = config.label_classes or self._layout.meta.names("classes")
         self._labels = find_labels(self._files, paths, names, config.label_nodata) if paths else None
+        self._tile_labels = None if self._labels else _tile_labels(self._layout)
         self.classes: tuple[str, ...] = self._labels.classes if self._labels else ()
+        if self._tile_labels is not None:
+            self.classes = tuple(names) or _names(self._tile_labels)
         self._division = _divide(self._layout, config)
         self.modalities = fit(self.modalities, self.indices("train"), config.tile, self.shape, self.read)
 
@@ -101,7 +104,11 @@ class RasterSource:
             if scene.labels:
                 self._check_grid(scene.labels, grid)
                 labels = self._labels.read(self._files, scene.labels, place)
-        return Sample(images, valid, scene.timestamps[timesteps], grid.latlon(place), labels)
+        label = None if self._tile_labels is None else self._class_of(self._tile_labels[index])
+        return Sample(images, valid, scene.timestamps[timesteps], grid.latlon(place), labels, label)
+
+    def _class_of(self, name: str) -> int:
+        return self.classes.index(name) if name in self.classes else UNLABELLED
 
     def _read_file(
         self, path: Path, name: str, modality: Modality, place: Window
@@ -131,6 +138,15 @@ class RasterSource:
         scene = content.scene(index)
         header = self._files.header(_any_file(scene))
         return scene, Window(0, 0, header.height, header.width), header
+
+
+def _tile_labels(layout: Layout) -> tuple[str, ...] | None:
+    """The class name of every tile, from index.csv."""
+    return layout.content.index.labels if isinstance(layout.content, Tiles) else None
+
+
+def _names(tile_labels: tuple[str, ...] | None) -> tuple[str, ...]:
+    return tuple(sorted({name for name in tile_labels or () if name}))
 
 
 def _any_file(scene: Scene) -> Path:

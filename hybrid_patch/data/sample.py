@@ -37,7 +37,9 @@ class Sample:
         valid: per modality `[H, W, T]`, False where nothing was measured (nodata, a missing timestep).
         timestamps: `[T, 3]` day 1-31, month 0-11, year of the timesteps.
         latlon: `[2]` degrees of the centre, where known.
-        labels: `[H, W]` class index per pixel, `UNLABELLED` where there is none; None if the source has no labels.
+        labels: `[H, W]` class index per pixel, `UNLABELLED` where there is none; None if the source has no labels of
+            pixels.
+        label: class index of the whole sample; None if the source has none of samples.
     """
 
     images: Mapping[str, Float[Array, "h w _ _"]]
@@ -45,6 +47,7 @@ class Sample:
     timestamps: Int[Array, "t 3"]
     latlon: Float[Array, "2"] | None = None
     labels: Int[Array, "h w"] | None = None
+    label: int | None = None
 
 
 @runtime_checkable

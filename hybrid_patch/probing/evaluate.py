@@ -81,25 +81,27 @@ def evaluate(
     """Evaluate a model on a source, with pictures in a folder.
 
     Classifiers learn on tiles of the train split and are scored on all labelled pixels of tiles of the val split; where
-    the source has no labels or no val split, there is only what shows without them.
+    the source has no labels or no val split, there is only what shows without them. Where whole tiles have labels, they
+    are classified by the mean of their pixels' embeddings.
 
     Args:
         others: more models by name, for the pictures.
     """
     inputs = model.inputs
     timesteps = model.config.data.timesteps
-    kinds: dict[str, Features] = {EMBEDDING: embedding_of(model, settings.pooling)}
-    if UNTRAINED in settings.baselines:
-        kinds[UNTRAINED] = embedding_of(untrained(model), settings.pooling)
-    if RAW in settings.baselines:
-        kinds[RAW] = raw_bands(inputs)
-    if MEANS in settings.baselines:
-        kinds[MEANS] = patch_means(inputs, MIXED_SIDE)
     validated = "val" if len(source.indices("val")) else "train"
 
     def read(split: str) -> Iterable[Tile]:
         return tiles(source, split, settings.tiles, timesteps)
 
+    per_tile = any(tile.pooled for tile in tiles(source, validated, 1, timesteps))
+    kinds: dict[str, Features] = {EMBEDDING: embedding_of(model, settings.pooling)}
+    if UNTRAINED in settings.baselines:
+        kinds[UNTRAINED] = embedding_of(untrained(model), settings.pooling)
+    if RAW in settings.baselines:
+        kinds[RAW] = raw_bands(inputs)
+    if MEANS in settings.baselines and not per_tile:
+        kinds[MEANS] = patch_means(inputs, MIXED_SIDE)
     found: dict[str, dict[str, Any]] = {}
     structure = StructureOf(model.sizes.processing)
     shown: list[Shown] = []
@@ -117,14 +119,14 @@ def evaluate(
         counts = {name: Counts(len(source.classes)) for _, name, _ in classifiers}
         for tile in read(validated):
             values = features(tile)
-            predictions = _predict(classifiers, values, tile, counts, len(source.classes))
+            predictions = _predict(classifiers, tile.described(values), tile, counts, len(source.classes))
             if kind == EMBEDDING:
                 structure.add(values, tile.seen)
                 if len(shown) < settings.pictures:
                     shown.append(Shown(tile, values, predictions.get((0, LINEAR))))
         if counts:
             found[kind] = {name: count.report(source.classes) for name, count in counts.items()}
-    if labelled and ORACLE in settings.baselines:
+    if labelled and ORACLE in settings.baselines and not per_tile:
         oracle = Counts(len(source.classes))
         for tile in read(validated):
             assert tile.labels is not None
@@ -166,7 +168,7 @@ def _pools(features: Features, train: Iterable[Tile], settings: Evaluation) -> l
         there = np.flatnonzero(labels != UNLABELLED)
         if not len(there):
             continue
-        values = features(tile)
+        values = tile.described(features(tile))
         values = values.reshape(-1, values.shape[-1])
         for seed, part in enumerate(parts):
             drawn = np.random.default_rng([seed, number]).permutation(there)[: settings.train_pixels]
@@ -190,18 +192,18 @@ def _shortened(pools: Sequence[Pool], most: int) -> list[Pool]:
 
 def _predict(
     classifiers: Sequence[Fitted],
-    values: Float[Array, "h w n"],
+    values: Float[Array, "rows columns n"],
     tile: Tile,
     counts: Mapping[str, Counts],
     classes: int,
-) -> dict[tuple[int, str], Int[Array, "h w"]]:
-    """The classes of a tile's pixels by each classifier, counted."""
+) -> dict[tuple[int, str], Int[Array, "rows columns"]]:
+    """The classes of a tile's pixels, or of the tile, by each classifier, counted."""
     predictions = {}
     for seed, name, classifier in classifiers:
         assert tile.labels is not None
         predicted = np.full(tile.labels.shape, UNLABELLED, np.int64)
-        if tile.seen.any():
-            predicted[tile.seen] = classifier.predict(values[tile.seen])
+        if tile.known.any():
+            predicted[tile.known] = classifier.predict(values[tile.known])
         predictions[seed, name] = predicted
         counts[name].add(seed, tile.group, confusions(tile.labels, predicted, classes, MIXED_SIDE))
     return predictions

@@ -43,11 +43,11 @@ OTHER_COLOURS = (
 
 
 class Shown(NamedTuple):
-    """A tile to be drawn, its embedding `[H, W, D]` by the model, and the predicted classes, if there are any."""
+    """A tile to be drawn, its embedding `[H, W, D]` by the model, and the predicted classes of its labels' places."""
 
     tile: Tile
     embedding: Float[Array, "h w d"]
-    predicted: Int[Array, "h w"] | None
+    predicted: Int[Array, "rows columns"] | None
 
 
 class Panel(NamedTuple):
@@ -123,7 +123,11 @@ def draw_tiles(
         path = folder / f"tile_{number}.png"
         title = f"{Path(tile.name).name} · step {model.step}"
         images = {name: colour[number] for name, colour in colours.items()}
-        _draw(path, title, _image(tile, modality, source), tile.labels, source.classes, images, predicted)
+        labels, guess = (None, None) if tile.pooled else (tile.labels, predicted)
+        if tile.pooled and tile.labels is not None and predicted is not None:
+            truth, told = (source.classes[int(x)] if x >= 0 else "none" for x in (tile.labels[0, 0], predicted[0, 0]))
+            title = f"{title} · label: {truth}, linear probe: {told}"
+        _draw(path, title, _image(tile, modality, source), labels, source.classes, images, guess)
         paths.append(path)
     return paths
 

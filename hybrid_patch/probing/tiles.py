@@ -27,14 +27,29 @@ class Tile:
         group: tiles of one group may share ground.
         whole: its pixels.
         seen: `[H, W]` where any input modality was measured.
-        labels: `[H, W]`, `UNLABELLED` where there is none or nothing was measured; None if the source has none.
+        labels: `[H, W]`, `UNLABELLED` where there is none or nothing was measured; `[1, 1]` if the whole tile has one
+            label; None if the source has none.
     """
 
     name: str
     group: int
     whole: Crop
     seen: Bool[Array, "h w"]
-    labels: Int[Array, "h w"] | None
+    labels: Int[Array, "rows columns"] | None
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the whole tile has one label."""
+        return self.whole.label is not None
+
+    @property
+    def known(self) -> Bool[Array, "rows columns"]:
+        """Where of `labels` there are features: where anything was measured."""
+        return np.full((1, 1), self.seen.any()) if self.pooled else self.seen
+
+    def described(self, features: Float[Array, "h w n"]) -> Float[Array, "rows columns n"]:
+        """Features of what is labelled: of every pixel, or their mean over those that were measured."""
+        return features[self.seen].mean(0)[None, None] if self.pooled and self.seen.any() else features
 
 
 Features = Callable[[Tile], Float[Array, "h w n"]]
@@ -58,6 +73,8 @@ def tiles(source: Source, split: str, most: int | None, timesteps: int) -> Itera
             continue
         seen = whole.seen(inputs)
         labels = None if whole.labels is None else np.where(seen, whole.labels, UNLABELLED)
+        if whole.label is not None:
+            labels = np.full((1, 1), whole.label if seen.any() else UNLABELLED)
         yield Tile(source.name(index), source.group(index), whole, seen, labels)
 
 

@@ -106,6 +106,26 @@ def test_without_labels_there_is_what_shows_without(rasters_run: Path, tmp_path:
     assert [table.row_count for table in tables(report)] == [3]
 
 
+def test_labels_of_whole_tiles_are_told_by_the_pooled_embedding(rasters_run: Path, tmp_path: Path) -> None:
+    tiles = make_labelled_tiles(tmp_path / "tiles", labels=False)
+    rows = []
+    for number in range(8):
+        path = tiles / f"images/t{number}.tif"
+        image = np.full((3, 24, 32), 100.0 * (number % 2), np.float32) + number
+        path.unlink()
+        write(path, image, BANDS)
+        rows.append(f"t{number}.tif,{'val' if number > 4 else 'train'},g{number},{('field', 'forest')[number % 2]}")
+    (tiles / "index.csv").write_text("\n".join(["file,split,group,label", *rows, ""]))
+    report = evaluated(rasters_run, f"output={tmp_path / 'report.json'}", "data=rasters", f"data.root={tiles}")
+    assert report["classes"] == ["field", "forest"]
+    features = json.loads((tmp_path / "report.json").read_text())["features"]
+    assert list(features) == ["embedding", "untrained", "raw"]
+    assert features["raw"]["linear"]["all"]["accuracy"]["mean"] == 1
+    assert features["raw"]["linear"]["all"]["classes"]["forest"]["support"] == 2
+    assert "mixed" not in features["raw"]["linear"]
+    assert len(list((tmp_path / "report_pictures").iterdir())) == 2
+
+
 def test_concatenated_tokens_can_be_scored(synthetic_run: Path, tmp_path: Path) -> None:
     output = f"output={tmp_path / 'report.json'}"
     report = evaluated(
