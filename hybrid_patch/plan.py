@@ -238,7 +238,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 def size(number: float | int) -> str:
     """Bytes for people: `1.5 GiB`."""
-    for unit in ("GiB", "MiB", "KiB"):
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
         if number >= UNITS[unit]:
             return f"{number / UNITS[unit]:.3g} {unit}"
     return f"{number:.0f} B"
