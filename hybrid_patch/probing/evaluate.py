@@ -16,6 +16,7 @@ from hybrid_patch.probing.knn import fit_knn
 from hybrid_patch.probing.labels import block_majority
 from hybrid_patch.probing.linear_probe import NotEnoughLabelsError, fit_linear_probe
 from hybrid_patch.probing.pictures import Shown, draw_tiles
+from hybrid_patch.probing.pools import draw_pools
 from hybrid_patch.probing.scores import Counts, confusions
 from hybrid_patch.probing.structure import StructureOf
 from hybrid_patch.probing.tiles import Features, Tile, embedding_of, patch_means, raw_bands, tiles, untrained
@@ -57,20 +58,6 @@ class Fitted(NamedTuple):
     classifier: Classifier
 
 
-class Pool(NamedTuple):
-    """Labelled pixels of training tiles.
-
-    Attributes:
-        features: `[n, d]`.
-        labels: `[n]`.
-        tiles: `[n]` number of the tile that each is from.
-    """
-
-    features: Float[Array, "n d"]
-    labels: Int[Array, " n"]
-    tiles: Int[Array, " n"]
-
-
 def evaluate(
     model: TrainedModel,
     source: Source,
@@ -87,7 +74,6 @@ def evaluate(
     Args:
         others: more models by name, for the pictures.
     """
-    inputs = model.inputs
     timesteps = model.config.data.timesteps
     validated = "val" if len(source.indices("val")) else "train"
 
@@ -95,44 +81,32 @@ def evaluate(
         return tiles(source, split, settings.tiles, timesteps)
 
     per_tile = any(tile.pooled for tile in tiles(source, validated, 1, timesteps))
-    kinds: dict[str, Features] = {EMBEDDING: embedding_of(model, settings.pooling)}
-    if UNTRAINED in settings.baselines:
-        kinds[UNTRAINED] = embedding_of(untrained(model), settings.pooling)
-    if RAW in settings.baselines:
-        kinds[RAW] = raw_bands(inputs)
-    if MEANS in settings.baselines and not per_tile:
-        kinds[MEANS] = patch_means(inputs, MIXED_SIDE)
-    found: dict[str, dict[str, Any]] = {}
-    structure = StructureOf(model.sizes.processing)
-    shown: list[Shown] = []
     labelled = bool(source.classes) and validated == "val"
-    for kind, features in kinds.items():
-        classifiers: list[Fitted] = []
-        if labelled:
-            try:
-                classifiers = _classifiers(features, read("train"), settings)
-            except NotEnoughLabelsError as error:
-                log.warning("no scores: %s", error)
-                labelled = False
-        if kind != EMBEDDING and not classifiers:
-            continue
-        counts = {name: Counts(len(source.classes)) for _, name, _ in classifiers}
+    structure = StructureOf(model.sizes.processing)
+    found: dict[str, dict[str, Any]] = {}
+    shown: list[Shown] = []
+    for kind, features in _kinds(model, settings, per_tile).items():
+        fitted: list[Fitted] = []
+        try:
+            fitted = _classifiers(features, read("train"), settings) if labelled else []
+        except NotEnoughLabelsError as error:
+            log.warning("no scores: %s", error)
+            labelled = False
+        if kind != EMBEDDING and not fitted:
+            break
+        counts = {one.name: Counts(len(source.classes)) for one in fitted}
         for tile in read(validated):
             values = features(tile)
-            predictions = _predict(classifiers, tile.described(values), tile, counts, len(source.classes))
+            predictions = _predict(fitted, tile.described(values), tile, counts, len(source.classes))
             if kind == EMBEDDING:
                 structure.add(values, tile.seen)
                 if len(shown) < settings.pictures:
                     shown.append(Shown(tile, values, predictions.get((0, LINEAR))))
-        if counts:
+        if fitted:
             found[kind] = {name: count.report(source.classes) for name, count in counts.items()}
-    if labelled and ORACLE in settings.baselines and not per_tile:
-        oracle = Counts(len(source.classes))
-        for tile in read(validated):
-            assert tile.labels is not None
-            best = block_majority(tile.labels, MIXED_SIDE)
-            oracle.add(0, tile.group, confusions(tile.labels, best, len(source.classes), MIXED_SIDE))
-        found[ORACLE] = {MAJORITY: oracle.report(source.classes)}
+            log.info("scored: %s", kind)
+    if found and ORACLE in settings.baselines and not per_tile:
+        found[ORACLE] = {MAJORITY: _oracle(read("val"), source.classes)}
     without = structure.result()
     report: dict[str, Any] = {
         "step": model.step,
@@ -148,46 +122,40 @@ def evaluate(
     return Evaluated(report, draw_tiles(pictures, model, source, shown, others or {}))
 
 
+def _kinds(model: TrainedModel, settings: Evaluation, per_tile: bool) -> dict[str, Features]:
+    """The embedding, and the baselines that have features; of a whole tile the means of patches say no more."""
+    kinds = {EMBEDDING: embedding_of(model, settings.pooling)}
+    if UNTRAINED in settings.baselines:
+        kinds[UNTRAINED] = embedding_of(untrained(model), settings.pooling)
+    if RAW in settings.baselines:
+        kinds[RAW] = raw_bands(model.inputs)
+    if MEANS in settings.baselines and not per_tile:
+        kinds[MEANS] = patch_means(model.inputs, MIXED_SIDE)
+    return kinds
+
+
+def _oracle(val: Iterable[Tile], classes: Sequence[str]) -> dict[str, dict[str, object]]:
+    """The scores of each patch's true majority."""
+    counts = Counts(len(classes))
+    for tile in val:
+        assert tile.labels is not None
+        best = block_majority(tile.labels, MIXED_SIDE)
+        counts.add(0, tile.group, confusions(tile.labels, best, len(classes), MIXED_SIDE))
+    return counts.report(classes)
+
+
 def _classifiers(features: Features, train: Iterable[Tile], settings: Evaluation) -> list[Fitted]:
     """For every seed a linear probe, and a kNN classifier if it is asked for: seed, name, and classifier."""
     fitted = []
-    for seed, pool in enumerate(_pools(features, train, settings)):
-        fitted.append(Fitted(seed, LINEAR, fit_linear_probe(*pool)))
+    for seed, pool in enumerate(draw_pools(features, train, settings.train_pixels, settings.seeds)):
+        probe = fit_linear_probe(*pool)
+        if not probe.converged:
+            log.warning("the linear probe of seed %d has not converged", seed)
+        fitted.append(Fitted(seed, LINEAR, probe))
         if settings.knn_pixels:
             rng = np.random.default_rng(seed)
             fitted.append(Fitted(seed, KNN, fit_knn(pool.features, pool.labels, settings.knn_pixels, rng)))
     return fitted
-
-
-def _pools(features: Features, train: Iterable[Tile], settings: Evaluation) -> list[Pool]:
-    """Labelled pixels for every seed, as many from each tile, at most `train_pixels` in all."""
-    parts: list[list[Pool]] = [[] for _ in range(settings.seeds)]
-    for number, tile in enumerate(train):
-        assert tile.labels is not None
-        labels = tile.labels.ravel()
-        there = np.flatnonzero(labels != UNLABELLED)
-        if not len(there):
-            continue
-        values = tile.described(features(tile))
-        values = values.reshape(-1, values.shape[-1])
-        for seed, part in enumerate(parts):
-            drawn = np.random.default_rng([seed, number]).permutation(there)[: settings.train_pixels]
-            part.append(Pool(values[drawn], labels[drawn], np.full(len(drawn), number)))
-            if len(part) > 1 and sum(len(p.labels) for p in part) > 2 * settings.train_pixels:
-                part[:] = _shortened(part, settings.train_pixels)
-    pools = []
-    for part in parts:
-        if not part:
-            raise NotEnoughLabelsError("no training tile has a labelled pixel")
-        kept = _shortened(part, settings.train_pixels)
-        pools.append(Pool(*(np.concatenate(arrays) for arrays in zip(*kept, strict=True))))
-    return pools
-
-
-def _shortened(pools: Sequence[Pool], most: int) -> list[Pool]:
-    """As many pixels of each tile, at most `most` in all; those of each are in random order."""
-    each = max(most // len(pools), 1)
-    return [Pool(*(array[:each].copy() for array in pool)) for pool in pools]
 
 
 def _predict(
