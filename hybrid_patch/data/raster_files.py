@@ -146,6 +146,10 @@ class RasterFiles:
         """What the file says about itself. Raises BrokenSampleError."""
         return self._file(path)[1]
 
+    def tags(self, path: Path) -> dict[str, str]:
+        """The tags of the file. Raises BrokenSampleError."""
+        return dict(self._file(path)[0].tags())
+
     def read(
         self, path: Path, bands: Sequence[int], window: Window, nodata: float | None = None
     ) -> tuple[Float[Array, "h w c"], Bool[Array, "h w"]]:

@@ -60,8 +60,8 @@ def blended(
     """Bands of rows of an image's embedding, from top to bottom, each as soon as no further window adds to it.
 
     Where windows overlap it is their mean, weighted by the distance to each window's border. Only one row of windows is
-    held in memory. Every row is the same whatever row is the first, and whatever the columns (but for what a model makes
-    of other batches).
+    held in memory. Every row is the same whatever row is the first, and whatever the columns if a window's
+    embedding does not depend on its batch.
 
     Args:
         embed: called once for each `batch` of windows of a row of windows.
