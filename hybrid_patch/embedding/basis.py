@@ -1,6 +1,7 @@
 """The numbers per pixel that are kept: principal components or a random projection, and the steps of int8."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,14 +13,17 @@ from hybrid_patch.data.loading import Crop
 from hybrid_patch.embedding.pixels import Projection
 from hybrid_patch.embedding.scene import Scene
 from hybrid_patch.embedding.trained import TrainedModel
+from hybrid_patch.embedding.workers import workers
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_whole
 
 Array = np.ndarray
 Reduce = Literal["pca", "random", "none"]
 
-WINDOWS, PIXELS, TOGETHER = 64, 512, 4
-"""Windows of a sample, pixels that are drawn from each, and windows that are embedded together."""
+SHARE, FEWEST, WINDOWS = 1 / 8, 8, 64
+"""Of a scene's windows, which share is in a sample, but how many at least and at most."""
+PIXELS, TOGETHER = 32_768, 4
+"""Pixels of a sample, and windows of it that are embedded together."""
 MARGIN = 1.1
 """By how much the range of int8 is wider than that of the sample; what lies outside is cut off."""
 LARGEST = 127
@@ -79,24 +83,23 @@ def sample(model: TrainedModel, scene: Scene) -> tuple[Float[Array, "n d"], Floa
     Raises InputError if nothing was measured anywhere.
     """
     rng = np.random.default_rng(0)
+    side = model.config.data.tile
+    there = -(-scene.height // side) * -(-scene.width // side)
+    count = min(max(round(there * SHARE), min(FEWEST, there)), WINDOWS)
     rows: list[Float[Array, "n d"]] = []
     whole: list[Float[Array, "m side side d"]] = []
-    crops: list[Crop] = []
 
-    def drawn() -> None:
-        dense = model.embed_crops(crops, absent=scene.absent).float().cpu().numpy()
-        for crop, image in zip(crops, dense, strict=True):
-            seen = np.flatnonzero(crop.seen(list(crop.valid)))
-            rows.append(image.reshape(-1, image.shape[-1])[rng.permutation(seen)[:PIXELS]])
-        whole[:] = whole or [dense]
-        crops.clear()
+    def embedded(crops: Sequence[Crop]) -> Float[Array, "m side side d"]:
+        return model.embed_crops(crops, absent=scene.absent).float().cpu().numpy()
 
-    for crop in scene.windows_with_data(model.config.data.tile, WINDOWS):
-        crops.append(crop)
-        if len(crops) == TOGETHER:
-            drawn()
-    if crops:
-        drawn()
+    with workers(model.device) as pool:
+        found = list(scene.windows_with_data(side, count))
+        drawn = [found[start : start + TOGETHER] for start in range(0, len(found), TOGETHER)]
+        for crops, dense in zip(drawn, pool.map(embedded, drawn), strict=True):
+            whole = whole or [dense]
+            for crop, image in zip(crops, dense, strict=True):
+                seen = np.flatnonzero(crop.seen(list(crop.valid)))
+                rows.append(image.reshape(-1, image.shape[-1])[rng.permutation(seen)[: PIXELS // count]])
     if not rows:
         raise InputError(f"{scene.grid.path}: nothing but 'no data' in the whole scene")
     return np.concatenate(rows), whole[0]

@@ -19,6 +19,7 @@ from hybrid_patch.embedding.geotiff import NODATA, MapFile
 from hybrid_patch.embedding.scene import Scene
 from hybrid_patch.embedding.trained import TrainedModel
 from hybrid_patch.embedding.windows import Tiling, blended
+from hybrid_patch.embedding.workers import workers
 
 Array = np.ndarray
 Write = Callable[[Window, Shaped[Array, "k h w"]], None]
@@ -52,9 +53,6 @@ class Row(NamedTuple):
 class Pipeline:
     """A scene through a model into parts of a map.
 
-    On a CPU each of several threads embeds a batch of its own: operations on windows are too short for several threads
-    to share one, least of all on a machine that has other work too.
-
     Args:
         tiling: windows, in pixels of the map.
         unit: pixels of the scene, along each side, to a pixel of the map.
@@ -83,26 +81,21 @@ class Pipeline:
 
         Raises Stopped if `stop` has become true, and what reading and writing raise.
         """
-        threads = torch.get_num_threads()
-        workers = threads if self.model.device.type == "cpu" else 1
-        self._reader = ThreadPoolExecutor(1, "read")
-        self._workers = ThreadPoolExecutor(workers, "embed", initializer=torch.set_num_threads, initargs=(1,))
-        writer = ThreadPoolExecutor(1, "write")
-        torch.set_num_threads(1)
         written: Future[None] | None = None
-        try:
-            for parts in strips:
-                for run in _runs(parts, pending):
-                    for part, values in self._parts(run, report, stop):
-                        if written is not None:
-                            written.result()
-                        written = writer.submit(self._write, write, part, values)
-            if written is not None:
-                written.result()
-        finally:
-            torch.set_num_threads(threads)
-            for pool in (self._reader, self._workers, writer):
-                pool.shutdown(cancel_futures=pool is not writer)
+        with workers(self.model.device) as self._workers:
+            self._reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
+            try:
+                for parts in strips:
+                    for run in _runs(parts, pending):
+                        for part, values in self._parts(run, report, stop):
+                            if written is not None:
+                                written.result()
+                            written = writer.submit(self._write, write, part, values)
+                if written is not None:
+                    written.result()
+            finally:
+                self._reader.shutdown(cancel_futures=True)
+                writer.shutdown()
 
     def _parts(
         self, parts: Sequence[Window], report: Callable[[int], None], stop: object

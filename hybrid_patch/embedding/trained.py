@@ -154,9 +154,7 @@ def load(run: str | Path, device: str = "auto") -> TrainedModel:
     config = held_to_schema(OmegaConf.create(plain), Sources())
     found = checkpoint.newest(folder / "checkpoints")
     if found is None:
-        raise InputError(
-            f"run={folder}: has no checkpoint; it has not been trained yet (trainer.checkpoint_every, and its end, write one)"
-        )
+        raise InputError(f"run={folder}: has no checkpoint yet (trainer.checkpoint_every says when one is written)")
     step, state = found
     modalities = {name: Modality(**fields) for name, fields in state["modalities"].items()}
     network = HybridModel(config, modalities)
