@@ -99,7 +99,11 @@ def sample(model: TrainedModel, scene: Scene) -> tuple[Float[Array, "n d"], Floa
             whole = whole or [dense]
             for crop, image in zip(crops, dense, strict=True):
                 seen = np.flatnonzero(crop.seen(list(crop.valid)))
-                rows.append(image.reshape(-1, image.shape[-1])[rng.permutation(seen)[: PIXELS // count]])
+                rows.append(
+                    image.reshape(-1, image.shape[-1])[
+                        rng.permutation(seen)[: max(PIXELS // count * len(seen) // side**2, 1)]
+                    ]
+                )
     if not rows:
         raise InputError(f"{scene.grid.path}: nothing but 'no data' in the whole scene")
     return np.concatenate(rows), whole[0]

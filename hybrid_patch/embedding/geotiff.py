@@ -29,8 +29,6 @@ DType = Literal["float32", "float16", "int8"]
 
 BLOCK_BYTES = 4 * 2**20
 """The most that a block of the file, all its bands, takes before compression."""
-CACHE_BYTES = 256 * 2**20
-"""GDAL's cache of blocks."""
 OVERVIEWS = 0.34
 """What overviews take, relative to the image: 1/4 + 1/16 + ...."""
 NODATA = {"float32": math.nan, "float16": math.nan, "int8": -128}
@@ -98,7 +96,11 @@ class MapFile(NamedTuple):
             **COMPRESSION,
         }
         if self.crs is not None:
-            profile |= {"crs": self.crs, "transform": self.transform * Affine.translation(column, row)}
+            t = self.transform
+            profile |= {
+                "crs": self.crs,
+                "transform": Affine(t.a, t.b, t.a * column + t.b * row + t.c, t.d, t.e, t.d * column + t.e * row + t.f),
+            }
         # In memory first: of a disk that is full GDAL may say nothing.
         with MemoryFile() as memory:
             with memory.open(**profile) as dataset:
@@ -163,8 +165,7 @@ class MapFile(NamedTuple):
             options |= {"driver": "GTiff", "tiled": True, "blockxsize": self.block, "blockysize": self.block}
             options |= {"interleave": "pixel", "zstd_level": 1, "predictor": 2 if self.dtype == "int8" else 3}
         try:
-            with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-                rasterio.shutil.copy(joined, into, **options)
+            rasterio.shutil.copy(joined, into, **options)
             with into.open("rb") as file:
                 os.fsync(file.fileno())
             _check_whole(into)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import rasterio
 from jaxtyping import Float, Shaped
 from rasterio.transform import Affine
 
@@ -31,6 +32,8 @@ Array = np.ndarray
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a disk, quota or limit that is reached."""
 DIMS = 64
+GDAL = {"GDAL_CACHEMAX": 128 * 2**20, "GDAL_MAX_DATASET_POOL_SIZE": 16}
+"""Its cache of blocks, bytes, and the parts that it keeps open, each with buffers of several blocks."""
 SPARE = 1.3
 """Disk space asked for, relative to what is expected to be needed."""
 
@@ -69,7 +72,9 @@ class Request(NamedTuple):
         }
 
 
-def make_map(model: TrainedModel, request: Request, say: Callable[[str], None], stop: object) -> dict[str, float]:
+def make_map(
+    model: TrainedModel, request: Request, say: Callable[[str], None] = print, stop: object = None
+) -> dict[str, float]:
     """Embed a scene into a file; the seconds of each phase, and of the work that goes on beside one another.
 
     Args:
@@ -78,6 +83,11 @@ def make_map(model: TrainedModel, request: Request, say: Callable[[str], None], 
 
     Raises InputError, one line, and leaves nothing behind but parts that can be gone on with; Stopped.
     """
+    with rasterio.Env(**GDAL):
+        return _make_map(model, request, say, stop)
+
+
+def _make_map(model: TrainedModel, request: Request, say: Callable[[str], None], stop: object) -> dict[str, float]:
     began = time.monotonic()
     if request.output.exists():
         raise InputError(f"output={request.output}: exists already; remove it or name another")
@@ -183,7 +193,7 @@ def _run_id(model: TrainedModel) -> str:
 
 
 def _file(model: TrainedModel, scene: Scene, request: Request, basis: Basis, unit: int) -> MapFile:
-    bands = basis.descriptions()
+    bands, t = basis.descriptions(), scene.grid.transform
     steps = request.dtype == "int8"
     tags = {
         "RUN": _run_id(model),
@@ -204,7 +214,7 @@ def _file(model: TrainedModel, scene: Scene, request: Request, basis: Basis, uni
         -(-scene.height // unit),
         -(-scene.width // unit),
         scene.grid.crs,
-        scene.grid.transform * Affine.scale(unit),
+        Affine(t.a * unit, t.b * unit, t.c, t.d * unit, t.e * unit, t.f),
         request.dtype,
         bands,
         scales,

@@ -96,9 +96,13 @@ def blended(
 
 
 def ramp(side: int) -> Float[Tensor, " side"]:
-    """1 in the middle, falling to both ends, never 0."""
+    """1 in the middle, falling smoothly to both ends, never 0.
+
+    Level at both ends: of a straight ramp the first step, and with it the window's border, can be seen.
+    """
     place = torch.arange(side)
-    return torch.minimum(place + 0.5, side - place - 0.5) * 2 / side
+    height = torch.minimum(place + 0.5, side - place - 0.5) * 2 / side
+    return height**2 * (3 - 2 * height)
 
 
 def blending_weights(side: int) -> Float[Tensor, "side side 1"]:
