@@ -29,6 +29,9 @@ DType = Literal["float32", "float16", "int8"]
 
 BLOCK_BYTES = 4 * 2**20
 """The most that a block of the file, all its bands, takes before compression."""
+CACHED_ROWS, CACHE_BYTES = 3, 2**30
+"""Rows of blocks that GDAL's cache holds while it makes overviews; fewer are read again and again. And the most that
+they may take."""
 OVERVIEWS = 0.34
 """What overviews take, relative to the image: 1/4 + 1/16 + ...."""
 NODATA = {"float32": math.nan, "float16": math.nan, "int8": -128}
@@ -69,11 +72,19 @@ class MapFile(NamedTuple):
 
     @property
     def block(self) -> int:
-        """Side of a block, pixels: as large as `BLOCK_BYTES` allow, 16 to 256."""
+        """Side of a block, pixels: as large as `BLOCK_BYTES` and `CACHE_BYTES` allow, 16 to 256."""
         side = 256
-        while side > 16 and side * side * self.pixel_bytes > BLOCK_BYTES:
+        while side > 16 and (side**2 * self.pixel_bytes > BLOCK_BYTES or self._rows(side) > CACHE_BYTES):
             side //= 2
         return side
+
+    @property
+    def cache(self) -> int:
+        """Bytes of GDAL's cache in which a copy reads no block twice."""
+        return self._rows(self.block)
+
+    def _rows(self, block: int) -> int:
+        return CACHED_ROWS * self.width * block * self.pixel_bytes
 
     def encode(self, values: Shaped[Array, "k h w"], corner: tuple[int, int] = (0, 0)) -> bytes:
         """A GeoTIFF of a part of the map whose upper left pixel is in a row and column."""

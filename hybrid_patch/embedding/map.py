@@ -138,7 +138,8 @@ def _make_map(model: TrainedModel, request: Request, say: Callable[[str], None],
             pipeline.run(strips, set(pending), write, report, stop)
         embedded = time.monotonic()
         file.join(folder.joined, {folder.file(part): part for part in every})
-        _copy(file, folder, request.cog, stop)
+        with rasterio.Env(GDAL_CACHEMAX=max(GDAL["GDAL_CACHEMAX"], file.cache)):
+            _copy(file, folder, request.cog, stop)
         folder.finish()
     except InputError:
         folder.remove()

@@ -1,15 +1,19 @@
 """Small scenes, an untrained run, and the command, in this process and in one of its own."""
 
+import io
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import rasterio
 from building import TINY
 from rasterio.transform import from_origin
 
+from hybrid_patch import embed as embed_command
 from hybrid_patch.config.front import compose
 from hybrid_patch.cost.embedding import BY_RESOLUTION, ONE_SCENE, untrained_run
 
@@ -54,6 +58,17 @@ def write(
         for number, name in enumerate(names, 1):
             dataset.set_band_description(number, name)
     return path
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """The command in this process: its exit code, and what it wrote to stderr."""
+    said, code = io.StringIO(), 0
+    with mock.patch.object(sys, "argv", ["embed", *arguments]), redirect_stderr(said):
+        try:
+            embed_command.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, said.getvalue()
 
 
 def embed(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from conftest import Command
-from scenes import BANDS, DATE, TILE, make_run, read, values, write
+from scenes import BANDS, DATE, TILE, call, make_run, read, values, write
 
 import hybrid_patch
 from hybrid_patch.embedding import parts
@@ -16,16 +15,21 @@ from hybrid_patch.embedding.basis import load_basis
 Array = np.ndarray
 
 
-def expected(run: Path, image: Array, **options: int) -> Array:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+def expected(run: Path, image: Array, overlap: int | None = None) -> Array:
     """`[D, H, W]` by `TrainedModel.embed`."""
     model = hybrid_patch.load(run, "cpu")
     optical = np.moveaxis(image.astype(np.float32), 0, -1)[:, :, None]
     optical[(optical == -9999).any(-1)] = np.nan
-    return np.moveaxis(model.embed({"sentinel2_l2a": optical}, [DATE], **options), -1, 0)
+    return np.moveaxis(model.embed({"sentinel2_l2a": optical}, [DATE], overlap=overlap), -1, 0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(75, 61), (32, 32), (5, 90), (3, 2)])
-def test_values_are_those_of_the_model(run: Path, call: Command, tmp_path: Path, height: int, width: int) -> None:
+def test_values_are_those_of_the_model(run: Path, tmp_path: Path, height: int, width: int) -> None:
     image = values(height, width)
     image[:, 1:3, 1] = -9999
     scene = write(tmp_path / f"{DATE}.tif", image)
@@ -37,7 +41,7 @@ def test_values_are_those_of_the_model(run: Path, call: Command, tmp_path: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == [scene.name, output.name]
 
 
-def test_many_parts_are_one_map(run: Path, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_parts_are_one_map(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "PART_BYTES", 1)
     monkeypatch.setattr(parts, "STRIP_BYTES", 1)
     image = values(290, 270)
@@ -51,7 +55,7 @@ def test_many_parts_are_one_map(run: Path, call: Command, tmp_path: Path, monkey
 
 @pytest.mark.parametrize("cog", ["true", "false"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_file_has_the_grid_of_its_input(run: Path, call: Command, tmp_path: Path, dtype: str, cog: str) -> None:
+def test_file_has_the_grid_of_its_input(run: Path, tmp_path: Path, dtype: str, cog: str) -> None:
     scene, output = write(tmp_path / f"{DATE}.tif", values(300, 280)), tmp_path / "map.tif"
     options = ("dims=5", f"dtype={dtype}", f"cog={cog}")
     assert call(f"run={run}", f"input={scene}", f"output={output}", *options)[0] == 0
@@ -80,14 +84,17 @@ def test_file_has_the_grid_of_its_input(run: Path, call: Command, tmp_path: Path
 @pytest.mark.parametrize("reduce", ["pca", "random"])
 @pytest.mark.parametrize("upsampler", ["bilinear", "learned"])
 def test_few_numbers_are_those_of_the_dense_embedding(
-    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reduce: str, upsampler: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reduce: str, upsampler: str
 ) -> None:
     run = make_run(tmp_path / "run", f"upsampler={upsampler}")
     scene, output = write(tmp_path / f"{DATE}.tif", values(70, 70)), tmp_path / "map.tif"
     kept = []
-    monkeypatch.setattr(
-        parts.PartsFolder, "finish", lambda self: (kept.append(load_basis(self._basis)), self.copy.rename(self.output))
-    )
+
+    def finish(folder: parts.PartsFolder) -> None:
+        kept.append(load_basis(folder.path / "basis.npz"))
+        folder.copy.rename(folder.output)
+
+    monkeypatch.setattr(parts.PartsFolder, "finish", finish)
     options = ("dims=6", f"reduce={reduce}")
     assert call(f"run={run}", f"input={scene}", f"output={output}", *options)[0] == 0
     dense = np.moveaxis(expected(run, values(70, 70)), 0, -1)
@@ -98,7 +105,7 @@ def test_few_numbers_are_those_of_the_dense_embedding(
         assert list(kept[0].share) == sorted(kept[0].share, reverse=True)
 
 
-def test_int8_is_within_half_a_step(run: Path, call: Command, tmp_path: Path) -> None:
+def test_int8_is_within_half_a_step(run: Path, tmp_path: Path) -> None:
     image = values(90, 90)
     image[:, :9, :9] = -9999
     scene, exact, rough = write(tmp_path / f"{DATE}.tif", image), tmp_path / "exact.tif", tmp_path / "rough.tif"
@@ -112,14 +119,14 @@ def test_int8_is_within_half_a_step(run: Path, call: Command, tmp_path: Path) ->
     assert (np.abs(read(rough) - read(exact)) <= half * 1.001)[inside].all()
 
 
-def test_half_precision(run: Path, call: Command, tmp_path: Path) -> None:
+def test_half_precision(run: Path, tmp_path: Path) -> None:
     scene, exact, half = write(tmp_path / f"{DATE}.tif", values(50, 50)), tmp_path / "exact.tif", tmp_path / "half.tif"
     assert call(f"run={run}", f"input={scene}", f"output={exact}")[0] == 0
     assert call(f"run={run}", f"input={scene}", f"output={half}", "dtype=float16")[0] == 0
     np.testing.assert_array_equal(read(half), read(exact).astype(np.float16))
 
 
-def test_a_map_of_patches(call: Command, tmp_path: Path) -> None:
+def test_a_map_of_patches(tmp_path: Path) -> None:
     """Its pixels are 8 of the scene's, and hold what all pixels of a patch share."""
     run = make_run(tmp_path / "run", "patch=ps8")
     scene, output = write(tmp_path / f"{DATE}.tif", values(64, 61)), tmp_path / "map.tif"
@@ -131,7 +138,7 @@ def test_a_map_of_patches(call: Command, tmp_path: Path) -> None:
     np.testing.assert_allclose(read(output), expected(run, values(64, 61), overlap=0)[:, ::8, ::8], atol=1e-5)
 
 
-def test_bands_are_found_by_name(run: Path, call: Command, tmp_path: Path) -> None:
+def test_bands_are_found_by_name(run: Path, tmp_path: Path) -> None:
     image = values(40, 40)
     order = np.random.default_rng(0).permutation(12)
     extra = np.concatenate([image[:1] * 0, image[order]])
@@ -144,7 +151,7 @@ def test_bands_are_found_by_name(run: Path, call: Command, tmp_path: Path) -> No
     np.testing.assert_array_equal(read(tmp_path / "plain.tif"), read(tmp_path / "other.tif"))
 
 
-def test_bands_without_names_are_taken_in_order(run: Path, call: Command, tmp_path: Path) -> None:
+def test_bands_without_names_are_taken_in_order(run: Path, tmp_path: Path) -> None:
     plain = write(tmp_path / "a" / f"{DATE}.tif", values(40, 40))
     nameless = write(tmp_path / "b" / f"{DATE}.tif", values(40, 40), names=())
     assert call(f"run={run}", f"input={plain}", f"output={tmp_path / 'plain.tif'}")[0] == 0
@@ -154,7 +161,7 @@ def test_bands_without_names_are_taken_in_order(run: Path, call: Command, tmp_pa
     np.testing.assert_array_equal(read(tmp_path / "plain.tif"), read(tmp_path / "other.tif"))
 
 
-def test_a_missing_band_may_be_a_missing_band_set(run: Path, call: Command, tmp_path: Path) -> None:
+def test_a_missing_band_may_be_a_missing_band_set(run: Path, tmp_path: Path) -> None:
     """What is in the other bands of its set is not looked at."""
     image, lacking = values(40, 40), [i for i in range(12) if BANDS[i] != "B8A"]
     changed = image.copy()
@@ -171,7 +178,7 @@ def test_a_missing_band_may_be_a_missing_band_set(run: Path, call: Command, tmp_
     assert np.abs(read(outputs[0]) - expected(run, image)).max() > 0.01
 
 
-def test_a_series(run: Path, call: Command, tmp_path: Path) -> None:
+def test_a_series(run: Path, tmp_path: Path) -> None:
     """The run takes two dates: the first and the last of three."""
     images = {f"2024-0{month}-01": values(40, 40, month) for month in (3, 6, 9)}
     for date, image in images.items():
@@ -185,7 +192,7 @@ def test_a_series(run: Path, call: Command, tmp_path: Path) -> None:
     np.testing.assert_allclose(read(tmp_path / "map.tif"), np.moveaxis(found, -1, 0), atol=1e-5)
 
 
-def test_several_modalities(call: Command, tmp_path: Path) -> None:
+def test_several_modalities(tmp_path: Path) -> None:
     from building import TINY
 
     from hybrid_patch.config.front import compose
@@ -208,7 +215,7 @@ def test_several_modalities(call: Command, tmp_path: Path) -> None:
     assert "not in the input, so missing: srtm" in said
 
 
-def test_no_seam_shows(run: Path, call: Command, tmp_path: Path) -> None:
+def test_no_seam_shows(run: Path, tmp_path: Path) -> None:
     """Steps from one pixel to the next across borders of windows, relative to elsewhere."""
     scene = write(tmp_path / f"{DATE}.tif", values(200, 200))
     model = hybrid_patch.load(run, "cpu")
