@@ -123,7 +123,7 @@ def _make_map(model: TrainedModel, request: Request, say: Callable[[str], None],
         folder.begin(job, basis, batch)
     say(
         f"{scene.height}×{scene.width} pixels, {dims} numbers each as {request.dtype}; windows of {tiling.side * unit} "
-        f"pixels, {batch} at a time; {len(pending)} parts"
+        f"pixels, {batch} at a time; parts to be made: {len(pending)}"
     )
     prepared = time.monotonic()
     try:
@@ -140,11 +140,11 @@ def _make_map(model: TrainedModel, request: Request, say: Callable[[str], None],
         file.join(folder.joined, {folder.file(part): part for part in every})
         with rasterio.Env(GDAL_CACHEMAX=max(GDAL["GDAL_CACHEMAX"], file.cache)):
             _copy(file, folder, request.cog, stop)
-        folder.finish()
     except InputError:
         folder.remove()
         raise
     except OSError as error:
+        folder.remove_copy()
         if error.errno in NO_SPACE or "space left" in str(error) or "too large" in str(error).lower():
             why = f"no space left on disk ({error.strerror or error})"
         else:
@@ -152,6 +152,7 @@ def _make_map(model: TrainedModel, request: Request, say: Callable[[str], None],
         raise InputError(
             f"output={request.output}: {why}; the same command goes on from the parts in {folder.path}, or remove them"
         ) from error
+    folder.finish()
     ended = time.monotonic()
     return {
         "preparing": prepared - began,
@@ -202,7 +203,7 @@ def _file(model: TrainedModel, scene: Scene, request: Request, basis: Basis, uni
         "COMMIT": str(provenance()["commit"]),
         "PROCESSING_PATCH_SIZE": str(model.sizes.processing),
         "OUTPUT_PATCH_SIZE": str(model.sizes.output),
-        "OPTIONS": json.dumps(request.options()),
+        "OPTIONS": json.dumps(request.options() | {"dims": len(bands), "reduce": basis.kind}),
         "INPUT": request.input.name,
         "MODALITIES": ", ".join(scene.modalities),
         "DATES": ", ".join(map(str, scene.inputs.dates)),

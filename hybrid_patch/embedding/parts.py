@@ -79,8 +79,7 @@ class PartsFolder:
                 "anew, or name another output"
             )
         remove_parts(self.path)
-        for left_over in self.path.glob(f"{self.copy.name}*"):
-            left_over.unlink()
+        self.remove_copy()
         return load_basis(self._basis), batch
 
     def begin(self, job: Mapping[str, Any], basis: Basis, batch: int) -> None:
@@ -100,6 +99,11 @@ class PartsFolder:
             raise InputError(f"output={self.output}: has come into being meanwhile; the map is {self.copy}")
         self.copy.rename(self.output)
         self.remove()
+
+    def remove_copy(self) -> None:
+        """Remove a copy that is not whole, and what GDAL keeps beside it."""
+        for left_over in self.path.glob(f"{self.copy.name}*"):
+            left_over.unlink()
 
     def remove(self) -> None:
         """Remove all of it."""

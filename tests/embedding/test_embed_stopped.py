@@ -7,22 +7,20 @@ import time
 from pathlib import Path
 
 import pytest
-from scenes import DATE, SMALL_PARTS, call, command, embed, read, values, write
-
-Times = dict[str, int]
+from scenes import DATE, SMALL_PARTS, call, command, embed, make_run, read, values, write
 
 SLOWLY = """
 write = geotiff.MapFile.write_part
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "tiny")
-
-
 def slow(*arguments):
     time.sleep({})
     write(*arguments)
 geotiff.MapFile.write_part = slow
 """
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny")
 
 
 @pytest.fixture(scope="module")
