@@ -90,27 +90,34 @@ class Header:
         return float(self.crs.linear_units_factor[1]) * (width + height) / 2
 
 
-def match_bands(
-    header: Header, fallback: Sequence[str], wanted: Sequence[str], modality: str = "images"
-) -> tuple[int, ...]:
-    """Where in a file the wanted bands are, counted from 1, by name and whatever the case.
-
-    Args:
-        fallback: names to go by where the file has none; used if they are as many as its bands. Without either,
-            wanted bands that are as many as the file's are taken in order, else they are band_1, band_2, ....
-
-    Raises InputError naming file and band.
+def band_names(header: Header, fallback: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    """What a file's bands are called: by the file, else `fallback` if they are as many as its bands, else `wanted` in
+    order if those are, else band_1, band_2, ....
     """
     names = header.names or (tuple(fallback) if len(fallback) == header.count else ())
     numbered = tuple(f"band_{number}" for number in range(1, header.count + 1))
     if not names and len(wanted) == header.count and not set(wanted) & set(numbered):
         names = tuple(wanted)
-    names = names or numbered
+    return names or numbered
+
+
+def places_of(names: Sequence[str], wanted: Sequence[str]) -> tuple[int | None, ...]:
+    """Where among a file's band names the wanted ones are, counted from 1, whatever the case; None where not at all."""
     exact = {name: number for number, name in enumerate(names, 1)}
     folded = {name.casefold(): number for number, name in enumerate(names, 1)}
+    return tuple(exact.get(band, folded.get(band.casefold())) for band in wanted)
+
+
+def match_bands(
+    header: Header, fallback: Sequence[str], wanted: Sequence[str], modality: str = "images"
+) -> tuple[int, ...]:
+    """Where in a file the wanted bands are, counted from 1, by name and whatever the case (`band_names`, `places_of`).
+
+    Raises InputError naming file and band.
+    """
+    names = band_names(header, fallback, wanted)
     found = []
-    for band in wanted:
-        number = exact.get(band, folded.get(band.casefold()))
+    for band, number in zip(wanted, places_of(names, wanted), strict=True):
         if number is None:
             raise InputError(f"{header.path}: has no band {band!r} of modality {modality!r}; it has {', '.join(names)}")
         found.append(number)
@@ -138,6 +145,10 @@ class RasterFiles:
     def header(self, path: Path) -> Header:
         """What the file says about itself. Raises BrokenSampleError."""
         return self._file(path)[1]
+
+    def tags(self, path: Path) -> dict[str, str]:
+        """The tags of the file. Raises BrokenSampleError."""
+        return dict(self._file(path)[0].tags())
 
     def read(
         self, path: Path, bands: Sequence[int], window: Window, nodata: float | None = None

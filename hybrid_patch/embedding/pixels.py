@@ -40,6 +40,7 @@ def embed(
     pooling: Pooling = "mean",
     projection: Projection | None = None,
     absent: Mapping[str, Collection[int]] | None = None,
+    repeat: bool = True,
 ) -> Float[Tensor, "n height width d"]:
     """`[N, H, W, D]`: every pixel's fine tokens, put together. Nothing is hidden from the encoder.
 
@@ -49,14 +50,15 @@ def embed(
     Args:
         projection: of the mean; not for `concat` (ValueError).
         absent: per modality, the numbers of band sets that were not measured.
+        repeat: False for one row and column per output patch instead of per pixel.
     """
     if projection is not None and pooling != "mean":
         raise ValueError(f"pooling={pooling}: only a mean can be projected")
     batch = _everything_seen(crops, sizes, modalities, absent or {}).map(lambda x: x.to(device))
     patches = {name: cut(pixels, sizes.processing) for name, pixels in batch.pixels.items()}
     _, latents = model.encode(patches, batch)
-    total, count = torch.zeros((), device=device), torch.zeros((), device=device)
-    concatenated = []
+    each = sizes.output if repeat else 1
+    totals, counts, concatenated = [], [], []
     for name, grid in latents.items():
         positions = Positions.everywhere(grid.mask, sizes.factor)
         fine = model.encoder_upsampler(grid, sizes.factor, positions, batch.guide(name))
@@ -64,16 +66,17 @@ def embed(
             concatenated.append(_side_by_side(fine))
             continue
         if projection is not None:
-            fine = fine.transform(projection.weight)
+            fine = fine.transform(projection.weight, projection.bias)
         there = grid.mask.flatten(1)[..., None].expand(-1, -1, sizes.factor**2)
-        total = total + fine.summed_images(there)
-        count = count + repeat_cells(grid.mask.sum((3, 4)), sizes.factor)[..., None]
+        totals.append(fine.summed_images(there))
+        counts.append(grid.mask.sum((3, 4)))
     if pooling == "concat":
-        return repeat_cells(torch.cat(concatenated, dim=-1), sizes.output)
-    mean = total / count.clamp(min=1)
-    if projection is not None:
-        mean = torch.where(count > 0, mean + projection.bias, 0)
-    return repeat_cells(mean, sizes.output)
+        return repeat_cells(torch.cat(concatenated, dim=-1), each)
+    # In place: an image of D numbers per pixel is larger than the caches, and each copy of it takes as long as a layer.
+    total, count = totals[0], repeat_cells(sum(counts[1:], counts[0]), sizes.factor)[..., None]
+    for other in totals[1:]:
+        total += other
+    return repeat_cells(total.div_(count.clamp(min=1)), each)
 
 
 def _everything_seen(

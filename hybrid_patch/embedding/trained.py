@@ -70,9 +70,10 @@ class TrainedModel:
         pooling: Pooling = "mean",
         projection: Projection | None = None,
         absent: Mapping[str, Collection[int]] | None = None,
+        repeat: bool = True,
     ) -> Float[Tensor, "n height width d"]:
         """Embeddings of windows; see `hybrid_patch.embedding.pixels.embed`."""
-        return embed(self.network, crops, self.sizes, self.modalities, self.device, pooling, projection, absent)
+        return embed(self.network, crops, self.sizes, self.modalities, self.device, pooling, projection, absent, repeat)
 
     def embed(
         self,

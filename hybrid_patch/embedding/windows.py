@@ -39,25 +39,43 @@ class Tiling(NamedTuple):
         last = -(-max(length - self.side, 0) // self.multiple) * self.multiple
         return [*range(0, last, self.stride), last]
 
+    def tops(self, height: int, first_row: int) -> list[int]:
+        """Where rows of windows begin that add to a row of an image or to one below it."""
+        return [top for top in self.starts(height) if top + self.side > first_row]
+
+    def lefts(self, width: int, begin: int, end: int) -> list[int]:
+        """Where columns of windows begin that add to columns `begin` to `end` (not included)."""
+        return [left for left in self.starts(width) if left + self.side > begin and left < end]
+
 
 def blended(
-    height: int, width: int, tiling: Tiling, embed: Embed, batch: int, first_row: int = 0
+    height: int,
+    width: int,
+    tiling: Tiling,
+    embed: Embed,
+    batch: int,
+    first_row: int = 0,
+    columns: tuple[int, int] | None = None,
 ) -> Iterator[Float[Tensor, "rows width d"]]:
     """Bands of rows of an image's embedding, from top to bottom, each as soon as no further window adds to it.
 
     Where windows overlap it is their mean, weighted by the distance to each window's border. Only one row of windows is
-    held in memory. Every row is the same whatever row is the first.
+    held in memory. Every row is the same whatever row is the first, and whatever the columns if a window's
+    embedding does not depend on its batch.
 
     Args:
         embed: called once for each `batch` of windows of a row of windows.
         first_row: rows above it are left out, and so are windows that add to none of the others.
+        columns: the first one and the one behind the last one; the others are left out likewise. None: all.
     """
-    tops, lefts = tiling.starts(height), tiling.starts(width)
-    tops = [top for top in tops if top + tiling.side > first_row]
+    begin, end = columns or (0, width)
+    tops, lefts = tiling.tops(height, first_row), tiling.lefts(width, begin, end)
+    origin = lefts[0]
     weight = blending_weights(tiling.side)
-    across = torch.zeros(lefts[-1] + tiling.side)
+    across = torch.zeros(lefts[-1] + tiling.side - origin)
     for left in lefts:
-        across[left : left + tiling.side] += ramp(tiling.side)
+        across[left - origin :][: tiling.side] += ramp(tiling.side)
+    kept = slice(begin - origin, end - origin)
     total: Tensor | None = None
     down = torch.zeros(tiling.side)
     for top, below in zip(tops, [*tops[1:], height], strict=True):
@@ -66,11 +84,11 @@ def blended(
             for left, window in zip(group, embed(top, group), strict=True):
                 if total is None:
                     total = torch.zeros(tiling.side, len(across), window.shape[-1])
-                total[:, left : left + tiling.side].addcmul_(window, weight)
+                total[:, left - origin :][:, : tiling.side].addcmul_(window, weight)
         assert total is not None
         down += ramp(tiling.side)
         done = min(below, height) - top
-        rows = total[:done, :width] / (down[:done, None] * across[:width])[..., None]
+        rows = total[:done, kept] / (down[:done, None] * across[kept])[..., None]
         if top + done > first_row:
             yield rows[max(first_row - top, 0) :]
         total = torch.cat([total[done:], torch.zeros_like(total[:done])])
@@ -78,9 +96,13 @@ def blended(
 
 
 def ramp(side: int) -> Float[Tensor, " side"]:
-    """1 in the middle, falling to both ends, never 0."""
+    """1 in the middle, falling smoothly to both ends, never 0.
+
+    Level at both ends: of a straight ramp the first step, and with it the window's border, can be seen.
+    """
     place = torch.arange(side)
-    return torch.minimum(place + 0.5, side - place - 0.5) * 2 / side
+    height = torch.minimum(place + 0.5, side - place - 0.5) * 2 / side
+    return height**2 * (3 - 2 * height)
 
 
 def blending_weights(side: int) -> Float[Tensor, "side side 1"]:
