@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -59,6 +60,7 @@ def main() -> None:
         print(USAGE)
         return
     wait_briefly()
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")  # scenes may be without, overviews are
     with input_errors_end(), stop_requests() as stop:
         run, device, request = read(sys.argv[1:])
         from hybrid_patch.embedding.map import make_map

@@ -10,6 +10,7 @@ import dataclasses
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,6 +59,7 @@ def main() -> None:
         print(USAGE)
         return
     wait_briefly()
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")  # as overviews of parts have none
     with input_errors_end():
         plan = read(sys.argv[1:])
         report = measure(plan)

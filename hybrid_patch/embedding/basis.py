@@ -15,7 +15,7 @@ from hybrid_patch.embedding.scene import Scene
 from hybrid_patch.embedding.trained import TrainedModel
 from hybrid_patch.embedding.workers import workers
 from hybrid_patch.errors import InputError
-from hybrid_patch.files import write_whole
+from hybrid_patch.files import write_bytes
 
 Array = np.ndarray
 Reduce = Literal["pca", "random", "none"]
@@ -67,7 +67,7 @@ class Basis(NamedTuple):
         arrays = {name: value for name, value in self._asdict().items() if name != "kind"}
         buffer = io.BytesIO()
         np.savez(buffer, kind=np.array(self.kind), **arrays)
-        write_whole(path, lambda file: file.write(buffer.getvalue()))
+        write_bytes(path, buffer.getvalue())
 
 
 def load_basis(path: Path) -> Basis:

@@ -21,8 +21,9 @@ from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from hybrid_patch.data.sample import Window
+from hybrid_patch.embedding.overviews import halve, levels
 from hybrid_patch.errors import InputError
-from hybrid_patch.files import write_whole
+from hybrid_patch.files import write_bytes
 
 Array = np.ndarray
 DType = Literal["float32", "float16", "int8"]
@@ -30,11 +31,11 @@ DType = Literal["float32", "float16", "int8"]
 BLOCK_BYTES = 4 * 2**20
 """The most that a block of the file, all its bands, takes before compression."""
 CACHED_ROWS, CACHE_BYTES = 3, 2**30
-"""Rows of blocks that GDAL's cache holds while it makes overviews; fewer are read again and again. And the most that
-they may take."""
+"""Rows of blocks that GDAL's cache holds while it copies; fewer might be read again and again. And the most that they
+may take."""
 OVERVIEWS = 0.34
 """What overviews take, relative to the image: 1/4 + 1/16 + ...."""
-NODATA = {"float32": math.nan, "float16": math.nan, "int8": -128}
+NODATA = {"float32": math.nan, "float16": math.nan, "int8": -128.0}
 COMPRESSION = {"compress": "ZSTD", "num_threads": "ALL_CPUS", "bigtiff": "IF_SAFER"}
 
 
@@ -48,6 +49,7 @@ class MapFile(NamedTuple):
         descriptions: of the bands.
         scales, offsets: of the bands: real value = scale × number + offset.
         tags: of the file.
+        cog: whether it is Cloud-Optimised, with overviews.
     """
 
     height: int
@@ -59,6 +61,7 @@ class MapFile(NamedTuple):
     scales: Sequence[float]
     offsets: Sequence[float]
     tags: Mapping[str, str]
+    cog: bool
 
     @property
     def stored(self) -> str:
@@ -79,6 +82,11 @@ class MapFile(NamedTuple):
         return side
 
     @property
+    def levels(self) -> int:
+        """The number of overviews."""
+        return levels(self.height, self.width, self.block) if self.cog else 0
+
+    @property
     def cache(self) -> int:
         """Bytes of GDAL's cache in which a copy reads no block twice."""
         return self._rows(self.block)
@@ -86,10 +94,9 @@ class MapFile(NamedTuple):
     def _rows(self, block: int) -> int:
         return CACHED_ROWS * self.width * block * self.pixel_bytes
 
-    def encode(self, values: Shaped[Array, "k h w"], corner: tuple[int, int] = (0, 0)) -> bytes:
-        """A GeoTIFF of a part of the map whose upper left pixel is in a row and column."""
+    def encode(self, values: Shaped[Array, "k h w"], corner: tuple[int, int] | None = None) -> bytes:
+        """A GeoTIFF of a part of the map whose upper left pixel is in a row and column (None: nowhere)."""
         k, height, width = values.shape
-        row, column = corner
         profile = {
             "driver": "GTiff",
             "height": height,
@@ -106,7 +113,8 @@ class MapFile(NamedTuple):
             **({"nbits": 16} if self.dtype == "float16" else {}),
             **COMPRESSION,
         }
-        if self.crs is not None:
+        if self.crs is not None and corner is not None:
+            row, column = corner
             t = self.transform
             profile |= {
                 "crs": self.crs,
@@ -119,14 +127,21 @@ class MapFile(NamedTuple):
             return bytes(memory.getbuffer())
 
     def write_part(self, path: Path, values: Shaped[Array, "k h w"], corner: tuple[int, int]) -> None:
-        """`encode` into a file, whole or not at all. Raises OSError."""
-        encoded = self.encode(values, corner)
-        write_whole(path, lambda file: file.write(encoded))
+        """`encode` into a file, and overviews beside it; whole, and last, or not at all. Raises OSError."""
+        images = [values]
+        for _ in range(self.levels):
+            images.append(halve(images[-1], NODATA[self.dtype]))
+        for level in range(self.levels, -1, -1):
+            encoded = self.encode(images.pop(), None if level else corner)
+            write_bytes(_of_level(path, level), encoded)
 
-    def join(self, path: Path, parts: Mapping[Path, Window]) -> None:
-        """A VRT of all parts; they are named relative to its folder."""
-        root = ElementTree.Element("VRTDataset", rasterXSize=str(self.width), rasterYSize=str(self.height))
-        if self.crs is not None:
+    def join(self, path: Path, parts: Mapping[Path, Window], level: int = 0) -> None:
+        """A VRT of all parts, and one for each overview; they are named relative to its folder."""
+        if level < self.levels:
+            self.join(path, parts, level + 1)
+        height, width = (-(-side // 2**level) for side in (self.height, self.width))
+        root = ElementTree.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
+        if self.crs is not None and level == 0:
             ElementTree.SubElement(root, "SRS").text = self.crs.to_wkt()
             ElementTree.SubElement(root, "GeoTransform").text = ", ".join(map(repr, self.transform.to_gdal()))
         _metadata(root, self.tags)
@@ -150,10 +165,17 @@ class MapFile(NamedTuple):
                 ElementTree.SubElement(band, key).text = text
             if self.dtype == "float16":
                 _metadata(band, {"NBITS": "16"}, domain="IMAGE_STRUCTURE")
-            for part, place in parts.items():
+            for other in range(1, self.levels + 1) if level == 0 else ():
+                overview = ElementTree.SubElement(band, "Overview")
+                name = ElementTree.SubElement(overview, "SourceFilename", relativeToVRT="1")
+                name.text = _of_level(path, other).name
+                ElementTree.SubElement(overview, "SourceBand").text = str(number)
+            for part, whole in parts.items():
+                sides = (whole.top, whole.left, whole.height, whole.width)
+                place = Window(*(-(-x // 2**level) for x in sides))
                 source = ElementTree.SubElement(band, "SimpleSource")
                 name = ElementTree.SubElement(source, "SourceFilename", relativeToVRT="1", shared="1")
-                name.text = os.path.relpath(part, path.parent)
+                name.text = os.path.relpath(_of_level(part, level), path.parent)
                 ElementTree.SubElement(source, "SourceBand").text = str(number)
                 size = {"RasterXSize": str(place.width), "RasterYSize": str(place.height)}
                 block = {"BlockXSize": str(self.block), "BlockYSize": str(self.block)}
@@ -161,17 +183,16 @@ class MapFile(NamedTuple):
                 extent = {"xSize": str(place.width), "ySize": str(place.height)}
                 ElementTree.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **extent})
                 ElementTree.SubElement(source, "DstRect", {"xOff": str(place.left), "yOff": str(place.top), **extent})
-        write_whole(path, lambda file: file.write(ElementTree.tostring(root)))
+        write_bytes(_of_level(path, level), ElementTree.tostring(root))
 
-    def copy(self, joined: Path, into: Path, cog: bool) -> None:
+    def copy(self, joined: Path, into: Path) -> None:
         """One file of all parts: Cloud-Optimised with overviews, or else tiled. On the disk when this returns.
 
         Raises OSError if that could not be written.
         """
         options: dict[str, Any] = dict(COMPRESSION)
-        if cog:
+        if self.cog:
             options |= {"driver": "COG", "blocksize": self.block, "level": 1, "predictor": "YES"}
-            options |= {"overview_resampling": "AVERAGE"}
         else:
             options |= {"driver": "GTiff", "tiled": True, "blockxsize": self.block, "blockysize": self.block}
             options |= {"interleave": "pixel", "zstd_level": 1, "predictor": 2 if self.dtype == "int8" else 3}
@@ -182,6 +203,11 @@ class MapFile(NamedTuple):
             _check_whole(into)
         except (RasterioError, rasterio._err.CPLE_BaseError) as error:
             raise OSError(f"{into.name}: {' '.join(str(error).split())}") from error
+
+
+def _of_level(path: Path, level: int) -> Path:
+    """Where the overview of a level is beside a file."""
+    return path.with_name(f"{path.stem}.{level}{path.suffix}") if level else path
 
 
 def _metadata(parent: ElementTree.Element, values: Mapping[str, str], **attributes: str) -> None:

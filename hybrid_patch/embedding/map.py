@@ -67,6 +67,7 @@ class Request(NamedTuple):
             "reduce": self.reduce,
             "dtype": self.dtype,
             "overlap": self.overlap,
+            "cog": self.cog,
             "grid": "patch" if self.patches else "pixel",
             **reading,
         }
@@ -139,7 +140,7 @@ def _make_map(model: TrainedModel, request: Request, say: Callable[[str], None],
         embedded = time.monotonic()
         file.join(folder.joined, {folder.file(part): part for part in every})
         with rasterio.Env(GDAL_CACHEMAX=max(GDAL["GDAL_CACHEMAX"], file.cache)):
-            _copy(file, folder, request.cog, stop)
+            _copy(file, folder, stop)
     except InputError:
         folder.remove()
         raise
@@ -222,6 +223,7 @@ def _file(model: TrainedModel, scene: Scene, request: Request, basis: Basis, uni
         scales,
         offsets,
         {f"EMBEDDING_{key}": text for key, text in tags.items()},
+        request.cog,
     )
 
 
@@ -239,19 +241,18 @@ def _compressed(file: MapFile, basis: Basis, images: Float[Array, "n h w d"]) ->
 
 
 def _check_disk(request: Request, file: MapFile, pending: int, ratio: float) -> None:
-    """Room for the missing parts, the file, and overviews, which the driver keeps in a file of their own too."""
-    copies = 1 + 2 * OVERVIEWS if request.cog else 1
-    pixels = pending + copies * file.height * file.width
+    """Room for the missing parts and the file, each with its overviews."""
+    pixels = (1 + OVERVIEWS * request.cog) * (pending + file.height * file.width)
     check_disk(request.output.absolute().parent, pixels * file.pixel_bytes * ratio * SPARE, f"output={request.output}")
 
 
-def _copy(file: MapFile, folder: PartsFolder, cog: bool, stop: object) -> None:
+def _copy(file: MapFile, folder: PartsFolder, stop: object) -> None:
     """The copy, in a thread: GDAL listens to no signal. After Stopped it still goes on: the process has to be ended."""
     failed: list[BaseException] = []
 
     def work() -> None:
         try:
-            file.copy(folder.joined, folder.copy, cog)
+            file.copy(folder.joined, folder.copy)
         except BaseException as error:
             failed.append(error)
 

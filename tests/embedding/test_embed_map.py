@@ -232,3 +232,25 @@ def test_no_seam_shows(run: Path, tmp_path: Path) -> None:
         ratios[overlap] = steps[sorted(borders)].mean() / steps[others].mean()
     assert ratios[0] > 1.3
     assert ratios[8] < 1.1
+
+
+def test_overviews_are_means(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    monkeypatch.setattr(parts, "STRIP_BYTES", 1)
+    image = values(301, 531)
+    image[:, 10:51, 20:61] = -9999
+    scene, output = write(tmp_path / f"{DATE}.tif", image), tmp_path / "map.tif"
+    assert call(f"run={run}", f"input={scene}", f"output={output}", "dims=3")[0] == 0
+    fine = np.pad(read(output), ((0, 0), (0, 1), (0, 1)), constant_values=np.nan)
+    with rasterio.open(output) as dataset:
+        assert dataset.overviews(1)[0] == 2
+        sides = [-(-301 // factor) for factor in dataset.overviews(1)]
+    for level, side in enumerate(sides):
+        with rasterio.open(output, overview_level=level) as dataset:
+            assert dataset.height == side
+            if level == 0:
+                with np.errstate(invalid="ignore"):
+                    corners = np.stack([fine[:, y::2, x::2] for y in (0, 1) for x in (0, 1)])
+                    count = np.isfinite(corners).sum(0)
+                    mean = np.where(count > 0, np.nansum(corners, axis=0) / count, np.nan)
+                np.testing.assert_allclose(dataset.read(), mean, atol=1e-5)

@@ -30,7 +30,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def parts_of(output: Path) -> list[Path]:
-    return sorted(output.with_name(output.name + ".parts").glob("part_*.tif"))
+    return sorted(output.with_name(output.name + ".parts").glob("part_????????_????????.tif"))
 
 
 def start(arguments: list[str], parts: int, output: Path, sleep: float = 0.2) -> "subprocess.Popen[str]":
