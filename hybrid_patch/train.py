@@ -29,7 +29,7 @@ from hybrid_patch import checkpoint
 from hybrid_patch.config.recipe import difference, recipe, recipe_hash, run_directory, run_id
 from hybrid_patch.config.schema import Config, Optimizer
 from hybrid_patch.cost.memory import PeakMemory
-from hybrid_patch.curriculum import sizes_at
+from hybrid_patch.curriculum import PatchSizes, sizes_after, sizes_at
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loading import TrainingSteps, batches
 from hybrid_patch.data.registry import open_source
@@ -143,6 +143,7 @@ class Trainer:
         optimizer = optimizer_of(objective, config.optimizer)
         self.forward, self.optimizer = fabric.setup(objective, optimizer)
         self.step = 0
+        self.sizes: PatchSizes | None = None
         self.counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
         self._resume()
         self.mirror: Mirror = NoMirror()
@@ -166,6 +167,7 @@ class Trainer:
                     name = stop.signal.name if stop.signal else "a signal to another process"
                     return STOPPED, f"stopped by {name} after step {self.step}, saved"
                 assert isinstance(item, Batch)
+                self._say_stage()
                 began = time.perf_counter()
                 row = self._train_step(item.map(fabric.to_device))
                 seconds = time.perf_counter() - began
@@ -186,10 +188,18 @@ class Trainer:
                 waiting = time.perf_counter()
         return DONE, ""
 
+    def _say_stage(self) -> None:
+        """A line where a stage of the curriculum begins, or is gone on with."""
+        sizes = sizes_at(self.config, self.step)
+        stages = self.config.curriculum.stages
+        if len(stages) > 1 and self.config.curriculum.order == "in_turn" and sizes != self.sizes:
+            log.info("from step %d: processed at %d, output at %d", self.step + 1, sizes.processing, sizes.output)
+        self.sizes = sizes
+
     def _train_step(self, batch: Batch) -> dict[str, Any]:
         """One optimizer step; a loss or gradient that is not finite changes nothing but the counters."""
         config = self.config
-        sizes = sizes_at(config.curriculum, self.step, self.steps)
+        sizes = sizes_at(config, self.step)
         lr = learning_rate(config.optimizer, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -278,7 +288,7 @@ class Trainer:
 
     def _look(self) -> dict[str, float]:
         network = self.objective.model
-        sizes = sizes_at(self.config.curriculum, self.step - 1, self.steps)
+        sizes = sizes_after(self.config, self.step)
         model = TrainedModel(self.run.path, self.config, self.source.modalities, sizes, self.step, network)
         network.eval()
         try:

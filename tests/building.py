@@ -20,7 +20,7 @@ from hybrid_patch.packing import pack
 from hybrid_patch.run_directory import RunDirectory
 from hybrid_patch.signals import StopRequest
 from hybrid_patch.tokens import Positions
-from hybrid_patch.train import Trainer, prepare
+from hybrid_patch.train import STOPPED, Trainer, prepare
 
 OPTICAL = Modality(
     bands=("red", "green", "blue", "nir"),
@@ -148,13 +148,31 @@ TINY = (
 """Overrides of a run on synthetic scenes that takes a moment."""
 
 
-def trained_run(folder: Path, *overrides: str, steps: int = 2) -> Path:
-    """A run directory, after a few steps."""
+class StopAfter(StopRequest):
+    """Becomes true when it has been asked so many times: once a step."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    def __bool__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def trained_run(folder: Path, *overrides: str, steps: int = 2, stop_after: int | None = None) -> Path:
+    """A run directory, after a few steps; with `stop_after` they are made by two trainers, one after the other."""
     config = compose([*overrides, f"trainer.steps={steps}", f"run_dir={folder}"])
     run = RunDirectory(folder)
     prepare(run, config)
     source = open_source(config.data)
-    torch.manual_seed(config.seed)
-    objective = Objective(config, source.modalities)
-    assert Trainer(config, Fabric(accelerator="cpu", devices=1), run, source, objective).fit(StopRequest()) == (0, "")
+
+    def trainer() -> Trainer:
+        torch.manual_seed(config.seed)
+        objective = Objective(config, source.modalities)
+        return Trainer(config, Fabric(accelerator="cpu", devices=1), run, source, objective)
+
+    if stop_after is not None:
+        assert trainer().fit(StopAfter(stop_after))[0] == STOPPED
+    assert trainer().fit(StopRequest()) == (0, "")
     return folder

@@ -82,7 +82,7 @@ Upsampler = Annotated[Bilinear | Guided | Learned | Subpixel, Field(discriminato
 # --- curriculum -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Stage:
-    """A part of the training with its own patch sizes; `share` is its part of all steps."""
+    """A part of the training with its own patch sizes; `share` is its part of all steps, or its probability."""
 
     processing_patch_size: Count
     output_patch_size: Count
@@ -91,9 +91,17 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Curriculum:
-    """The stages of a training, in order; their shares add up to 1."""
+    """The stages of a training; their shares add up to 1.
+
+    Attributes:
+        order: one stage after the other (`in_turn`), or each step draws its stage by its share (`mixed`).
+        budget: what is level over the stages, for the sake of memory: crops of the same size for all (`pixels`), or
+            smaller crops for smaller processing patches, of as many coarse tokens (`tokens`).
+    """
 
     name: str
+    order: Literal["in_turn", "mixed"]
+    budget: Literal["pixels", "tokens"]
     stages: tuple[Stage, ...] = Field(min_length=1)
 
 

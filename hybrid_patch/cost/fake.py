@@ -14,7 +14,7 @@ from torch import Tensor
 from hybrid_patch.config.schema import Config, Guided, ModalityCrossRandomMasking, RandomMasking
 from hybrid_patch.cost.recorder import Record, Recorder
 from hybrid_patch.cost.torch_internals import FakeTensorMode
-from hybrid_patch.curriculum import PatchSizes
+from hybrid_patch.curriculum import PatchSizes, tile_for
 from hybrid_patch.data.batch import Batch, Draw, MaskedTokens
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.interpolation import cells_around, place_weights
@@ -148,9 +148,10 @@ def masks_of(config: Config, modalities: Mapping[str, Modality], sizes: PatchSiz
     `modality_cross_random` hides some of the tokens from encoder or decoder. A batch is as wide as the sample that
     keeps the most, so that all are kept here.
     """
+    tile = tile_for(config, sizes)
     present = {}
     for name, modality in modalities.items():
-        shape = (1, config.data.tile, config.data.tile, config.data.timesteps if modality.temporal else 1)
+        shape = (1, tile, tile, config.data.timesteps if modality.temporal else 1)
         present[name] = coarse_presence(np.ones(shape, bool), sizes.processing, len(modality.band_sets))
     ratios = {"encode_ratio": config.masking.encode_ratio, "decode_ratio": config.masking.decode_ratio}
     masks = draw(RandomMasking(name="random", views=1, **ratios), modalities, present, np.random.default_rng(0))
@@ -166,7 +167,8 @@ def _batch(
     samples: int,
 ) -> Batch:
     """A fake batch, all of it measured, whose samples keep as many tokens as the one that is given."""
-    rows, tile, side = samples * config.masking.views, config.data.tile, config.data.tile // sizes.processing
+    rows, tile = samples * config.masking.views, tile_for(config, sizes)
+    side = tile // sizes.processing
     padded = isinstance(config.masking, ModalityCrossRandomMasking)
 
     def packing(one: Packing) -> Packing:

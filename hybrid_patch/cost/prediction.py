@@ -16,7 +16,7 @@ from hybrid_patch.config.schema import Config, Data
 from hybrid_patch.cost.devices import Device
 from hybrid_patch.cost.fake import Tokens, fake_steps
 from hybrid_patch.cost.recorder import MemoryClass, Phase, Record
-from hybrid_patch.curriculum import PatchSizes, all_sizes
+from hybrid_patch.curriculum import PatchSizes, all_sizes, tile_for
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.data.registry import open_source
 from hybrid_patch.parts import PARTS
@@ -54,9 +54,10 @@ class Stage:
         for name in ("seed", "patch", "optimizer", "evaluation", "logger", "run_dir", "sweep_name"):
             del plain[name]
         plain["curriculum"] = sorted(set(all_sizes(self.config.curriculum)))
+        plain["tile"] = tile_for(self.config, self.sizes)
         plain["model"] = {name: value for name, value in plain["model"].items() if name != "name"}
         plain["trainer"] = self.samples
-        plain["data"] = (plain["data"]["tile"], plain["data"]["timesteps"])
+        plain["data"] = plain["data"]["timesteps"]
         plain["loss"] = {name: _without_values(value) for name, value in plain["loss"].items() if name != "target_seed"}
         plain["runtime"] = (self.config.runtime.precision, self.config.runtime.gradient_checkpointing)
         modalities = {name: dataclasses.asdict(modality) for name, modality in self.modalities.items()}

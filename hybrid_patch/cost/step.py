@@ -4,7 +4,7 @@ import torch
 
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.timing import Clock
-from hybrid_patch.curriculum import sizes_at
+from hybrid_patch.curriculum import sizes_at, tile_for
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loading import TrainingSteps
 from hybrid_patch.data.registry import open_source
@@ -30,11 +30,11 @@ class Step:
         if not isinstance(batch, Batch):
             raise InputError(str(batch))
         self.batch = batch.map(lambda x: x.to(self.device))
-        self.sizes = sizes_at(config.curriculum, 0, config.trainer.steps)
+        self.sizes = sizes_at(config, 0)
         torch.manual_seed(config.seed)
         self.objective = Objective(config, source.modalities).to(self.device)
         self.optimizer = optimizer_of(self.objective, config.optimizer)
-        self.pixels = config.trainer.batch_size * config.data.tile**2 * config.data.timesteps
+        self.pixels = config.trainer.batch_size * tile_for(config, self.sizes) ** 2 * config.data.timesteps
         self.parameters = sum(p.numel() for p in self.objective.parameters() if p.requires_grad)
 
     def run(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hybrid_patch.config.schema import Config, Guided
-from hybrid_patch.curriculum import PatchSizes, sizes_at
+from hybrid_patch.curriculum import PatchSizes, sizes_at, tile_for
 from hybrid_patch.data.batch import Batch, Draw
 from hybrid_patch.data.sample import BrokenSampleError, Source, Window
 from hybrid_patch.errors import InputError
@@ -152,7 +152,7 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
 
     def __getitem__(self, step: int) -> Batch | BrokenSampleError:
         start = step * self.config.trainer.batch_size + self.first
-        sizes = sizes_at(self.config.curriculum, step, self.config.trainer.steps)
+        sizes = sizes_at(self.config, step)
         try:
             samples = [self._sample(position, sizes) for position in range(start, start + self.local)]
             return collate(samples, self.inputs, self._draw(step, sizes))
@@ -176,7 +176,7 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         skipped: list[str] = []
         while True:
             try:
-                sample = self._crop(index, rng)
+                sample = self._crop(index, tile_for(self.config, sizes), rng)
                 break
             except BrokenSampleError as error:
                 skipped.append(str(error))
@@ -204,24 +204,21 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
             for name in self.inputs
         }
 
-    def _crop(self, index: int, rng: np.random.Generator) -> Crop:
+    def _crop(self, index: int, tile: int, rng: np.random.Generator) -> Crop:
         """A random window and random timesteps of a sample with something in them for the encoder to see."""
         data = self.config.data
         height, width, length = self.source.shape(index)
         for _ in range(CROP_TRIES):
             window = Window(
-                int(rng.integers(max(height - data.tile, 0) + 1)),
-                int(rng.integers(max(width - data.tile, 0) + 1)),
-                data.tile,
-                data.tile,
+                int(rng.integers(max(height - tile, 0) + 1)), int(rng.integers(max(width - tile, 0) + 1)), tile, tile
             )
             timesteps = np.sort(rng.permutation(length)[: data.timesteps])
             sample = crop(self.source, index, window, timesteps, data.timesteps)
             if any(sample.valid[name].any() for name in self.inputs):
                 return sample
-        return self._crop_around_data(index, rng)
+        return self._crop_around_data(index, tile, rng)
 
-    def _crop_around_data(self, index: int, rng: np.random.Generator) -> Crop:
+    def _crop_around_data(self, index: int, tile: int, rng: np.random.Generator) -> Crop:
         """A crop of a sample that is mostly missing: around a valid pixel, at its timestep and others."""
         data = self.config.data
         height, width, length = self.source.shape(index)
@@ -232,11 +229,11 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
             raise BrokenSampleError(f"{self.source.name(index)}: nothing but missing pixels")
         row, column, time = found[rng.integers(len(found))]
         top, left = (
-            int(np.clip(place - rng.integers(data.tile), 0, max(side - data.tile, 0)))
+            int(np.clip(place - rng.integers(tile), 0, max(side - tile, 0)))
             for place, side in ((row, height), (column, width))
         )
         others = rng.permutation(np.delete(np.arange(length), time))[: data.timesteps - 1]
-        window = Window(top, left, data.tile, data.tile)
+        window = Window(top, left, tile, tile)
         return crop(self.source, index, window, np.sort(np.append(others, time)), data.timesteps)
 
 

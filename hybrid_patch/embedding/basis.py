@@ -83,7 +83,7 @@ def sample(model: TrainedModel, scene: Scene) -> tuple[Float[Array, "n d"], Floa
     Raises InputError if nothing was measured anywhere.
     """
     rng = np.random.default_rng(0)
-    side = model.config.data.tile
+    side = model.side
     there = -(-scene.height // side) * -(-scene.width // side)
     count = min(max(round(there * SHARE), min(FEWEST, there)), WINDOWS)
     rows: list[Float[Array, "n d"]] = []

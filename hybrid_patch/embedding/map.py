@@ -178,7 +178,7 @@ def _kept(request: Request, model: TrainedModel) -> tuple[Reduce, int]:
 
 def _tiling(model: TrainedModel, request: Request, unit: int) -> Tiling:
     """Windows, in pixels of the map."""
-    side = model.config.data.tile
+    side = model.side
     if request.overlap is not None and request.overlap >= side:
         raise InputError(f"overlap={request.overlap}: takes 0 to {side - 1} pixels, less than the {side} of a window")
     return Tiling(*(x // unit for x in model.tiling(request.overlap)))

@@ -203,7 +203,7 @@ def batch_from_memory(model: TrainedModel, scene: Scene, numbers: int) -> int:
     Args:
         numbers: kept per pixel.
     """
-    side, size = model.config.data.tile, model.config.model.encoder
+    side, size = model.side, model.config.model.encoder
     times = {name: len(scene.timestamps) if m.temporal else 1 for name, m in scene.modalities.items()}
     tokens = sum(times[name] * len(m.band_sets) for name, m in scene.modalities.items())
     tokens *= (side // model.sizes.processing) ** 2

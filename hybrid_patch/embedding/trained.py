@@ -15,7 +15,7 @@ from torch import Tensor
 from hybrid_patch import checkpoint
 from hybrid_patch.config.compose import Sources, held_to_schema
 from hybrid_patch.config.schema import Config
-from hybrid_patch.curriculum import PatchSizes, sizes_at
+from hybrid_patch.curriculum import PatchSizes, sizes_after, tile_for
 from hybrid_patch.data.loading import Crop
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.data.sample import Window
@@ -55,13 +55,18 @@ class TrainedModel:
         return next(self.network.parameters()).device
 
     @property
+    def side(self) -> int:
+        """The side of the crops that it was trained at, pixels: that of its windows."""
+        return tile_for(self.config, self.sizes)
+
+    @property
     def inputs(self) -> list[str]:
         """The modalities that the encoder takes."""
         return [name for name, modality in self.modalities.items() if not modality.decode_only]
 
     def tiling(self, overlap: int | None = None) -> Tiling:
         """Windows of the side that it was trained at; without an `overlap` of a quarter of it."""
-        side = self.config.data.tile
+        side = self.side
         return Tiling.overlapping(side, side // 4 if overlap is None else overlap, self.sizes.processing)
 
     def embed_crops(
@@ -164,7 +169,7 @@ def load(run: str | Path, device: str = "auto") -> TrainedModel:
     weights = {key.removeprefix(prefix): x for key, x in state["objective"].items() if key.startswith(prefix)}
     network.load_state_dict(weights)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    sizes = sizes_at(config.curriculum, max(step - 1, 0), config.trainer.steps)
+    sizes = sizes_after(config, step)
     return TrainedModel(folder, config, modalities, sizes, step, network.eval().to(where))
 
 

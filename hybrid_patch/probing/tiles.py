@@ -80,7 +80,7 @@ def tiles(source: Source, split: str, most: int | None, timesteps: int) -> Itera
 
 def embedding_of(model: TrainedModel, pooling: Pooling) -> Features:
     """A model's embedding, in half-overlapping windows of the training's tile side."""
-    tiling = model.tiling(model.config.data.tile // 2)
+    tiling = model.tiling(model.side // 2)
     return lambda tile: model.embed_whole(tile.whole, tiling, pooling)
 
 
