@@ -10,7 +10,7 @@ from hybrid_patch.cost.alone import FailedAlone, memory_alone
 from hybrid_patch.cost.devices import Device, this_device
 from hybrid_patch.cost.prediction import Prediction, predict
 from hybrid_patch.cost.step import Step
-from hybrid_patch.cost.timing import interleave, interval, ratio, totals_of
+from hybrid_patch.cost.timing import in_turns, interleave, interval, ratio, totals_of
 
 PARTS = ("forward", "backward", "optimizer")
 AGAIN = " again"
@@ -22,8 +22,9 @@ def compare(
 ) -> dict[str, Any]:
     """Measure variants: the part of a report that is about them.
 
-    The first variant that can be run is timed twice under two names. Their ratio, `null`, shows how far apart two
-    measurements of the same thing lie here.
+    Every variant has two instances, which take turns in random order: where the memory of one happens to lie makes a
+    few percent of a step's time, and belongs to the spread. Of the first variant that can be run both are timed in each
+    round, under two names. Their ratio, `null`, shows how far apart two measurements of the same thing lie here.
 
     Returns:
         `config` the recipes; `variants` by name: seconds (median, low, high) of the step and its parts, bytes, pixels
@@ -51,12 +52,12 @@ def compare(
     }
     if not able:
         return report
-    steps = {name: Step(configs[name]) for name in able}
+    steps = {name: (Step(configs[name]), Step(configs[name])) for name in able}
+    runs = {name: in_turns([step.run for step in pair]) for name, pair in steps.items()}
     twice = able[0] + AGAIN
-    runs = {name: step.run for name, step in steps.items()} | {twice: Step(configs[able[0]]).run}
-    seconds = interleave(runs, rounds, warmup, say)
+    seconds = interleave(runs | {twice: runs[able[0]]}, rounds, warmup, say)
     totals = totals_of(seconds)
-    for name, step in steps.items():
+    for name, (step, _) in steps.items():
         variants[name] |= {
             "step_seconds": interval(totals[name])._asdict(),
             **{f"{part}_seconds": interval([parts[part] for parts in seconds[name]])._asdict() for part in PARTS},

@@ -61,6 +61,19 @@ def interleave(
     return seconds
 
 
+def in_turns(runs: Sequence[Callable[[], Parts]]) -> Callable[[], Parts]:
+    """One run out of several that do the same: all of them before any comes again, in an order that is drawn anew."""
+    order = random.Random(0)
+    waiting: list[Callable[[], Parts]] = []
+
+    def run() -> Parts:
+        if not waiting:
+            waiting.extend(order.sample(runs, len(runs)))
+        return waiting.pop()()
+
+    return run
+
+
 def totals_of(seconds: Mapping[str, Sequence[Parts]]) -> dict[str, list[float]]:
     """What `interleave` found, with the parts of each run added up."""
     return {name: [sum(parts.values()) for parts in rounds] for name, rounds in seconds.items()}

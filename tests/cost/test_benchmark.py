@@ -15,7 +15,7 @@ from hybrid_patch.benchmark import read
 from hybrid_patch.config.front import compose
 from hybrid_patch.cost.alone import FailedAlone, memory_alone
 from hybrid_patch.cost.growth import slope
-from hybrid_patch.cost.timing import interleave, interval, ratio
+from hybrid_patch.cost.timing import in_turns, interleave, interval, ratio
 from hybrid_patch.errors import InputError
 
 HUGE = "model.encoder={width:160000,depth:1,heads:4,mlp_ratio:4.0}"
@@ -53,6 +53,15 @@ def test_things_are_timed_in_turns_in_random_order() -> None:
         float(i + 1) for i, n in enumerate(calls) if n == "a" and i >= 8
     ]
     assert said[-1] == "round 6/6"
+
+
+def test_instances_take_turns_and_a_null_of_two_has_no_side() -> None:
+    """One instance is always slower; under two names, each is the slower one as often as not."""
+    run = in_turns([lambda: {"step": 1.0}, lambda: {"step": 2.0}])
+    seconds = interleave({"a": run, "a again": run}, 100, 2, lambda text: None)
+    pairs = [(x["step"], y["step"]) for x, y in zip(seconds["a"], seconds["a again"], strict=True)]
+    assert set(pairs) == {(1.0, 2.0), (2.0, 1.0)}
+    assert 30 < sum(x > y for x, y in pairs) < 70
 
 
 def test_ratios_are_paired() -> None:
