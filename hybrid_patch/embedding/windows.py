@@ -17,12 +17,10 @@ class Tiling(NamedTuple):
     Attributes:
         side: of a window, pixels.
         stride: from one window to the next.
-        multiple: windows begin at multiples of it (the processing patch size), so that all cut the same patches.
     """
 
     side: int
     stride: int
-    multiple: int
 
     @classmethod
     def overlapping(cls, side: int, overlap: int, patch_size: int) -> "Tiling":
@@ -32,11 +30,15 @@ class Tiling(NamedTuple):
         """
         if not 0 <= overlap < side:
             raise ValueError(f"overlap={overlap}: takes 0 to {side - 1}, less than a window's side")
-        return cls(side, max((side - overlap) // patch_size, 1) * patch_size, patch_size)
+        return cls(side, max((side - overlap) // patch_size, 1) * patch_size)
 
     def starts(self, length: int) -> list[int]:
-        """Where windows begin along one side of an image. The last may end a few pixels behind the image's edge."""
-        last = -(-max(length - self.side, 0) // self.multiple) * self.multiple
+        """Where windows begin along one side of an image.
+
+        The last ends at the image's edge, wherever that is in a patch: patches with pixels beyond it would be half
+        empty, which can be seen in their embeddings.
+        """
+        last = max(length - self.side, 0)
         return [*range(0, last, self.stride), last]
 
     def tops(self, height: int, first_row: int) -> list[int]:

@@ -129,13 +129,15 @@ def test_half_precision(run: Path, tmp_path: Path) -> None:
 def test_a_map_of_patches(tmp_path: Path) -> None:
     """Its pixels are 8 of the scene's, and hold what all pixels of a patch share."""
     run = make_run(tmp_path / "run", "patch=ps8")
-    scene, output = write(tmp_path / f"{DATE}.tif", values(64, 61)), tmp_path / "map.tif"
-    options = ("dims=full", "grid=patch", "overlap=0")
-    assert call(f"run={run}", f"input={scene}", f"output={output}", *options)[0] == 0
-    with rasterio.open(output) as dataset:
-        assert (dataset.height, dataset.width) == (8, 8)
-        assert dataset.res == (80, 80)
-    np.testing.assert_allclose(read(output), expected(run, values(64, 61), overlap=0)[:, ::8, ::8], atol=1e-5)
+    for width in (64, 61):
+        scene, output = write(tmp_path / f"{width}" / f"{DATE}.tif", values(64, width)), tmp_path / f"{width}.tif"
+        options = ("dims=full", "grid=patch", "overlap=0")
+        assert call(f"run={run}", f"input={scene}", f"output={output}", *options)[0] == 0
+        with rasterio.open(output) as dataset:
+            assert (dataset.height, dataset.width) == (8, 8)
+            assert dataset.res == (80, 80)
+    pixels = expected(run, values(64, 64), overlap=0)
+    np.testing.assert_allclose(read(tmp_path / "64.tif"), pixels[:, ::8, ::8], atol=1e-5)
 
 
 def test_bands_are_found_by_name(run: Path, tmp_path: Path) -> None:
