@@ -78,7 +78,7 @@ def read(arguments: Sequence[str]) -> Request:
         key, _, value = argument.partition("=")
         if key == "compare":
             compare = _named(value)
-        elif re.match(r"[+~]*(data|evaluation|modality)\b", key):
+        elif re.fullmatch(r"\+*(data|evaluation)(\..+)?", key):
             overrides.append(argument)
         else:
             raise InputError(f"{argument}: not a key of this command; takes: {', '.join(OWN_KEYS)}")

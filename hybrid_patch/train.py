@@ -143,7 +143,7 @@ class Trainer:
         optimizer = optimizer_of(objective, config.optimizer)
         self.forward, self.optimizer = fabric.setup(objective, optimizer)
         self.step = 0
-        self.sizes: PatchSizes | None = None
+        self.said: PatchSizes | None = None
         self.counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
         self._resume()
         self.mirror: Mirror = NoMirror()
@@ -167,9 +167,10 @@ class Trainer:
                     name = stop.signal.name if stop.signal else "a signal to another process"
                     return STOPPED, f"stopped by {name} after step {self.step}, saved"
                 assert isinstance(item, Batch)
-                self._say_stage()
+                sizes = sizes_at(config, self.step)
+                self._say_stage(sizes)
                 began = time.perf_counter()
-                row = self._train_step(item.map(fabric.to_device))
+                row = self._train_step(item.map(fabric.to_device), sizes)
                 seconds = time.perf_counter() - began
                 self.step += 1
                 row = {"step": self.step, **row}
@@ -188,18 +189,16 @@ class Trainer:
                 waiting = time.perf_counter()
         return DONE, ""
 
-    def _say_stage(self) -> None:
+    def _say_stage(self, sizes: PatchSizes) -> None:
         """A line where a stage of the curriculum begins, or is gone on with."""
-        sizes = sizes_at(self.config, self.step)
-        stages = self.config.curriculum.stages
-        if len(stages) > 1 and self.config.curriculum.order == "in_turn" and sizes != self.sizes:
+        curriculum = self.config.curriculum
+        if len(curriculum.stages) > 1 and curriculum.order == "in_turn" and sizes != self.said:
             log.info("from step %d: processed at %d, output at %d", self.step + 1, sizes.processing, sizes.output)
-        self.sizes = sizes
+            self.said = sizes
 
-    def _train_step(self, batch: Batch) -> dict[str, Any]:
+    def _train_step(self, batch: Batch, sizes: PatchSizes) -> dict[str, Any]:
         """One optimizer step; a loss or gradient that is not finite changes nothing but the counters."""
         config = self.config
-        sizes = sizes_at(config, self.step)
         lr = learning_rate(config.optimizer, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr

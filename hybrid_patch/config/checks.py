@@ -41,10 +41,6 @@ def problems(config: Config) -> list[str]:
 
 def _patch_sizes(config: Config) -> Iterator[str]:
     patch, tile = config.patch, config.data.tile
-    if config.curriculum.budget == "tokens":  # crops are as many patches wide in all stages as in the coarsest
-        largest = max(stage.processing_patch_size for stage in config.curriculum.stages)
-        if tile % largest:
-            yield f"data.tile={tile}: not divisible by the largest processing patch size, {largest}"
     for index, stage in enumerate(config.curriculum.stages):
         same = (stage.processing_patch_size, stage.output_patch_size) == (
             patch.processing_patch_size,

@@ -4,10 +4,11 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
-from hybrid_patch.config.compose import Sources, checked, composed, held_to_schema, hydra_overrides
+from hybrid_patch.config.compose import Sources, checked, composed, held_to_schema, hydra_overrides, parse
+from hybrid_patch.config.literal import quote_path
 from hybrid_patch.config.schema import Config, Data, Evaluation
 from hybrid_patch.embedding.trained import TrainedModel
 
@@ -24,20 +25,17 @@ def settings_of(model: TrainedModel, overrides: Sequence[str]) -> tuple[Data, Ev
     fresh = any(re.match(r"data=", override) for override in overrides)
     node = _CONFIG.dump_python(model.config, mode="json")
     modalities = {name: dataclasses.asdict(modality) for name, modality in model.modalities.items()}
-    lines = ["evaluation=full", *overrides]
-    if not fresh:
-        # The run's own source takes the place of the default one, before its values are overridden.
-        lines = [f"data={node['data']['name']}", *lines]
-    config = composed(hydra_overrides([line for line in lines if not _is_value(line)], sources), sources)
+    groups = ["evaluation=full", *(line for line in overrides if not _is_value(line))]
+    config = composed(hydra_overrides(groups, sources), sources)
     own = OmegaConf.create(node)
     own.evaluation = config.evaluation
-    own.data = config.data if fresh else own.data
+    if fresh:
+        own.data = config.data
     own.data.tile, own.data.timesteps = node["data"]["tile"], node["data"]["timesteps"]
     own.data.modalities = modalities
-    values = [line.lstrip("+") for line in overrides if _is_value(line)]
-    merged = OmegaConf.merge(own, OmegaConf.from_dotlist(values))
-    assert isinstance(merged, DictConfig)
-    judged = checked(held_to_schema(merged, sources))
+    for value in (parse(quote_path(line)) for line in overrides if _is_value(line)):
+        OmegaConf.update(own, value.key_or_group, value.value(), force_add=True)
+    judged = checked(held_to_schema(own, sources))
     return judged.data, judged.evaluation
 
 

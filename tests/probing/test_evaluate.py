@@ -88,7 +88,7 @@ def test_a_synthetic_run(synthetic_run: Path, tmp_path: Path) -> None:
 def test_bands_are_found_by_name_and_the_run_s_statistics_are_kept(rasters_run: Path, tmp_path: Path) -> None:
     own = evaluated(rasters_run)
     assert (rasters_run / "evaluation.json").exists()
-    other = make_labelled_tiles(tmp_path / "other", ("nir", "extra", "RED", "blue"))
+    other = make_labelled_tiles(tmp_path / "a, [b]", ("nir", "extra", "RED", "blue"))
     output = f"output={tmp_path / 'report.json'}"
     moved = evaluated(rasters_run, output, "data=rasters", f"data.root={other}")
     assert moved["features"] == own["features"]
@@ -153,6 +153,7 @@ def test_olmoearth_has_worldcover_for_labels(tmp_path: Path) -> None:
         ([], "run: missing; name the directory of a run, run=DIR"),
         (["run={run}", "trainer.steps=3"], "trainer.steps=3: not a key of this command; takes: run, compare"),
         (["run={run}", "--fast"], "--fast: no such flag"),
+        (["run={run}", "~data.modalities.images"], "~data.modalities.images: not a key of this command"),
         (["run={run}", "compare=[a/x,b/x]"], "compare=[a/x,b/x]: two runs of one name"),
         (["run={run}", "evaluation.tile=3"], "evaluation.tile=3: unknown key"),
         (["run={run}", "evaluation.seeds=0"], "evaluation.seeds"),
