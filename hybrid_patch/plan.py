@@ -139,6 +139,7 @@ def _row(request: Request, member: "Member", common: set[str]) -> dict[str, Any]
         row["refused"] = f"needs {size(peak)}, more than max_memory={size(most)}: {dominant}; would do: {would}"
     return row | {
         "parameters": prediction.parameters,
+        "parameters_of": prediction.parameters_of,
         "tokens": prediction.worst.tokens._asdict(),
         "flops": prediction.flops(),
         "flops_per_step": prediction.flops_per_step(),
@@ -174,7 +175,7 @@ def tables(report: dict[str, Any]) -> list[Table]:
     work = _table(
         f"Plan{f' of {common}' if common else ''}: {len(report['members'])} members, "
         f"{report['distinct_shapes']} distinct shapes\nTokens of a sample in one view; FLOPs of a step",
-        ["member", "parameters", "seen", "asked", "fine", *forward, "forward", "backward"],
+        ["member", "parameters", "upsamplers'", "seen", "asked", "fine", *forward, "forward", "backward"],
     )
     memory = _table("Memory of a process at the peak of a step", ["member", *classes, "peak", "most of it"])
     for row in rows:
@@ -184,6 +185,7 @@ def tables(report: dict[str, Any]) -> list[Table]:
         work.add_row(
             row["member"],
             f"{row['parameters']:,}",
+            f"{sum(number for of, number in row['parameters_of'].items() if of.endswith('upsampler')):,}",
             *(f"{number:,}" for number in row["tokens"].values()),
             *(f"{number:.2e}" for number in (*parts, *totals)),
         )
