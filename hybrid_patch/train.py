@@ -72,7 +72,10 @@ def train(config: Config) -> int:
         try:
             source = open_source(config.data)
             torch.manual_seed(config.seed)
-            trainer = Trainer(config, fabric, run, source, Objective(config, source.modalities))
+            objective = Objective(config, source.modalities)
+            counts = objective.parameter_counts()
+            log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
+            trainer = Trainer(config, fabric, run, source, objective)
             code, reason = trainer.fit(stop)
             trainer.mirror.close()
         except BaseException as error:
