@@ -134,6 +134,7 @@ class OlmoEarthSource:
                 if "worldcover" in file:
                     labels = _class_of(dataset_of(file, path, "worldcover", (*sides, 1, 1))[slices(window)][..., 0, 0])
             latlon = np.asarray(file["latlon"][()], np.float64) if "latlon" in file else None
+        self._files.close()
         return Sample(images, valid, timestamps[timesteps], latlon, labels)
 
     def _path(self, index: int) -> Path:

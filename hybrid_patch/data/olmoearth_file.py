@@ -22,7 +22,7 @@ MISSING = -99999
 
 
 class SampleFiles:
-    """Opens files for reading, and keeps the last one open.
+    """Opens files for reading, and keeps one open until another is asked for, or `close`.
 
     A sample is asked for its shape and then for its pixels: on a shared file system every opening is a round trip.
     """
