@@ -26,6 +26,10 @@ class Packing:
         """The packing with its tensors changed: moved to a device, pinned."""
         return Packing(change(self.index), None if self.keep is None else change(self.keep), self.length)
 
+    def rows(self, which: slice) -> "Packing":
+        """Of some of the samples."""
+        return Packing(self.index[which], None if self.keep is None else self.keep[which], self.length)
+
     def gather(self, values: Shaped[Tensor, "samples all *d"]) -> Shaped[Tensor, "b n *d"]:
         """The kept tokens, `[B, n, ...]`; padded places hold tokens that mean nothing.
 

@@ -26,6 +26,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from hybrid_patch import checkpoint
+from hybrid_patch.accumulation import backpropagate
 from hybrid_patch.config.recipe import difference, recipe, recipe_hash, run_directory, run_id
 from hybrid_patch.config.schema import Config, Optimizer
 from hybrid_patch.cost.memory import PeakMemory
@@ -205,14 +206,21 @@ class Trainer:
         lr = learning_rate(config.optimizer, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        terms = self.forward(batch, sizes)
-        self.fabric.backward(terms["loss"])
+        terms = backpropagate(
+            self.forward,
+            self.objective.shares,
+            batch,
+            sizes,
+            config.runtime.accumulate,
+            self.fabric.backward,
+            lambda hold: self.fabric.no_backward_sync(self.forward, enabled=hold),
+        )
         norm = float(
             self.fabric.clip_gradients(  # type: ignore[arg-type]  # a tensor whenever max_norm is given
                 self.objective, self.optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
             )
         )
-        values = self._means({name: term.detach() for name, term in terms.items()})
+        values = self._means(terms)
         finite = math.isfinite(values["loss"]) and math.isfinite(norm)
         if finite:
             self.optimizer.step()

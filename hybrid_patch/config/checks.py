@@ -219,6 +219,11 @@ def _runtime(config: Config) -> Iterator[str]:
         yield (
             f"trainer.batch_size={batch_size}: not divisible by runtime.processes={runtime.processes}; would do: {near}"
         )
+    elif (local := batch_size // runtime.processes) % runtime.accumulate:
+        yield (
+            f"runtime.accumulate={runtime.accumulate}: does not divide the {local} samples of a process; "
+            f"would do: {_listed(_divisors(local))}"
+        )
 
 
 def _names(config: Config) -> Iterator[str]:

@@ -405,6 +405,8 @@ class Runtime:
         strategy: `single` or `ddp`.
         workers: processes that load data; 0: the training process itself.
         threads: CPU threads per process; null: torch's choice.
+        accumulate: parts that a process works its samples out in, one after the other: the same gradients with less
+            memory, and the encoder once more where there is an instance term.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
         compile_blocks: compile the transformer blocks with torch.compile (needs a C++ compiler, or a GPU with Triton).
     """
@@ -416,6 +418,7 @@ class Runtime:
     strategy: Aside[Literal["single", "ddp"]]
     workers: Aside[Amount]
     threads: Aside[Count | None]
+    accumulate: Aside[Count]
     gradient_checkpointing: Aside[bool]
     compile_blocks: Aside[bool]
 

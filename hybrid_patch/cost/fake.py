@@ -4,13 +4,14 @@ import dataclasses
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hybrid_patch.accumulation import backpropagate
 from hybrid_patch.config.schema import Config, Guided, ModalityCrossRandomMasking, RandomMasking
 from hybrid_patch.cost.recorder import Record, Recorder
 from hybrid_patch.cost.torch_internals import FakeTensorMode
@@ -18,7 +19,7 @@ from hybrid_patch.curriculum import PatchSizes, tile_for
 from hybrid_patch.data.batch import Batch, Draw, MaskedTokens
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.interpolation import cells_around, place_weights
-from hybrid_patch.loss.objective import Objective
+from hybrid_patch.loss.objective import Objective, Share
 from hybrid_patch.masking import Mask, coarse_presence, draw
 from hybrid_patch.nn.encodings import place_in_the_series, place_on_the_ground
 from hybrid_patch.nn.patch_embed import kernel_resize
@@ -92,6 +93,7 @@ def fake_steps(
     masks = masks_of(config, modalities, sizes)
     inputs = {name: mask for name, mask in masks.items() if not modalities[name].decode_only}
     encoded, decoded = MaskedTokens.of(inputs, Mask.ENCODE), MaskedTokens.of(masks, Mask.DECODE)
+    parts = config.runtime.accumulate
     coarse = sum(mask.numel() for mask in masks.values())
     seen, asked = (kept.together.index.shape[1] for kept in (encoded, decoded))
     tokens = Tokens(seen, asked, coarse * sizes.factor**2)
@@ -107,16 +109,21 @@ def fake_steps(
         with torch.no_grad():
             Objective(_shallow(config), modalities)(batches[0], sizes)  # fills the caches
         records = [
-            _step(objective, optimizer, batch, sizes, None if number else config.optimizer.clip_norm)
+            _step(objective, optimizer, batch, sizes, parts, None if number else config.optimizer.clip_norm)
             for number, batch in enumerate(batches)
         ]
     return FakeSteps(records, tokens, objective.parameter_counts())
 
 
 def _step(
-    objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, sizes: PatchSizes, clip_norm: float | None
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    sizes: PatchSizes,
+    parts: int,
+    clip_norm: float | None,
 ) -> Record:
-    """What one step takes; without a norm to clip gradients to, it ends with the backward pass."""
+    """What one step in so many parts takes; without a norm to clip gradients to, it ends with the backward pass."""
     recorder = Recorder()
     recorder.hold([*objective.parameters(), *objective.buffers()], "parameters")
     recorder.hold([x for state in optimizer.state.values() for x in state.values()], "optimizer")
@@ -127,10 +134,20 @@ def _step(
         recorder.hold([parameter.grad], "gradients")
 
     hooks = [p.register_post_accumulate_grad_hook(accumulated) for p in objective.parameters() if p.requires_grad]
-    with recorder.phase("forward"):
-        terms = objective(batch, sizes)
-    with recorder.phase("backward"):
-        terms["loss"].backward()
+
+    def forward(*inputs: Any) -> dict[str, Tensor]:
+        with recorder.phase("forward"):
+            return objective(*inputs)
+
+    def shares(*inputs: Any) -> list[Share]:
+        with recorder.phase("forward"):
+            return objective.shares(*inputs)
+
+    def backward(loss: Tensor) -> None:
+        with recorder.phase("backward"):
+            loss.backward()
+
+    backpropagate(forward, shares, batch, sizes, parts, backward)
     if clip_norm is not None:
         with recorder.phase("optimizer"):
             torch.nn.utils.clip_grad_norm_(objective.parameters(), clip_norm)

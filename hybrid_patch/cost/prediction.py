@@ -59,7 +59,8 @@ class Stage:
         plain["trainer"] = self.samples
         plain["data"] = plain["data"]["timesteps"]
         plain["loss"] = {name: _without_values(value) for name, value in plain["loss"].items() if name != "target_seed"}
-        plain["runtime"] = (self.config.runtime.precision, self.config.runtime.gradient_checkpointing)
+        runtime = self.config.runtime
+        plain["runtime"] = (runtime.precision, runtime.accumulate, runtime.gradient_checkpointing)
         modalities = {name: dataclasses.asdict(modality) for name, modality in self.modalities.items()}
         for modality in modalities.values():
             for name in ("gsd", "mean", "std", "files"):

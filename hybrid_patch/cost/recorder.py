@@ -169,7 +169,11 @@ class Recorder(TorchDispatchMode):
         A part's work may be done again in the backward pass (gradient checkpointing): it is that part's as well.
         """
         node = backward_node()
-        return self._parts[-1] if node is None else self._part_of_node[node - self._first_node]
+        if node is None:
+            return self._parts[-1]
+        if node - self._first_node >= len(self._part_of_node):  # a backward pass inside of a forward one
+            self._name_nodes()
+        return self._part_of_node[node - self._first_node]
 
     def _name_nodes(self) -> None:
         """Nodes made since the last look belong to the part that ends, or pauses, now."""

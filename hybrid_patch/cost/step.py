@@ -1,7 +1,9 @@
 """A training step on fixed data, to be measured again and again."""
 
 import torch
+from torch import Tensor
 
+from hybrid_patch.accumulation import backpropagate
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.timing import Clock
 from hybrid_patch.curriculum import sizes_at, tile_for
@@ -40,11 +42,16 @@ class Step:
     def run(self) -> dict[str, float]:
         """One step; the seconds of its parts."""
         clock = Clock(self.device)
-        loss = self.objective(self.batch, self.sizes)["loss"]
-        forward = clock.lap()
-        loss.backward()
-        backward = clock.lap()
+        seconds = {"forward": 0.0, "backward": 0.0}
+
+        def backward(loss: Tensor) -> None:
+            seconds["forward"] += clock.lap()
+            loss.backward()
+            seconds["backward"] += clock.lap()
+
+        parts = self.config.runtime.accumulate
+        backpropagate(self.objective, self.objective.shares, self.batch, self.sizes, parts, backward)
         torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.optimizer.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {"forward": forward, "backward": backward, "optimizer": clock.lap()}
+        return {**seconds, "optimizer": clock.lap()}

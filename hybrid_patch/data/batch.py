@@ -35,6 +35,10 @@ class MaskedTokens:
         chosen = {name: (mask == value).flatten(1) for name, mask in masks.items()}
         return cls(pack(torch.cat(list(chosen.values()), dim=1)), {name: pack(mask) for name, mask in chosen.items()})
 
+    def rows(self, which: slice) -> "MaskedTokens":
+        """Of some of the samples."""
+        return MaskedTokens(self.together.rows(which), {name: each.rows(which) for name, each in self.each.items()})
+
     def map(self, change: Change) -> "MaskedTokens":
         """With every tensor changed."""
         return MaskedTokens(
@@ -132,6 +136,29 @@ class Batch:
             Draw(change(self.draw.places), change(self.draw.strata)),
             {name: change(x) for name, x in self.kept.items()},
             self.skipped,
+        )
+
+    def split(self, parts: int) -> "list[Batch]":
+        """So many batches of as many samples each, in order, which share what the loss draws by.
+
+        Raises ValueError if the samples cannot be shared out.
+        """
+        size, rest = divmod(len(self.timestamps), parts)
+        if rest:
+            raise ValueError(f"{len(self.timestamps)} samples: cannot be cut into {parts} parts")
+        return [self._samples(slice(start, start + size)) for start in range(0, size * parts, size)]
+
+    def _samples(self, which: slice) -> "Batch":
+        rows = slice(which.start * self.views, which.stop * self.views)
+        return Batch(
+            {name: x[which] for name, x in self.pixels.items()},
+            {name: x[which] for name, x in self.valid.items()},
+            self.timestamps[which],
+            {name: x[rows] for name, x in self.masks.items()},
+            self.encoded.rows(rows),
+            self.decoded.rows(rows),
+            self.draw,
+            {name: x[rows] for name, x in self.kept.items()},
         )
 
     def guide(self, name: str) -> Guide:

@@ -1,6 +1,7 @@
 """The objective: a model, its frozen targets, and the weighted terms of its loss."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,6 +28,22 @@ from hybrid_patch.tokens import FineTokens, Positions, TokenGrid, Tokens
 
 PerSample = tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]
 """The loss of each sample, and whether it has one."""
+
+
+class Share(NamedTuple):
+    """What a part of a batch must know of the whole, for its loss to be its share of the whole batch's.
+
+    Attributes:
+        visible, decoded: how many samples and views of the whole have such a term, by modality, over all processes.
+        instance: this part's share of the term, and the gradient of the whole's to the part's vectors `[B V, D]`; None
+            without the term.
+    """
+
+    visible: Float[Tensor, " modalities"]
+    decoded: Float[Tensor, " modalities"]
+    instance: tuple[Float[Tensor, ""], Float[Tensor, "bv d"]] | None
+
+
 Patches = Mapping[str, Float[Tensor, "b h w _ p q _"]]
 
 
@@ -69,20 +86,23 @@ class Objective(nn.Module):
         if loss.visible.weight == 0 and loss.instance.weight == 0:
             self.model.encoder_upsampler.requires_grad_(False)
 
-    def forward(self, batch: Batch, sizes: PatchSizes) -> dict[str, Float[Tensor, ""]]:
+    def forward(self, batch: Batch, sizes: PatchSizes, share: Share | None = None) -> dict[str, Float[Tensor, ""]]:
         """The terms of the loss by name, unweighted, and `loss`, their weighted sum; means over all processes' samples.
 
         Each process returns its share times the number of processes, so that the mean over processes (which is what
         DDP takes of the gradients) is that of one process with the whole batch.
+
+        Args:
+            share: if this is a part of a batch (`shares`): the terms are then its share of the batch's, and add up.
         """
         terms: dict[str, Float[Tensor, ""]] = {}
         patches = {name: cut(pixels, sizes.processing) for name, pixels in batch.pixels.items()}
         with self._blocks(batch):
             latents, encoded = self.model.encode(patches, batch)
         if self.loss.visible.weight > 0 or self.loss.instance.weight > 0:
-            terms |= self._encoder_terms(batch, patches, sizes, encoded)
+            terms |= self._encoder_terms(batch, patches, sizes, encoded, share)
         if self.predicts:
-            terms |= self._decoder_terms(batch, patches, sizes, latents)
+            terms |= self._decoder_terms(batch, patches, sizes, latents, share)
         weights = {name: getattr(self.loss, name).weight for name in terms}
         return {"loss": torch.stack([weights[name] * term for name, term in terms.items()]).sum(), **terms}
 
@@ -95,8 +115,54 @@ class Objective(nn.Module):
                 counts[rest[0] if owner == "model" else "heads"] += parameter.numel()
         return counts
 
+    @torch.no_grad()
+    def shares(self, batch: Batch, parts: Sequence[Batch], sizes: PatchSizes) -> list[Share]:
+        """What the parts of a batch must know of it."""
+        visible, decoded = (
+            global_sum(
+                torch.stack(
+                    [
+                        batch.measured(name, packing, sizes.output).flatten(1).any(1).sum()
+                        for name, packing in tokens.each.items()
+                    ]
+                ).float()
+            )
+            for tokens in (batch.encoded, batch.decoded)
+        )
+        if self.loss.instance.weight == 0:
+            return [Share(visible, decoded, None)] * len(parts)
+        vectors = torch.cat([self._vectors(part, sizes) for part in parts]).requires_grad_()
+        with torch.enable_grad():
+            value = self._contrast(vectors)
+            (gradient,) = torch.autograd.grad(value, vectors)
+        each = (value / len(parts)).detach()
+        return [Share(visible, decoded, (each, rows)) for rows in gradient.chunk(len(parts))]
+
+    def _vectors(self, batch: Batch, sizes: PatchSizes) -> Float[Tensor, "bv d"]:
+        """What the instance term compares."""
+        patches = {name: cut(pixels, sizes.processing) for name, pixels in batch.pixels.items()}
+        with self._blocks(batch):
+            _, encoded = self.model.encode(patches, batch)
+        pooled, taken = {}, {}
+        for name, grid in encoded.items():
+            packing = batch.encoded.each[name]
+            everywhere = all_queries(packing, sizes.factor).positions
+            fine = self._upsample(self.model.encoder_upsampler, grid, sizes, everywhere, batch.guide(name))
+            pooled[name], taken[name] = fine.float(), batch.measured(name, packing, sizes.output)
+        with _in_full(batch.timestamps):
+            return self.aggregate(pooled, taken)
+
+    def _contrast(self, vectors: Float[Tensor, "bv d"]) -> Float[Tensor, ""]:
+        first, second = vectors.unflatten(0, (-1, 2)).unbind(1)
+        return instance_contrast(first, second, self.loss.instance.temperature)
+
     def _encoder_terms(
-        self, batch: Batch, patches: Patches, sizes: PatchSizes, encoded: Mapping[str, TokenGrid]
+        self,
+        batch: Batch,
+        patches: Patches,
+        sizes: PatchSizes,
+        encoded: Mapping[str, TokenGrid],
+        share: Share | None,
     ) -> dict[str, Float[Tensor, ""]]:
         """`visible` and `instance`, of the fine tokens of what the encoder saw."""
         visible: list[PerSample] = []
@@ -113,15 +179,25 @@ class Objective(nn.Module):
                 if cells.queries.drawn:  # the mean is over all positions
                     fine = self._upsample(self.model.encoder_upsampler, grid, sizes, everywhere, batch.guide(name))
                 pooled[name], taken[name] = fine.float(), cells.measured
-        terms = {"visible": _mean(visible)} if visible else {}
+        terms = {"visible": _mean(visible, share and share.visible)} if visible else {}
         if pooled:
             with _in_full(batch.timestamps):
-                first, second = self.aggregate(pooled, taken).unflatten(0, (-1, 2)).unbind(1)
-                terms["instance"] = instance_contrast(first, second, self.loss.instance.temperature)
+                vectors = self.aggregate(pooled, taken)
+                if share is None or share.instance is None:
+                    terms["instance"] = self._contrast(vectors)
+                else:  # the value of one, the gradient of the other
+                    value, gradient = share.instance
+                    product = (vectors * gradient).sum()
+                    terms["instance"] = value + product - product.detach()
         return terms
 
     def _decoder_terms(
-        self, batch: Batch, patches: Patches, sizes: PatchSizes, latents: Float[Tensor, "bv n d"]
+        self,
+        batch: Batch,
+        patches: Patches,
+        sizes: PatchSizes,
+        latents: Float[Tensor, "bv n d"],
+        share: Share | None,
     ) -> dict[str, Float[Tensor, ""]]:
         """`decoded` and `reconstruct`, of the fine tokens of what was hidden."""
         decoded: list[PerSample] = []
@@ -132,8 +208,9 @@ class Objective(nn.Module):
                 decoded.append(self._discriminate(fine, self.decoded_head, self.loss.decoded, cells[name], sizes))
             if self.loss.reconstruct.weight > 0:
                 reconstruct.append(self._reconstruct(fine, cells[name], sizes))
-        terms = {"decoded": _mean(decoded)} if decoded else {}
-        return terms | ({"reconstruct": _mean(reconstruct)} if reconstruct else {})
+        counts = share and share.decoded
+        terms = {"decoded": _mean(decoded, counts)} if decoded else {}
+        return terms | ({"reconstruct": _mean(reconstruct, counts)} if reconstruct else {})
 
     def _predict(
         self, batch: Batch, sizes: PatchSizes, latents: Float[Tensor, "bv n d"], cells: Mapping[str, Cells]
@@ -208,8 +285,13 @@ def _in_full(where: Tensor) -> torch.autocast:
     return torch.autocast(where.device.type, enabled=False)
 
 
-def _mean(losses: list[PerSample]) -> Float[Tensor, ""]:
-    """Mean over samples and views, then over the modalities that have any; an exact 0 if none has."""
+def _mean(losses: list[PerSample], counts: Float[Tensor, " modalities"] | None) -> Float[Tensor, ""]:
+    """Mean over samples and views, then over the modalities that have any; an exact 0 if none has.
+
+    Args:
+        counts: of the samples and views by modality, if those of these losses are not all.
+    """
     sums = torch.stack([loss.sum() for loss, _ in losses])
-    counts = global_sum(torch.stack([some.sum() for _, some in losses]).to(sums.dtype))
+    if counts is None:
+        counts = global_sum(torch.stack([some.sum() for _, some in losses]).to(sums.dtype))
     return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1) * world_size()

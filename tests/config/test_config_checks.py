@@ -37,6 +37,10 @@ NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "instance"
         (["model.decoder.heads=7"], "model.decoder.heads=7: does not divide model.decoder.width=128; would do: 1"),
         (["loss.backend=flex"], "loss.backend=flex: does not run on runtime.device=cpu; would do: auto, chunked"),
         (["loss.backend=flash_cpu", "runtime=gpu"], "loss.backend=flash_cpu: does not run on runtime.device=cuda"),
+        (
+            ["runtime.accumulate=3"],
+            "runtime.accumulate=3: does not divide the 8 samples of a process; would do: 1, 2, 4",
+        ),
         (["masking=time", "data.timesteps=1"], "masking=time: needs timesteps to hide; "),
         (
             ["decoder.patch_size=output", "+upsampler@decoder.upsampler=learned"],
