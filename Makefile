@@ -7,13 +7,14 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := $(BIN) -m pytest -n $(JOBS) --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint slow clean
+.PHONY: help setup demo test lint slow gpu-check clean
 
 help:
 	@echo "make setup   .venv with all that is needed to run, test and change the code"
 	@echo "make demo    train three small models on synthetic scenes and compare them"
 	@echo "make test    lint, types and tests"
 	@echo "make slow    the slower tests"
+	@echo "make gpu-check  whether all of it works on this machine's GPU, and how fast: gpu.json (8 minutes)"
 	@echo "make clean   remove .venv and all that was built; runs/ stays"
 	@echo "Another Python: make setup PYTHON=python3.12 (after make clean)"
 
@@ -49,6 +50,10 @@ lint: $(VENV)/dev
 test slow: export OMP_NUM_THREADS := 1
 test: lint
 	$(PYTEST)
+
+# On a machine with a GPU torch and the rest may be installed already: then no .venv is made.
+gpu-check:
+	@$(if $(wildcard $(BIN)),$(BIN),"$(PYTHON)") -m hybrid_patch.gpu_check
 
 slow: $(VENV)/dev
 	$(PYTEST) -m slow
