@@ -18,6 +18,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ from hybrid_patch.run_directory import RunDirectory
 from hybrid_patch.signals import StopRequest, stop_requests
 
 FAILED, STOPPED = 1, 75
+SKIPPED = "skipped samples"
 FEW_SAMPLES = 50
 """The share of skipped samples is judged as if at least so many had been seen."""
 
@@ -215,22 +217,18 @@ class Trainer:
             self.fabric.backward,
             lambda hold: self.fabric.no_backward_sync(self.forward, enabled=hold),
         )
-        norm = float(
-            self.fabric.clip_gradients(  # type: ignore[arg-type]  # a tensor whenever max_norm is given
-                self.objective, self.optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
-            )
+        norm = self.fabric.clip_gradients(
+            self.objective, self.optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
         )
-        values = self._means(terms)
-        finite = math.isfinite(values["loss"]) and math.isfinite(norm)
-        if finite:
-            self.optimizer.step()
+        assert norm is not None
+        values = self._means({**terms, "grad_norm": norm, SKIPPED: norm.new_full((), len(batch.skipped))})
+        finite = (values["loss"] + values["grad_norm"]).isfinite()
+        # Whether to step is decided where the numbers are: asking for them would wait for the device.
+        self.optimizer.optimizer.found_inf = (~finite).float()  # GradScaler's word for it
+        self.optimizer.step()
         self.optimizer.zero_grad()
-        self.counters["bad_steps"] += not finite
-        self.counters["bad_in_a_row"] = 0 if finite else self.counters["bad_in_a_row"] + 1
-        self._count_skipped(batch)
         return {
-            **{name: value if math.isfinite(value) else None for name, value in values.items()},
-            "grad_norm": norm if finite else None,
+            **self._row(values, batch.skipped),
             "lr": lr,
             "bad_steps": self.counters["bad_steps"],
             "skipped": self.counters["skipped"],
@@ -238,16 +236,22 @@ class Trainer:
             "output_patch_size": sizes.output,
         }
 
-    def _means(self, terms: dict[str, Tensor]) -> dict[str, float]:
-        """The terms averaged over all processes."""
-        names, values = list(terms), torch.stack(list(terms.values()))
-        return dict(zip(names, self.fabric.all_reduce(values, reduce_op="mean").tolist(), strict=True))  # type: ignore[union-attr]
+    def _means(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Averaged over all processes, on their device."""
+        means = self.fabric.all_reduce(torch.stack(list(values.values())), reduce_op="mean")
+        assert isinstance(means, Tensor)
+        return dict(zip(values, means.unbind(), strict=True))
 
-    def _count_skipped(self, batch: Batch) -> None:
-        for message in batch.skipped:
+    def _row(self, means: dict[str, Tensor], skipped: Sequence[str]) -> dict[str, float | None]:
+        """The step's figures, None where they are not finite, and what they are counted as. Waits for the device."""
+        for message in skipped:
             log.warning("skipped %s", message)
-        count = torch.tensor(len(batch.skipped), device=self.fabric.device)
-        self.counters["skipped"] += int(self.fabric.all_reduce(count, reduce_op="sum"))  # type: ignore[arg-type]
+        values = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
+        self.counters["skipped"] += round(values.pop(SKIPPED) * self.fabric.world_size)
+        finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+        self.counters["bad_steps"] += not finite
+        self.counters["bad_in_a_row"] = 0 if finite else self.counters["bad_in_a_row"] + 1
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
     def _failure(self) -> str:
         """Why the run must not go on; empty if it may."""
