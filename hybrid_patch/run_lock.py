@@ -65,11 +65,9 @@ class RunLock:
         with self._exclusive():
             holder = self.holder()
             if holder and self._token != holder["token"] and is_alive(holder, heartbeat):
-                who = f"host {holder['host']}, process {holder['pid']}" + (
-                    f", job {holder['job']}" * bool(holder["job"])
-                )
                 raise InputError(
-                    f"run_dir={self._folder}: another process is at work on this run ({who}); wait for it, or end it"
+                    f"run_dir={self._folder}: another process is at work on this run ({named(holder)}); "
+                    "wait for it, or end it"
                 )
             self._token = uuid.uuid4().hex
             write_json(self._path, {"token": self._token, **_myself()})
@@ -79,8 +77,7 @@ class RunLock:
         """Around every write, one by one. Raises LostLockError if another attempt has the lock now."""
         with self._exclusive():
             if self._token is not None and self.holder().get("token") != self._token:
-                who = self.holder()
-                by = f"host {who['host']}, process {who['pid']}, job {who['job'] or 'none'}" if who else "nobody"
+                by = named(self.holder()) or "nobody"
                 raise LostLockError(f"{self._folder}: this attempt has lost the run; it is held by {by}")
             yield
 
@@ -121,6 +118,13 @@ class RunLock:
                 if time.monotonic() > deadline:
                     raise InputError(f"{self._folder}: another process keeps writing there; end it") from None
                 time.sleep(0.02)
+
+
+def named(holder: dict[str, Any]) -> str:
+    """The holder of a lock, for people; empty if there is none."""
+    if not holder:
+        return ""
+    return f"host {holder['host']}, process {holder['pid']}" + (f", job {holder['job']}" if holder["job"] else "")
 
 
 def is_alive(holder: dict[str, Any], heartbeat: float) -> bool:
