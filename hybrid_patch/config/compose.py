@@ -75,6 +75,8 @@ def hydra_overrides(arguments: Sequence[str], sources: Sources, sweep: bool = Fa
         except UnicodeEncodeError:
             shown = argument.encode(errors="backslashreplace").decode()
             raise InputError(f"{shown}: not UTF-8; rename the file or folder") from None
+        if _is_sweep_file(argument):
+            raise InputError(f"{argument}: a sweep, which needs -m")
         text = quote_path(argument)
         parsed = parse(text)
         if not parsed.key_or_group:
@@ -104,11 +106,13 @@ def parse(override: str) -> Override:
         return OverridesParser.create().parse_overrides([override])[0]
 
 
-def composed(overrides: Sequence[str], sources: Sources) -> DictConfig:
-    """What Hydra makes of overrides in its grammar, unresolved. Raises InputError."""
+def composed(overrides: Sequence[str], sources: Sources, with_hydra: bool = False) -> DictConfig:
+    """What Hydra makes of overrides in its grammar, unresolved, with its own settings or without. Raises InputError."""
     extra = [] if sources.extra is None else [f"hydra.searchpath=[{quote(str(sources.extra.resolve()))}]"]
     with in_one_line(overrides), _hydra(sources):
-        return hydra.compose(sources.name, overrides=[*extra, *overrides])
+        config = hydra.compose(sources.name, overrides=[*extra, *overrides], return_hydra_config=with_hydra)
+        OmegaConf.set_struct(config, False)
+        return config
 
 
 def sweep_members(arguments: Sequence[str], sources: Sources) -> list[list[str]]:
@@ -116,11 +120,42 @@ def sweep_members(arguments: Sequence[str], sources: Sources) -> list[list[str]]
 
     Raises InputError if a value is no sweep in Hydra's grammar. The members themselves are not judged.
     """
-    overrides = hydra_overrides(arguments, sources, sweep=True)
+    overrides = hydra_overrides(with_sweep_written_out(arguments, sources), sources, sweep=True)
     with in_one_line(overrides), _hydra(sources):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         members = BasicSweeper.split_arguments(parser.parse_overrides(overrides), max_batch_size=None)[0]
         return [[plain_argument(override) for override in parser.parse_overrides(member)] for member in members]
+
+
+def with_sweep_written_out(arguments: Sequence[str], sources: Sources) -> list[str]:
+    """`sweep=<name>` replaced by what `conf/sweep/<name>.yaml` sweeps over, its `hydra.sweeper.params`.
+
+    A key that the arguments have themselves keeps what they say. Raises InputError for more than one sweep, and for a
+    file that says anything else: members are described by their arguments alone.
+    """
+    chosen = [argument for argument in arguments if _is_sweep_file(argument)]
+    if not chosen:
+        return list(arguments)
+    said, name = chosen[0].lstrip("+"), chosen[-1].partition("=")[2]
+    if len(chosen) > 1 or "," in name:
+        raise InputError(f"{' '.join(chosen)}: one sweep at a time; sweep over more keys with key=a,b beside it")
+    plain, config = (composed(words, sources, with_hydra=True) for words in ([], [said]))
+    params = config.hydra.sweeper.params or {}
+    for each in (plain, config):
+        each.pop("hydra")
+    if not params or plain != config:
+        raise InputError(f"{said}: a file in conf/sweep/ holds hydra.sweeper.params and nothing else")
+    rest = [argument for argument in arguments if argument not in chosen]
+    own = {_key(argument) for argument in rest}
+    return [*(f"{key}={value}" for key, value in params.items() if _key(key) not in own), *rest]
+
+
+def _is_sweep_file(argument: str) -> bool:
+    return re.match(r"\+{0,2}sweep=", argument) is not None
+
+
+def _key(argument: str) -> str:
+    return argument.lstrip("+~").partition("=")[0]
 
 
 def held_to_schema(config: DictConfig, sources: Sources, allow_missing: bool = False) -> Config:

@@ -22,6 +22,7 @@ from hybrid_patch.config.compose import (
     held_to_schema,
     hydra_overrides,
     sweep_members,
+    with_sweep_written_out,
 )
 from hybrid_patch.config.multirun import Member, MemberRunner, exit_code, summary
 from hybrid_patch.config.recipe import run_directory
@@ -144,7 +145,8 @@ def _for_hydra(arguments: Namespace, sources: Sources) -> list[str]:
     ]
     if sources.extra is not None:
         line.append(f"--config-dir={sources.extra}")
-    return [*line, *hydra_overrides(arguments.overrides, sources, sweep=arguments.multirun)]
+    overrides = with_sweep_written_out(arguments.overrides, sources) if arguments.multirun else arguments.overrides
+    return [*line, *hydra_overrides(overrides, sources, sweep=arguments.multirun)]
 
 
 def _sweep(overrides: Sequence[str], sources: Sources) -> None:
