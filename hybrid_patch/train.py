@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from hybrid_patch import checkpoint
 from hybrid_patch.config.frozen import as_yaml
-from hybrid_patch.config.recipe import difference, recipe, recipe_hash, run_directory, run_id
+from hybrid_patch.config.recipe import difference, identity, recipe, run_directory, run_id
 from hybrid_patch.config.schema import Config, Optimizer
 from hybrid_patch.cost.memory import PeakMemory
 from hybrid_patch.curriculum import PatchSizes, sizes_after, sizes_at
@@ -133,8 +133,7 @@ def prepare(run: RunDirectory, config: Config) -> None:
     run.lock()
     remove_parts(run.path)
     if not run.exists():
-        identity = {"run_id": run_id(config), "recipe_hash": recipe_hash(config), "recipe": recipe(config)}
-        run.begin(as_yaml(config), {**identity, **provenance()})
+        run.begin(as_yaml(config), {**identity(config), **provenance()})
 
 
 def optimizer_of(module: nn.Module, config: Optimizer) -> torch.optim.AdamW:

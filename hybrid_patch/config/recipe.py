@@ -43,11 +43,21 @@ def run_id(config: Config, fingerprint: Fingerprint = data_fingerprint) -> str:
 
     Example: `hybrid8-1_bilinear_nano_synthetic_s0_0f3a9c21d4`.
     """
+    return identity(config, fingerprint)["run_id"]
+
+
+def identity(config: Config, fingerprint: Fingerprint = data_fingerprint) -> dict[str, Any]:
+    """What a run is: `run_id`, `recipe_hash` and `recipe`."""
+    plain = recipe(config, fingerprint)
+    digest = _digest(plain)
+    return {"run_id": _name(config, digest), "recipe_hash": digest, "recipe": plain}
+
+
+def _name(config: Config, digest: str) -> str:
     coarse, fine = config.patch.processing_patch_size, config.patch.output_patch_size
     patch = f"ps{coarse}" if coarse == fine else f"hybrid{coarse}-{fine}"
     model = re.sub(r"[^A-Za-z0-9-]", "-", config.model.name)[:40]
-    digest = recipe_hash(config, fingerprint)[:10]
-    return f"{patch}_{config.upsampler.name}_{model}_{config.data.name}_s{config.seed}_{digest}"
+    return f"{patch}_{config.upsampler.name}_{model}_{config.data.name}_s{config.seed}_{digest[:10]}"
 
 
 def run_directory(config: Config, fingerprint: Fingerprint = data_fingerprint) -> Path:

@@ -1,0 +1,132 @@
+"""How the members of a sweep stand: what their run directories say, and what their queues still have."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hybrid_patch.run_directory import RunDirectory
+from hybrid_patch.run_lock import STALE_SECONDS, is_alive, named
+from launch.queue import Live, queue_of
+from launch.sweep import Member, Sweep
+
+State = Literal["done", "running", "queued", "stopped", "stale", "failed", "missing"]
+STATES: tuple[State, ...] = ("done", "running", "queued", "stopped", "stale", "failed", "missing")
+UNFINISHED: tuple[State, ...] = ("stopped", "stale", "failed", "missing")
+"""States that nothing will change unless the member is submitted again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How a member stands.
+
+    Attributes:
+        state: by the run's own word: `done`, `failed`; `running`: and alive; `stale`: it says so, but gives no sign of
+            life; `queued`: a queue has it; `stopped`: its state is saved, and no queue has it; `missing`: neither begun
+            nor queued.
+        rate: steps per second, in the last step.
+        who: holds its lock.
+    """
+
+    member: Member
+    state: State
+    step: int = 0
+    steps: int | None = None
+    rate: float | None = None
+    loss: float | None = None
+    reason: str = ""
+    cause: str = ""
+    frame: str = ""
+    attempt: int = 0
+    who: str = ""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the last step, if the steps go on as the last one."""
+        if self.rate is None or self.steps is None or self.state != "running":
+            return None
+        return (self.steps - self.step) / self.rate
+
+
+def standings(sweep: Sweep, members: Iterable[Member] | None = None) -> list[Standing]:
+    """How members stand (None: all of the manifest)."""
+    live = live_members(sweep)
+    chosen = sweep.members().values() if members is None else members
+    return [standing(sweep.run(member.id), member, live.get(member.id)) for member in chosen]
+
+
+def live_members(sweep: Sweep) -> dict[str, Live]:
+    """The members that queues still have."""
+    found: dict[str, Live] = {}
+    submissions = sweep.submissions()
+    for name in {submission.cluster.name for submission in submissions}:
+        of_kind = [submission for submission in submissions if submission.cluster.name == name]
+        found |= queue_of(of_kind[-1].cluster).live(sweep, of_kind)
+    return found
+
+
+def standing(folder: Path, member: Member, live: Live | None) -> Standing:
+    """How one member stands, by its run directory and what its queue says."""
+    run = RunDirectory(folder)
+    status = run.status()
+    if not status:
+        return Standing(member=member, state="queued" if live else "missing")
+    holder = run.holder()
+    said, heartbeat = status["state"], status["heartbeat"]
+    recent = time.time() - heartbeat < STALE_SECONDS
+    state: State
+    if said == "done":
+        state = "done"
+    elif said == "running" and recent and ((holder and is_alive(holder, heartbeat)) or live == "running"):
+        state = "running"
+    elif said == "running" and live == "waiting" and not (holder and is_alive(holder, heartbeat)):
+        state = "queued"
+    elif said == "running":
+        state = "stale"
+    elif live:
+        state = "queued"
+    else:
+        state = "failed" if said == "failed" else "stopped"
+    last = _last_metrics(folder / "metrics.jsonl")
+    seconds = last.get("step_seconds", 0.0) + last.get("data_seconds", 0.0)
+    reason = status["reason"]
+    if state == "stale":
+        reason = f"no sign of life for {time.time() - heartbeat:.0f} s; was {named(holder) or 'host ' + status['host']}"
+    return Standing(
+        member=member,
+        state=state,
+        step=max(last.get("step", 0), status["step"]) if state == "running" else status["step"],
+        steps=status.get("steps"),
+        rate=1 / seconds if seconds else None,
+        loss=last.get("loss"),
+        reason=reason,
+        cause=status.get("cause", ""),
+        frame=status.get("frame", ""),
+        attempt=status["attempt"],
+        who=named(holder),
+    )
+
+
+def counts(found: Iterable[Standing]) -> str:
+    """How many are in which state: `3 done, 1 running`."""
+    numbers = Counter(each.state for each in found)
+    return ", ".join(f"{numbers[state]} {state}" for state in STATES if numbers[state]) or "no members"
+
+
+def _last_metrics(path: Path) -> dict[str, Any]:
+    """The last whole line of the metrics."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - 4096, 0))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return {}
+    for line in reversed(lines):
+        try:
+            return json.loads(line)
+        except ValueError:
+            continue
+    return {}
