@@ -51,34 +51,35 @@ class Outcome:
 class Stop:
     """Whether the members of this process were asked to stop, and the processes to hand that on to."""
 
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+    def __init__(self, forward: signal.Signals = signal.SIGTERM) -> None:
+        self.signals: set[int] = set()
+        self._forward = forward
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._cancelled: set[str] = set()
         self._threads = threading.RLock()  # a signal may come while it is held by the thread that handles signals
 
     def note(self, number: int, frame: object = None) -> None:
         """The handler of a signal: every member is asked to save and end."""
-        self.signal = signal.Signals(number)
+        self.signals.add(number)
         for child in list(self._children.values()):
-            child.send_signal(signal.SIGTERM)
+            child.send_signal(self._forward)
 
     def cancel(self, member: str) -> None:
         """Ask one member to save and end, for good."""
         self._cancelled.add(member)
         child = self._children.get(member)
         if child is not None:
-            child.send_signal(signal.SIGTERM)
+            child.send_signal(self._forward)
 
     def asked(self, member: str) -> bool:
         """Whether a member must not be started again from here."""
-        return self.signal is not None or member in self._cancelled
+        return bool(self.signals) or member in self._cancelled
 
     def wait(self, member: str, child: subprocess.Popen[bytes]) -> int:
         """Wait for a member's process; its exit code."""
         self._children[member] = child
         if self.asked(member):  # a signal that came while the process was being made
-            child.send_signal(signal.SIGTERM)
+            child.send_signal(self._forward)
         code = child.wait()
         del self._children[member]
         return code

@@ -4,14 +4,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from hybrid_patch.run_directory import RunDirectory
 from hybrid_patch.run_lock import STALE_SECONDS, is_alive, named
 from launch.queue import Live, queue_of
-from launch.sweep import Member, Sweep
+from launch.sweep import Member, Submission, Sweep
 
 State = Literal["done", "running", "queued", "stopped", "stale", "failed", "missing"]
 STATES: tuple[State, ...] = ("done", "running", "queued", "stopped", "stale", "failed", "missing")
@@ -52,20 +52,32 @@ class Standing:
 
 
 def standings(sweep: Sweep, members: Iterable[Member] | None = None) -> list[Standing]:
-    """How members stand (None: all of the manifest)."""
-    live = live_members(sweep)
-    chosen = sweep.members().values() if members is None else members
-    return [standing(sweep.run(member.id), member, live.get(member.id)) for member in chosen]
-
-
-def live_members(sweep: Sweep) -> dict[str, Live]:
-    """The members that queues still have."""
-    found: dict[str, Live] = {}
-    submissions = sweep.submissions()
-    for name in {submission.cluster.name for submission in submissions}:
-        of_kind = [submission for submission in submissions if submission.cluster.name == name]
-        found |= queue_of(of_kind[-1].cluster).live(sweep, of_kind)
+    """How members stand (None: all of the manifest). Raises QueueSilentError if a queue cannot be asked."""
+    chosen = list(sweep.members().values() if members is None else members)
+    live: dict[str, Live] = {}
+    by_queue = [(queue_of(of_kind[-1].cluster), of_kind) for of_kind in _by_kind(sweep.submissions())]
+    for queue, submissions in by_queue:
+        live |= queue.live(sweep, submissions)
+    found = [standing(sweep.run(member.id), member, live.get(member.id)) for member in chosen]
+    if any(each.state in ("stale", "missing") for each in found):
+        verdicts: dict[str, str] = {}
+        for queue, submissions in by_queue:
+            verdicts |= queue.verdicts(sweep, submissions)
+        found = [_with_verdict(each, verdicts.get(each.member.id)) for each in found]
     return found
+
+
+def _by_kind(submissions: Iterable[Submission]) -> Iterable[list[Submission]]:
+    kinds: dict[str, list[Submission]] = {}
+    for submission in submissions:
+        kinds.setdefault(submission.cluster.name, []).append(submission)
+    return kinds.values()
+
+
+def _with_verdict(each: Standing, verdict: str | None) -> Standing:
+    if verdict is None or each.state not in ("stale", "missing"):
+        return each
+    return replace(each, reason=f"{each.reason}; its job: {verdict}".removeprefix("; "))
 
 
 def standing(folder: Path, member: Member, live: Live | None) -> Standing:

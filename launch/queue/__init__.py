@@ -3,10 +3,15 @@
 from collections.abc import Collection
 from typing import Literal, Protocol, runtime_checkable
 
+from hybrid_patch.errors import InputError
 from launch.settings import Local
 from launch.sweep import Member, Submission, Sweep
 
 Live = Literal["waiting", "running"]
+
+
+class QueueSilentError(InputError):
+    """The queue cannot be asked now."""
 
 
 @runtime_checkable
@@ -34,6 +39,10 @@ class Queue(Protocol):
 
     def live(self, sweep: Sweep, submissions: Collection[Submission]) -> dict[str, Live]:
         """The members that the queue still has, by id, as far as it knows."""
+        ...
+
+    def verdicts(self, sweep: Sweep, submissions: Collection[Submission]) -> dict[str, str]:
+        """What the queue says became of members that it no longer has, by id, as far as it remembers."""
         ...
 
     def cancel(self, sweep: Sweep, submission: Submission, members: Collection[str]) -> None:

@@ -87,6 +87,10 @@ class LocalQueue:
                 found |= {member: "waiting" for member in submission.members if member not in ended}
         return found
 
+    def verdicts(self, sweep: Sweep, submissions: Collection[Submission]) -> dict[str, str]:
+        """Nothing that the run directories do not know."""
+        return {}
+
     def cancel(self, sweep: Sweep, submission: Submission, members: Collection[str]) -> None:
         """Leave a word for the queue's process; if all are cancelled, end it."""
         place = sweep.place(submission)

@@ -54,7 +54,7 @@ class Server:
     def _work(self) -> None:
         while True:
             with self.writing:
-                if not self.waiting or self.stop.signal is not None:
+                if not self.waiting or self.stop.signals:
                     return
                 member = self.waiting.popleft()
             if not self.stop.asked(member.id):
