@@ -181,9 +181,7 @@ def held_to(schema: type[T], plain: dict[str, Any], sources: Sources) -> T:
         raise InputError(f"config: not plain values ({error})") from error
 
 
-@cache
-def _adapter(schema: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(schema)
+_adapter = cache(TypeAdapter)
 
 
 def checked(config: Config) -> Config:
