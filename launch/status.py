@@ -102,7 +102,7 @@ def standing(folder: Path, member: Member, live: Live | None) -> Standing:
         state = "queued"
     else:
         state = "failed" if said == "failed" else "stopped"
-    last = _last_metrics(folder / "metrics.jsonl")
+    last = last_metrics(folder / "metrics.jsonl")
     seconds = last.get("step_seconds", 0.0) + last.get("data_seconds", 0.0)
     reason = status["reason"]
     if state == "stale":
@@ -128,7 +128,7 @@ def counts(found: Iterable[Standing]) -> str:
     return ", ".join(f"{numbers[state]} {state}" for state in STATES if numbers[state]) or "no members"
 
 
-def _last_metrics(path: Path) -> dict[str, Any]:
+def last_metrics(path: Path) -> dict[str, Any]:
     """The last whole line of the metrics."""
     try:
         with path.open("rb") as file:

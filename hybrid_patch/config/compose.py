@@ -3,7 +3,7 @@
 import copy
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -181,7 +181,7 @@ def held_to(schema: type[T], plain: dict[str, Any], sources: Sources) -> T:
         raise InputError(f"config: not plain values ({error})") from error
 
 
-_adapter = cache(TypeAdapter)
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def checked(config: Config) -> Config:
