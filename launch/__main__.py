@@ -106,15 +106,15 @@ def status_command(arguments: Sequence[str]) -> int:
     sweep = _sweep(names)
     if "--watch" in flags and sys.stdout.isatty():
         try:
-            with Live(overview(sweep.name, standings(sweep)), refresh_per_second=1) as live:
-                while _unfinished(found := standings(sweep)):
+            with Live(overview(sweep.name, standings(sweep, patient=True)), refresh_per_second=1) as live:
+                while _unfinished(found := standings(sweep, patient=True)):
                     live.update(overview(sweep.name, found))
                     time.sleep(POLL)
                 live.update(overview(sweep.name, found))
         except KeyboardInterrupt:
             return INTERRUPTED
     else:
-        found = standings(sweep)
+        found = standings(sweep, patient=True)
         show(overview(sweep.name, found))
     return int(any(each.state != "done" for each in found))
 
@@ -125,7 +125,7 @@ def wait_command(arguments: Sequence[str]) -> int:
     sweep = _sweep(names)
     said = ""
     try:
-        while _unfinished(found := standings(sweep)):
+        while _unfinished(found := standings(sweep, patient=True)):
             if (line := counts(found)) != said:
                 print(said := line, flush=True)
             time.sleep(POLL)
@@ -156,7 +156,11 @@ def logs_command(arguments: Sequence[str]) -> int:
                 place += len(text)
                 sys.stdout.write(text.decode(errors="replace"))
                 sys.stdout.flush()
-            if "-f" not in flags or standings(sweep, [member])[0].state not in ("running", "queued", "missing"):
+            if "-f" not in flags or standings(sweep, [member], patient=True)[0].state not in (
+                "running",
+                "queued",
+                "missing",
+            ):
                 return 0
             time.sleep(1)
             path = run.output if run.output.exists() else run.log

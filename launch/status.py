@@ -1,6 +1,7 @@
 """How the members of a sweep stand: what their run directories say, and what their queues still have."""
 
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -10,11 +11,12 @@ from typing import Any, Literal
 
 from hybrid_patch.run_directory import RunDirectory
 from hybrid_patch.run_lock import STALE_SECONDS, is_alive, named
-from launch.queue import Live, queue_of
+from launch.queue import Live, QueueSilentError, queue_of
 from launch.sweep import Member, Submission, Sweep
 
 State = Literal["done", "running", "queued", "stopped", "stale", "failed", "missing"]
 STATES: tuple[State, ...] = ("done", "running", "queued", "stopped", "stale", "failed", "missing")
+log = logging.getLogger(__name__)
 UNFINISHED: tuple[State, ...] = ("stopped", "stale", "failed", "missing")
 """States that nothing will change unless the member is submitted again."""
 
@@ -51,13 +53,24 @@ class Standing:
         return (self.steps - self.step) / self.rate
 
 
-def standings(sweep: Sweep, members: Iterable[Member] | None = None) -> list[Standing]:
-    """How members stand (None: all of the manifest). Raises QueueSilentError if a queue cannot be asked."""
+def standings(sweep: Sweep, members: Iterable[Member] | None = None, patient: bool = False) -> list[Standing]:
+    """How members stand (None: all of the manifest).
+
+    Args:
+        patient: where a queue does not answer, say so and take what was handed to it for waiting; it is for looking
+            on. Without, raises QueueSilentError: what is done next must not depend on a guess.
+    """
     chosen = list(sweep.members().values() if members is None else members)
     live: dict[str, Live] = {}
     by_queue = [(queue_of(of_kind[-1].cluster), of_kind) for of_kind in _by_kind(sweep.submissions())]
     for queue, submissions in by_queue:
-        live |= queue.live(sweep, submissions)
+        try:
+            live |= queue.live(sweep, submissions)
+        except QueueSilentError as error:
+            if not patient:
+                raise
+            log.warning("%s; what is not done is taken for queued", error)
+            live |= {member: "waiting" for each in submissions for member in each.members}
     found = [standing(sweep.run(member.id), member, live.get(member.id)) for member in chosen]
     if any(each.state in ("stale", "missing") for each in found):
         verdicts: dict[str, str] = {}
