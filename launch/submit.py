@@ -17,7 +17,7 @@ from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_text
 from hybrid_patch.run_directory import RunDirectory, provenance
 from launch import snapshot
-from launch.queue import queue_of
+from launch.queue import QueueSilentError, queue_of
 from launch.settings import Cluster, Slurm
 from launch.status import UNFINISHED, Standing, standings
 from launch.sweep import RUNS, Member, Submission, Sweep
@@ -138,7 +138,10 @@ def submit(request: Request, cluster: Cluster) -> tuple[Submission | None, list[
     """
     sweep = request.sweep
     with sweep.locked():
-        before = standings(sweep, request.members())
+        try:
+            before = standings(sweep, request.members())
+        except QueueSilentError as error:
+            raise InputError(f"{error}; what waits there is not known, so nothing was submitted") from None
         todo = [each.member for each in before if each.state in UNFINISHED]
         if not todo:
             return None, before, ""

@@ -70,9 +70,10 @@ class SlurmQueue:
         members = sweep.members()
         arrays: list[Array] = []
         needs: list[Resources] = []
+        most = _array_limit()
         for need, names in self._by_need([members[name] for name in submission.members]).items():
             groups = _cut(names, self._cluster.pack)
-            for part in _cut(groups, _array_limit()):
+            for part in _cut(groups, most):
                 arrays.append(Array(f"{submission.name}-{len(arrays)}", part))
                 needs.append(need)
         _write(place, arrays)
@@ -155,7 +156,11 @@ def _cut(items: list[T], size: int) -> list[list[T]]:
 
 def _array_limit() -> int:
     """Jobs in an array: indices are below the site's MaxArraySize."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _said("scontrol", "show", "config"), re.MULTILINE)
+    try:
+        said = _said("scontrol", "show", "config")
+    except QueueSilentError as error:
+        raise InputError(f"cluster=slurm: {error}; nothing was submitted") from None
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said, re.MULTILINE)
     return max(int(found[1]), 1) if found else FORMER_LIMIT
 
 

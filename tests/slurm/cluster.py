@@ -47,7 +47,7 @@ JobRequeue=1
 ReturnToService=2
 KillWait=5
 MinJobAge=300
-MaxArraySize=1001
+MaxArraySize={array_limit}
 SlurmctldTimeout=30
 SlurmdTimeout=15
 BatchStartTimeout=10
@@ -79,9 +79,9 @@ SlurmUser=root
 LogFile={folder}/log/slurmdbd.log
 PidFile={folder}/run/slurmdbd.pid
 StorageType=accounting_storage/mysql
-StorageHost=localhost
+StorageHost=127.0.0.1
+StoragePort={storage}
 StorageUser=root
-StoragePass=
 StorageLoc=slurm_acct_db
 """
 
@@ -102,13 +102,13 @@ def _program(name: str) -> str | None:
 class Cluster:
     """The daemons, and the faults that a test does to them."""
 
-    def __init__(self, folder: Path, accounting: bool = False) -> None:
-        self.folder, self.accounting = folder, accounting
+    def __init__(self, folder: Path, accounting: bool = False, array_limit: int = 1001) -> None:
+        self.folder, self.accounting, self.array_limit = folder, accounting, array_limit
         self.config = folder / "etc" / "slurm.conf"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         for name in ("etc", "run", "log", "state", "spool", "dev", "db"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        self.ports = _free_ports(5)
+        self.ports = _free_ports(6)
         self.environment = {**os.environ, "SLURM_CONF": str(self.config)}
         self._write_config()
 
@@ -116,13 +116,20 @@ class Cluster:
         host, folder = socket.gethostname().split(".")[0], self.folder
         nodes = "\n".join(
             f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}"
-            for name, port in zip(NODES, self.ports[2:], strict=True)
+            for name, port in zip(NODES, self.ports[3:], strict=True)
         )
         accounting = "AccountingStorageType=accounting_storage/none"
         if self.accounting:
             accounting = ACCOUNTING.format(folder=folder, port=self.ports[1])
         self.config.write_text(
-            CONFIG.format(folder=folder, host=host, port=self.ports[0], nodes=nodes, accounting=accounting)
+            CONFIG.format(
+                folder=folder,
+                host=host,
+                port=self.ports[0],
+                nodes=nodes,
+                accounting=accounting,
+                array_limit=self.array_limit,
+            )
         )
         gpus = f"File={folder}/dev/gpu[0-1]"
         (folder / "etc" / "gres.conf").write_text(f"NodeName=n[1-3] Name=gpu {gpus}\n")
@@ -133,7 +140,7 @@ class Cluster:
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
         database = folder / "etc" / "slurmdbd.conf"
-        database.write_text(DATABASE.format(folder=folder, port=self.ports[1]))
+        database.write_text(DATABASE.format(folder=folder, port=self.ports[1], storage=self.ports[2]))
         database.chmod(0o600)
 
     def start(self) -> None:
@@ -158,20 +165,16 @@ class Cluster:
         self.wait_until_idle()
 
     def _start_database(self) -> None:
-        data, socket_ = self.folder / "db", self.folder / "run" / "db.socket"
+        data, port = self.folder / "db", self.ports[2]
         subprocess.run(
             ["mariadb-install-db", "--user=root", f"--datadir={data}", "--auth-root-authentication-method=normal"],
             check=True,
             capture_output=True,
         )
-        self._daemon(
-            "mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", f"--socket={socket_}", "--skip-networking"
-        )
-        wait_for(socket_.exists)
-        # The daemon of SLURM finds the socket by MariaDB's own variable.
-        self._daemon(
-            "slurmdbd", "-D", SLURM_CONF=str(self.folder / "etc" / "slurmdbd.conf"), MYSQL_UNIX_PORT=str(socket_)
-        )
+        where = (f"--datadir={data}", f"--socket={self.folder}/run/db.socket", f"--port={port}")
+        self._daemon("mariadbd", "--no-defaults", "--user=root", "--bind-address=127.0.0.1", *where)
+        wait_for(lambda: _listens(port))
+        self._daemon("slurmdbd", "-D", SLURM_CONF=str(self.config))
         wait_for(lambda: _listens(self.ports[1]))
 
     def start_controller(self) -> None:

@@ -40,7 +40,7 @@ def _running(accounting: bool) -> Iterator[Cluster]:
         pytest.skip(reason)
     # Sockets have short paths.
     with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
-        cluster = Cluster(Path(folder), accounting)
+        cluster = Cluster(Path(folder), accounting, array_limit=2)
         try:
             cluster.start()
             yield cluster
@@ -111,6 +111,8 @@ def test_a_sweep_to_the_end_in_an_array_with_a_limit_and_packed(cluster: Cluster
 
 def test_requeued_killed_and_cancelled(cluster: Cluster, tmp_path: Path) -> None:
     requeued, killed, cancelled = runs = submitted(tmp_path, "seed=0,1,2", *LONG)
+    arrays = {name.partition("_")[0] for name in cluster.says("squeue", "--noheader", "--format=%i").split()}
+    assert len(arrays) == 2  # the site takes arrays of two jobs
     for run in runs:
         until_step(run, 25)
     cluster.says("scontrol", "requeue", job_of(cluster, requeued))
@@ -177,22 +179,23 @@ def test_a_node_goes_down_and_leaves_an_orphan(cluster: Cluster, tmp_path: Path)
 
 
 def test_the_controller_is_restarted_and_is_away_at_a_submission(cluster: Cluster, tmp_path: Path) -> None:
-    (run,) = submitted(tmp_path, *LONG)
+    (run,) = submitted(tmp_path, "trainer.steps=900", "cluster=slurm")
     until_step(run, 25)
     cluster.stop_controller()
+    assert "1 running" in launch(tmp_path, "status", "mine").stdout
     refused = launch(tmp_path, "submit", *QUICK, "sweep_name=other", "cluster=slurm", "seed=0,1", "trainer.steps=20")
     assert refused.returncode == 2
     assert "nothing was submitted" in refused.stderr
     assert "Traceback" not in refused.stderr
-    until_done(run)  # the job itself does not need it
     cluster.start_controller()
-    whole(run, STEPS)
-    until(lambda: not cluster.says("squeue", "--noheader"))
     words = (*QUICK, "sweep_name=other", "cluster=slurm", "seed=0,1", "trainer.steps=20")
     assert launch(tmp_path, "submit", *words).returncode == 0
     assert launch(tmp_path, "wait", "other").returncode == 0
     for each in (tmp_path / "runs" / "other").glob("*_s*"):
         whole(each, 20)
+    until_done(run)
+    whole(run, 900)
+    assert attempts_of(run) == []
 
 
 def test_the_submitting_process_is_killed(cluster: Cluster, tmp_path: Path) -> None:
