@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hybrid_patch.errors import InputError
-from hybrid_patch.failures import BAD_INPUT, DISK_FULL, ERROR, OUT_OF_MEMORY
+from hybrid_patch.failures import BAD_INPUT, DISK_FULL, ERROR, OUT_OF_MEMORY, cause_of
 from hybrid_patch.run_directory import RunDirectory
 from hybrid_patch.run_lock import LostLockError, is_alive
 from launch.settings import Retries
@@ -56,7 +55,6 @@ class Stop:
         self._forward = forward
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._cancelled: set[str] = set()
-        self._threads = threading.RLock()  # a signal may come while it is held by the thread that handles signals
 
     def note(self, number: int, frame: object = None) -> None:
         """The handler of a signal: every member is asked to save and end."""
@@ -155,16 +153,21 @@ def _attempt(
 ) -> Outcome:
     before = run.status().get("attempt", 0)
     killed_before = _oom_kills()
-    with run.output.open("ab") as output:
-        child = subprocess.Popen(
-            [*command, sys.executable, "-u", "-m", "hybrid_patch.resume", str(run.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=dict(environment),
-            pass_fds=kept,
-            start_new_session=bool(kept),
-        )
+    try:
+        with run.output.open("ab") as output:
+            child = subprocess.Popen(
+                [*command, sys.executable, "-u", "-m", "hybrid_patch.resume", str(run.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                pass_fds=kept,
+                start_new_session=bool(kept),
+            )
+    except OSError as error:
+        outcome = Outcome(state="failed", cause=cause_of(error), reason=f"could not be started: {error}")
+        _say(run, outcome)
+        return outcome
     code = stop.wait(run.path.name, child)
     status = run.status()
     if status.get("state") == "done":
@@ -183,8 +186,9 @@ def _attempt(
 
 def _without_a_word(run: RunDirectory, code: int, stopping: bool, out_of_memory: bool) -> Outcome:
     """What became of a process that could not say so itself."""
-    if code < 0 or code > 128:  # srun, like a shell, adds 128 to the signal
-        name = signal.Signals(-code if code < 0 else code - 128).name
+    number = -code if code < 0 else code - 128  # srun, like a shell, adds 128 to the signal
+    if number in signal.valid_signals():
+        name = signal.Signals(number).name
         if stopping:
             return Outcome(state="stopped", cause=PREEMPTED, reason=f"ended by {name} before it could save")
         if out_of_memory:

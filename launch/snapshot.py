@@ -1,5 +1,6 @@
 """The code as it is at a submission, copied, so that an edit afterwards changes nothing that was submitted."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -42,7 +43,7 @@ def take(store: Path, dirty: Literal["patch", "refuse"]) -> Snapshot:
     root = Path(__file__).resolve().parent.parent
     known = provenance()
     if (root / SNAPSHOT).exists() or known["commit"] is None:  # a copy already, or an installed package
-        folder = store / (known["commit"] or "installed")[:12]
+        folder = store / _digest(root)[:12]
         if not folder.exists():
             _copy(root, folder, {"commit": known["commit"], "dirty": known["dirty"]})
         return Snapshot(folder, known["commit"], known["dirty"])
@@ -78,6 +79,15 @@ def _unpack(root: Path, scratch: Path, tree: str, patch: str, folder: Path, comm
         write_text(new / PATCH, patch)
     write_json(new / SNAPSHOT, {"commit": commit, "dirty": bool(patch)})
     _put(new, folder)
+
+
+def _digest(root: Path) -> str:
+    """Of the packages' files: another version is another copy."""
+    digest = hashlib.sha256()
+    for path in sorted(path for part in PARTS for path in (root / part).rglob("*") if path.is_file()):
+        if path.suffix != ".pyc":
+            digest.update(str(path.relative_to(root)).encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _copy(root: Path, folder: Path, said: dict[str, object]) -> None:

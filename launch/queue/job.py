@@ -57,7 +57,8 @@ class Job:
         if stopped and self._shall_go_on():
             self._requeue()
             return 0
-        return int(any(outcome.state in ("stopped", "failed") for outcome in self.outcomes.values()))
+        ended_well = [outcome for outcome in self.outcomes.values() if outcome.state in ("done", "elsewhere")]
+        return int(len(ended_well) < len(self.members))
 
     def _run(self, i: int) -> None:
         member = self.members[i]

@@ -22,7 +22,8 @@ LOG, LOCK, ENDED, CANCELLED = "queue.txt", "queue.lock", "ended.jsonl", "cancell
 
 def code_environment(code: str) -> dict[str, str]:
     """The environment of processes that import the code from a folder, and not from the one they run in."""
-    return {**os.environ, "PYTHONPATH": code, "PYTHONSAFEPATH": "1"}
+    paths = [code, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
 
 
 class LocalQueue:

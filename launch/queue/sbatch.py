@@ -57,7 +57,7 @@ def script(
     options: dict[str, Any] = {key: True if value == "true" else value for key, value in cluster.extra.items()}
     setup = [
         *cluster.setup,
-        f"export PYTHONPATH={shlex.quote(submission.code)} PYTHONSAFEPATH=1",
+        f"export PYTHONPATH={shlex.quote(submission.code)}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         f"cd {shlex.quote(submission.cwd)}",
     ]
     return _make_sbatch_string(

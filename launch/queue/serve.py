@@ -57,9 +57,11 @@ class Server:
                 if not self.waiting or self.stop.signals:
                     return
                 member = self.waiting.popleft()
-            if not self.stop.asked(member.id):
-                self._run(member)
-            self._ended(member)
+            try:
+                if not self.stop.asked(member.id):
+                    self._run(member)
+            finally:
+                self._ended(member)
 
     def _run(self, member: Member) -> None:
         slots, taken = slots_of(self.cluster), None

@@ -28,6 +28,9 @@ from pyarrow import parquet
 pytestmark = pytest.mark.timeout(400)
 
 
+EVALUATED = ("evaluation.tiles=2", "evaluation.train_pixels=60", "evaluation.knn_pixels=0", "evaluation.baselines=[]")
+
+
 def pid_of(run: Path) -> int:
     """The process that trains a run."""
     return json.loads((run / "lock.json").read_text())["pid"]
@@ -39,7 +42,7 @@ def server(folder: Path, number: int = 1) -> int:
 
 
 def test_a_sweep_from_plan_to_table(tmp_path: Path) -> None:
-    words = (*QUICK, "sweep_name=mine", "upsampler=bilinear,learned", "trainer.steps=12", "evaluation.tiles=2")
+    words = (*QUICK, "sweep_name=mine", "upsampler=bilinear,learned", "trainer.steps=12", *EVALUATED)
     plan = launch(tmp_path, "plan", *words)
     assert plan.returncode == 0, plan.stderr
     assert "2 missing" in plan.stdout
