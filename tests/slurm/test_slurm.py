@@ -13,8 +13,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
-from cluster import Cluster, lacking, processes_of, wait_for
+from cluster import Cluster, lacking, wait_for
 from launching import (
     QUICK,
     attempts_of,
@@ -30,7 +31,7 @@ from launching import (
     whole,
 )
 
-pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 STEPS = 300
 LONG = (f"trainer.steps={STEPS}", "cluster=slurm")
 
@@ -166,8 +167,9 @@ def test_a_node_goes_down_and_leaves_an_orphan(cluster: Cluster, tmp_path: Path)
     until_step(run, 25)
     job, orphan = job_of(cluster, run), training(run)
     node = cluster.says("squeue", "--noheader", "--format=%N", f"--jobs={job}")
-    for pid in processes_of("slurmstepd"):
-        os.kill(pid, signal.SIGKILL)
+    step_daemon = psutil.Process(orphan).parents()[1]
+    assert step_daemon.name() == "slurmstepd"
+    step_daemon.kill()
     cluster.kill(node)
     until(lambda: (run / "lock.json").exists() and training(run) != orphan)
     until(lambda: not Path(f"/proc/{orphan}").exists())
