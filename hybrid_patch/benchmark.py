@@ -24,8 +24,8 @@ from hybrid_patch.threads import wait_briefly
 
 VARIANTS = {
     "ps8": ["patch=ps8"],
-    "ps4": ["patch.processing_patch_size=4", "patch.output_patch_size=4"],
-    "ps2": ["patch.processing_patch_size=2", "patch.output_patch_size=2"],
+    "ps4": ["patch=ps4"],
+    "ps2": ["patch=ps2"],
     "ps1": ["patch=ps1"],
     "hybrid": ["patch=hybrid", "upsampler=bilinear"],
     "guided": ["patch=hybrid", "upsampler=guided"],

@@ -5,6 +5,7 @@ the largest batch that does, the least time of a step, and GPU-hours. A step of 
 numbers. Exit code: 0 all could be planned and fit into `max_memory` · 2 some could not, or do not, or bad input.
 """
 
+import dataclasses
 import json
 import re
 import sys
@@ -19,11 +20,14 @@ from hybrid_patch.config.compose import Sources, sweep_members
 from hybrid_patch.config.front import BAD_INPUT, input_errors_end
 from hybrid_patch.config.literal import output_file, refuse_flags, take_paths
 from hybrid_patch.cost.devices import RESERVE, Device, device_named
+from hybrid_patch.cost.scaling import Links, scaling
+from hybrid_patch.cost.scaling import table as scaling_table
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_json
 from hybrid_patch.threads import wait_briefly
 
 if TYPE_CHECKING:
+    from hybrid_patch.cost.prediction import Prediction
     from hybrid_patch.cost.sweep import Member, Planned
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -31,10 +35,13 @@ USAGE = f"""{__doc__}
   key=value           overrides as in hybrid_patch.train (its --help lists them)
   key=a,b             a sweep: one member for each combination, as with its -m
   device=NAME         h100-80gb, h200, a100-40gb, a100-80gb, l40s, or this: this machine, measured for a second
+  world=8,64,512      weak scaling: the step on so many devices, with what DDP and FSDP2 send; needs device
+  links=8,450,50      for it: devices per node, GB/s of each to its node and to others (else those usual for the device)
+  step=SECONDS        for it: a measured step of one device, instead of the least by the roofline
   max_memory=BYTES    refuse members that need more per process, as 40GiB or 500MB
   output=FILE         write the plan as JSON
 """
-OWN_KEYS = ("device", "max_memory", "output")
+OWN_KEYS = ("device", "max_memory", "world", "links", "step", "output")
 
 
 class Request(NamedTuple):
@@ -44,12 +51,16 @@ class Request(NamedTuple):
         lines: the arguments of each member.
         device: to plan for.
         max_memory: bytes.
+        worlds: numbers of devices to scale to, over `links`, with a measured `step` in seconds if there is one.
         output: a file.
     """
 
     lines: list[list[str]]
     device: Device | None
     max_memory: int | None
+    worlds: tuple[int, ...]
+    links: Links | None
+    step: float | None
     output: Path | None
 
 
@@ -93,7 +104,29 @@ def read(arguments: Sequence[str]) -> Request:
     if not lines:
         raise InputError(f"{' '.join(overrides)}: a sweep of no members; one of its keys has no value")
     max_memory = _bytes(own["max_memory"]) if "max_memory" in own else None
-    return Request(lines, device_named(own["device"]) if "device" in own else None, max_memory, output_file(paths))
+    device = device_named(own["device"]) if "device" in own else None
+    worlds, links, step = _scaling(own, device)
+    return Request(lines, device, max_memory, worlds, links, step, output_file(paths))
+
+
+def _scaling(own: dict[str, str], device: Device | None) -> tuple[tuple[int, ...], Links | None, float | None]:
+    """What `world`, `links` and `step` say."""
+    if "world" not in own:
+        alone = next((key for key in ("links", "step") if key in own), None)
+        if alone is not None:
+            raise InputError(f"{alone}={own[alone]}: is for scaling; give world=8,64,512 too")
+        return (), None, None
+    numbers = own["world"].strip("[]").split(",")
+    if not all(number.strip().isdigit() and int(number) > 0 for number in numbers):
+        raise InputError(f"world={own['world']}: takes numbers of devices, as world=8,64,512")
+    if device is None:
+        raise InputError(f"world={own['world']}: needs a device; takes those of device=, as device=h100-80gb")
+    links = Links.read(own["links"]) if "links" in own else Links.of(device)
+    if "step" not in own:
+        return tuple(map(int, numbers)), links, None
+    if not re.fullmatch(r"\d+\.?\d*|\.\d+", own["step"]) or not float(own["step"]):
+        raise InputError(f"step={own['step']}: takes seconds above 0")
+    return tuple(map(int, numbers)), links, float(own["step"])
 
 
 def _bytes(text: str) -> int:
@@ -114,6 +147,8 @@ def report_of(request: Request, planned: "Planned") -> dict[str, Any]:
         "machine": provenance(),
         "device": None if request.device is None else request.device.__dict__,
         "max_memory": request.max_memory,
+        "links": None if request.links is None else dataclasses.asdict(request.links),
+        "computing": "the roofline's step" if request.step is None else f"a step of {request.step:g} s",
         "overrides": [word for word in request.lines[0] if word in common],
         "members": members,
         "distinct_shapes": planned.distinct,
@@ -139,6 +174,7 @@ def _row(request: Request, member: "Member", common: set[str]) -> dict[str, Any]
         row["refused"] = f"needs {size(peak)}, more than max_memory={size(most)}: {dominant}; would do: {would}"
     return row | {
         "parameters": prediction.parameters,
+        "parameters_of": prediction.parameters_of,
         "tokens": prediction.worst.tokens._asdict(),
         "flops": prediction.flops(),
         "flops_per_step": prediction.flops_per_step(),
@@ -161,7 +197,17 @@ def _row(request: Request, member: "Member", common: set[str]) -> dict[str, Any]
         "largest_batch": batch,
         "step_seconds": None if device is None else prediction.seconds(device),
         "gpu_hours": None if device is None else prediction.hours(device),
+        "scaling": _scaled(request, prediction),
     }
+
+
+def _scaled(request: Request, prediction: "Prediction") -> list[dict[str, Any]] | None:
+    if request.links is None or request.device is None:
+        return None
+    config = prediction.config
+    computing = prediction.seconds(request.device) if request.step is None else request.step
+    samples = config.trainer.batch_size // config.runtime.world_size
+    return scaling(config, prediction.parameters, samples, computing, request.worlds, request.links)
 
 
 def tables(report: dict[str, Any]) -> list[Table]:
@@ -174,7 +220,7 @@ def tables(report: dict[str, Any]) -> list[Table]:
     work = _table(
         f"Plan{f' of {common}' if common else ''}: {len(report['members'])} members, "
         f"{report['distinct_shapes']} distinct shapes\nTokens of a sample in one view; FLOPs of a step",
-        ["member", "parameters", "seen", "asked", "fine", *forward, "forward", "backward"],
+        ["member", "parameters", "upsamplers'", "seen", "asked", "fine", *forward, "forward", "backward"],
     )
     memory = _table("Memory of a process at the peak of a step", ["member", *classes, "peak", "most of it"])
     for row in rows:
@@ -184,6 +230,7 @@ def tables(report: dict[str, Any]) -> list[Table]:
         work.add_row(
             row["member"],
             f"{row['parameters']:,}",
+            f"{sum(number for of, number in row['parameters_of'].items() if of.endswith('upsampler')):,}",
             *(f"{number:,}" for number in row["tokens"].values()),
             *(f"{number:.2e}" for number in (*parts, *totals)),
         )
@@ -192,6 +239,9 @@ def tables(report: dict[str, Any]) -> list[Table]:
     found = [work, memory]
     if report["device"] is not None:
         found.append(_device_table(report, rows))
+    if rows[0]["scaling"] is not None:
+        title = f"Weak scaling, from {report['computing']}: with all that is sent hidden – with none of it"
+        found.append(scaling_table(title, [(row["member"], row["scaling"]) for row in rows]))
     return found
 
 

@@ -91,12 +91,8 @@ class FineTokens:
 
     def float(self) -> "FineTokens":
         """The same tokens in float32 (float64 stays), for losses under autocast."""
-
-        def widen(x: Tensor) -> Tensor:
-            return x if x.dtype == torch.float64 else x.float()
-
-        detail, basis = (None, None) if self.low_rank is None else map(widen, self.low_rank)
-        grid = TokenGrid(widen(self.grid.tokens), self.grid.mask)
+        detail, basis = (None, None) if self.low_rank is None else map(_widened, self.low_rank)
+        grid = TokenGrid(_widened(self.grid.tokens), self.grid.mask)
         return dataclasses.replace(self, grid=grid, detail=detail, basis=basis)
 
     def transform(self, weight: Float[Tensor, "d k"], bias: Float[Tensor, " k"] | None = None) -> "FineTokens":
@@ -150,6 +146,15 @@ class FineTokens:
         return total + torch.where(take[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
 
     @part_of_a_step(UPSAMPLER)
+    def cell_means(self, share: Float[Tensor, "b n p"]) -> "DenseTokens":
+        """One token per cell: the sum of its fine tokens, each times its share."""
+        means = torch.einsum("bnpa,bnp->bna", self._weights, share)[:, :, None] @ self._around
+        if self.low_rank is not None:
+            detail, basis = self.low_rank
+            means = means + torch.einsum("bnpr,bnp->bnr", detail, share)[:, :, None] @ basis
+        return DenseTokens(means)
+
+    @part_of_a_step(UPSAMPLER)
     def summed_images(self, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b fh fw d"]:
         """The sum over timesteps and band sets of the fine tokens to take, for positions everywhere.
 
@@ -185,6 +190,45 @@ class FineTokens:
         weights = place_weights(self.factor, tokens.dtype, tokens.device).index_select(0, self.positions.places)
         masked = weights * there[:, :, None, :]
         return masked / masked.sum(-1, keepdim=True).clamp(min=SMALLEST_WEIGHT)
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseTokens:
+    """Tokens written out, `[B, n, p, D]`, for what asks the same of them as of `FineTokens`."""
+
+    tokens: Float[Tensor, "b n p d"]
+
+    def float(self) -> "DenseTokens":
+        """The same tokens in float32 (float64 stays)."""
+        return DenseTokens(_widened(self.tokens))
+
+    def transform(self, weight: Float[Tensor, "d k"], bias: Float[Tensor, " k"] | None = None) -> "DenseTokens":
+        """Every token through a linear map."""
+        return DenseTokens(torch.nn.functional.linear(self.tokens, weight.mT, bias))
+
+    def project(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "b n p k"]:
+        """`tokens W`."""
+        return self.tokens @ weight
+
+    def squared_norm(self) -> Float[Tensor, "b n p"]:
+        """`|tokens|^2`."""
+        return self.tokens.square().sum(-1)
+
+    def dense(self) -> Float[Tensor, "b n p d"]:
+        """The tokens themselves."""
+        return self.tokens
+
+    def cell_means(self, share: Float[Tensor, "b n p"]) -> "DenseTokens":
+        """One token per cell: the sum of its fine tokens, each times its share."""
+        return DenseTokens(share[:, :, None] @ self.tokens)
+
+
+Tokens = FineTokens | DenseTokens
+"""Tokens at fine positions, or means of some, as losses take them."""
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def images(values: Float[Tensor, "b hw places *d"], grid: tuple[int, int], factor: int) -> Float[Tensor, "b fh fw *d"]:

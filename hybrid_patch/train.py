@@ -90,7 +90,10 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
     try:
         source = open_source(config.data)
         torch.manual_seed(config.seed)
-        trainer = Trainer(config, fabric, run, source, Objective(config, source.modalities))
+        objective = Objective(config, source.modalities)
+        counts = objective.parameter_counts()
+        log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
+        trainer = Trainer(config, fabric, run, source, objective)
         code, reason = trainer.fit(stop)
         trainer.mirror.close()
     except LostLockError:

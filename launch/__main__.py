@@ -68,7 +68,9 @@ def plan_command(arguments: Sequence[str]) -> int:
     limit = queue_of(launch.cluster).memory()
     request, costs = planned(request, limit, device)
     lines = [list(member.arguments) for member in request.members()]
-    report = planning.report_of(planning.Request(lines, device, None, None), costs)
+    report = planning.report_of(
+        planning.Request(lines, device, None, worlds=(), links=None, step=None, output=None), costs
+    )
     show(members_table(request, found), *planning.tables(report), *_notes(request, found))
     return 0
 

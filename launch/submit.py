@@ -111,7 +111,9 @@ def planned(request: Request, limit: int | None, device: Any) -> tuple[Request, 
 
     limits = [most for most in (limit, None if device is None else device.memory) if most is not None]
     found = plan_configs(
-        [each.member.arguments for each in request.judged], [each.config for each in request.judged], growth=False
+        [each.member.arguments for each in request.judged],
+        [each.config for each in request.judged],
+        growth=device is not None,  # its table tells the largest batch
     )
     bad, judged = [], []
     for each, plan in zip(request.judged, found.members, strict=True):

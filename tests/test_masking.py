@@ -6,8 +6,8 @@ from building import MODALITIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_patch.config.schema import ModalityCrossRandomMasking, RandomMasking
-from hybrid_patch.masking import Mask, coarse_presence, draw
+from hybrid_patch.config.schema import Masking, ModalityCrossRandomMasking, RandomMasking, SpaceMasking, TimeMasking
+from hybrid_patch.masking import Mask, coarse_presence, draw, usual_tokens
 
 RATIOS = st.tuples(st.floats(0.05, 1), st.floats(0, 1)).map(lambda r: (r[0], min(r[1], 1 - r[0])))
 
@@ -78,3 +78,76 @@ def test_a_patch_is_present_if_one_of_its_pixels_is(patch_size: int) -> None:
     assert present.shape == (1, 8 // patch_size, 8 // patch_size, 1, 3)
     assert present.sum() == 3
     assert present[0, 5 // patch_size, 2 // patch_size].all()
+
+
+def jointly_drawn(masks: list[np.ndarray], present: list[np.ndarray], axes: tuple[int, ...]) -> None:
+    """Tokens that differ in these axes alone have one value, but for those that are missing."""
+    for value in (Mask.ENCODE, Mask.DECODE):
+        some = [((mask == value) & there).any(axis=axes) for mask, there in zip(masks, present, strict=True)]
+        whole = [((mask == value) | ~there).all(axis=axes) for mask, there in zip(masks, present, strict=True)]
+        anywhere = np.logical_or.reduce(some)
+        for each in whole:
+            assert each[anywhere].all()
+
+
+@settings(max_examples=60)
+@given(ratios=RATIOS, share=st.floats(0, 1), seed=st.integers(0, 10**6))
+def test_space_masking_hides_places_with_all_that_is_there(
+    ratios: tuple[float, float], share: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    present = presence(share, rng)
+    config = SpaceMasking(name="space", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
+    masks = draw(config, MODALITIES, present, rng)
+    inputs = [name for name, m in MODALITIES.items() if not m.decode_only]
+    jointly_drawn([masks[name] for name in inputs], [present[name] for name in inputs], (3, 4))
+    there = np.logical_or.reduce([present[name].any((3, 4)) for name in inputs])
+    for name, mask in masks.items():
+        assert ((mask == Mask.MISSING) == ~present[name]).all()
+        assert np.isin(mask[~there], (Mask.TARGET_ONLY, Mask.MISSING)).all()
+    encoded = np.logical_or.reduce([(masks[name] == Mask.ENCODE).any((3, 4)) for name in inputs])
+    count = there.sum((1, 2))
+    assert (encoded.sum((1, 2)) == np.maximum(np.rint(ratios[0] * count), np.minimum(count, 1))).all()
+    hidden = {name: (mask == Mask.DECODE).any((3, 4)) for name, mask in masks.items()}
+    assert not any((hidden[name] & encoded).any() for name in masks)
+    assert not (masks["cover"] == Mask.ENCODE).any()
+
+
+@settings(max_examples=60)
+@given(ratios=RATIOS, share=st.floats(0, 1), seed=st.integers(0, 10**6))
+def test_time_masking_hides_whole_timesteps_of_series(ratios: tuple[float, float], share: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    radar = MODALITIES["optical"]
+    modalities = {**MODALITIES, "radar": radar}
+    present = presence(share, rng) | {"radar": rng.random((4, 3, 2, 2, 2)) < share}
+    config = TimeMasking(name="time", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
+    masks = draw(config, modalities, present, rng)
+    assert list(masks) == list(present)
+    for name, mask in masks.items():
+        assert ((mask == Mask.MISSING) == ~present[name]).all()
+    series = ["optical", "radar"]
+    jointly_drawn([masks[name] for name in series], [present[name] for name in series], (1, 2, 4))
+    static = masks["height"]
+    for there, values in zip(present["height"], static, strict=True):
+        count = there.sum()
+        assert (values == Mask.ENCODE).sum() == max(np.rint(ratios[0] * count), min(count, 1))
+
+
+def maskings(encode: float, decode: float) -> list[Masking]:
+    return [
+        RandomMasking(name="random", encode_ratio=encode, decode_ratio=decode, views=1),
+        SpaceMasking(name="space", encode_ratio=encode, decode_ratio=decode, views=1),
+        TimeMasking(name="time", encode_ratio=encode, decode_ratio=decode, views=1),
+    ]
+
+
+@settings(max_examples=60)
+@given(ratios=RATIOS, kind=st.integers(0, 2), t=st.integers(1, 4))
+def test_the_usual_number_of_tokens_is_that_where_nothing_is_missing(
+    ratios: tuple[float, float], kind: int, t: int
+) -> None:
+    config = maskings(*ratios)[kind]
+    modality = MODALITIES["optical"]
+    masks = draw(config, {"optical": modality}, {"optical": np.ones((1, 3, 2, t, 2), bool)}, np.random.default_rng(0))
+    for value in (Mask.ENCODE, Mask.DECODE):
+        assert usual_tokens(config, modality, (3, 2, t, 2), value) == (masks["optical"] == value).sum()

@@ -8,10 +8,21 @@ import math
 import operator
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hybrid_patch.config.schema import Config, Learned, OlmoEarth, Rasters, Stage, Subpixel, Synthetic, Transformer
+from hybrid_patch.config.schema import (
+    Config,
+    Learned,
+    OlmoEarth,
+    Rasters,
+    Stage,
+    Subpixel,
+    Synthetic,
+    TimeMasking,
+    Transformer,
+    Upsampler,
+)
 from hybrid_patch.curriculum import prime_factors
 
 SYNTHETIC_MODALITIES = ("sentinel2_l2a", "sentinel1", "srtm")
@@ -64,11 +75,23 @@ def _stage(stage: Stage, group: str, tile: int) -> Iterator[str]:
         yield f"data.tile={tile}: not divisible by {coarse_key}={coarse}; would do: {_listed(near)}"
 
 
-def _upsampler(config: Config) -> Iterator[str]:
-    stages = config.curriculum.stages
-    factors = [s.processing_patch_size // max(s.output_patch_size, 1) for s in stages]
+def _upsamplers(config: Config) -> Iterator[str]:
+    factors = [s.processing_patch_size // max(s.output_patch_size, 1) for s in config.curriculum.stages]
+    yield from _ratios("upsampler", config.upsampler, factors)
+    decoder = config.decoder
+    if decoder.upsampler is None:
+        return
+    yield from _ratios("decoder.upsampler", decoder.upsampler, factors)
+    if decoder.patch_size == "output":
+        yield (
+            f"decoder.upsampler={decoder.upsampler.name}: with decoder.patch_size=output nothing is upsampled; "
+            "would do: null"
+        )
+
+
+def _ratios(key: str, upsampler: Upsampler, factors: Sequence[int]) -> Iterator[str]:
     largest = max(factors)
-    match config.upsampler:
+    match upsampler:
         case Learned():
             able = [1, *itertools.accumulate(prime_factors(largest), operator.mul)]
         case Subpixel():
@@ -78,8 +101,8 @@ def _upsampler(config: Config) -> Iterator[str]:
     for factor in factors:
         if factor not in able:
             yield (
-                f"upsampler={config.upsampler.name}: made for the curriculum's largest ratio {largest}, it cannot do "
-                f"its ratio {factor}; would do: ratios {_listed(able)}, or upsampler=bilinear"
+                f"{key}={upsampler.name}: made for the curriculum's largest ratio {largest}, it cannot do "
+                f"its ratio {factor}; would do: ratios {_listed(able)}, or bilinear"
             )
 
 
@@ -154,6 +177,8 @@ def _masking(config: Config) -> Iterator[str]:
             f"masking.decode_ratio={decode:g}: with masking.encode_ratio={encode:g} more than all tokens; "
             f"would do: up to {1 - encode:g}"
         )
+    if isinstance(config.masking, TimeMasking) and config.data.timesteps < 2:
+        yield "masking=time: needs timesteps to hide; would do: data.timesteps=2 or more, or masking=space"
 
 
 def _loss(config: Config) -> Iterator[str]:
@@ -222,4 +247,4 @@ def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
 
 
-_CHECKS = (_patch_sizes, _upsampler, _model, _modalities, _tile, _paths, _masking, _loss, _backend, _runtime, _names)
+_CHECKS = (_patch_sizes, _upsamplers, _model, _modalities, _tile, _paths, _masking, _loss, _backend, _runtime, _names)

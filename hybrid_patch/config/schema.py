@@ -79,6 +79,22 @@ class Guided:
 Upsampler = Annotated[Bilinear | Guided | Learned | Subpixel, Field(discriminator="name")]
 
 
+# --- decoder ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Decoder:
+    """Where hidden tokens are predicted; the decoder's size is the model's.
+
+    Attributes:
+        patch_size: a query for each hidden token, whose prediction is upsampled (`processing`), or for each fine token
+            (`output`). Either way it looks at the coarse tokens that were visible.
+        upsampler: of the predictions; null: the encoder's `upsampler` (`bilinear` where that is `guided`: predictions
+            are made of no pixels).
+    """
+
+    patch_size: Literal["processing", "output"]
+    upsampler: Annotated[Bilinear | Learned | Subpixel, Field(discriminator="name")] | None
+
+
 # --- curriculum -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Stage:
@@ -223,7 +239,31 @@ class ModalityCrossRandomMasking:
     """Maskings of each sample in a step; the instance loss compares two."""
 
 
-Masking = Annotated[RandomMasking | ModalityCrossRandomMasking, Field(discriminator="name")]
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SpaceMasking:
+    """Places on the ground are hidden: with all their timesteps and band sets, in all modalities."""
+
+    name: Literal["space"]
+    encode_ratio: Share
+    decode_ratio: Share
+    views: Count
+    """Maskings of each sample in a step; the instance loss compares two."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TimeMasking:
+    """Timesteps are hidden: whole images of all modalities that have a series; the others' tokens one by one."""
+
+    name: Literal["time"]
+    encode_ratio: Share
+    decode_ratio: Share
+    views: Count
+    """Maskings of each sample in a step; the instance loss compares two."""
+
+
+Masking = Annotated[
+    RandomMasking | SpaceMasking | TimeMasking | ModalityCrossRandomMasking, Field(discriminator="name")
+]
 
 
 # --- loss -------------------------------------------------------------------------------------------------------------
@@ -233,6 +273,20 @@ class ContrastiveTerm:
 
     weight: NotNegative
     temperature: Positive
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class InstanceTerm(ContrastiveTerm):
+    """The contrast between samples, of one vector for each: its fine tokens projected and pooled.
+
+    Attributes:
+        layers: of the projection, with ReLU between them.
+        project: the pooled vector (`after_pooling`), or every fine token (`before_pooling`); with one layer it is the
+            same, and with more the second makes fine tokens of full width.
+    """
+
+    layers: Count
+    project: Literal["after_pooling", "before_pooling"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -251,6 +305,8 @@ class Loss:
         visible: patch discrimination of the encoder's own tokens that were visible.
         instance: contrast between samples of the pooled tokens of two maskings.
         reconstruct: pixels from the decoder's predictions.
+        patch_size: what is compared: tokens and targets at the output patch size (`output`), or their means over the
+            cells of the coarse grid (`processing`).
         max_queries: tokens per sample, modality and view, at most, that are asked for their target, among all of the
             sample's targets (and for their pixels, by `reconstruct`); they are drawn anew in each step. null: all.
         merge_duplicates: whether pixels of continuous modalities with exactly equal targets are no negatives of each
@@ -263,8 +319,9 @@ class Loss:
 
     decoded: ContrastiveTerm
     visible: ContrastiveTerm
-    instance: ContrastiveTerm
+    instance: InstanceTerm
     reconstruct: ReconstructTerm
+    patch_size: Literal["output", "processing"]
     max_queries: Count | None
     merge_duplicates: bool
     target_seed: Seed
@@ -400,6 +457,7 @@ class Config:
     seed: Seed
     patch: Patch
     upsampler: Upsampler
+    decoder: Decoder
     curriculum: Curriculum
     model: Model
     data: Data

@@ -32,6 +32,8 @@ class Device:
         memory: bytes.
         fp32, bf16: FLOP/s.
         bandwidth: bytes/s from and to its memory.
+        per_node, node_link, network_link: how many a server has, and bytes/s from each to the others there and
+            elsewhere (`scaling.Links`); None if that is not known.
         source: where the numbers are from.
     """
 
@@ -41,6 +43,9 @@ class Device:
     bf16: float
     bandwidth: float
     source: str
+    per_node: int | None = None
+    node_link: float | None = None
+    network_link: float | None = None
 
 
 def device_named(name: str) -> Device:

@@ -70,12 +70,12 @@ class FakeSteps(NamedTuple):
     Attributes:
         records: what each takes.
         tokens: of a sample.
-        parameters: trainable numbers.
+        parameters: trainable numbers, by what they are of (`Objective.parameter_counts`).
     """
 
     records: list[Record]
     tokens: Tokens
-    parameters: int
+    parameters: dict[str, int]
 
 
 def fake_steps(
@@ -110,7 +110,7 @@ def fake_steps(
             _step(objective, optimizer, batch, sizes, None if number else config.optimizer.clip_norm)
             for number, batch in enumerate(batches)
         ]
-    return FakeSteps(records, tokens, sum(p.numel() for p in trained))
+    return FakeSteps(records, tokens, objective.parameter_counts())
 
 
 def _step(
@@ -154,7 +154,10 @@ def masks_of(config: Config, modalities: Mapping[str, Modality], sizes: PatchSiz
         shape = (1, tile, tile, config.data.timesteps if modality.temporal else 1)
         present[name] = coarse_presence(np.ones(shape, bool), sizes.processing, len(modality.band_sets))
     ratios = {"encode_ratio": config.masking.encode_ratio, "decode_ratio": config.masking.decode_ratio}
-    masks = draw(RandomMasking(name="random", views=1, **ratios), modalities, present, np.random.default_rng(0))
+    masking = config.masking
+    if isinstance(masking, ModalityCrossRandomMasking):
+        masking = RandomMasking(name="random", views=1, **ratios)
+    masks = draw(masking, modalities, present, np.random.default_rng(0))
     return {name: torch.from_numpy(mask) for name, mask in masks.items()}
 
 

@@ -68,8 +68,8 @@ class Stage:
 
 
 def _without_values(option: Any) -> Any:
-    """Of a term of the loss, only whether it is computed."""
-    return option["weight"] > 0 if isinstance(option, dict) else option
+    """Of a term of the loss, whether it is computed, and its sizes."""
+    return option | {"weight": option["weight"] > 0, "temperature": None} if isinstance(option, dict) else option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class StageCost:
 
     Attributes:
         tokens: of a sample in one view.
-        parameters: trainable numbers.
+        parameters: trainable numbers, by what they are of.
         flops: by pass and part.
         work, repeats: what its operations do (`Record`).
         memory: bytes at the peak, by class.
@@ -87,7 +87,7 @@ class StageCost:
     """
 
     tokens: Tokens
-    parameters: int
+    parameters: dict[str, int]
     flops: dict[str, dict[str, int]]
     work: Float[np.ndarray, "n 3"]
     repeats: Int[np.ndarray, " n"]
@@ -177,9 +177,14 @@ class Prediction:
         return max(self.costs, key=lambda cost: cost.peak)
 
     @property
+    def parameters_of(self) -> dict[str, int]:
+        """Trainable numbers, by what they are of (`Objective.parameter_counts`)."""
+        return self.costs[0].parameters
+
+    @property
     def parameters(self) -> int:
         """Trainable numbers."""
-        return self.costs[0].parameters
+        return sum(self.parameters_of.values())
 
     def flops(self) -> dict[str, dict[str, int]]:
         """Per step, by pass and part; the mean over the stages' steps."""

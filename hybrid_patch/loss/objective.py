@@ -1,10 +1,9 @@
 """The objective: a model, its frozen targets, and the weighted terms of its loss."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hybrid_patch.config.schema import Config, ContrastiveTerm
@@ -12,42 +11,23 @@ from hybrid_patch.curriculum import PatchSizes, all_sizes
 from hybrid_patch.data.batch import Batch, Guide
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.distributed import global_sum, world_size
+from hybrid_patch.loss.cells import Cells, cells_of
 from hybrid_patch.loss.instance import instance_contrast
 from hybrid_patch.loss.patch_discrimination import patch_discrimination
-from hybrid_patch.loss.queries import Queries, all_queries, draw_queries
+from hybrid_patch.loss.queries import all_queries
 from hybrid_patch.loss.reconstruct import reconstruction
+from hybrid_patch.masking import Mask, usual_tokens
 from hybrid_patch.nn.heads import ProjectAndAggregate
 from hybrid_patch.nn.model import HybridModel
 from hybrid_patch.nn.target import RandomTargets
 from hybrid_patch.nn.upsampler import Upsampler
-from hybrid_patch.packing import Packing
 from hybrid_patch.parts import UPSAMPLER, part_of_a_step
-from hybrid_patch.patches import cut, cut_again
-from hybrid_patch.tokens import FineTokens, Positions, TokenGrid
+from hybrid_patch.patches import cut
+from hybrid_patch.tokens import FineTokens, Positions, TokenGrid, Tokens
 
 PerSample = tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]
 """The loss of each sample, and whether it has one."""
 Patches = Mapping[str, Float[Tensor, "b h w _ p q _"]]
-
-
-class Cells(NamedTuple):
-    """What a loss compares in the coarse cells of one modality that have one mask value.
-
-    Attributes:
-        name: of the modality.
-        packing: which cells of the flattened grid `[B V, h w T S]`, n of each view.
-        band_set: `[B V, n]`.
-        pixels: `[B V, n, f^2, m]` of the output patches in them, `m = C ps^2` numbers each.
-        take: `[B V, n, f^2]` the output patches that count: none that has a missing pixel.
-        queries: which of them are worked out.
-    """
-
-    name: str
-    packing: Packing
-    band_set: Int[Tensor, "b n"]
-    pixels: Float[Tensor, "b n places m"]
-    take: Bool[Tensor, "b n places"]
-    queries: Queries
 
 
 class Objective(nn.Module):
@@ -72,7 +52,8 @@ class Objective(nn.Module):
         if loss.visible.weight > 0:
             self.visible_head = nn.Linear(width, width)
         if loss.instance.weight > 0:
-            self.aggregate = ProjectAndAggregate(width)
+            before = loss.instance.project == "before_pooling"
+            self.aggregate = ProjectAndAggregate(width, loss.instance.layers, before)
         if loss.reconstruct.weight > 0:
             self.pixel_heads = nn.ModuleDict(
                 {
@@ -83,7 +64,8 @@ class Objective(nn.Module):
             )
         if not self.predicts:
             self.model.decoder.requires_grad_(False)
-            self.model.decoder_upsampler.requires_grad_(False)
+            if not self.model.predicts_fine:
+                self.model.decoder_upsampler.requires_grad_(False)
         if loss.visible.weight == 0 and loss.instance.weight == 0:
             self.model.encoder_upsampler.requires_grad_(False)
 
@@ -95,17 +77,23 @@ class Objective(nn.Module):
         """
         terms: dict[str, Float[Tensor, ""]] = {}
         patches = {name: cut(pixels, sizes.processing) for name, pixels in batch.pixels.items()}
-        device = batch.timestamps.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.mixed):
+        with self._blocks(batch):
             latents, encoded = self.model.encode(patches, batch)
         if self.loss.visible.weight > 0 or self.loss.instance.weight > 0:
             terms |= self._encoder_terms(batch, patches, sizes, encoded)
         if self.predicts:
-            with torch.autocast(device, torch.bfloat16, enabled=self.mixed):
-                predicted = self.model.decode(latents, batch, sizes.processing)
-            terms |= self._decoder_terms(batch, patches, sizes, predicted)
+            terms |= self._decoder_terms(batch, patches, sizes, latents)
         weights = {name: getattr(self.loss, name).weight for name in terms}
         return {"loss": torch.stack([weights[name] * term for name, term in terms.items()]).sum(), **terms}
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Trainable numbers: of the encoder, the decoder, the upsampler behind either, and the heads of the loss."""
+        counts = dict.fromkeys(("encoder", "decoder", "encoder_upsampler", "decoder_upsampler", "heads"), 0)
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                owner, *rest = name.split(".")
+                counts[rest[0] if owner == "model" else "heads"] += parameter.numel()
+        return counts
 
     def _encoder_terms(
         self, batch: Batch, patches: Patches, sizes: PatchSizes, encoded: Mapping[str, TokenGrid]
@@ -115,52 +103,63 @@ class Objective(nn.Module):
         pooled: dict[str, FineTokens] = {}
         taken: dict[str, Bool[Tensor, "bv n places"]] = {}
         for name, grid in encoded.items():
-            cells = self._cells(name, batch, patches, sizes, batch.encoded.each[name], self.masking.encode_ratio)
-            queries = cells.queries if self.loss.visible.weight > 0 else all_queries(cells.packing, sizes.factor)
-            fine = self._upsample(self.model.encoder_upsampler, grid, sizes, queries.positions, batch.guide(name))
+            cells = self._cells(name, batch, patches, sizes, Mask.ENCODE)
+            everywhere = all_queries(cells.packing, sizes.factor).positions
+            positions = cells.positions if self.loss.visible.weight > 0 else everywhere
+            fine = self._upsample(self.model.encoder_upsampler, grid, sizes, positions, batch.guide(name))
             if self.loss.visible.weight > 0:
                 visible.append(self._discriminate(fine, self.visible_head, self.loss.visible, cells, sizes))
             if self.loss.instance.weight > 0:
-                if queries.drawn:  # the mean is over all positions
-                    everywhere = all_queries(cells.packing, sizes.factor).positions
+                if cells.queries.drawn:  # the mean is over all positions
                     fine = self._upsample(self.model.encoder_upsampler, grid, sizes, everywhere, batch.guide(name))
-                pooled[name], taken[name] = fine.float(), cells.take
+                pooled[name], taken[name] = fine.float(), cells.measured
         terms = {"visible": _mean(visible)} if visible else {}
         if pooled:
-            with torch.autocast(batch.timestamps.device.type, enabled=False):
+            with _in_full(batch.timestamps):
                 first, second = self.aggregate(pooled, taken).unflatten(0, (-1, 2)).unbind(1)
                 terms["instance"] = instance_contrast(first, second, self.loss.instance.temperature)
         return terms
 
     def _decoder_terms(
-        self, batch: Batch, patches: Patches, sizes: PatchSizes, predicted: Mapping[str, TokenGrid]
+        self, batch: Batch, patches: Patches, sizes: PatchSizes, latents: Float[Tensor, "bv n d"]
     ) -> dict[str, Float[Tensor, ""]]:
         """`decoded` and `reconstruct`, of the fine tokens of what was hidden."""
         decoded: list[PerSample] = []
         reconstruct: list[PerSample] = []
-        for name, grid in predicted.items():
-            cells = self._cells(name, batch, patches, sizes, batch.decoded.each[name], self.masking.decode_ratio)
-            fine = self._upsample(self.model.decoder_upsampler, grid, sizes, cells.queries.positions)
+        cells = {name: self._cells(name, batch, patches, sizes, Mask.DECODE) for name in batch.decoded.each}
+        for name, fine in self._predict(batch, sizes, latents, cells).items():
             if self.loss.decoded.weight > 0:
-                decoded.append(self._discriminate(fine, self.decoded_head, self.loss.decoded, cells, sizes))
+                decoded.append(self._discriminate(fine, self.decoded_head, self.loss.decoded, cells[name], sizes))
             if self.loss.reconstruct.weight > 0:
-                reconstruct.append(self._reconstruct(fine, cells, sizes))
+                reconstruct.append(self._reconstruct(fine, cells[name], sizes))
         terms = {"decoded": _mean(decoded)} if decoded else {}
         return terms | ({"reconstruct": _mean(reconstruct)} if reconstruct else {})
 
-    def _cells(
-        self, name: str, batch: Batch, patches: Patches, sizes: PatchSizes, packing: Packing, ratio: float
-    ) -> Cells:
-        band_sets = len(self.modalities[name].band_sets)
-        pixels = cut_again(patches[name], sizes.output).flatten(1, 3)
-        return Cells(
-            name,
-            packing,
-            packing.index % band_sets,
-            packing.over(band_sets).gather(pixels),
-            batch.measured(name, packing, sizes.output),
-            draw_queries(packing, sizes.factor, self.loss.max_queries, round(ratio * packing.length), batch.draw),
-        )
+    def _predict(
+        self, batch: Batch, sizes: PatchSizes, latents: Float[Tensor, "bv n d"], cells: Mapping[str, Cells]
+    ) -> Mapping[str, Tokens]:
+        """The decoder's fine tokens: asked for one by one, or upsampled."""
+        positions = {name: each.positions for name, each in cells.items()}
+        with self._blocks(batch):
+            if self.model.predicts_fine:
+                return self.model.decode_fine(latents, batch, positions, sizes)
+            predicted = self.model.decode(latents, batch, sizes.processing)
+        return {
+            name: self._upsample(self.model.decoder_upsampler, grid, sizes, positions[name])
+            for name, grid in predicted.items()
+        }
+
+    def _cells(self, name: str, batch: Batch, patches: Patches, sizes: PatchSizes, value: Mask) -> Cells:
+        packings = batch.encoded if value == Mask.ENCODE else batch.decoded
+        _, h, w, t, s = batch.masks[name].shape
+        usual = usual_tokens(self.masking, self.modalities[name], (h, w, t, s), value)
+        means = self.loss.patch_size == "processing"
+        most = self.loss.max_queries
+        return cells_of(name, batch, patches[name], sizes.output, packings.each[name], most, usual, means)
+
+    def _blocks(self, batch: Batch) -> torch.autocast:
+        """The precision of attention."""
+        return torch.autocast(batch.timestamps.device.type, torch.bfloat16, enabled=self.mixed)
 
     @part_of_a_step(UPSAMPLER)
     def _upsample(
@@ -175,17 +174,16 @@ class Objective(nn.Module):
             return upsampler(grid, sizes.factor, positions, guide)
 
     def _discriminate(
-        self, fine: FineTokens, head: nn.Linear, term: ContrastiveTerm, cells: Cells, sizes: PatchSizes
+        self, fine: Tokens, head: nn.Linear, term: ContrastiveTerm, cells: Cells, sizes: PatchSizes
     ) -> PerSample:
         modality = self.modalities[cells.name]
         categorical = modality.kind == "categorical"
-        most = modality.channels ** (sizes.output**2) if categorical else None
-        with torch.autocast(cells.take.device.type, enabled=False):
+        most = modality.channels ** (sizes.output**2) if categorical and cells.share is None else None
+        with _in_full(cells.take):
             coded = categorical or self.loss.merge_duplicates
             keys = self.targets.keys(cells.name, cells.pixels, cells.band_set, sizes.output, coded)
-            predictions = fine.float().transform(head.weight.mT, head.bias)
             return patch_discrimination(
-                predictions,
+                cells.compared(fine.float().transform(head.weight.mT, head.bias)),
                 keys,
                 cells.take,
                 cells.queries,
@@ -195,13 +193,19 @@ class Objective(nn.Module):
                 self.loss.chunk,
             )
 
-    def _reconstruct(self, fine: FineTokens, cells: Cells, sizes: PatchSizes) -> PerSample:
+    def _reconstruct(self, fine: Tokens, cells: Cells, sizes: PatchSizes) -> PerSample:
         head = self.pixel_heads[f"{cells.name}_ps{sizes.output}"]
         assert isinstance(head, nn.Linear)
         band_set = cells.queries.positions.cells.index % len(self.modalities[cells.name].band_sets)
         counted = self.targets.own(cells.name, sizes.output)[:, : cells.pixels.shape[-1]][band_set]
-        with torch.autocast(cells.take.device.type, enabled=False):
-            return reconstruction(fine, head.weight.mT, head.bias, cells.pixels, counted, cells.take, cells.queries)
+        with _in_full(cells.take):
+            predicted = cells.compared(fine.float().transform(head.weight.mT, head.bias))
+            return reconstruction(predicted, cells.pixels, counted, cells.take, cells.queries)
+
+
+def _in_full(where: Tensor) -> torch.autocast:
+    """No autocast: losses are in float32."""
+    return torch.autocast(where.device.type, enabled=False)
 
 
 def _mean(losses: list[PerSample]) -> Float[Tensor, ""]:

@@ -8,7 +8,7 @@ from hybrid_patch.loss.logsumexp import NEVER, Backend, log_sum_exp, unusable
 from hybrid_patch.loss.queries import Queries
 from hybrid_patch.nn.target import TargetKeys
 from hybrid_patch.packing import take_rows
-from hybrid_patch.tokens import FineTokens
+from hybrid_patch.tokens import Tokens
 
 SMALLEST_SQUARED_NORM = 1e-12
 SAME, FAR = 1e-13, 1e9
@@ -16,7 +16,7 @@ SAME, FAR = 1e-13, 1e9
 
 
 def patch_discrimination(
-    predictions: FineTokens,
+    predictions: Tokens,
     targets: TargetKeys,
     take: Bool[Tensor, "b n places"],
     queries: Queries,

@@ -30,11 +30,15 @@ class Queries:
     weight: Float[Tensor, " b"]
     drawn: bool
 
+    def rows_of(self, values: Shaped[Tensor, "b n *d"]) -> Shaped[Tensor, "b r *d"]:
+        """Those of the values that are given for all cells."""
+        if self.rows is None:
+            return values
+        return take_rows(values, self.rows).reshape(*self.rows.shape, *values.shape[2:])
+
     def of(self, values: Shaped[Tensor, "b n places *d"]) -> Shaped[Tensor, "b r p *d"]:
         """Those of the values that are given at all places of all cells."""
-        if self.rows is not None:
-            values = take_rows(values, self.rows).reshape(*self.rows.shape, *values.shape[2:])
-        places = self.positions.places
+        values, places = self.rows_of(values), self.positions.places
         return values if len(places) == values.shape[2] else values.index_select(2, places)
 
     def mean(

@@ -5,13 +5,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hybrid_patch.loss.queries import Queries
-from hybrid_patch.tokens import FineTokens
+from hybrid_patch.tokens import Tokens
 
 
 def reconstruction(
-    predictions: FineTokens,
-    weight: Float[Tensor, "d m"],
-    bias: Float[Tensor, " m"],
+    predictions: Tokens,
     pixels: Float[Tensor, "b n places m"],
     counted: Bool[Tensor, "b r m"],
     take: Bool[Tensor, "b n places"],
@@ -20,8 +18,7 @@ def reconstruction(
     """Mean squared error of a modality's pixels per sample (He et al. 2022, "Masked Autoencoders", without their norm).
 
     Args:
-        predictions: tokens at the positions of the queries, factored.
-        weight, bias: the linear map from a token to the pixels of its output patch.
+        predictions: of the pixels of an output patch, at the positions of the queries, factored.
         pixels: normalised, of all places of all cells that may be asked about.
         counted: which of the pixels' numbers count in a query's cell: those of the tokens' own band set.
         take: the places that count (no missing pixel).
@@ -30,7 +27,7 @@ def reconstruction(
     Returns:
         `[B]` the loss of each sample, an exact 0 where it has no position; and whether it has any.
     """
-    predicted = predictions.float().transform(weight, bias).dense()
+    predicted = predictions.dense()
     own = counted[:, :, None]
     squares = torch.where(own, (predicted - queries.of(pixels)).square(), 0).sum(-1) / own.sum(-1)
     return queries.mean(squares, take)

@@ -12,6 +12,7 @@ from hybrid_patch.data.modality import Modality
 from hybrid_patch.nn.encodings import Encodings
 from hybrid_patch.nn.sequence import flatten
 from hybrid_patch.nn.transformer import Stack
+from hybrid_patch.tokens import Positions
 
 
 class Decoder(nn.Module):
@@ -50,6 +51,44 @@ class Decoder(nn.Module):
             patch_size: the side of a patch, pixels.
         """
         encodings = {name: self.encodings(name, grid, patch_size, timestamps) for name, grid in grids.items()}
+        asked = hidden.together.gather(flatten({name: encodings[name] for name in hidden.each}))
+        return self._predict(asked, latents, visible, encodings)
+
+    def fine(
+        self,
+        latents: Float[Tensor, "bv n d"],
+        visible: MaskedTokens,
+        positions: Mapping[str, Positions],
+        factor: int,
+        grids: Mapping[str, tuple[int, int]],
+        timestamps: Int[Tensor, "b t 3"],
+        patch_size: int,
+    ) -> dict[str, Float[Tensor, "bv _ p _"]]:
+        """Predictions of tokens f times as fine, at some positions of each modality, from the coarse context.
+
+        Args:
+            positions: of the fine tokens to predict, in the coarse cells.
+            grids, patch_size: of the coarse tokens; the others as above.
+        """
+        asked = {
+            name: self.encodings.fine(name, grids[name], patch_size, factor, where, timestamps)
+            for name, where in positions.items()
+        }
+        encodings = {name: self.encodings(name, grids[name], patch_size, timestamps) for name in visible.each}
+        queries = torch.cat([each.flatten(1, 2) for each in asked.values()], dim=1)
+        predicted = self._predict(queries, latents, visible, encodings)
+        parts = predicted.split([each.shape[1] * each.shape[2] for each in asked.values()], dim=1)
+        return {
+            name: part.unflatten(1, each.shape[1:3]) for (name, each), part in zip(asked.items(), parts, strict=True)
+        }
+
+    def _predict(
+        self,
+        asked: Float[Tensor, "bv m w"],
+        latents: Float[Tensor, "bv n d"],
+        visible: MaskedTokens,
+        encodings: Mapping[str, Float[Tensor, "b _ _ _ _ w"]],
+    ) -> Float[Tensor, "bv m w"]:
+        """What stands where, by the encodings of what is asked."""
         places = visible.together.gather(flatten({name: encodings[name] for name in visible.each}))
-        queries = self.query + hidden.together.gather(flatten({name: encodings[name] for name in hidden.each}))
-        return self.stack(queries, self.context(latents) + places, visible.together.keep)
+        return self.stack(self.query + asked, self.context(latents) + places, visible.together.keep)

@@ -5,10 +5,12 @@ import math
 from collections.abc import Mapping
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
 from hybrid_patch.data.modality import Modality
+from hybrid_patch.tokens import Positions
 
 REFERENCE_GSD = 10.0
 """Metres per unit of the spatial encoding."""
@@ -87,3 +89,29 @@ class Encodings(nn.Module):
         space = place_on_the_ground(grid, patch_size * modality.gsd / REFERENCE_GSD, self.quarter, device)
         parts = (band_set, order, month, space[None, :, :, None, None])
         return torch.cat([part.to(dtype).expand(shape) for part in parts], dim=-1)
+
+    def fine(
+        self,
+        name: str,
+        grid: tuple[int, int],
+        patch_size: int,
+        factor: int,
+        positions: Positions,
+        timestamps: Int[Tensor, "b t 3"],
+    ) -> Float[Tensor, "bv n p d"]:
+        """The encodings of tokens f times as fine as those of a grid, at some positions in it.
+
+        They differ from their coarse tokens' in their places on the ground alone.
+
+        Args:
+            grid, patch_size: of the coarse tokens.
+        """
+        coarse = positions.cells.gather(self(name, grid, patch_size, timestamps).flatten(1, 4))
+        h, w = grid
+        step = patch_size / factor * self.modalities[name].gsd / REFERENCE_GSD
+        ground = place_on_the_ground((h * factor, w * factor), step, self.quarter, coarse.device)
+        places = rearrange(ground, "(h i) (w j) d -> (h w) (i j) d", h=h, w=w)[:, positions.places]
+        cells = positions.cells.index // (positions.cells.length // (h * w))
+        space = places.index_select(0, cells.flatten()).unflatten(0, cells.shape).to(coarse.dtype)
+        rest = coarse[:, :, None, : 3 * self.quarter].expand(-1, -1, space.shape[2], -1)
+        return torch.cat([rest, space], dim=-1)

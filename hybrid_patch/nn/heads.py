@@ -10,19 +10,28 @@ from hybrid_patch.tokens import FineTokens
 
 
 class ProjectAndAggregate(nn.Module):
-    """One vector per sample: the mean of its fine tokens of all modalities, through a linear map.
+    """One vector per sample: the mean of its fine tokens of all modalities, projected before it is taken or after.
 
-    The mean and the map are linear, so neither their order nor upsampling needs the fine tokens themselves.
+    With one layer the projection is linear: its order and that of upsampling do not matter then, and the mean is taken
+    first, which needs no fine tokens. With more, a projection of every fine token makes them all.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, layers: int, before_pooling: bool) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, width)
+        self.before_pooling = before_pooling and layers > 1
+        others = [module for _ in range(layers - 1) for module in (nn.ReLU(), nn.Linear(width, width))]
+        self.projection = nn.Sequential(nn.Linear(width, width), *others)
 
     def forward(
         self, latents: Mapping[str, FineTokens], take: Mapping[str, Bool[Tensor, "b _ _"]]
     ) -> Float[Tensor, "b d"]:
-        """`[B, D]` of the tokens to take; a sample without any gives the map's bias."""
-        total = torch.stack([fine.pooled_sum(take[name]) for name, fine in latents.items()]).sum(0)
+        """`[B, D]` of the tokens to take; a sample without any gives the projection of zeros, or zeros."""
+        total = torch.stack([self._sum(fine, take[name]) for name, fine in latents.items()]).sum(0)
         count = torch.stack([chosen.flatten(1).sum(1) for chosen in take.values()]).sum(0)
-        return self.linear(total / count.clamp(min=1)[:, None])
+        mean = total / count.clamp(min=1)[:, None]
+        return mean if self.before_pooling else self.projection(mean)
+
+    def _sum(self, fine: FineTokens, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
+        if not self.before_pooling:
+            return fine.pooled_sum(take)
+        return torch.where(take[..., None], self.projection(fine.dense()), 0).flatten(1, 2).sum(1)

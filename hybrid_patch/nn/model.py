@@ -6,7 +6,7 @@ from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from hybrid_patch.config.schema import Config
-from hybrid_patch.curriculum import all_sizes
+from hybrid_patch.curriculum import PatchSizes, all_sizes
 from hybrid_patch.data.batch import Batch, MaskedTokens
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.masking import Mask
@@ -15,11 +15,11 @@ from hybrid_patch.nn.decoder import Decoder
 from hybrid_patch.nn.encoder import Encoder
 from hybrid_patch.nn.sequence import unflatten
 from hybrid_patch.parts import DECODER, ENCODER, part_of_a_step
-from hybrid_patch.tokens import TokenGrid
+from hybrid_patch.tokens import DenseTokens, Positions, TokenGrid
 
 
 class HybridModel(nn.Module):
-    """Encoder, decoder, and an upsampler behind each. Only the upsamplers know of the output patch size."""
+    """Encoder, decoder, and an upsampler behind each. Only what is behind attention knows of the output patch size."""
 
     def __init__(self, config: Config, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
@@ -30,7 +30,10 @@ class HybridModel(nn.Module):
         self.encoder = Encoder(modalities, encoder, base, config.runtime)
         self.decoder = Decoder(modalities, decoder, encoder.width, config.runtime)
         self.encoder_upsampler = upsampler.build(config.upsampler, encoder.width, factors, modalities)
-        self.decoder_upsampler = upsampler.build(config.upsampler, decoder.width, factors, None)
+        self.predicts_fine = config.decoder.patch_size == "output"
+        if not self.predicts_fine:
+            chosen = config.decoder.upsampler or config.upsampler
+            self.decoder_upsampler = upsampler.build(chosen, decoder.width, factors, None)
 
     @part_of_a_step(ENCODER)
     def encode(
@@ -47,9 +50,24 @@ class HybridModel(nn.Module):
     @part_of_a_step(DECODER)
     def decode(self, latents: Float[Tensor, "bv n d"], batch: Batch, patch_size: int) -> dict[str, TokenGrid]:
         """Predictions for the DECODE tokens, per modality, at the processing patch size."""
-        grids = {name: (mask.shape[1], mask.shape[2]) for name, mask in batch.masks.items()}
+        grids = _sides(batch)
         predictions = self.decoder(latents, batch.encoded, batch.decoded, grids, batch.timestamps, patch_size)
         return _on_grids(predictions, batch.decoded, batch.masks, Mask.DECODE)
+
+    @part_of_a_step(DECODER)
+    def decode_fine(
+        self, latents: Float[Tensor, "bv n d"], batch: Batch, positions: Mapping[str, Positions], sizes: PatchSizes
+    ) -> dict[str, DenseTokens]:
+        """Predictions at some positions of each modality at the output patch size."""
+        found = self.decoder.fine(
+            latents, batch.encoded, positions, sizes.factor, _sides(batch), batch.timestamps, sizes.processing
+        )
+        return {name: DenseTokens(tokens) for name, tokens in found.items()}
+
+
+def _sides(batch: Batch) -> dict[str, tuple[int, int]]:
+    """Rows and columns of the modalities' token grids."""
+    return {name: (mask.shape[1], mask.shape[2]) for name, mask in batch.masks.items()}
 
 
 def _on_grids(

@@ -37,6 +37,15 @@ NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "instance"
         (["model.decoder.heads=7"], "model.decoder.heads=7: does not divide model.decoder.width=128; would do: 1"),
         (["loss.backend=flex"], "loss.backend=flex: does not run on runtime.device=cpu; would do: auto, chunked"),
         (["loss.backend=flash_cpu", "runtime=gpu"], "loss.backend=flash_cpu: does not run on runtime.device=cuda"),
+        (["masking=time", "data.timesteps=1"], "masking=time: needs timesteps to hide; "),
+        (
+            ["decoder.patch_size=output", "+upsampler@decoder.upsampler=learned"],
+            "decoder.upsampler=learned: with decoder.patch_size=output nothing is upsampled; would do: null",
+        ),
+        (
+            ["data.tile=60", "+upsampler@decoder.upsampler=learned", two_stages(12, 4)],
+            "decoder.upsampler=learned: made for the curriculum's largest ratio 12, it cannot do its ratio 3; ",
+        ),
         (["masking.encode_ratio=0"], "masking.encode_ratio=0: the encoder would see nothing; "),
         (["masking.decode_ratio=.6"], "masking.decode_ratio=0.6: with masking.encode_ratio=0.5 more than all tokens; "),
         (["masking.decode_ratio=0"], "loss.decoded.weight=1: needs hidden tokens; "),

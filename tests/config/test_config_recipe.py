@@ -69,6 +69,8 @@ def other(annotation: Any, value: Any) -> Any:
     bare, _ = fields.strip(annotation)
     if get_origin(bare) is Literal:
         return next(choice for choice in get_args(bare) if choice != value)
+    if fields.options(annotation) and value is None:
+        return {"name": "bilinear"}
     if bare is bool:
         return not value
     if bare is int:

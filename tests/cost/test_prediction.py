@@ -27,7 +27,10 @@ def predicted(*overrides: str, growth: bool = False) -> Prediction:
 def test_parameters_are_those_that_are_trained(overrides: list[str]) -> None:
     config = small(*overrides)
     objective = Objective(config, config.data.modalities)
-    assert predict(config).parameters == sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    prediction = predict(config)
+    assert prediction.parameters == sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    upsampler = sum(p.numel() for p in objective.model.encoder_upsampler.parameters() if p.requires_grad)
+    assert prediction.parameters_of["encoder_upsampler"] == upsampler
 
 
 @pytest.mark.parametrize("overrides", [["patch=ps8"], ["patch=hybrid", "upsampler=subpixel"], ["patch=ps1"]])

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from olmoearth_folder import LENGTH, MAP, MODALITIES, S2, SIDE, config, index, make_folder, modality, whole, write
 
 from hybrid_patch.data.modality import Modality
-from hybrid_patch.data.olmoearth import MISSING, WORLDCOVER, OlmoEarthSource, _read_packed
+from hybrid_patch.data.olmoearth import WORLDCOVER, OlmoEarthSource
+from hybrid_patch.data.olmoearth_file import MISSING, read_packed
 from hybrid_patch.data.olmoearth_tables import with_given_statistics
 from hybrid_patch.data.sample import UNLABELLED, BrokenSampleError, Window
 from hybrid_patch.errors import InputError
@@ -60,7 +61,7 @@ def test_reading_packed_series_is_scattering_them_whole(data: st.DataObject, pre
     window = Window(top, left, data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left)))
     steps = np.array(sorted(data.draw(st.sets(st.integers(0, len(mask) - 1), min_size=1))))
     area = (slice(top, top + window.height), slice(left, left + window.width))
-    images, there = _read_packed(packed, window, mask, steps)
+    images, there = read_packed(packed, window, mask, steps)
     np.testing.assert_array_equal(images, full[area][:, :, steps])
     np.testing.assert_array_equal(there, valid[area][:, :, steps])
 

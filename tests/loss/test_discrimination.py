@@ -247,7 +247,7 @@ def test_reconstruction_is_the_mean_squared_error_of_hidden_pixels(output: int) 
     weight, bias = torch.randn(24, 4 * output**2, dtype=DOUBLE), torch.randn(4 * output**2, dtype=DOUBLE)
     own = RandomTargets(MODALITIES, 24, [output], seed=0, centre=True).own("optical", output)
     counted = own[c.queries.positions.cells.index % 2][..., : 4 * output**2]
-    loss, some = reconstruction(c.fine(), weight, bias, c.pixels, counted, c.take, c.queries)
+    loss, some = reconstruction(c.fine().transform(weight, bias), c.pixels, counted, c.take, c.queries)
     assert some.tolist() == [True, True, False, False, True, True]
     for i in (0, 1, 4, 5):
         predicted = c.fine().dense()[i] @ weight + bias

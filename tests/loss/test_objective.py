@@ -28,14 +28,31 @@ def objective_for(processing: int, output: int, *overrides: str) -> Objective:
     return Objective(small(*sizes, *overrides), MODALITIES)
 
 
-@pytest.mark.parametrize(("processing", "output", "missing"), [*((*s, 0.0) for s in SIZES), (8, 1, 0.2), (1, 1, 0.2)])
-def test_every_trainable_parameter_learns_and_no_frozen_one(processing: int, output: int, missing: float) -> None:
-    objective = objective_for(processing, output, *ALL_TERMS)
+LEARNING = [
+    *((*sizes, 0.0, ()) for sizes in SIZES),
+    (8, 1, 0.2, ()),
+    (1, 1, 0.2, ()),
+    (8, 1, 0.0, ("+upsampler@decoder.upsampler=subpixel",)),
+    (8, 1, 0.2, ("decoder.patch_size=output",)),
+    (8, 2, 0.0, ("loss.patch_size=processing",)),
+    (8, 1, 0.2, ("decoder.patch_size=output", "loss.patch_size=processing", "loss.max_queries=5")),
+    (8, 1, 0.2, ("loss.instance.layers=2",)),
+    (8, 1, 0.2, ("loss.instance.layers=2", "loss.instance.project=before_pooling")),
+]
+
+
+@pytest.mark.parametrize(("processing", "output", "missing", "options"), LEARNING)
+def test_every_trainable_parameter_learns_and_no_frozen_one(
+    processing: int, output: int, missing: float, options: tuple[str, ...]
+) -> None:
+    objective = objective_for(processing, output, *ALL_TERMS, *options)
     optimizer = torch.optim.AdamW(p for p in objective.parameters() if p.requires_grad)
     frozen = {name: buffer.clone() for name, buffer in objective.named_buffers()}
     for seed in range(2):  # the zero exits of the learned upsampler let gradients through after one step
         optimizer.zero_grad()
-        terms = objective(make_batch(processing, missing=missing, seed=seed), PatchSizes(processing, output))
+        batch = make_batch(processing, missing=missing, seed=seed)
+        batch = remade(batch, draw=draw_for((processing // output) ** 2, seed, most=5))
+        terms = objective(batch, PatchSizes(processing, output))
         terms["loss"].backward()
         optimizer.step()
     assert set(terms) == {"loss", "decoded", "visible", "instance", "reconstruct"}
@@ -79,10 +96,16 @@ def test_missing_pixels_take_no_part(processing: int, output: int) -> None:
         assert torch.equal(term, changed[name])
 
 
+ELSEWHERE = [(), ("decoder.patch_size=output",), ("loss.patch_size=processing",)]
+
+
+@pytest.mark.parametrize("options", ELSEWHERE)
 @pytest.mark.parametrize(("processing", "output"), [(8, 1), (4, 2), (4, 1)])
-def test_missing_pixels_of_a_hidden_patch_are_neither_keys_nor_queries(processing: int, output: int) -> None:
+def test_missing_pixels_of_a_hidden_patch_are_neither_keys_nor_queries(
+    processing: int, output: int, options: tuple[str, ...]
+) -> None:
     """What lies at invalid pixels where no view's encoder looks changes no bit of any term."""
-    objective, batch = objective_for(processing, output, *ALL_TERMS), make_batch(processing, missing=0.15)
+    objective, batch = objective_for(processing, output, *ALL_TERMS, *options), make_batch(processing, missing=0.15)
     expected, pixels, changed = objective(batch, PatchSizes(processing, output)), {}, 0
     for name, x in batch.pixels.items():
         seen = (batch.masks[name] == Mask.ENCODE).any(-1).unflatten(0, (-1, batch.views)).any(1)
@@ -141,7 +164,7 @@ def test_losses_are_in_float32_where_blocks_are_in_bfloat16() -> None:
         PatchSizes(8, 1),
     )
     patches = {name: cut(pixels, 8) for name, pixels in batch.pixels.items()}
-    cells = objective._cells("optical", batch, patches, sizes, batch.decoded.each["optical"], 0.5)
+    cells = objective._cells("optical", batch, patches, sizes, Mask.DECODE)
     grid = TokenGrid(torch.randn(*batch.masks["optical"].shape, 48), batch.masks["optical"] == Mask.DECODE)
     fine = objective._upsample(objective.model.decoder_upsampler, grid, sizes, cells.queries.positions)
     results = []

@@ -1,0 +1,174 @@
+"""How fast batches are loaded: `python -m hybrid_patch.cost.loading steps=200 [step=SECONDS] [overrides]`.
+
+Opens the data, waits for the first batch, and goes on for some steps, with the worker processes of `runtime.workers`,
+or one if that is 0. Nothing is trained. CPU time is that of the workers, so that others on the machine do not count.
+"""
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from hybrid_patch.config.front import compose, input_errors_end
+from hybrid_patch.config.literal import output_file, refuse_flags, take_paths
+from hybrid_patch.config.schema import Config
+from hybrid_patch.errors import InputError
+from hybrid_patch.files import write_json
+
+USAGE = f"""{__doc__}
+  steps=N             batches to load (default 200)
+  step=SECONDS        of a training step: how many workers keep up with it
+  output=FILE.json    write the report
+  key=value           overrides, as in hybrid_patch.train: data=olmoearth data.root=… runtime.workers=2
+"""
+DEFAULTS = {"steps": "200", "step": ""}
+WARM_UP = 10
+"""Batches before it is measured."""
+LOOKS = 10
+"""How often the workers' memory is looked at."""
+
+
+class Request(NamedTuple):
+    """What the command line asks for.
+
+    Attributes:
+        config: with at least one worker, and more training steps than are loaded, so that no worker ends before.
+        steps: batches to load.
+        step: seconds of a training step, if given.
+        output: a file.
+    """
+
+    config: Config
+    steps: int
+    step: float | None
+    output: Path | None
+
+
+def main() -> None:
+    """The command."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(USAGE)
+        return
+    with input_errors_end():
+        request = read(sys.argv[1:])
+        report = measure(request)
+    Console(width=None if sys.stdout.isatty() else 120).print(table(report))
+    if request.output is not None:
+        write_json(request.output, report)
+
+
+def read(arguments: Sequence[str]) -> Request:
+    """The request of a command line; raises InputError."""
+    refuse_flags(arguments, (*DEFAULTS, "output"))
+    paths, rest = take_paths(arguments, ["output"])
+    own, overrides = dict(DEFAULTS), []
+    for argument in rest:
+        key, _, value = argument.partition("=")
+        if key in own:
+            own[key] = value
+        else:
+            overrides.append(argument)
+    if not own["steps"].isdigit() or int(own["steps"]) < LOOKS:
+        raise InputError(f"steps={own['steps']}: takes a whole number of {LOOKS} or more")
+    try:
+        step = float(own["step"]) if own["step"] else None
+    except ValueError:
+        step = math.nan
+    if step is not None and not 0 < step < math.inf:
+        raise InputError(f"step={own['step']}: takes seconds above 0")
+    config, steps = compose([*overrides, "logger=none"]), int(own["steps"])
+    workers = max(config.runtime.workers, 1)
+    config = dataclasses.replace(
+        config,
+        trainer=dataclasses.replace(config.trainer, steps=1 + WARM_UP + steps + 3 * workers),
+        runtime=dataclasses.replace(config.runtime, workers=workers),
+    )
+    return Request(config, steps, step, output_file(paths))
+
+
+def measure(request: Request) -> dict[str, Any]:
+    """The report, as plain values. Raises InputError for data that cannot be read."""
+    from hybrid_patch.data.loading import TrainingSteps, batches
+    from hybrid_patch.data.registry import open_source
+    from hybrid_patch.data.sample import BrokenSampleError
+    from hybrid_patch.run_directory import provenance
+
+    config, steps = request.config, request.steps
+    began = time.perf_counter()
+    dataset = TrainingSteps(open_source(config.data), config, rank=0, world=1)
+    opened = time.perf_counter()
+    loader = iter(batches(dataset, 0, config.runtime.workers, pin_memory=False))
+
+    def load() -> None:
+        item = next(loader)
+        if isinstance(item, BrokenSampleError):
+            raise InputError(f"{item}; data.on_error=skip goes on without")
+
+    load()
+    first = time.perf_counter() - opened
+    workers = psutil.Process().children()
+    for _ in range(WARM_UP):
+        load()
+    memory = []
+    started, cpu = time.perf_counter(), _cpu(workers)
+    for number in range(1, steps + 1):
+        load()
+        if number * LOOKS // steps > (number - 1) * LOOKS // steps:
+            memory.append(max(worker.memory_full_info().uss for worker in workers))
+    seconds, cpu = time.perf_counter() - started, _cpu(workers) - cpu
+    loaded = steps * config.trainer.batch_size
+    needed = None if request.step is None else cpu / steps / request.step
+    return {
+        "machine": provenance(),
+        "samples": len(dataset.indices),
+        "modalities": list(dataset.source.modalities),
+        "tile": config.data.tile,
+        "timesteps": config.data.timesteps,
+        "batch_size": config.trainer.batch_size,
+        "workers": config.runtime.workers,
+        "steps": steps,
+        "open_seconds": opened - began,
+        "first_batch_seconds": first,
+        "samples_per_second": loaded / seconds,
+        "samples_per_core_second": loaded / cpu,
+        "worker_memory_bytes": memory,
+        "step_seconds": request.step,
+        "workers_needed": None if needed is None else math.ceil(needed),
+    }
+
+
+def _cpu(workers: Sequence[psutil.Process]) -> float:
+    """Seconds of CPU time that they have taken."""
+    return sum(times.user + times.system for times in (worker.cpu_times() for worker in workers))
+
+
+def table(report: dict[str, Any]) -> Table:
+    """The report for people."""
+    memory = [number / 2**20 for number in report["worker_memory_bytes"]]
+    rows = [
+        ("training samples", f"{report['samples']:,}"),
+        ("modalities", ", ".join(report["modalities"])),
+        ("crop", f"{report['tile']} × {report['tile']} pixels, {report['timesteps']} timesteps"),
+        ("opening the data", f"{report['open_seconds']:.2f} s"),
+        ("the first batch after it", f"{report['first_batch_seconds']:.2f} s"),
+        ("samples per second", f"{report['samples_per_second']:.1f} with runtime.workers={report['workers']}"),
+        ("samples per second of CPU time", f"{report['samples_per_core_second']:.1f}"),
+        ("memory of the largest worker", f"{memory[0]:.0f} MiB at first, {memory[-1]:.0f} at the end"),
+    ]
+    if report["workers_needed"] is not None:
+        rows.append((f"workers for a step of {report['step_seconds']:g} s", f"{report['workers_needed']}"))
+    found = Table(title=f"Loading {report['steps']} batches of {report['batch_size']}", show_header=False)
+    for row in rows:
+        found.add_row(*row)
+    return found
+
+
+if __name__ == "__main__":
+    main()

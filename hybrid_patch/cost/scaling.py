@@ -1,0 +1,151 @@
+"""Steps on many devices: what data parallelism sends over the links between them, and what that leaves of their speed.
+
+Weak scaling: as many samples per device whatever their number. What is sent takes at least its bytes at the links' peak
+bandwidth; starting messages, stragglers and other users of the network are left out. A step takes between the longer of
+computing and sending, if one hides the other, and both one after the other.
+"""
+
+import dataclasses
+import re
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from hybrid_patch.config.schema import Config
+from hybrid_patch.cost.devices import Device
+from hybrid_patch.errors import InputError
+
+FP32, BF16 = 4, 2
+"""Bytes of a number."""
+STRATEGIES = ("ddp", "fsdp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Links:
+    """What connects devices.
+
+    Attributes:
+        per_node: devices of a node.
+        node: bytes/s that a device sends to others of its node (and receives at the same time).
+        network: bytes/s that a node sends to other nodes for each of its devices.
+    """
+
+    per_node: int
+    node: float
+    network: float
+
+    @classmethod
+    def read(cls, text: str) -> "Links":
+        """Of `8,450,50`: devices per node, and the two links in 10^9 bytes/s. Raises InputError."""
+        numbers = [part.strip() for part in text.strip("[]").split(",")]
+        fit = len(numbers) == 3 and all(re.fullmatch(r"\d+\.?\d*|\.\d+", number) for number in numbers)
+        if not fit or not numbers[0].isdigit() or 0 in map(float, numbers):
+            raise InputError(
+                f"links={text}: takes devices per node, and GB/s of each to its node and to others: links=8,450,50"
+            )
+        return cls(int(numbers[0]), 1e9 * float(numbers[1]), 1e9 * float(numbers[2]))
+
+    @classmethod
+    def of(cls, device: Device) -> "Links":
+        """Those of a device's usual server. Raises InputError if they are not known."""
+        if device.per_node is None or device.node_link is None or device.network_link is None:
+            raise InputError(f"device={device.name}: its links are not known; give them, as links=8,450,50")
+        return cls(device.per_node, device.node_link, device.network_link)
+
+    def bandwidth(self, world: int) -> float:
+        """Bytes/s of each device in a ring over all.
+
+        As many rings as a node has devices run beside one another, each through another network card: a device's own
+        link carries all of them, and so do the cards of a node together.
+        """
+        return self.node if world <= self.per_node else min(self.node, self.per_node * self.network)
+
+
+class Sent(NamedTuple):
+    """Bytes that each device sends in a step.
+
+    Attributes:
+        ddp: gradients, summed over all by a ring: 2 (N - 1) / N times their bytes.
+        fsdp: weights gathered for the forward and again for the backward pass, in the precision of the blocks, and
+            gradients summed in parts, each (N - 1) / N times.
+
+    Both have the vectors of all samples, where there is an instance term.
+    """
+
+    ddp: float
+    fsdp: float
+
+
+def bytes_sent(config: Config, parameters: int, samples: int, world: int) -> Sent:
+    """What each device sends in a step.
+
+    Args:
+        parameters: trainable numbers.
+        samples: per device.
+    """
+    share = (world - 1) / world
+    weight = BF16 if config.runtime.precision == "bf16-mixed" else FP32
+    vectors = samples * config.masking.views * config.model.encoder.width * FP32
+    # Gathered going forward; their gradients are summed going back, at the same size.
+    pooled = 2 * (world - 1) * vectors if config.loss.instance.weight > 0 else 0
+    return Sent(2 * share * FP32 * parameters + pooled, share * (2 * weight + FP32) * parameters + pooled)
+
+
+def scaling(
+    config: Config, parameters: int, samples: int, computing: float, worlds: tuple[int, ...], links: Links
+) -> list[dict[str, Any]]:
+    """Rows of a weak-scaling table, one for each number of devices and strategy, as plain values.
+
+    Args:
+        parameters: trainable numbers.
+        samples: per device.
+        computing: seconds of a step on one device.
+    """
+    rows = []
+    for world in worlds:
+        sent = bytes_sent(config, parameters, samples, world)
+        for strategy in STRATEGIES:
+            bytes_ = getattr(sent, strategy)
+            sending = bytes_ / links.bandwidth(world)
+            rows.append(
+                {
+                    "world": world,
+                    "strategy": strategy,
+                    "samples_per_step": samples * world,
+                    "bytes_sent": bytes_,
+                    "sending_seconds": sending,
+                    "step_seconds": [max(computing, sending), computing + sending],
+                    "efficiency": [computing / (computing + sending), computing / max(computing, sending)],
+                }
+            )
+    return rows
+
+
+def table(title: str, members: list[tuple[str, list[dict[str, Any]]]]) -> Table:
+    """Members by name, with their rows."""
+    found = Table(title=title)
+    for column in (
+        "member",
+        "devices",
+        "samples a step",
+        "strategy",
+        "sent, MB",
+        "sending, s",
+        "step, s",
+        "efficiency",
+    ):
+        found.add_column(column, justify="left" if column in ("member", "strategy") else "right")
+    for name, rows in members:
+        for row in rows:
+            found.add_row(
+                name,
+                f"{row['world']:,}",
+                f"{row['samples_per_step']:,}",
+                row["strategy"],
+                f"{row['bytes_sent'] / 1e6:,.0f}",
+                f"{row['sending_seconds']:.2g}",
+                "–".join(f"{seconds:.3g}" for seconds in row["step_seconds"]),
+                "–".join(f"{share:.0%}" for share in row["efficiency"]),
+            )
+        found.add_section()
+    return found

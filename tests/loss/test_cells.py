@@ -1,0 +1,127 @@
+"""The loss at the processing patch size: means over coarse cells, held to the plain means of dense tokens."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from building import MODALITIES, draw_for, make_batch, remade, small
+from torch import Tensor
+
+from hybrid_patch.curriculum import PatchSizes
+from hybrid_patch.data.batch import Batch
+from hybrid_patch.loss.objective import Objective
+from hybrid_patch.masking import Mask
+from hybrid_patch.packing import pack
+from hybrid_patch.patches import cut, cut_again
+from hybrid_patch.tokens import DenseTokens, FineTokens, Positions, TokenGrid
+
+TEMPERATURE = 0.1
+
+
+def dense_of(objective: Objective, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
+    """Predictions of a modality at all places of its DECODE cells, through the head."""
+    latents, _ = objective.model.encode({n: cut(x, sizes.processing) for n, x in batch.pixels.items()}, batch)
+    where = {n: Positions(each, torch.arange(sizes.factor**2)) for n, each in batch.decoded.each.items()}
+    if objective.model.predicts_fine:
+        dense = objective.model.decode_fine(latents, batch, where, sizes)[name].dense()
+    else:
+        grid = objective.model.decode(latents, batch, sizes.processing)[name]
+        dense = objective.model.decoder_upsampler(grid, sizes.factor, where[name]).dense()
+    return objective.decoded_head(dense)
+
+
+def plain(objective: Objective, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
+    """The loss of each sample that has one: means by hand, the whole matrix, torch's cross-entropy."""
+    cells, sets = batch.decoded.each[name], len(MODALITIES[name].band_sets)
+    take = batch.measured(name, cells, sizes.output)
+    patches = cut_again(cut(batch.pixels[name], sizes.processing), sizes.output).flatten(1, 3)
+    targets = objective.targets(name, cells.over(sets).gather(patches), cells.index % sets, sizes.output)
+    losses = []
+    for p, t, chosen in zip(dense_of(objective, batch, sizes, name), targets, take, strict=True):
+        some = chosen.any(1)
+        if not some.any():
+            continue
+        p, t = (torch.stack([x[i][chosen[i]].mean(0) for i in torch.where(some)[0]]) for x in (p, t))
+        logits = F.normalize(p, dim=-1) @ F.normalize(t, dim=-1).mT / TEMPERATURE
+        losses.append(2 * TEMPERATURE * F.cross_entropy(logits, torch.arange(len(p))))
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("decoder", ["processing", "output"])
+@pytest.mark.parametrize(("processing", "output"), [(8, 1), (8, 2), (4, 4)])
+def test_means_are_compared_with_means(processing: int, output: int, decoder: str) -> None:
+    torch.manual_seed(0)
+    modalities = {name: MODALITIES[name] for name in ("optical",)}
+    config = small(
+        f"patch.processing_patch_size={processing}",
+        f"patch.output_patch_size={output}",
+        f"decoder.patch_size={decoder}",
+        "loss.patch_size=processing",
+        "upsampler=subpixel",
+        "loss.visible.weight=0",
+        "loss.instance.weight=0",
+    )
+    objective = Objective(config, modalities)
+    if decoder == "processing":
+        for parameter in objective.model.decoder_upsampler.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    sizes, batch = PatchSizes(processing, output), make_batch(processing, modalities, missing=0.1)
+    expected = plain(objective, batch, sizes, "optical")
+    torch.testing.assert_close(objective(batch, sizes)["decoded"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_drawn_cells_estimate_the_same() -> None:
+    torch.manual_seed(0)
+    objectives = [
+        Objective(
+            small("patch=hybrid", "loss.patch_size=processing", f"loss.max_queries={most}", "loss.visible.weight=0"),
+            MODALITIES,
+        )
+        for most in ("null", "3")
+    ]
+    objectives[1].load_state_dict(objectives[0].state_dict())
+    batch, sizes = make_batch(8), PatchSizes(8, 1)
+    expected = objectives[0](batch, sizes)["decoded"]
+    found = [objectives[1](remade(batch, draw=draw_for(64, seed, 3)), sizes)["decoded"].detach() for seed in range(200)]
+    assert torch.stack(found).mean().item() == pytest.approx(expected.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_cells_mean_is_that_of_its_dense_tokens(rank: int) -> None:
+    torch.manual_seed(0)
+    mask = torch.rand(2, 3, 3, 2, 1) < 0.6
+    cells = pack(mask.flatten(1))
+    positions = Positions(cells, torch.arange(16))
+    detail = torch.randn(2, cells.index.shape[1], 16, rank) if rank else None
+    basis = torch.randn(rank, 8) if rank else None
+    fine = FineTokens(TokenGrid(torch.randn(*mask.shape, 8), mask), 4, positions, detail, basis)
+    share = torch.rand(2, cells.index.shape[1], 16)
+    expected = (fine.dense() * share[..., None]).sum(2, keepdim=True)
+    torch.testing.assert_close(fine.cell_means(share).tokens, expected)
+    torch.testing.assert_close(DenseTokens(fine.dense()).cell_means(share).tokens, expected)
+
+
+def test_dense_tokens_answer_as_factored_ones_do() -> None:
+    torch.manual_seed(0)
+    mask = torch.ones(2, 2, 2, 1, 1, dtype=torch.bool)
+    fine = FineTokens(TokenGrid(torch.randn(*mask.shape, 8), mask), 4, Positions.everywhere(mask, 4))
+    dense, weight, bias = DenseTokens(fine.dense()), torch.randn(8, 5), torch.randn(5)
+    torch.testing.assert_close(dense.project(weight), fine.project(weight))
+    torch.testing.assert_close(dense.squared_norm(), fine.squared_norm())
+    torch.testing.assert_close(dense.transform(weight, bias).dense(), fine.transform(weight, bias).dense())
+    assert dense.float().dense().dtype == torch.float32
+
+
+def test_equal_means_of_a_map_are_no_negatives() -> None:
+    """A map of one class: nothing to tell apart, and so no loss."""
+    objective = Objective(small("patch=hybrid", "loss.patch_size=processing", "loss.visible.weight=0"), MODALITIES)
+    batch, sizes = make_batch(8), PatchSizes(8, 1)
+    one_class = torch.zeros_like(batch.pixels["cover"])
+    one_class[..., 1] = 1
+    batch = remade(batch, pixels={**batch.pixels, "cover": one_class})
+    patches = {name: cut(x, 8) for name, x in batch.pixels.items()}
+    cells = {name: objective._cells(name, batch, patches, sizes, Mask.DECODE) for name in MODALITIES}
+    latents, _ = objective.model.encode(patches, batch)
+    fine = objective._predict(batch, sizes, latents, cells)["cover"]
+    loss, some = objective._discriminate(fine, objective.decoded_head, objective.loss.decoded, cells["cover"], sizes)
+    assert some.all()
+    torch.testing.assert_close(loss, torch.zeros_like(loss), rtol=0, atol=1e-5)
