@@ -35,7 +35,7 @@ from launch.queue import queue_of
 from launch.status import UNFINISHED, Standing, counts, standings
 from launch.submit import Request, hand_over, judge, other_commits, planned, submit
 from launch.sweep import Sweep, member_named, sweep_named, sweeps
-from launch.table import labels, overview
+from launch.table import WIDEST, labels, overview
 
 INTERRUPTED = 130
 POLL = 2.0
@@ -232,7 +232,7 @@ def members_table(request: Request, found: Sequence[Standing]) -> RenderableType
     label = labels(request.members())
     table = Table(title=f"{request.sweep.name}: {counts(found)}", title_justify="left")
     for column in ("member", "state", "id"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=True, max_width=WIDEST if column == "member" else None)
     for each in found:
         table.add_row(label[each.member.id], each.state, each.member.id)
     return table

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -12,12 +12,14 @@ from launch.sweep import Member
 
 MOST_LINES = 40
 """Members that have a line each; of more, those that run or need a look have one, and the rest are counted."""
+WIDEST = 70
+"""Of what sets a member apart; the rest of a line needs the width."""
 COLOURS = {"done": "green", "running": "cyan", "stale": "red", "failed": "red", "stopped": "yellow"}
 
 
 def labels(members: Sequence[Member]) -> dict[str, str]:
     """What sets each member apart: its arguments without those that all have."""
-    common = set.intersection(*(set(member.arguments) for member in members)) if len(members) > 1 else set()
+    common = set.intersection(*(set(member.arguments) for member in members)) if members else set()
     return {
         member.id: " ".join(word for word in member.arguments if word not in common) or "as it stands"
         for member in members
@@ -29,9 +31,8 @@ def overview(name: str, found: Sequence[Standing]) -> RenderableType:
     label = labels([each.member for each in found])
     table = Table(title=f"{name}: {counts(found)}", title_justify="left")
     for column in ("member", "state", "step", "it/s", "left", "loss", "id"):
-        table.add_column(
-            column, justify="right" if column in ("step", "it/s", "left", "loss") else "left", no_wrap=True
-        )
+        justify: JustifyMethod = "right" if column in ("step", "it/s", "left", "loss") else "left"
+        table.add_column(column, justify=justify, no_wrap=True, max_width=WIDEST if column == "member" else None)
     shown = _shown(found)
     for each in shown:
         table.add_row(

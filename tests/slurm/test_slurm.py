@@ -75,6 +75,15 @@ def training(run: Path) -> int:
     return json.loads((run / "lock.json").read_text())["pid"]
 
 
+def pause(pid: int) -> None:
+    """Stop a process, but not in the middle of a write."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        if f" {pid} " not in Path("/proc/locks").read_text():
+            return
+        os.kill(pid, signal.SIGCONT)
+
+
 def job_of(cluster: Cluster, run: Path) -> str:
     """The number of the job that a run is in."""
     return json.loads((run / "lock.json").read_text())["job"]
@@ -162,8 +171,8 @@ def test_the_time_limit(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_a_node_goes_down_and_leaves_an_orphan(cluster: Cluster, tmp_path: Path) -> None:
-    """slurmd and the job's own daemon are killed; the training goes on, unseen, until its twin takes the run over."""
-    (run,) = submitted(tmp_path, "trainer.steps=3000", "cluster=slurm")
+    """slurmd and the job's own daemon are killed; the training goes on, unseen, when its twin has taken the run over."""
+    (run,) = submitted(tmp_path, *LONG)
     until_step(run, 25)
     job, orphan = job_of(cluster, run), training(run)
     node = cluster.says("squeue", "--noheader", "--format=%N", f"--jobs={job}")
@@ -171,11 +180,13 @@ def test_a_node_goes_down_and_leaves_an_orphan(cluster: Cluster, tmp_path: Path)
     assert step_daemon.name() == "slurmstepd"
     step_daemon.kill()
     cluster.kill(node)
-    until(lambda: (run / "lock.json").exists() and training(run) != orphan)
+    pause(orphan)  # or it would be done before SLURM has noticed
+    until(lambda: training(run) != orphan)
+    os.kill(orphan, signal.SIGCONT)
     until(lambda: not Path(f"/proc/{orphan}").exists())
     assert "this attempt has lost the run" in (run / "output.txt").read_text()
     until_done(run)
-    whole(run, 3000)
+    whole(run, STEPS)
     assert restarts(cluster, job) == 1
     assert cluster.says("sinfo", "-h", "-n", node, "-p", "low", "-o", "%T").startswith("down")
 
