@@ -180,7 +180,7 @@ def test_it_outlives_terminal_wait_and_queue(tmp_path: Path) -> None:
     terminal = subprocess.Popen(
         [
             *(sys.executable, "-m", "launch", "submit", *QUICK, "sweep_name=mine"),
-            *("seed=0,1", "trainer.steps=300", "cluster.slots=1"),
+            *("seed=0,1", "trainer.steps=200", "cluster.slots=1"),
         ],
         cwd=tmp_path,
         env=variables(tmp_path, {}),
@@ -209,12 +209,12 @@ def test_it_outlives_terminal_wait_and_queue(tmp_path: Path) -> None:
     assert launch(tmp_path, "resume").returncode == 0
     until_done(first, second)
     for run in (first, second):
-        whole(run, 300)
+        whole(run, 200)
         assert attempts_of(run) == []
 
 
 def test_cancel_saves_and_resume_goes_on(tmp_path: Path) -> None:
-    runs = submitted(tmp_path, "seed=0,1", "trainer.steps=300", "cluster.slots=1")
+    runs = submitted(tmp_path, "seed=0,1", "trainer.steps=200", "cluster.slots=1")
     first = runs[0]
     until_step(first, 25)
     assert launch(tmp_path, "cancel", "mine").returncode == 0
@@ -225,7 +225,7 @@ def test_cancel_saves_and_resume_goes_on(tmp_path: Path) -> None:
     assert launch(tmp_path, "resume", "mine").returncode == 0
     until_done(*runs)
     for run in runs:
-        whole(run, 300)
+        whole(run, 200)
 
 
 @pytest.mark.slow  # a minute or two; the times are in docs/launch.md

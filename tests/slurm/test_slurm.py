@@ -155,6 +155,7 @@ def test_preempted_by_a_higher_partition(cluster: Cluster, tmp_path: Path) -> No
     assert f"going on after step {saved}" in (run / "log.txt").read_text()
 
 
+@pytest.mark.slow  # a minute and more: no limit is shorter
 def test_the_time_limit(cluster: Cluster, tmp_path: Path) -> None:
     """SLURM counts in minutes, and may ask up to a minute early: the run is made longer than a job can be."""
     (run,) = submitted(
@@ -171,7 +172,7 @@ def test_the_time_limit(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_a_node_goes_down_and_leaves_an_orphan(cluster: Cluster, tmp_path: Path) -> None:
-    """slurmd and the job's own daemon are killed; the training goes on, unseen, when its twin has taken the run over."""
+    """slurmd and the job's own daemon are killed; the training lives on, unseen, while its twin takes the run over."""
     (run,) = submitted(tmp_path, *LONG)
     until_step(run, 25)
     job, orphan = job_of(cluster, run), training(run)
@@ -244,6 +245,7 @@ def test_two_machines_train_one_member(cluster: Cluster, tmp_path: Path) -> None
     whole(run, STEPS)
 
 
+@pytest.mark.slow  # a cluster of its own, with a database
 def test_with_sacct(accounted: Cluster, tmp_path: Path) -> None:
     (run,) = submitted(tmp_path, *LONG)
     until_step(run, 25)
