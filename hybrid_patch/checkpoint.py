@@ -3,6 +3,7 @@
 import logging
 import pickle
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,16 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
-def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write the state after `step` steps, then remove all but the newest `keep` checkpoints."""
+def save(
+    folder: Path, step: int, state: dict[str, Any], keep: int, permit: AbstractContextManager[None] | None = None
+) -> Path:
+    """Write the state after `step` steps, then remove all but the newest `keep` checkpoints.
+
+    Args:
+        permit: entered when the file gets its name (`RunDirectory.held`).
+    """
     path = folder / f"step_{step:09d}.pt"
-    write_whole(path, lambda file: torch.save(state, file))
+    write_whole(path, lambda file: torch.save(state, file), permit)
     for _, old in checkpoints(folder)[:-keep]:
         old.unlink()
     return path

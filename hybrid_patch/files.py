@@ -3,21 +3,35 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file under a temporary name, flush it to the disk, and only then give it its name."""
+def write_whole(
+    path: Path,
+    write: Callable[[BinaryIO], object],
+    permit: AbstractContextManager[None] | None = None,
+    flush: bool = True,
+) -> None:
+    """Write a file under a temporary name, flush it to the disk, and only then give it its name.
+
+    Args:
+        permit: entered while it gets its name; what it raises leaves no file.
+        flush: whether to wait for the disk; who writes many files may call `os.sync` once instead.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _flush_folder(path.parent)
+            if flush:
+                os.fsync(file.fileno())
+        with permit or nullcontext():
+            temporary.replace(path)
+        if flush:
+            _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -37,16 +51,16 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, flush: bool = True) -> None:
     """`write_whole` for what is in memory already."""
-    write_whole(path, lambda file: file.write(content))
+    write_whole(path, lambda file: file.write(content), flush=flush)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, flush: bool = True) -> None:
     """`write_whole` for text."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), flush)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, flush: bool = True) -> None:
     """`write_whole` for JSON; raises ValueError for a number that JSON does not have (NaN, infinity)."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", flush)

@@ -206,7 +206,7 @@ def _scaled(request: Request, prediction: "Prediction") -> list[dict[str, Any]] 
         return None
     config = prediction.config
     computing = prediction.seconds(request.device) if request.step is None else request.step
-    samples = config.trainer.batch_size // config.runtime.processes
+    samples = config.trainer.batch_size // config.runtime.world_size
     return scaling(config, prediction.parameters, samples, computing, request.worlds, request.links)
 
 

@@ -1,6 +1,7 @@
 """The processes of a run: started on their devices, and ended together."""
 
 import sys
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -21,9 +22,12 @@ def open_fabric(config: Config) -> Fabric:
         torch.set_num_threads(runtime.threads)
     # Only a curriculum can leave parameters out of a step: an upsampler's later stages.
     ddp = DDPStrategy(find_unused_parameters=len(config.curriculum.stages) > 1)
+    # Where SLURM is installed, a run that was not started by srun is meant so.
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
     fabric = Fabric(
         accelerator=accelerator(runtime),
         devices=runtime.processes,
+        num_nodes=runtime.nodes,
         strategy=ddp if runtime.strategy == "ddp" else "auto",
     )
     fabric.launch()

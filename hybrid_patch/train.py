@@ -1,7 +1,7 @@
 """Train one run: `python -m hybrid_patch.train [overrides]`, or several with `-m`. Read it from top to bottom.
 
-Exit code: 0 done · 75 stopped by a signal with its state saved (start it again and it goes on) · 2 bad input · 1 other
-(130: a second Ctrl-C, which does not wait for the end of the step).
+Exit code: 0 done · 75 stopped by a signal with its state saved (start it again and it goes on) · 2 bad input ·
+76 another attempt has taken the run over · 1 other (130: a second Ctrl-C, which does not wait for the end of the step).
 """
 
 if __name__ == "__main__":
@@ -19,16 +19,17 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-import yaml
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from hybrid_patch import checkpoint
 from hybrid_patch.accumulation import backpropagate
-from hybrid_patch.config.recipe import difference, recipe, recipe_hash, run_directory, run_id
+from hybrid_patch.config.frozen import as_yaml
+from hybrid_patch.config.recipe import difference, identity, recipe, run_directory, run_id
 from hybrid_patch.config.schema import Config, Optimizer
 from hybrid_patch.cost.memory import PeakMemory
 from hybrid_patch.curriculum import PatchSizes, sizes_after, sizes_at
@@ -38,16 +39,18 @@ from hybrid_patch.data.registry import open_source
 from hybrid_patch.data.sample import BrokenSampleError, Source
 from hybrid_patch.embedding.trained import TrainedModel
 from hybrid_patch.errors import InputError
+from hybrid_patch.failures import ERROR, cause_of, last_frame
 from hybrid_patch.files import remove_parts, write_json
 from hybrid_patch.logger import Mirror, NoMirror, open_mirror
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.probing.evaluate import evaluate
 from hybrid_patch.processes import DONE, end_together, open_fabric, together
 from hybrid_patch.progress import progress, start_logging
-from hybrid_patch.run_directory import RunDirectory
+from hybrid_patch.run_directory import RunDirectory, provenance
+from hybrid_patch.run_lock import LostLockError
 from hybrid_patch.signals import StopRequest, stop_requests
 
-FAILED, STOPPED = 1, 75
+FAILED, STOPPED, LOST = 1, 75, 76
 SKIPPED = "skipped samples"
 FEW_SAMPLES = 50
 """The share of skipped samples is judged as if at least so many had been seen."""
@@ -69,27 +72,54 @@ def train(config: Config) -> int:
         first = fabric.is_global_zero
         together(fabric, lambda: prepare(run, config))
         start_logging(run.log if first else None, quiet=not first)
-        if run.status().get("state") == "done":
-            log.info("%s is done already", run.path)
-            return DONE
         try:
-            source = open_source(config.data)
-            torch.manual_seed(config.seed)
-            objective = Objective(config, source.modalities)
-            counts = objective.parameter_counts()
-            log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
-            trainer = Trainer(config, fabric, run, source, objective)
-            code, reason = trainer.fit(stop)
-            trainer.mirror.close()
-        except BaseException as error:
-            if first:
-                run.set_status("failed", f"{type(error).__name__}: {error}")
-            raise
-        if first:
-            run.set_status({DONE: "done", STOPPED: "preempted", FAILED: "failed"}[code], reason, step=trainer.step)
-        log.info("%s%s", run.path, f": {reason}" if reason else "")
+            with run.heartbeats() if first else nullcontext():
+                code = attempt(config, fabric, run, stop)
+        except LostLockError as error:
+            log.error("%s", error)
+            return LOST
+        finally:
+            run.unlock()
         fabric.barrier()  # Fabric ends a process whose companions have left before it
         return code if first else DONE
+
+
+def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest) -> int:
+    """Begin the run or go on with it, until it is done or stopped; the first process says in its status what became
+    of it. Returns the exit code."""
+    if run.status().get("state") == "done":
+        log.info("%s is done already", run.path)
+        return DONE
+    try:
+        source = open_source(config.data)
+        torch.manual_seed(config.seed)
+        objective = Objective(config, source.modalities)
+        counts = objective.parameter_counts()
+        log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
+        trainer = Trainer(config, fabric, run, source, objective)
+        code, reason = trainer.fit(stop)
+        trainer.mirror.close()
+    except LostLockError:
+        raise
+    except BaseException as error:
+        if fabric.is_global_zero:
+            say_failure(run, error)
+        raise
+    if fabric.is_global_zero:
+        failure = {"cause": ERROR, "frame": ""} if code == FAILED else {}
+        state = {DONE: "done", STOPPED: "preempted", FAILED: "failed"}[code]
+        run.set_status(state, reason, step=trainer.step, **failure)
+    log.info("%s%s", run.path, f": {reason}" if reason else "")
+    return code
+
+
+def say_failure(run: RunDirectory, error: BaseException) -> None:
+    """Write into the status why the run failed; where even that cannot be written, into the log alone."""
+    try:
+        reason = f"{type(error).__name__}: {error}"
+        run.set_status("failed", reason, cause=cause_of(error), frame=last_frame(error))
+    except OSError as full:
+        log.error("status.json could not be written: %s", full)
 
 
 def refuse_another_run(run: RunDirectory, config: Config) -> None:
@@ -109,8 +139,7 @@ def prepare(run: RunDirectory, config: Config) -> None:
     run.lock()
     remove_parts(run.path)
     if not run.exists():
-        identity = {"run_id": run_id(config), "recipe_hash": recipe_hash(config), "recipe": recipe(config)}
-        run.begin(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), identity)
+        run.begin(as_yaml(config), {**identity(config), **provenance()})
 
 
 def optimizer_of(module: nn.Module, config: Optimizer) -> torch.optim.AdamW:
@@ -283,7 +312,6 @@ class Trainer:
         if self.fabric.is_global_zero:
             self.run.add_metrics(row)
             self.mirror.metrics(row)
-            self.run.heartbeat(self.step)
 
     def _evaluate(self) -> dict[str, float]:
         """Scores of the embeddings, for the metrics; evaluation.json and pictures on the way.
@@ -295,6 +323,8 @@ class Trainer:
             log.info("evaluating after step %d", self.step)
             try:
                 scores = self._look()
+            except LostLockError:
+                raise
             except Exception:
                 log.exception("the evaluation after step %d failed; the training goes on", self.step)
         self.fabric.barrier()
@@ -306,10 +336,13 @@ class Trainer:
         model = TrainedModel(self.run.path, self.config, self.source.modalities, sizes, self.step, network)
         network.eval()
         try:
+            with self.run.held():  # an attempt that has lost the run draws nothing
+                self.run.pictures.mkdir(exist_ok=True)
             report, pictures = evaluate(model, self.source, self.config.evaluation, self.run.pictures)
         finally:
             network.train()
-        write_json(self.run.evaluation, report)
+        with self.run.held():
+            write_json(self.run.evaluation, report)
         scores: dict[str, float] = report["scores"]
         self.mirror.pictures(self.step, pictures)
         found = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
@@ -325,7 +358,8 @@ class Trainer:
                 "modalities": {name: dataclasses.asdict(m) for name, m in self.source.modalities.items()},
             }
             self.run.flush_metrics()
-            checkpoint.save(self.run.checkpoints, self.step, state, self.config.trainer.keep_checkpoints)
+            keep = self.config.trainer.keep_checkpoints
+            checkpoint.save(self.run.checkpoints, self.step, state, keep, self.run.held())
         self.fabric.barrier()
 
     def _resume(self) -> None:

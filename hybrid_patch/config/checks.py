@@ -212,14 +212,14 @@ def _backend(config: Config) -> Iterator[str]:
 
 def _runtime(config: Config) -> Iterator[str]:
     runtime, batch_size = config.runtime, config.trainer.batch_size
-    if runtime.processes > 1 and runtime.strategy == "single":
-        yield f"runtime.strategy=single: cannot use runtime.processes={runtime.processes}; would do: ddp"
-    if batch_size % runtime.processes:
-        near = (batch_size // runtime.processes + 1) * runtime.processes
-        yield (
-            f"trainer.batch_size={batch_size}: not divisible by runtime.processes={runtime.processes}; would do: {near}"
-        )
-    elif (local := batch_size // runtime.processes) % runtime.accumulate:
+    total = runtime.world_size
+    counts = f"runtime.processes={runtime.processes}" + (f", runtime.nodes={runtime.nodes}" * (runtime.nodes > 1))
+    if total > 1 and runtime.strategy == "single":
+        yield f"runtime.strategy=single: cannot use {counts}; would do: ddp"
+    if batch_size % total:
+        near = (batch_size // total + 1) * total
+        yield f"trainer.batch_size={batch_size}: not divisible by {counts}; would do: {near}"
+    elif (local := batch_size // total) % runtime.accumulate:
         yield (
             f"runtime.accumulate={runtime.accumulate}: does not divide the {local} samples of a process; "
             f"would do: {_listed(_divisors(local))}"

@@ -3,11 +3,12 @@
 import copy
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -23,7 +24,7 @@ from hybrid_patch.config.literal import plain_argument, quote, quote_path
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 
-_CONFIG = TypeAdapter(Config)
+T = TypeVar("T")
 
 
 def conf_folder() -> Path:
@@ -43,6 +44,7 @@ class Sources:
     name: str = "config"
     extra: Path | None = None
 
+    @cache  # noqa: B019  # a few small values, for a command's lifetime
     def groups(self) -> dict[str, list[str]]:
         """The options of each group, by the group's path (`patch`, `modality`, ...)."""
         found: dict[str, set[str]] = {}
@@ -100,6 +102,7 @@ def hydra_overrides(arguments: Sequence[str], sources: Sources, sweep: bool = Fa
     return result
 
 
+@lru_cache(maxsize=4096)  # the members of a sweep have most of theirs in common
 def parse(override: str) -> Override:
     """An override in Hydra's grammar. Raises InputError if it is none."""
     with in_one_line([override]):
@@ -164,14 +167,21 @@ def held_to_schema(config: DictConfig, sources: Sources, allow_missing: bool = F
     Args:
         allow_missing: let mandatory values stay the text `???` (to print a config that is not complete).
     """
-    plain = _resolved(config, throw_on_missing=not allow_missing)
+    return held_to(Config, _resolved(config, throw_on_missing=not allow_missing), sources)
+
+
+def held_to(schema: type[T], plain: dict[str, Any], sources: Sources) -> T:
+    """The class of a schema, built from plain values. Raises InputError."""
     try:
         # By way of JSON, in which a strict schema takes a list for a tuple.
-        return _CONFIG.validate_json(json.dumps(plain))
+        return cast(T, _adapter(schema).validate_json(json.dumps(plain)))
     except ValidationError as error:
-        raise InputError(messages.schema_error(error, plain, sources.groups())) from error
+        raise InputError(messages.schema_error(error, plain, sources.groups(), schema)) from error
     except (TypeError, ValueError) as error:
         raise InputError(f"config: not plain values ({error})") from error
+
+
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def checked(config: Config) -> Config:
@@ -205,9 +215,10 @@ def in_one_line(overrides: Sequence[str]) -> Iterator[None]:
 
 
 def _resolved(config: DictConfig, throw_on_missing: bool) -> dict[str, Any]:
-    config = copy.deepcopy(config)
-    with open_dict(config):
-        config.pop("hydra", None)
+    if "hydra" in config:
+        config = copy.deepcopy(config)
+        with open_dict(config):
+            config.pop("hydra")
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=throw_on_missing)
     except Exception as error:

@@ -87,12 +87,16 @@ def run_hydra(train: Callable[[Config], int]) -> NoReturn:
 
 
 @contextmanager
-def input_errors_end() -> Iterator[None]:
-    """Around any command: an InputError ends the process with one line on stderr and exit code 2."""
+def input_errors_end(one_line: bool = True) -> Iterator[None]:
+    """Around any command: an InputError ends the process with exit code 2 and one line on stderr.
+
+    Args:
+        one_line: False for a command whose errors may list several things, a line each.
+    """
     try:
         yield
     except InputError as error:
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        print("error:", " ".join(str(error).splitlines()) if one_line else error, file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 

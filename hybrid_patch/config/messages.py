@@ -10,7 +10,6 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from pydantic import ValidationError
 
 from hybrid_patch.config import fields
-from hybrid_patch.config.schema import Config
 
 LONGEST_VALUE = 80
 MOST_LINES = 4
@@ -64,23 +63,26 @@ def resolution_error(error: Exception, unresolved: Mapping[str, Any]) -> str:
     return f"{key}={value}: {reason}"
 
 
-def schema_error(error: ValidationError, plain: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> str:
+def schema_error(
+    error: ValidationError, plain: Mapping[str, Any], groups: Mapping[str, Sequence[str]], schema: type
+) -> str:
     """The line for a config that does not fit the schema.
 
     Args:
         plain: the config that was validated.
         groups: the options of each group.
+        schema: the class that it was held to.
     """
-    lines = [_schema_line(found, plain, groups) for found in error.errors(include_url=False)]
+    lines = [_schema_line(found, plain, groups, schema) for found in error.errors(include_url=False)]
     more = f" (and {len(lines) - MOST_LINES} more)" if len(lines) > MOST_LINES else ""
     return "; ".join(lines[:MOST_LINES]) + more
 
 
-def _schema_line(error: Any, plain: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> str:
-    annotation: Any = Config
+def _schema_line(error: Any, plain: Mapping[str, Any], groups: Mapping[str, Sequence[str]], schema: type) -> str:
+    annotation: Any = schema
     node: Any = plain
     keys: list[str | int] = []
-    owner: tuple[Any, Any] = (Config, plain)
+    owner: tuple[Any, Any] = (schema, plain)
     for part in error["loc"]:
         if fields.options(annotation) and not isinstance(node, list):  # pydantic names the union's chosen option here
             annotation = fields.class_of(annotation, node) or annotation
@@ -93,7 +95,7 @@ def _schema_line(error: Any, plain: Mapping[str, Any], groups: Mapping[str, Sequ
     value = shown(node)
     kind, context = error["type"], error.get("ctx", {})
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = list(fields.annotations(fields.class_of(*owner) or Config))
+        known = list(fields.annotations(fields.class_of(*owner) or schema))
         holder = _name(keys[:-1], owner[1])
         return f"{key}={value}: unknown key; {holder} takes: {', '.join(known)}{did_you_mean(str(keys[-1]), known)}"
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):

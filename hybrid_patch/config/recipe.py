@@ -43,11 +43,21 @@ def run_id(config: Config, fingerprint: Fingerprint = data_fingerprint) -> str:
 
     Example: `hybrid8-1_bilinear_nano_synthetic_s0_0f3a9c21d4`.
     """
+    return identity(config, fingerprint)["run_id"]
+
+
+def identity(config: Config, fingerprint: Fingerprint = data_fingerprint) -> dict[str, Any]:
+    """What a run is: `run_id`, `recipe_hash` and `recipe`."""
+    plain = recipe(config, fingerprint)
+    digest = _digest(plain)
+    return {"run_id": _name(config, digest), "recipe_hash": digest, "recipe": plain}
+
+
+def _name(config: Config, digest: str) -> str:
     coarse, fine = config.patch.processing_patch_size, config.patch.output_patch_size
     patch = f"ps{coarse}" if coarse == fine else f"hybrid{coarse}-{fine}"
     model = re.sub(r"[^A-Za-z0-9-]", "-", config.model.name)[:40]
-    digest = recipe_hash(config, fingerprint)[:10]
-    return f"{patch}_{config.upsampler.name}_{model}_{config.data.name}_s{config.seed}_{digest}"
+    return f"{patch}_{config.upsampler.name}_{model}_{config.data.name}_s{config.seed}_{digest[:10]}"
 
 
 def run_directory(config: Config, fingerprint: Fingerprint = data_fingerprint) -> Path:
@@ -59,7 +69,7 @@ def run_directory(config: Config, fingerprint: Fingerprint = data_fingerprint) -
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What changed between two recipes, a line for each value: `optimizer.lr: 0.001 -> 0.002`."""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = dict(leaves(old)), dict(leaves(new))
     keys = list(dict.fromkeys([*before, *after]))
     lines = [(key, before.get(key, "(none)"), after.get(key, "(none)")) for key in keys]
     return [f"{key}: {a} -> {b}" for key, a, b in lines if a != b]
@@ -69,13 +79,13 @@ def _digest(plain: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _flat(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """The leaves of a recipe by dotted key, as JSON. Lists of plain values are leaves."""
     if isinstance(node, dict) and node:
         for name, value in node.items():
-            yield from _flat(value, f"{key}.{name}" if key else name)
+            yield from leaves(value, f"{key}.{name}" if key else name)
     elif isinstance(node, list) and any(isinstance(item, dict | list) for item in node):
         for i, item in enumerate(node):
-            yield from _flat(item, f"{key}[{i}]")
+            yield from leaves(item, f"{key}[{i}]")
     else:
         yield key, json.dumps(node, ensure_ascii=False)

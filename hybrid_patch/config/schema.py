@@ -401,7 +401,8 @@ class Runtime:
     Attributes:
         precision: of encoder, decoder and upsamplers; weights, targets and losses are always float32.
         device: `auto`, `cpu` or `cuda`.
-        processes: processes (one per device) on this machine.
+        processes: processes (one per device) on each machine.
+        nodes: machines; several are started by `python -m launch`.
         strategy: `single` or `ddp`.
         workers: processes that load data; 0: the training process itself.
         threads: CPU threads per process; null: torch's choice.
@@ -415,12 +416,18 @@ class Runtime:
     precision: Literal["32-true", "bf16-mixed"]
     device: Aside[Literal["auto", "cpu", "cuda"]]
     processes: Aside[Count]
+    nodes: Aside[Count]
     strategy: Aside[Literal["single", "ddp"]]
     workers: Aside[Amount]
     threads: Aside[Count | None]
     accumulate: Aside[Count]
     gradient_checkpointing: Aside[bool]
     compile_blocks: Aside[bool]
+
+    @property
+    def world_size(self) -> int:
+        """Processes in all."""
+        return self.processes * self.nodes
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -170,15 +170,15 @@ def _shown(row: dict[str, float]) -> str:
 def untrained_run(folder: Path, config: Config) -> None:
     """A run directory as a training leaves it, but with the weights that a training begins with."""
     import torch
-    import yaml
 
     from hybrid_patch import checkpoint
+    from hybrid_patch.config.frozen import as_yaml
     from hybrid_patch.data.registry import open_source
     from hybrid_patch.loss.objective import Objective
 
     torch.manual_seed(config.seed)
     modalities = open_source(config.data).modalities
-    write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    write_text(folder / "config.yaml", as_yaml(config))
     write_json(folder / "run.json", {"run_id": f"untrained_{folder.name}"})
     state = {
         "objective": Objective(config, modalities).state_dict(),

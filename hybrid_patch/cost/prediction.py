@@ -46,7 +46,7 @@ class Stage:
     @property
     def samples(self) -> int:
         """Samples per step and process."""
-        return self.config.trainer.batch_size // self.config.runtime.processes
+        return self.config.trainer.batch_size // self.config.runtime.world_size
 
     def key(self) -> str:
         """Equal for stages of equal shapes: the config without what is known to change no shape."""
@@ -189,7 +189,7 @@ class Prediction:
 
     def flops(self) -> dict[str, dict[str, int]]:
         """Per step, by pass and part; the mean over the stages' steps."""
-        processes = self.config.runtime.processes
+        processes = self.config.runtime.world_size
         return {
             name: {part: round(processes * self._mean([c.flops[name][part] for c in self.costs])) for part in PARTS}
             for name in PASSES
@@ -211,7 +211,7 @@ class Prediction:
     def largest_batch(self, memory: float | int) -> int:
         """The most samples per step, of all processes, that no stage needs more for than `memory` bytes a process."""
         each = min(cost.largest_batch(memory - self._copies) for cost in self.costs)
-        return each * self.config.runtime.processes
+        return each * self.config.runtime.world_size
 
     def seconds(self, device: Device) -> float:
         """Per step, by the roofline; the mean over the stages' steps."""
@@ -219,13 +219,13 @@ class Prediction:
 
     def hours(self, device: Device) -> float:
         """Hours of all devices for the run's training, by the roofline."""
-        return self.seconds(device) * self.config.trainer.steps * self.config.runtime.processes / 3600
+        return self.seconds(device) * self.config.trainer.steps * self.config.runtime.world_size / 3600
 
     @property
     def _copies(self) -> int:
         """Bytes of the buckets in which gradients are sent (DDP)."""
         runtime = self.config.runtime
-        return 4 * self.parameters if runtime.strategy == "ddp" and runtime.processes > 1 else 0
+        return 4 * self.parameters if runtime.strategy == "ddp" and runtime.world_size > 1 else 0
 
     def _mean(self, values: Sequence[float | int]) -> float | int:
         if len(values) == 1:

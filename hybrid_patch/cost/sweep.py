@@ -1,4 +1,4 @@
-"""The predictions of many runs: composed and worked out by several processes, equal shapes once."""
+"""The predictions of many runs: worked out by several processes, equal shapes once."""
 
 import dataclasses
 import multiprocessing
@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple, TypeVar
 
-from hybrid_patch.config.front import compose
+from hybrid_patch.config.compose import Sources
+from hybrid_patch.config.members import each_config
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.prediction import Prediction, Stage, StageCost, modalities_of, stage_cost, stages_of
 from hybrid_patch.data.modality import Modality
@@ -43,9 +44,19 @@ def plan(lines: Sequence[Sequence[str]], growth: bool, processes: int | None = N
         growth: also how memory grows with the batch.
         processes: that work at it; None: as many as there are processors for this one.
     """
+    return plan_configs(lines, each_config(lines, Sources()), growth, processes)
+
+
+def plan_configs(
+    lines: Sequence[Sequence[str]],
+    configs: Sequence[Config | InputError],
+    growth: bool,
+    processes: int | None = None,
+) -> Planned:
+    """The same, of lines that are composed already."""
     processes = processes or len(os.sched_getaffinity(0))
     source = _Modalities()
-    runs = [source.run(config) for config in _each(_composed, lines, processes)]
+    runs = [source.run(config) for config in configs]
     stages = {key: stage for run in runs if isinstance(run, _Run) for key, stage in run.stages}
     found = _each(_Worker(growth), list(stages.values()), processes)
     costs = dict(zip(stages, found, strict=True))
@@ -95,13 +106,6 @@ class _Worker:
 
     def __call__(self, stage: Stage) -> StageCost:
         return stage_cost(stage, self.growth)
-
-
-def _composed(line: Sequence[str]) -> Config | InputError:
-    try:
-        return compose(line)
-    except InputError as error:
-        return error
 
 
 def _each(function: Callable[[A], B], items: Sequence[A], processes: int) -> list[B]:

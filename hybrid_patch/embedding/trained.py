@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from jaxtyping import Float
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from hybrid_patch import checkpoint
-from hybrid_patch.config.compose import Sources, held_to_schema
+from hybrid_patch.config.frozen import frozen_config
 from hybrid_patch.config.schema import Config
 from hybrid_patch.curriculum import PatchSizes, sizes_after, tile_for
 from hybrid_patch.data.loading import Crop
@@ -153,10 +151,7 @@ def load(run: str | Path, device: str = "auto") -> TrainedModel:
     Raises InputError if there is no run, or no checkpoint of it.
     """
     folder = Path(run)
-    if not (folder / "config.yaml").is_file():
-        raise InputError(f"run={folder}: not a run directory; there is no config.yaml in it")
-    plain = yaml.safe_load((folder / "config.yaml").read_text())
-    config = held_to_schema(OmegaConf.create(plain), Sources())
+    config = frozen_config(folder)
     found = checkpoint.newest(folder / "checkpoints")
     if found is None:
         raise InputError(

@@ -43,8 +43,7 @@ def trainer_for(config: Config) -> Trainer:
 
 def trainer_for_again(trainer: Trainer) -> Trainer:
     """The same run, started again."""
-    assert trainer.run._lock is not None
-    trainer.run._lock.close()
+    trainer.run.unlock()
     return trainer_for(trainer.config)
 
 

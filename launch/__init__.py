@@ -1,0 +1,1 @@
+"""Sweeps on this machine's slots, or fanned out to SLURM, and never run twice. It knows a run by its directory."""

@@ -1,0 +1,294 @@
+"""Sweeps on this machine's slots, or fanned out to SLURM: `python -m launch COMMAND ...`.
+
+  plan OVERRIDES          the members with their ids and states, and what they will take; nothing is started
+  submit OVERRIDES        freeze the members, skip what is done or at work, hand the rest to a queue, and return
+      cluster=local|slurm, cluster.KEY=VALUE    where they run (conf/cluster/)
+      dry_run=true                              say what would be submitted, and stop there
+  status [SWEEP] [--watch]     a line per member
+  wait [SWEEP]                 until nothing runs or waits any more; Ctrl-C leaves it running
+  logs ID [-f]                 what a member said; ID: its beginning or end will do
+  cancel ID|SWEEP              members save their state and end; `resume` goes on with them
+  resume SWEEP [--failed-only] what failed, was stopped or is missing, once more, as it was frozen
+      cluster=..., cluster.KEY=VALUE            elsewhere than before
+  collect SWEEP                metrics and evaluations as one table: collected.csv and .parquet in the sweep's folder
+
+OVERRIDES are those of hybrid_patch.train: groups, values, sweeps (`seed=0,1`, `+sweep=NAME`). SWEEP is a name below
+runs/; none: the one submitted last. Exit codes: 0 all well (wait, status: all done), 1 some are not done, 2 bad input.
+"""
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from hybrid_patch.config.front import input_errors_end
+from hybrid_patch.errors import InputError
+from hybrid_patch.run_directory import RunDirectory, provenance
+from hybrid_patch.threads import wait_briefly
+from launch import settings
+from launch.queue import queue_of
+from launch.status import UNFINISHED, Standing, counts, standings
+from launch.submit import Request, hand_over, judge, other_commits, planned, submit
+from launch.sweep import Sweep, member_named, sweep_named, sweeps
+from launch.table import WIDEST, labels, overview
+
+INTERRUPTED = 130
+POLL = 2.0
+"""Seconds between looks at a sweep."""
+
+
+def main() -> NoReturn:
+    """The command."""
+    words = sys.argv[1:]
+    if not words or {"--help", "-h"} & set(words):
+        print(__doc__)
+        sys.exit(0)
+    wait_briefly()
+    with input_errors_end(one_line=False):
+        command, *arguments = words
+        if command not in COMMANDS:
+            raise InputError(f"{command}: no such command; takes: {', '.join(COMMANDS)}")
+        sys.exit(COMMANDS[command](arguments))
+
+
+def plan_command(arguments: Sequence[str]) -> int:
+    """The members, how they stand, and what they will take."""
+    from hybrid_patch import plan as planning
+    from hybrid_patch.cost.devices import device_named
+
+    launch, overrides = settings.read(arguments)
+    request = judge(overrides, launch.cluster)
+    found = standings(request.sweep, request.members())
+    device = None if launch.cluster.device is None else device_named(launch.cluster.device)
+    limit = queue_of(launch.cluster).memory()
+    request, costs = planned(request, limit, device)
+    lines = [list(member.arguments) for member in request.members()]
+    report = planning.report_of(
+        planning.Request(lines, device, None, worlds=(), links=None, step=None, output=None), costs
+    )
+    show(members_table(request, found), *planning.tables(report), *_notes(request, found))
+    return 0
+
+
+def submit_command(arguments: Sequence[str]) -> int:
+    """Freeze and hand over."""
+    launch, overrides = settings.read(arguments)
+    cluster, queue = launch.cluster, queue_of(launch.cluster)
+    request = judge(overrides, cluster)
+    queue.check(request.members())
+    limit = queue.memory()
+    if limit is not None or cluster.device is not None or queue.needs_plan():
+        from hybrid_patch.cost.devices import device_named
+
+        request, _ = planned(request, limit, None if cluster.device is None else device_named(cluster.device))
+    if launch.dry_run:
+        found = standings(request.sweep, request.members())
+        todo = sum(each.state in UNFINISHED for each in found)
+        show(members_table(request, found), *_notes(request, found), f"dry_run: {todo} members would be submitted")
+        return 0
+    submission, before, said = submit(request, cluster)
+    show(members_table(request, standings(request.sweep, request.members())), *_notes(request, before))
+    name = shlex.quote(request.sweep.name)
+    if submission is None:
+        print(f"nothing to submit: {counts(before)}")
+    else:
+        print(f"submitted {len(submission.members)} members of {request.sweep.name}: {said}")
+        print(f"  python -m launch status {name}   (or wait, cancel; logs ID)")
+    return 0
+
+
+def status_command(arguments: Sequence[str]) -> int:
+    """How a sweep stands."""
+    flags, names = _split(arguments, ("--watch",), 1)
+    sweep = _sweep(names)
+    if "--watch" in flags and sys.stdout.isatty():
+        try:
+            with Live(overview(sweep.name, standings(sweep, patient=True)), refresh_per_second=1) as live:
+                while _unfinished(found := standings(sweep, patient=True)):
+                    live.update(overview(sweep.name, found))
+                    time.sleep(POLL)
+                live.update(overview(sweep.name, found))
+        except KeyboardInterrupt:
+            return INTERRUPTED
+    else:
+        found = standings(sweep, patient=True)
+        show(overview(sweep.name, found))
+    return int(any(each.state != "done" for each in found))
+
+
+def wait_command(arguments: Sequence[str]) -> int:
+    """Until nothing runs or waits any more."""
+    _, names = _split(arguments, (), 1)
+    sweep = _sweep(names)
+    said = ""
+    try:
+        while _unfinished(found := standings(sweep, patient=True)):
+            if (line := counts(found)) != said:
+                print(said := line, flush=True)
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        print(f"still running; python -m launch wait {shlex.quote(sweep.name)} waits again", file=sys.stderr)
+        return INTERRUPTED
+    show(overview(sweep.name, found))
+    return int(any(each.state != "done" for each in found))
+
+
+def logs_command(arguments: Sequence[str]) -> int:
+    """What a member said."""
+    flags, names = _split(arguments, ("-f",), 1)
+    if not names:
+        raise InputError("logs: give the id of a member, or its beginning or end")
+    sweep, member = member_named(names[0])
+    run = RunDirectory(sweep.run(member.id))
+    path = run.output if run.output.exists() else run.log
+    if not path.exists() and "-f" not in flags:
+        raise InputError(f"{member.id}: has not said anything yet")
+    try:
+        place = 0
+        while True:
+            if path.exists():
+                with path.open("rb") as file:
+                    file.seek(place)
+                    text = file.read()
+                place += len(text)
+                sys.stdout.write(text.decode(errors="replace"))
+                sys.stdout.flush()
+            if "-f" not in flags or standings(sweep, [member], patient=True)[0].state not in (
+                "running",
+                "queued",
+                "missing",
+            ):
+                return 0
+            time.sleep(1)
+            path = run.output if run.output.exists() else run.log
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def cancel_command(arguments: Sequence[str]) -> int:
+    """Let go of a member, or of a whole sweep."""
+    _, names = _split(arguments, (), 1)
+    if not names:
+        raise InputError("cancel: give the id of a member, or the name of a sweep")
+    known = {sweep.name: sweep for sweep in sweeps()}
+    if names[0] in known:
+        sweep, wanted = known[names[0]], set(known[names[0]].members())
+    else:
+        sweep, member = member_named(names[0])
+        wanted = {member.id}
+    for submission in sweep.submissions():
+        mine = [member for member in submission.members if member in wanted]
+        if mine:
+            queue_of(submission.cluster).cancel(sweep, submission, mine)
+    print(f"cancelled {len(wanted)} members of {sweep.name}; what runs saves its state first; resume goes on with it")
+    return 0
+
+
+def resume_command(arguments: Sequence[str]) -> int:
+    """What is not done and not at work, once more."""
+    own = [word for word in arguments if word.lstrip("+~").startswith(("cluster", "dry_run"))]
+    flags, names = _split([word for word in arguments if word not in own], ("--failed-only",), 1)
+    sweep = _sweep(names)
+    cluster = sweep.submissions()[-1].cluster
+    if own:
+        cluster = settings.read(own)[0].cluster
+    states = ("failed", "stale") if "--failed-only" in flags else UNFINISHED
+    from launch import snapshot
+
+    with sweep.locked():
+        found = standings(sweep)
+        todo = [each.member for each in found if each.state in states]
+        if not todo:
+            print(f"nothing to resume: {counts(found)}")
+            return 0
+        queue_of(cluster).check(todo)
+        frozen = [member for member in todo if RunDirectory(sweep.run(member.id)).exists()]
+        if len(frozen) < len(todo):
+            raise InputError(f"{sweep.name}: {len(todo) - len(frozen)} members have no directory; submit them again")
+        code = snapshot.take(sweep.code, cluster.dirty)
+        submission, said = hand_over(sweep, todo, code, cluster)
+    print(f"submitted {len(submission.members)} members of {sweep.name} again: {said}")
+    return 0
+
+
+def collect_command(arguments: Sequence[str]) -> int:
+    """One table of all members."""
+    from launch.collect import collect
+
+    _, names = _split(arguments, (), 1)
+    sweep = _sweep(names)
+    rows, paths = collect(sweep)
+    print(f"{rows} members: {', '.join(str(path) for path in paths)}")
+    return 0
+
+
+def members_table(request: Request, found: Sequence[Standing]) -> RenderableType:
+    """The ids of a request's members and how they stand."""
+    label = labels(request.members())
+    table = Table(title=f"{request.sweep.name}: {counts(found)}", title_justify="left")
+    for column in ("member", "state", "id"):
+        table.add_column(column, no_wrap=True, max_width=WIDEST if column == "member" else None)
+    for each in found:
+        table.add_row(label[each.member.id], each.state, each.member.id)
+    return table
+
+
+def show(*parts: RenderableType) -> None:
+    """Print; not cut to any width where it is no terminal."""
+    Console(width=None if sys.stdout.isatty() else 200).print(Group(*parts))
+
+
+def _notes(request: Request, found: Sequence[Standing]) -> list[str]:
+    """What else there is to say of a request."""
+    notes = []
+    if request.repeated:
+        notes.append(f"{request.repeated} members are the same run as one before; each runs once")
+    begun = [each.member for each in found if each.state != "missing"]
+    for commit, members in other_commits(request.sweep, begun, provenance()["commit"]).items():
+        done = sum(each.state == "done" for each in found if each.member.id in members)
+        notes.append(f"{len(members)} members were begun from another commit, {commit[:12]} ({done} of them are done)")
+    return notes
+
+
+def _unfinished(found: Sequence[Standing]) -> bool:
+    return any(each.state in ("running", "queued") for each in found)
+
+
+def _sweep(names: Sequence[str]) -> Sweep:
+    if names:
+        return sweep_named(names[0])
+    known = sweeps()
+    if not known:
+        raise InputError("no sweep was submitted from here; see --help")
+    return max(known, key=lambda sweep: max(sweep.place(each).stat().st_mtime for each in sweep.submissions()))
+
+
+def _split(arguments: Sequence[str], flags: Sequence[str], most: int) -> tuple[set[str], list[str]]:
+    given = {word for word in arguments if word.startswith("-")}
+    names = [word for word in arguments if not word.startswith("-")]
+    if given - set(flags):
+        raise InputError(f"{min(given - set(flags))}: no such flag; takes: {', '.join(flags) or 'none'}")
+    if len(names) > most:
+        raise InputError(f"{names[most]}: one argument too many")
+    return given, names
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "plan": plan_command,
+    "submit": submit_command,
+    "status": status_command,
+    "wait": wait_command,
+    "logs": logs_command,
+    "cancel": cancel_command,
+    "resume": resume_command,
+    "collect": collect_command,
+}
+
+
+if __name__ == "__main__":
+    main()

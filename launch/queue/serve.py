@@ -1,0 +1,100 @@
+"""The process behind a local queue: `python -m launch.queue.serve <folder of a submission>`.
+
+As many threads as there are slots take members in order, and run each as a process of its own on its own device.
+"""
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from hybrid_patch.run_directory import RunDirectory
+from launch.attempt import Stop, attempts
+from launch.queue.local import CANCELLED, ENDED, code_environment
+from launch.queue.slots import TakenSlots, slots_of, take
+from launch.settings import Local
+from launch.sweep import Member, read_submission, sweep_of
+
+POLL = 0.3
+"""Seconds between looks at words that were left, and at slots that others hold."""
+
+
+class Server:
+    """A queue at work."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.sweep = sweep_of(place)
+        self.submission = read_submission(place)
+        assert isinstance(self.submission.cluster, Local)
+        self.cluster = self.submission.cluster
+        members = self.sweep.members()
+        self.waiting = deque(members[name] for name in self.submission.members)
+        self.stop = Stop()
+        self.writing = threading.Lock()
+
+    def serve(self) -> None:
+        """Until all members have had their turn, or a signal says stop."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(number, self.stop.note)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        slots = slots_of(self.cluster)
+        threads = [threading.Thread(target=self._work) for _ in slots]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            for word in (self.place / CANCELLED).glob("*"):
+                self.stop.cancel(word.name)
+                word.unlink()
+            time.sleep(POLL)
+
+    def _work(self) -> None:
+        while True:
+            with self.writing:
+                if not self.waiting or self.stop.signals:
+                    return
+                member = self.waiting.popleft()
+            try:
+                if not self.stop.asked(member.id):
+                    self._run(member)
+            finally:
+                self._ended(member)
+
+    def _run(self, member: Member) -> None:
+        slots, taken = slots_of(self.cluster), None
+        while taken is None:
+            if self.stop.asked(member.id):
+                return
+            taken = take(slots, min(member.processes, len(slots)))
+            if taken is None:
+                time.sleep(POLL)
+        try:
+            run, retries = RunDirectory(self.sweep.run(member.id)), self.cluster.retries
+            outcome = attempts(
+                run, self.submission.number, retries, self.stop, self._environment(member, taken), kept=taken.files
+            )
+        finally:
+            taken.free()
+        print(f"{member.id}: {outcome.state} {outcome.cause} {outcome.reason}".rstrip(), flush=True)
+
+    def _environment(self, member: Member, taken: TakenSlots) -> dict[str, str]:
+        threads = sum(slot.threads for slot in taken.slots) // member.processes
+        found = {**code_environment(self.submission.code), "OMP_NUM_THREADS": str(max(threads, 1))}
+        gpus = [slot.gpu for slot in taken.slots if slot.gpu is not None]
+        return {**found, "CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else found
+
+    def _ended(self, member: Member) -> None:
+        with self.writing, (self.place / ENDED).open("a") as file:
+            file.write(json.dumps({"id": member.id}) + "\n")
+
+
+def main() -> None:
+    """The command."""
+    Server(Path(sys.argv[1])).serve()
+
+
+if __name__ == "__main__":
+    main()

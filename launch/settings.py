@@ -1,0 +1,106 @@
+"""What `submit` is told besides the runs' own overrides: the schema of `conf/launch.yaml` and `conf/cluster/`."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from omegaconf import OmegaConf
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+
+from hybrid_patch.config.compose import Sources, composed, held_to, hydra_overrides
+from hybrid_patch.config.schema import Amount, Count
+from hybrid_patch.data.modality import STRICT
+from hybrid_patch.errors import InputError
+
+
+def _as_text(value: object) -> object:
+    """A number or a truth value as it was typed: the command line cannot tell `time=60` from a text."""
+    return json.dumps(value) if isinstance(value, int | float) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+Time = Annotated[Text, Field(pattern=r"^(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})$")]
+Gpus = Annotated[Text, Field(pattern=r"^([\w.-]+:)?\d+$")]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Retries:
+    """How often a member is started again within a submission, by what ended it."""
+
+    preempted: Amount
+    lost: Amount
+    killed: Amount
+    error: Amount
+    out_of_memory: Amount
+    disk_full: Amount
+
+    def of(self, cause: str) -> int:
+        """The budget of a cause as the run's directory names it; nothing else is tried again."""
+        return getattr(self, cause.replace(" ", "_"), 0)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class _Cluster:
+    """What all queues share."""
+
+    dirty: Literal["patch", "refuse"]
+    device: str | None
+    retries: Retries
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Local(_Cluster):
+    """This machine."""
+
+    name: Literal["local"]
+    slots: Count | None
+    threads: Count | None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Slurm(_Cluster):
+    """A SLURM cluster."""
+
+    name: Literal["slurm"]
+    partition: str | None
+    account: str | None
+    qos: str | None
+    time: Time | None
+    nodes: Count | None
+    gpus_per_node: Gpus | None
+    cpus: Count | None
+    memory: Text | None
+    constraint: str | None
+    parallel: Count | None
+    pack: Count
+    signal_seconds: Count
+    extra: dict[str, Text]
+    setup: tuple[str, ...]
+
+
+Cluster = Annotated[Local | Slurm, Field(discriminator="name")]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Launch:
+    """Where members run, and whether they really shall."""
+
+    cluster: Cluster
+    dry_run: bool
+
+
+def read(arguments: Sequence[str]) -> tuple[Launch, list[str]]:
+    """Launch's own words of a command line, and the runs' overrides. Raises InputError."""
+    own = [word for word in arguments if _key(word) in ("cluster", "dry_run")]
+    sources = Sources(name="launch")
+    plain = OmegaConf.to_container(composed(hydra_overrides(own, sources), sources), resolve=True)
+    assert isinstance(plain, dict)
+    launch = held_to(Launch, {str(key): value for key, value in plain.items()}, sources)
+    if isinstance(launch.cluster, Slurm) and launch.cluster.pack > 1 and (launch.cluster.nodes or 1) > 1:
+        raise InputError(f"cluster.pack={launch.cluster.pack}: packs members of one machine; cluster.nodes must be 1")
+    return launch, [word for word in arguments if word not in own]
+
+
+def _key(argument: str) -> str:
+    return argument.lstrip("+~").partition("=")[0].partition(".")[0]
