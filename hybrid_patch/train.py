@@ -24,13 +24,13 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from hybrid_patch import checkpoint
 from hybrid_patch.accumulation import backpropagate
 from hybrid_patch.config.frozen import as_yaml
 from hybrid_patch.config.recipe import difference, identity, recipe, run_directory, run_id
-from hybrid_patch.config.schema import Config, Optimizer
+from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.memory import PeakMemory
 from hybrid_patch.curriculum import PatchSizes, sizes_after, sizes_at
 from hybrid_patch.data.batch import Batch
@@ -43,6 +43,7 @@ from hybrid_patch.failures import ERROR, cause_of, last_frame
 from hybrid_patch.files import remove_parts, write_json
 from hybrid_patch.logger import Mirror, NoMirror, open_mirror
 from hybrid_patch.loss.objective import Objective
+from hybrid_patch.optimizer import learning_rate, optimizer_of
 from hybrid_patch.probing.evaluate import evaluate
 from hybrid_patch.processes import DONE, end_together, open_fabric, together
 from hybrid_patch.progress import progress, start_logging
@@ -140,29 +141,6 @@ def prepare(run: RunDirectory, config: Config) -> None:
     remove_parts(run.path)
     if not run.exists():
         run.begin(as_yaml(config), {**identity(config), **provenance()})
-
-
-def optimizer_of(module: nn.Module, config: Optimizer) -> torch.optim.AdamW:
-    """AdamW; weight decay for the weights of linear maps only, not for biases, norms, encodings and the like."""
-    decaying: list[nn.Parameter] = []
-    level: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            words = name.split(".")
-            decays = parameter.ndim >= 2 and "encodings" not in words and words[-1] != "bias"
-            (decaying if decays else level).append(parameter)
-    groups = [{"params": decaying, "weight_decay": config.weight_decay}, {"params": level, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
-
-
-def learning_rate(config: Optimizer, step: int, steps: int) -> float:
-    """Of step `step` (from 0): linear warm-up, then a cosine down to `final_lr_ratio` of the peak."""
-    warmup = round(config.warmup * steps)
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    done = (step - warmup) / max(steps - warmup, 1)
-    cosine = (1 + math.cos(math.pi * done)) / 2
-    return config.lr * (config.final_lr_ratio + (1 - config.final_lr_ratio) * cosine)
 
 
 class Trainer:

@@ -23,8 +23,8 @@ from hybrid_patch.loss.objective import Objective, Share
 from hybrid_patch.masking import Mask, coarse_presence, draw
 from hybrid_patch.nn.encodings import place_in_the_series, place_on_the_ground
 from hybrid_patch.nn.patch_embed import kernel_resize
+from hybrid_patch.optimizer import optimizer_of
 from hybrid_patch.packing import Packing
-from hybrid_patch.train import optimizer_of
 
 _KEPT = (place_weights, cells_around, place_on_the_ground, place_in_the_series, kernel_resize)
 """Functions that keep the tensors that they made."""

@@ -12,8 +12,8 @@ from hybrid_patch.data.loading import TrainingSteps
 from hybrid_patch.data.registry import open_source
 from hybrid_patch.errors import InputError
 from hybrid_patch.loss.objective import Objective
+from hybrid_patch.optimizer import optimizer_of
 from hybrid_patch.processes import accelerator
-from hybrid_patch.train import optimizer_of
 
 
 class Step:

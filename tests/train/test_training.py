@@ -23,9 +23,10 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.data.registry import open_source
 from hybrid_patch.logger import Guarded
 from hybrid_patch.loss.objective import Objective
+from hybrid_patch.optimizer import learning_rate, optimizer_of
 from hybrid_patch.run_directory import RunDirectory
 from hybrid_patch.signals import StopRequest
-from hybrid_patch.train import Trainer, learning_rate, optimizer_of, prepare
+from hybrid_patch.train import Trainer, prepare
 
 
 def config_for(run_dir: Path, *overrides: str) -> Config:
