@@ -59,7 +59,7 @@ def run_directory(config: Config, fingerprint: Fingerprint = data_fingerprint) -
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What changed between two recipes, a line for each value: `optimizer.lr: 0.001 -> 0.002`."""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = dict(flat(old)), dict(flat(new))
     keys = list(dict.fromkeys([*before, *after]))
     lines = [(key, before.get(key, "(none)"), after.get(key, "(none)")) for key in keys]
     return [f"{key}: {a} -> {b}" for key, a, b in lines if a != b]
@@ -69,13 +69,13 @@ def _digest(plain: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _flat(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def flat(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """The leaves of a recipe by dotted key, as JSON. Lists of plain values are leaves."""
     if isinstance(node, dict) and node:
         for name, value in node.items():
-            yield from _flat(value, f"{key}.{name}" if key else name)
+            yield from flat(value, f"{key}.{name}" if key else name)
     elif isinstance(node, list) and any(isinstance(item, dict | list) for item in node):
         for i, item in enumerate(node):
-            yield from _flat(item, f"{key}[{i}]")
+            yield from flat(item, f"{key}[{i}]")
     else:
         yield key, json.dumps(node, ensure_ascii=False)

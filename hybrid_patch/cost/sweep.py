@@ -44,18 +44,31 @@ def plan(lines: Sequence[Sequence[str]], growth: bool, processes: int | None = N
         processes: that work at it; None: as many as there are processors for this one.
     """
     processes = processes or len(os.sched_getaffinity(0))
-    source = _Modalities()
-    runs = [source.run(config) for config in _each(_composed, lines, processes)]
-    stages = {key: stage for run in runs if isinstance(run, _Run) for key, stage in run.stages}
-    found = _each(_Worker(growth), list(stages.values()), processes)
-    costs = dict(zip(stages, found, strict=True))
+    found, distinct = predictions(_each(_composed, lines, processes), growth, processes)
     members = [
-        Member(line, Prediction(run.config, tuple(costs[key] for key, _ in run.stages)))
-        if isinstance(run, _Run)
-        else Member(line, error=str(run))
-        for line, run in zip(lines, runs, strict=True)
+        Member(line, error=str(one)) if isinstance(one, InputError) else Member(line, one)
+        for line, one in zip(lines, found, strict=True)
     ]
-    return Planned(members, len(stages))
+    return Planned(members, distinct)
+
+
+def predictions(
+    configs: Sequence[Config | InputError], growth: bool, processes: int | None = None
+) -> tuple[list[Prediction | InputError], int]:
+    """The predictions of runs in order, or why they cannot run, and how many stages of different shapes there were.
+
+    A config that is an error stays that error. The other arguments are those of `plan`.
+    """
+    source = _Modalities()
+    runs = [source.run(config) for config in configs]
+    stages = {key: stage for run in runs if isinstance(run, _Run) for key, stage in run.stages}
+    found = _each(_Worker(growth), list(stages.values()), processes or len(os.sched_getaffinity(0)))
+    costs = dict(zip(stages, found, strict=True))
+    predicted = [
+        Prediction(run.config, tuple(costs[key] for key, _ in run.stages)) if isinstance(run, _Run) else run
+        for run in runs
+    ]
+    return predicted, len(stages)
 
 
 class _Run(NamedTuple):

@@ -1,0 +1,204 @@
+"""All that a page says, as plain values: members with their numbers, what may be compared, and the answer."""
+
+import statistics as plain_statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hybrid_patch.page import measures
+from hybrid_patch.page.comparability import Comparable, comparable, differences
+from hybrid_patch.page.members import Member, members_of, reference, roots
+from hybrid_patch.page.planned import Plan, flops_per_step
+from hybrid_patch.page.runs import Run
+from hybrid_patch.page.statistics import Comparison, Seed, difference, over_seeds, ratio
+
+REFERENCES = (8, 1)
+"""Patch sizes of the pure members that others are held against."""
+SCORES = tuple(measures.SCORES)
+STATES = ("failed", "missing", "preempted", "running", "queued", "done")
+"""Of several runs, a member is in the state that comes first here, for people to look at."""
+
+Values = dict[str, dict[Seed, float]]
+"""By measure, a value per seed."""
+
+
+class Measured(NamedTuple):
+    """A member and what was measured of it.
+
+    Attributes:
+        member: the runs.
+        values: of the runs that count.
+        apart: why its scores, and why its costs, are not compared; empty where they are.
+        notes: on runs that do not count.
+    """
+
+    member: Member
+    values: Values
+    apart: dict[str, str]
+    notes: list[str]
+
+
+def summary(runs: Sequence[Run], axes: Sequence[str], plans: Mapping[Path, Plan]) -> dict[str, Any]:
+    """The summary of runs; `axes` are the config keys that were swept over, where they are known."""
+    members, columns = members_of(runs, axes)
+    swept = roots(columns, axes)
+    allowed = comparable(runs, swept)
+    measured = [_measure(member, allowed) for member in members]
+    rows = [_row(one, measured, plans) for one in measured]
+    _mark_front(rows)
+    found: dict[str, Any] = {
+        "axes": {"declared": list(axes), "columns": columns},
+        "members": rows,
+        "best": _best(measured, rows),
+        "absent": _absent(members),
+        "baselines": _baselines(runs, allowed),
+        "differences": [one._asdict() for one in differences(runs, swept)],
+        "time_note": "the median of a training's own steps after a warm-up, on a machine that may have had other work "
+        "too; not the paired rounds of python -m hybrid_patch.benchmark.",
+        "states": dict(Counter(run.state for run in runs)),
+    }
+    return found
+
+
+def _measure(member: Member, allowed: Comparable) -> Measured:
+    """The values of a member's runs that may be compared; of all that are alike, if none may."""
+    notes = [f"{run.path.name}: {note}" for run in member.runs for note in run.notes]
+    values: Values = {}
+    apart = {}
+    finished = [run for run in member.runs if run.state == "done" and measures.scores(run)]
+    timed = [run for run in member.runs if measures.costs(run)]
+    for what, runs, why in (("scores", finished, allowed.scores), ("costs", timed, allowed.costs)):
+        fitting = [run for run in runs if not why.get(run.path)]
+        apart[what] = "" if fitting or not runs else why[runs[0].path]
+        kept = fitting or [run for run in runs if why[run.path] == apart[what]]
+        notes += [f"{run.path.name}: its {what} do not count here: {why[run.path]}" for run in runs if run not in kept]
+        for number, run in enumerate(kept):
+            seed = run.seed if run.seed is not None else -1 - number
+            for name, value in (measures.scores(run) if what == "scores" else measures.costs(run)).items():
+                if seed in values.setdefault(name, {}):
+                    notes.append(f"{run.path.name}: seed {seed} is there already; its {name} does not count")
+                else:
+                    values[name][seed] = value
+    return Measured(member, values, apart, list(dict.fromkeys(notes)))
+
+
+def _row(one: Measured, all_measured: Sequence[Measured], plans: Mapping[Path, Plan]) -> dict[str, Any]:
+    member = one.member
+    by_label = {other.member.label: other for other in all_measured}
+    members = [other.member for other in all_measured]
+    plan = next((plans[run.path] for run in member.runs if run.path in plans), None)
+    against = {}
+    for size in REFERENCES:
+        found = reference(member, members, size)
+        if found is not None and found is not member:
+            against[f"ps={size}"] = _against(one, by_label[found.label])
+    flops = [x for run in member.runs if run.path in plans and (x := flops_per_step(run, plans[run.path]))]
+    return {
+        "label": member.label,
+        "values": member.values,
+        "kind": f"ps={member.pure}" if member.pure is not None else "hybrid",
+        "state": min((run.state for run in member.runs), key=lambda s: STATES.index(s) if s in STATES else -1),
+        "runs": [_run(run) for run in member.runs],
+        "measures": {name: over_seeds(list(x.values()))._asdict() for name, x in one.values.items()},
+        "against": against,
+        "apart": one.apart,
+        "planned": {
+            "flops_per_step": flops[0] if flops else None,
+            "peak_memory_bytes": None if plan is None else plan.peak_memory_bytes,
+            "parameters": None if plan is None else plan.parameters,
+        },
+        "notes": one.notes,
+        "front": False,
+    }
+
+
+def _against(one: Measured, other: Measured) -> dict[str, Any]:
+    """A member against a reference: differences of scores, ratios of costs, where both may be compared."""
+    found: dict[str, Any] = {"label": other.member.label}
+    for name in (*SCORES, *measures.COSTS):
+        what = ["costs"] if name in measures.COSTS else ["scores"]
+        if name == "hours":
+            what = ["costs", "scores"]  # another number of steps takes other hours
+        mine, its = one.values.get(name), other.values.get(name)
+        if mine and its and not any(x.apart[kind] for x in (one, other) for kind in what):
+            found[name] = plain(ratio(mine, its) if name in measures.COSTS else difference(mine, its))
+    return found
+
+
+def plain(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as plain values."""
+    return {**comparison._asdict(), "estimate": comparison.estimate._asdict()}
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "name": run.path.name,
+        "path": str(run.path),
+        "id": run.identity.get("run_id"),
+        "seed": run.seed,
+        "state": run.state,
+        "reason": run.reason,
+        "steps": run.steps_done,
+        "evaluated": bool(run.evaluation),
+        "ground_interval": measures.ground_interval(run),
+        **measures.scores(run),
+        **measures.costs(run),
+    }
+
+
+def compared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The members whose scores and costs may be compared, and who have them."""
+    needed = ("miou", "step_seconds", "peak_memory_bytes")
+    return [dict(row) for row in rows if all(x in row["measures"] for x in needed) and not any(row["apart"].values())]
+
+
+def _mark_front(rows: Sequence[dict[str, Any]]) -> None:
+    """Members that no other beats, or equals, in time, memory and mIoU together, by their means."""
+    points = {
+        row["label"]: (
+            row["measures"]["step_seconds"]["mean"],
+            row["measures"]["peak_memory_bytes"]["mean"],
+            -row["measures"]["miou"]["mean"],
+        )
+        for row in compared(rows)
+    }
+    for row in rows:
+        own = points.get(row["label"])
+        row["front"] = own is not None and not any(
+            other != own and all(x <= y for x, y in zip(other, own, strict=True)) for other in points.values()
+        )
+
+
+def _best(measured: Sequence[Measured], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The member of the highest mean mIoU, against each other one that it may be compared with."""
+    values = {
+        one.member.label: one.values["miou"] for one in measured if "miou" in one.values and not one.apart["scores"]
+    }
+    if not values:
+        return None
+    means = {row["label"]: row["measures"]["miou"]["mean"] for row in rows if row["label"] in values}
+    order = sorted(means, key=lambda label: -means[label])
+    best, *others = order
+    return {"label": best, "against": {label: plain(difference(values[best], values[label])) for label in others}}
+
+
+def _absent(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """Seeds that other members have."""
+    seeds = {run.seed for member in members for run in member.runs if run.seed is not None}
+    found = []
+    for member in members:
+        own = {run.seed for run in member.runs}
+        if member.leaves and (lacking := sorted(seeds - own)):
+            found.append({"label": member.label, "seeds": lacking})
+    return found
+
+
+def _baselines(runs: Sequence[Run], allowed: Comparable) -> dict[str, float]:
+    """Means over the evaluations that may be compared: they see the same tiles."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        if not allowed.scores.get(run.path, ""):
+            for name, value in measures.baselines(run).items():
+                found.setdefault(name, []).append(value)
+    return {name: plain_statistics.fmean(values) for name, values in found.items()}
