@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from hybrid_patch.page import text
 from hybrid_patch.page.curves import Curve
@@ -31,8 +31,10 @@ STYLE: dict[Any, Any] = {
     **{"svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif", "text.parse_math": False},
     **{"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK},
 }
-LEAST, ABOVE = 12.0, 6.0
-"""Points (1/72 inch) that names are apart from one another, and above their points, where intervals cross them."""
+GAP, WIDTH = 10.0, 4.7
+"""Points (1/72 inch) between a point and its name, and of a letter's width."""
+CUT = 5.0
+"""Intervals of costs are drawn up to so many times their mean."""
 
 
 class Drawn(NamedTuple):
@@ -56,6 +58,22 @@ def colours(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {row["label"]: COLOURS[number % len(COLOURS)] for number, row in enumerate(rows)}
 
 
+class Axis(NamedTuple):
+    """Of a cost: what it is called in files and titles, its unit, and how many of what was measured make one."""
+
+    file: str
+    title: str
+    unit: str
+    size: float
+
+
+AXES = {
+    "step_seconds": Axis("time", "step time", "ms", 1e-3),
+    "peak_memory_bytes": Axis("memory", "peak memory", "MiB", 2.0**20),
+    "hours": Axis("hours", "time of all training", "min", 1 / 60),
+}
+
+
 def scatter(summary: Mapping[str, Any], cost: str) -> Drawn | None:
     """mIoU against a cost; None if no member has both. Points have the id `point-<cost>-<number of the member>`."""
     rows = [
@@ -66,92 +84,96 @@ def scatter(summary: Mapping[str, Any], cost: str) -> Drawn | None:
     if not rows:
         return None
     colour = colours(summary["members"])
-    raw = summary["baselines"].get("raw bands")
+    axis = AXES[cost]
 
     def draw(axes: Axes) -> None:
         named = []
         for number, row in rows:
-            x, y = row["measures"][cost], row["measures"]["miou"]
-            own, marker = colour[row["label"]], MARKERS.get(row["kind"], "o")
+            y = row["measures"]["miou"]
+            x, x_low, x_high = (row["measures"][cost][key] for key in ("mean", "low", "high"))
+            x, own, marker = x / axis.size, colour[row["label"]], MARKERS.get(row["kind"], "o")
             if y["low"] is not None:
-                axes.plot([x["mean"]] * 2, [y["low"], y["high"]], color=own, lw=1.4, alpha=0.7)
-            if x["low"] is not None:
-                axes.plot([max(x["low"], x["mean"] / 4), x["high"]], [y["mean"]] * 2, color=own, lw=1.4, alpha=0.7)
-            face = own if y["n"] > 1 else "none"
-            axes.plot(x["mean"], y["mean"], marker, ms=8, color=own, mfc=face, mew=1.8)
+                axes.plot([x] * 2, [y["low"], y["high"]], color=own, lw=1.4, alpha=0.7)
+            if x_low is not None:  # two seeds on a busy machine may span anything: that is cut off
+                span = [max(x_low / axis.size, x / CUT), min(x_high / axis.size, x * CUT)]
+                axes.plot(span, [y["mean"]] * 2, color=own, lw=1.4, alpha=0.7)
+            axes.plot(x, y["mean"], marker, ms=8, color=own, mfc=own if y["n"] > 1 else "none", mew=1.8)
             if row["front"]:
-                axes.plot(x["mean"], y["mean"], "o", ms=15, mfc="none", mec=INK, mew=0.7, alpha=0.6)
-            hit = axes.plot(x["mean"], y["mean"], "o", ms=18, color=own, alpha=0.004)[0]
+                axes.plot(x, y["mean"], "o", ms=15, mfc="none", mec=INK, mew=0.7, alpha=0.6)
+            hit = axes.plot(x, y["mean"], "o", ms=18, color=own, alpha=0.004)[0]
             hit.set_gid(f"point-{cost}-{number}")
             if len(rows) <= NAMED or row["front"] or row["kind"] in MARKERS:
-                named.append((x["mean"], y["mean"], row["label"], own))
+                named.append((x, y["mean"], row["label"], own))
         axes.set_xscale("log")
-        axes.set_xlabel({"step_seconds": "step time", "peak_memory_bytes": "peak memory", "hours": "hours"}[cost])
+        axes.set_xlabel(f"{axis.title}, {axis.unit}")
         axes.set_ylabel("mIoU")
-        _cost_axis(axes, text.SHOWN[cost])
-        if raw is not None:
-            axes.axhline(raw, color=INK, lw=0.8, ls=(0, (2, 3)), alpha=0.6)
-            axes.annotate("raw bands", (1, raw), (-3, 3), xycoords=("axes fraction", "data"),
-                          textcoords="offset points", ha="right", fontsize=8, alpha=0.7)  # fmt: skip
-        axes.margins(x=0.3, y=0.12)
+        _raw_bands(axes, summary["baselines"].get("raw bands"))
+        axes.margins(x=0.18, y=0.12)
+        low, high = axes.get_xlim()
+        subs = (1, 1.5, 2, 3, 4, 5, 6, 8) if high / low < 8 else (1, 2, 5) if high / low < 80 else (1, 3)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs if high / low < 2e3 else (1,)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
         _name(axes, named[:NAMED])
 
-    names = {
-        "step_seconds": "worth_against_time",
-        "peak_memory_bytes": "worth_against_memory",
-        "hours": "worth_against_hours",
-    }
-    titles = {"step_seconds": "step time", "peak_memory_bytes": "peak memory", "hours": "hours of training"}
-    return Drawn(names[cost], f"mIoU against {titles[cost]}", draw, {})
+    return Drawn(f"worth_against_{axis.file}", f"mIoU against {axis.title}", draw, {})
 
 
-def _cost_axis(axes: Axes, shown: Callable[[float], str]) -> None:
-    low, high = axes.get_xlim()
-    few = high / low < 12
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if few and high / low < 5 else (1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def _raw_bands(axes: Axes, value: float | None) -> None:
+    """A line where raw bands are: what embeddings must be above to be worth anything."""
+    if value is not None:
+        axes.axhline(value, color=INK, lw=0.8, ls=(0, (2, 3)), alpha=0.6)
+        axes.annotate(
+            "raw bands", (1, value), (-3, -3), xycoords=("axes fraction", "data"), textcoords="offset points",
+            ha="right", va="top", fontsize=8, alpha=0.7,
+        )  # fmt: skip
 
 
 def _name(axes: Axes, named: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names to the right of points (to the left in the right third), moved up and down until none lies on another."""
+    """Names beside points, each at the nearest of several places where it lies on no other name and no point."""
     axes.figure.canvas.draw()  # places are known after that
+    scale = 72 / axes.figure.dpi
     bounds = axes.get_window_extent()
-    scale = axes.figure.dpi / 72
-    for right in (False, True):
-        side = []
-        for x, y, label, colour in named:
-            px, py = axes.transData.transform((x, y))
-            if ((px - bounds.x0) / bounds.width > 0.62) == right:
-                side.append((py / scale, px / scale, x, y, label, colour))
-        side.sort()
-        places = spread([one[0] + ABOVE for one in side], LEAST, bounds.y0 / scale + 6, bounds.y1 / scale - 6)
-        for (py, _, x, y, label, colour), place in zip(side, places, strict=True):
-            offset = (-11 if right else 11, place - py)
-            line = {"arrowstyle": "-", "lw": 0.6, "color": colour, "shrinkA": 0, "shrinkB": 5}
-            axes.annotate(
-                shortened(label), (x, y), offset, textcoords="offset points", ha="right" if right else "left",
-                va="center", fontsize=8.5, color=INK, arrowprops=line if abs(place - py - ABOVE) > 4 else None,
-            )  # fmt: skip
+    points = [axes.transData.transform((x, y)) * scale for x, y, _, _ in named]
+    taken: list[Box] = [Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    right_end, top_end = bounds.x1 * scale, bounds.y1 * scale
+    for (x, y, label, colour), (px, py) in zip(named, points, strict=True):
+        words = shortened(label)
+        width = WIDTH * len(words)
+        places = [
+            (box, right, up)
+            for up in sorted(range(-6, 10), key=lambda step: abs(step - 0.6))
+            for right in (True, False)
+            if (box := _box(px, py + 11 * up + 6, width, right)).right < right_end + 8 or not right
+            if box.left > bounds.x0 * scale and bounds.y0 * scale < box.bottom and box.top < top_end + 8
+        ]
+        free = [place for place in places if not any(place[0].meets(other) for other in taken)]
+        box, right, up = (free or places or [(_box(px, py, width, True), True, 0)])[0]
+        taken.append(box)
+        line = {"arrowstyle": "-", "lw": 0.6, "color": colour, "shrinkA": 0, "shrinkB": 5}
+        axes.annotate(
+            words, (x, y), (GAP if right else -GAP, 11 * up + 6), textcoords="offset points",
+            ha="left" if right else "right", va="center", fontsize=8.5, color=INK, arrowprops=line if up else None,
+        )  # fmt: skip
 
 
-def spread(places: Sequence[float], least: float, low: float, high: float) -> list[float]:
-    """Ascending places moved as little as needed to be `least` apart and between `low` and `high`, if they fit."""
-    x = np.asarray(places, float)
-    if not len(x):
-        return []
-    steps = np.arange(len(x)) * least
-    # Least squares under an order is the isotonic regression: pool neighbours that overlap.
-    blocks: list[list[float]] = []
-    for value in x - steps:
-        blocks.append([value, 1.0])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            last, before = blocks.pop(), blocks.pop()
-            weight = last[1] + before[1]
-            blocks.append([(last[0] * last[1] + before[0] * before[1]) / weight, weight])
-    flat = np.concatenate([np.full(int(weight), value) for value, weight in blocks])
-    top = max(high - steps[-1], low)
-    return [float(place) for place in np.clip(flat, low, top) + steps]
+class Box(NamedTuple):
+    """Where a name is, in points."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def meets(self, other: "Box") -> bool:
+        """Whether they share a place."""
+        return (
+            self.left < other.right and other.left < self.right and self.bottom < other.top and other.bottom < self.top
+        )
+
+
+def _box(x: float, y: float, width: float, right: bool) -> Box:
+    return Box(x + GAP, y - 5, x + GAP + width, y + 5) if right else Box(x - GAP - width, y - 5, x - GAP, y + 5)
 
 
 def curves(found: Sequence[Curve], figure: str, over: str, colour: Mapping[str, str]) -> Drawn | None:

@@ -64,6 +64,11 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean, float(low), float(high), n, "bootstrap")
 
 
+def geometric(values: Sequence[float]) -> Estimate:
+    """The geometric mean of one value per seed, of things above 0 such as times: its interval is above 0 too."""
+    return _exponential(over_seeds(np.log(values).tolist()))
+
+
 def difference(a: Mapping[Seed, float], b: Mapping[Seed, float]) -> Comparison:
     """`a - b`, within seeds where two seeds have both, or one if there is no more than one."""
     common = sorted(a.keys() & b.keys())
@@ -77,10 +82,12 @@ def difference(a: Mapping[Seed, float], b: Mapping[Seed, float]) -> Comparison:
 def ratio(a: Mapping[Seed, float], b: Mapping[Seed, float]) -> Comparison:
     """`a / b` of things above 0: geometric means, within seeds where at least two seeds have both."""
     logs = difference(*({seed: math.log(value) for seed, value in x.items()} for x in (a, b)))
-    mean, low, high, n, how = logs.estimate
-    low, high = (None if x is None else math.exp(x) for x in (low, high))
-    estimate = Estimate(math.exp(mean), low, high, n, how)
-    return Comparison(estimate, logs.paired, logs.verdict)
+    return Comparison(_exponential(logs.estimate), logs.paired, logs.verdict)
+
+
+def _exponential(logs: Estimate) -> Estimate:
+    low, high = (None if x is None else math.exp(min(x, 700.0)) for x in (logs.low, logs.high))
+    return logs._replace(mean=math.exp(logs.mean), low=low, high=high)
 
 
 def _unpaired(a: Sequence[float], b: Sequence[float]) -> Estimate:

@@ -11,7 +11,7 @@ from hybrid_patch.page.comparability import Comparable, comparable, differences
 from hybrid_patch.page.members import Member, members_of, reference, roots
 from hybrid_patch.page.planned import Plan, flops_per_step
 from hybrid_patch.page.runs import Run
-from hybrid_patch.page.statistics import Comparison, Seed, difference, over_seeds, ratio
+from hybrid_patch.page.statistics import Comparison, Seed, difference, geometric, over_seeds, ratio
 
 REFERENCES = (8, 1)
 """Patch sizes of the pure members that others are held against."""
@@ -100,7 +100,10 @@ def _row(one: Measured, all_measured: Sequence[Measured], plans: Mapping[Path, P
         "kind": f"ps={member.pure}" if member.pure is not None else "hybrid",
         "state": min((run.state for run in member.runs), key=lambda s: STATES.index(s) if s in STATES else -1),
         "runs": [_run(run) for run in member.runs],
-        "measures": {name: over_seeds(list(x.values()))._asdict() for name, x in one.values.items()},
+        "measures": {
+            name: (geometric if name in measures.COSTS else over_seeds)(list(x.values()))._asdict()
+            for name, x in one.values.items()
+        },
         "against": against,
         "apart": one.apart,
         "planned": {
