@@ -6,9 +6,9 @@ how it was measured; and the same numbers as JSON, CSV and Markdown, the figures
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hybrid_patch.config.front import input_errors_end
 from hybrid_patch.config.literal import output_file, refuse_flags
@@ -102,7 +102,7 @@ def write(request: Request, say: Callable[[str], None], expected: Sequence[Path]
     from hybrid_patch.page.answer import answer
     from hybrid_patch.page.curves import curves_of
     from hybrid_patch.page.figures import colours, curves, rendered, scatter
-    from hybrid_patch.page.gallery import Gallery
+    from hybrid_patch.page.gallery import gallery
     from hybrid_patch.page.members import members_of
     from hybrid_patch.page.planned import plans
     from hybrid_patch.page.render import Page, html
@@ -128,6 +128,7 @@ def write(request: Request, say: Callable[[str], None], expected: Sequence[Path]
     rows = [[one for x in over if (one := curves(lines, figure, x, colour))] for figure in ("loss", "probe")]
     rows = [figures for figures in rows if figures]
     output, stem = request.output, request.output.stem
+    figures_folder = output.with_name(f"{stem}_figures")
     page = Page(
         title=_title(request.folders),
         summary=found,
@@ -136,7 +137,7 @@ def write(request: Request, say: Callable[[str], None], expected: Sequence[Path]
         scatters=scatters,
         curves=rows,
         curve_note=f"Drawn: the first {MOST_CURVES} of {len(members)} members." if len(members) > MOST_CURVES else "",
-        gallery=Gallery([], [], ""),
+        gallery=gallery(members, _best_first(found), request.pictures, figures_folder, say),
         plan_note=_plan_note(without, len(members)),
         command=f"python -m hybrid_patch.report {' '.join(sys.argv[1:])}",
         output=output,
@@ -148,7 +149,7 @@ def write(request: Request, say: Callable[[str], None], expected: Sequence[Path]
     write_text(output.with_suffix(".md"), as_markdown(found, said))
     for figure in [*scatters, *(one for figures in rows for one in figures)]:
         for kind in ("svg", "png"):
-            write_bytes(output.with_name(f"{stem}_figures") / f"{figure.name}.{kind}", rendered(figure, kind))
+            write_bytes(figures_folder / f"{figure.name}.{kind}", rendered(figure, kind))
     write_text(output, html(page))
     return said
 
@@ -156,6 +157,11 @@ def write(request: Request, say: Callable[[str], None], expected: Sequence[Path]
 def _title(folders: Sequence[Path]) -> str:
     names = [folder.absolute().name for folder in folders]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _best_first(summary: Mapping[str, Any]) -> list[str]:
+    best = summary["best"]
+    return [] if best is None else [best["label"], *best["against"]]
 
 
 def _plan_note(without: dict[Path, str], members: int) -> str:

@@ -57,6 +57,9 @@ def facts(run: Run) -> Facts:
     facts = {key: value for key, value in flat(found) if not is_swept(key, UNSAID)}
     if run.evaluation:
         facts |= _evaluation(run)
+        machine = run.evaluation.get("machine", identity)
+        commit = machine.get("commit") if isinstance(machine, Mapping) else None
+        facts["code.evaluated at commit"] = json.dumps(commit)
     return facts
 
 
@@ -91,7 +94,7 @@ def differences(runs: Sequence[Run], axes: Sequence[str]) -> list[Difference]:
     for key in dict.fromkeys(key for _, one in known for key in one):
         if is_swept(key, axes):
             continue
-        of_evaluation = key.startswith("evaluation.")
+        of_evaluation = key.startswith(("evaluation.", "code.evaluated"))
         values: dict[str, list[str]] = {}
         for run, one in known:
             if key in one or not of_evaluation:  # a run without an evaluation differs in none of its settings
