@@ -8,13 +8,16 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hybrid_patch.config.front import input_errors_end
 from hybrid_patch.config.literal import output_file, refuse_flags
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_bytes, write_json, write_text
 from hybrid_patch.threads import wait_briefly
+
+if TYPE_CHECKING:
+    from hybrid_patch.page.members import Member
 
 USAGE = f"""{__doc__}
   FOLDER …            run directories, or folders that hold some at any depth
@@ -25,10 +28,8 @@ USAGE = f"""{__doc__}
 """
 OWN_KEYS = ("output", "axes", "pictures")
 PICTURES = 3
-MOST_PLANNED = 64
-"""Members whose cost is planned: a shape takes about a second."""
-MOST_CURVES = 24
-"""Members whose curves are drawn."""
+MOST_DRAWN = 24
+"""Members whose cost is planned, for which a shape takes about a second, and whose curves are drawn."""
 
 
 class Request(NamedTuple):
@@ -99,6 +100,15 @@ def write(request: Request, say: Callable[[str], None], expected: Sequence[Path]
 
     Raises InputError for folders without a run.
     """
+    from hybrid_patch.page.runs import find
+    from hybrid_patch.page.runs import read as read_run
+
+    paths = find(request.folders)
+    known = {path.absolute() for path in paths}
+    paths += [path for path in expected if path.absolute() not in known]
+    say(f"reading {len(paths)} runs")
+    runs = [read_run(path) for path in paths]
+
     from hybrid_patch.page.answer import answer
     from hybrid_patch.page.curves import curves_of
     from hybrid_patch.page.figures import colours, curves, rendered, scatter
@@ -106,23 +116,18 @@ def write(request: Request, say: Callable[[str], None], expected: Sequence[Path]
     from hybrid_patch.page.members import members_of
     from hybrid_patch.page.planned import plans
     from hybrid_patch.page.render import Page, html
-    from hybrid_patch.page.runs import find
-    from hybrid_patch.page.runs import read as read_run
-    from hybrid_patch.page.summary import summary
+    from hybrid_patch.page.summary import add_plans, first_to_look_at, summary
     from hybrid_patch.page.tables import as_csv, as_markdown
 
-    paths = find(request.folders)
-    paths += [path for path in expected if path.absolute() not in {one.absolute() for one in paths}]
-    say(f"reading {len(paths)} runs")
-    runs = [read_run(path) for path in paths]
-    members, _ = members_of(runs, request.axes)
-    planned_runs = [run for member in members[:MOST_PLANNED] for run in member.runs if run.state != "missing"]
+    members, columns = members_of(runs, request.axes)
+    found = summary(runs, members, columns, request.axes)
+    drawn = first_to_look_at(members, found)[:MOST_DRAWN]
     say("working out what they were expected to take")
-    planned, without = plans(planned_runs)
-    found = summary(runs, request.axes, planned)
+    planned, without = plans([run for member in drawn for run in member.runs if run.state != "missing"])
+    add_plans(found, members, planned)
     said = answer(found)
     scatters = [one for cost in ("step_seconds", "peak_memory_bytes", "hours") if (one := scatter(found, cost))]
-    lines = curves_of(members[:MOST_CURVES], planned)
+    lines = curves_of(drawn, planned)
     colour = colours(found["members"])
     over = ("steps", "minutes", "flops")
     rows = [[one for x in over if (one := curves(lines, figure, x, colour))] for figure in ("loss", "probe")]
@@ -136,9 +141,9 @@ def write(request: Request, say: Callable[[str], None], expected: Sequence[Path]
         runs=runs,
         scatters=scatters,
         curves=rows,
-        curve_note=f"Drawn: the first {MOST_CURVES} of {len(members)} members." if len(members) > MOST_CURVES else "",
-        gallery=gallery(members, _best_first(found), request.pictures, figures_folder, say),
-        plan_note=_plan_note(without, len(members)),
+        curve_note=_drawn_note("Drawn", members),
+        gallery=gallery(drawn, request.pictures, figures_folder, say),
+        plan_note=_plan_note(without, members),
         command=f"python -m hybrid_patch.report {' '.join(sys.argv[1:])}",
         output=output,
         beside=[f"{stem}.json", f"{stem}.csv", f"{stem}.md", f"{stem}_figures/ (SVG, PNG)"],
@@ -159,18 +164,23 @@ def _title(folders: Sequence[Path]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _best_first(summary: Mapping[str, Any]) -> list[str]:
-    best = summary["best"]
-    return [] if best is None else [best["label"], *best["against"]]
+def _drawn_note(word: str, members: Sequence["Member"]) -> str:
+    if len(members) <= MOST_DRAWN:
+        return ""
+    return f"{word}: pure members and then the best, {MOST_DRAWN} of {len(members)}."
 
 
-def _plan_note(without: dict[Path, str], members: int) -> str:
-    notes = [f"Planned for the first {MOST_PLANNED} of {members} members."] if members > MOST_PLANNED else []
+def _plan_note(without: Mapping[Path, str], members: Sequence["Member"]) -> str:
+    notes = [
+        "What is planned is the tensors of a training step; a process on a CPU holds more, of libraries and of memory "
+        "that it does not give back.",
+        _drawn_note("Planned", members),
+    ]
     if without:
         path, why = next(iter(without.items()))
         more = f", and {len(without) - 1} more" if len(without) > 1 else ""
         notes.append(f"No plan of {path.name}{more}: {why}.")
-    return " ".join(notes)
+    return " ".join(filter(None, notes))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from hybrid_patch.page.text import score, signed, times, verdict, with_seeds
 
 FEW = 4
 """Names that a sentence lists; of more it says how many more."""
+MANY = 12
+"""Verdicts from which on it is said what many comparisons are worth."""
 
 
 def answer(summary: Mapping[str, Any]) -> list[str]:
@@ -38,6 +40,12 @@ def answer(summary: Mapping[str, Any]) -> list[str]:
         names = [label for label, found in verdicts.items() if found == word]
         if names:
             sentences.append(text.format(_list(names)))
+    judged = sum(found != "too few seeds" for found in verdicts.values())
+    if judged >= MANY:
+        sentences.append(
+            f"Each of these {judged} verdicts is at 95 % by itself: about {round(judged / 20)} would show a "
+            "difference where there is none, and the highest of many means is in part luck."
+        )
     for reference, against in top["against"].items():
         sentences += _against(reference, against)
     front = [row["label"] for row in rows if row["front"]]

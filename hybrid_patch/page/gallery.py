@@ -61,19 +61,17 @@ class Drawn(NamedTuple):
     pure: int | None
 
 
-def gallery(
-    members: Sequence[Member], best: Sequence[str], count: int, folder: Path, say: Callable[[str], None]
-) -> Gallery:
+def gallery(members: Sequence[Member], count: int, folder: Path, say: Callable[[str], None]) -> Gallery:
     """The gallery of `count` tiles; what was drawn before is taken from the folder.
 
     Args:
-        best: labels of members, in the order in which hybrids are drawn.
+        members: the best hybrid first among hybrids.
         folder: for the panels' files.
         say: told what is being done.
     """
     if not count:
         return Gallery([], [], "")
-    drawn = chosen(members, best)
+    drawn = chosen(members)
     if not drawn:
         return Gallery([], [], "No pictures: no run is done and has a checkpoint.")
     key = {
@@ -94,11 +92,10 @@ def gallery(
     return _from_files(made, folder)
 
 
-def chosen(members: Sequence[Member], best: Sequence[str]) -> list[Drawn]:
+def chosen(members: Sequence[Member]) -> list[Drawn]:
     """Pure ps=8, hybrids from the best on, pure ps=1: what has a run that is done, on the same data as the first."""
-    places = {label: place for place, label in enumerate(best)}
     found = []
-    for member in sorted(members, key=lambda one: places.get(one.label, len(places))):
+    for member in members:
         runs = [run for run in member.runs if run.state == "done" and checkpoints(run.path / "checkpoints")]
         if runs:
             run = min(runs, key=lambda one: (not one.evaluation, one.seed or 0))
@@ -233,9 +230,10 @@ def _from_files(made: Mapping[str, Any], folder: Path) -> Gallery:
         for tile in made["tiles"]
     ]
     note = (
-        f"Of {LOOKED_AT} validation tiles, evenly spread over the split, those with the most even mix of classes. Colours are three principal components of the embedding of "
-        f"{made['own']} over these tiles; the other members' panels show what predicts these components best from "
-        "theirs, so that a colour means the same everywhere. Maps are those of a linear probe that learns on "
-        f"{LEARNT_ON} training tiles, fewer than that of the scores. One run of each member, that of the lowest seed."
+        f"Of {LOOKED_AT} validation tiles, evenly spread over the split, those with the most even mix of classes. "
+        f"Colours are three principal components of the embedding of {made['own']} over these tiles; the other "
+        "members' panels show what predicts these components best from theirs, so that a colour means the same "
+        f"everywhere. Maps are those of a linear probe that learns on {LEARNT_ON} training tiles: another than that of "
+        "the scores. One run of each member, that of the lowest seed."
     )
     return Gallery(found, [(name, colour) for name, colour in made["classes"]], note)

@@ -3,10 +3,12 @@
 import dataclasses
 import itertools
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from hybrid_patch.config.fields import without_aside
 from hybrid_patch.config.recipe import flat
+from hybrid_patch.config.schema import Config
 from hybrid_patch.page.runs import Run
 
 CHOICES = ("patch", "upsampler", "curriculum", "model", "masking", "loss")
@@ -42,9 +44,8 @@ class Member:
 
 
 def leaves_of(run: Run) -> Leaves:
-    """What a run's recipe says; of a run without one, its config."""
-    plain: Mapping[str, Any] = run.recipe or run.config
-    return dict(flat(dict(plain)))
+    """What a run's recipe says; of a run without one, what its config says of it."""
+    return dict(flat(dict(run.recipe or without_aside(Config, run.config))))
 
 
 def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[Member], list[str]]:
@@ -59,12 +60,17 @@ def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[Memb
         leaves = {key: value for key, value in leaves_of(run).items() if key != "seed"}
         groups.setdefault(json.dumps(leaves) if leaves else str(run.path), []).append(run)
     all_leaves = [{key: x for key, x in leaves_of(group[0]).items() if key != "seed"} for group in groups.values()]
-    known = [leaves for leaves in all_leaves if leaves]
+    # A run without a recipe lacks what its config does not say: that is no axis.
+    known = [x for x, group in zip(all_leaves, groups.values(), strict=True) if group[0].recipe] or [
+        *filter(None, all_leaves)
+    ]
     columns = _columns(known, axes)
-    found = []
-    for group, leaves in zip(groups.values(), all_leaves, strict=True):
-        values = {name: _shown(name, leaves) for name in columns} if leaves else {}
-        found.append(Member(tuple(group), leaves, values, _label(values) or group[0].path.name))
+    values = [{name: _shown(name, leaves) for name in columns} if leaves else {} for leaves in all_leaves]
+    usual = {name: _usual([one[name] for one in values if name in one]) for name in columns}
+    found = [
+        Member(tuple(group), leaves, own, _label(own, usual) or group[0].path.name)
+        for group, leaves, own in zip(groups.values(), all_leaves, values, strict=True)
+    ]
     return _told_apart(found), columns
 
 
@@ -141,11 +147,17 @@ def _plain(value: str) -> str:
     return parsed if isinstance(parsed, str) else value
 
 
-def _label(values: Mapping[str, str]) -> str:
-    """`guided 8→1`, `ps=8 · tiny`, `learned 8→1 · lr=0.001`."""
+def _usual(values: Sequence[str]) -> str | None:
+    """The value that more than half have."""
+    value, number = Counter(values).most_common(1)[0]
+    return value if 2 * number > len(values) else None
+
+
+def _label(values: Mapping[str, str], usual: Mapping[str, str | None]) -> str:
+    """`guided 8→1`, `ps=8 · tiny`, `learned 8→1 · lr=0.001`; beside patch and upsampler only what is not usual."""
     words = []
     for name, value in values.items():
-        if value in (IDLE, NONE) or name in ("upsampler", "patch"):
+        if value in (IDLE, NONE, usual[name]) or name in ("upsampler", "patch"):
             continue
         words.append(value if name in CHOICES else f"{name.rpartition('.')[2]}={value}")
     first = [values[name] for name in ("upsampler", "patch") if values.get(name, IDLE) not in (IDLE, NONE)]

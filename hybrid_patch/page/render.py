@@ -250,7 +250,7 @@ def _planned(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     found = []
     for row in rows:
         planned = row["planned"]
-        if planned["peak_memory_bytes"] is None:
+        if not planned:
             continue
         measured, step = (row["measures"].get(name) for name in ("peak_memory_bytes", "step_seconds"))
         flops, memory = planned["flops_per_step"], planned["peak_memory_bytes"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from hybrid_patch.page import measures
 from hybrid_patch.page.comparability import Comparable, comparable, differences
-from hybrid_patch.page.members import Member, members_of, reference, roots
+from hybrid_patch.page.members import Member, reference, roots
 from hybrid_patch.page.planned import Plan, flops_per_step
 from hybrid_patch.page.runs import Run
 from hybrid_patch.page.statistics import Comparison, Seed, difference, geometric, over_seeds, ratio
@@ -39,16 +39,22 @@ class Measured(NamedTuple):
     notes: list[str]
 
 
-def summary(runs: Sequence[Run], axes: Sequence[str], plans: Mapping[Path, Plan]) -> dict[str, Any]:
-    """The summary of runs; `axes` are the config keys that were swept over, where they are known."""
-    members, columns = members_of(runs, axes)
+def summary(
+    runs: Sequence[Run], members: Sequence[Member], columns: Sequence[str], axes: Sequence[str]
+) -> dict[str, Any]:
+    """The summary of runs.
+
+    Args:
+        members, columns: of `members_of`.
+        axes: the config keys that were swept over, where they are known.
+    """
     swept = roots(columns, axes)
     allowed = comparable(runs, swept)
     measured = [_measure(member, allowed) for member in members]
-    rows = [_row(one, measured, plans) for one in measured]
+    rows = [_row(one, measured) for one in measured]
     _mark_front(rows)
     found: dict[str, Any] = {
-        "axes": {"declared": list(axes), "columns": columns},
+        "axes": {"declared": list(axes), "columns": list(columns)},
         "members": rows,
         "best": _best(measured, rows),
         "absent": _absent(members),
@@ -83,17 +89,15 @@ def _measure(member: Member, allowed: Comparable) -> Measured:
     return Measured(member, values, apart, list(dict.fromkeys(notes)))
 
 
-def _row(one: Measured, all_measured: Sequence[Measured], plans: Mapping[Path, Plan]) -> dict[str, Any]:
+def _row(one: Measured, all_measured: Sequence[Measured]) -> dict[str, Any]:
     member = one.member
     by_label = {other.member.label: other for other in all_measured}
     members = [other.member for other in all_measured]
-    plan = next((plans[run.path] for run in member.runs if run.path in plans), None)
     against = {}
     for size in REFERENCES:
         found = reference(member, members, size)
         if found is not None and found is not member:
             against[f"ps={size}"] = _against(one, by_label[found.label])
-    flops = [x for run in member.runs if run.path in plans and (x := flops_per_step(run, plans[run.path]))]
     return {
         "label": member.label,
         "values": member.values,
@@ -106,14 +110,30 @@ def _row(one: Measured, all_measured: Sequence[Measured], plans: Mapping[Path, P
         },
         "against": against,
         "apart": one.apart,
-        "planned": {
-            "flops_per_step": flops[0] if flops else None,
-            "peak_memory_bytes": None if plan is None else plan.peak_memory_bytes,
-            "parameters": None if plan is None else plan.parameters,
-        },
+        "planned": {},
         "notes": one.notes,
         "front": False,
     }
+
+
+def first_to_look_at(members: Sequence[Member], found: Mapping[str, Any]) -> list[Member]:
+    """Members in the order in which they are worth drawing: pure ones, then by their mean mIoU."""
+    best = [] if found["best"] is None else [found["best"]["label"], *found["best"]["against"]]
+    places = {label: place for place, label in enumerate(best)}
+    return sorted(members, key=lambda one: (one.pure is None, places.get(one.label, len(places))))
+
+
+def add_plans(found: Mapping[str, Any], members: Sequence[Member], plans: Mapping[Path, Plan]) -> None:
+    """Put what was planned beside what was measured."""
+    for row, member in zip(found["members"], members, strict=True):
+        planned = [run for run in member.runs if run.path in plans]
+        if planned:
+            plan = plans[planned[0].path]
+            row["planned"] = {
+                "flops_per_step": next((x for run in planned if (x := flops_per_step(run, plans[run.path]))), None),
+                "peak_memory_bytes": plan.peak_memory_bytes,
+                "parameters": plan.parameters,
+            }
 
 
 def _against(one: Measured, other: Measured) -> dict[str, Any]:
