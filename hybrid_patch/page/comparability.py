@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,9 @@ from hybrid_patch.page.runs import Run
 UNSAID = ("seed", "run_dir", "sweep_name", "logger", "evaluation", "data.root")
 """Of a config, what is of no consequence here: names and places. The data are told by their fingerprint, the evaluation
 by what `evaluation.json` says that it was."""
-WORTH = ("data.fingerprint", "trainer.steps", "evaluation")
-"""Scores are not compared between runs that differ in one of these."""
+WORTH = ("data", "trainer.steps", "evaluation")
+OF_TRAINING = ("data.tile", "data.on_error", "data.max_skipped")
+"""Scores are not compared between runs that differ in one of the first, unless it is one of the second."""
 COST = (
     *("data.tile", "data.timesteps", "data.modalities", "data.fingerprint", "trainer.batch_size", "masking.views"),
     *("runtime.device", "runtime.processes", "runtime.precision", "runtime.threads", "machine.cpus"),
@@ -106,8 +107,16 @@ def differences(runs: Sequence[Run], axes: Sequence[str]) -> list[Difference]:
 
 def effect(key: str) -> str:
     """What is not compared where a key differs."""
-    words = [word for word, keys in (("scores", WORTH), ("costs", COST)) if is_swept(key, keys)]
+    words = [word for word, told in (("scores", _of_worth), ("costs", _of_cost)) if told(key)]
     return " and ".join(words) or "flagged"
+
+
+def _of_worth(key: str) -> bool:
+    return is_swept(key, WORTH) and not is_swept(key, OF_TRAINING)
+
+
+def _of_cost(key: str) -> bool:
+    return is_swept(key, COST)
 
 
 class Comparable(NamedTuple):
@@ -123,14 +132,16 @@ def comparable(runs: Sequence[Run], axes: Sequence[str]) -> Comparable:
     evaluated = [run for run in runs if run.evaluation]
     timed = [run for run in runs if len(run.metrics["step"])]
     return Comparable(
-        _apart({run.path: known[run.path] for run in evaluated}, [key for key in WORTH if not is_swept(key, axes)]),
-        _apart({run.path: known[run.path] for run in timed}, [key for key in COST if not is_swept(key, axes)]),
+        _apart(
+            {run.path: known[run.path] for run in evaluated}, lambda key: _of_worth(key) and not is_swept(key, axes)
+        ),
+        _apart({run.path: known[run.path] for run in timed}, lambda key: _of_cost(key) and not is_swept(key, axes)),
     )
 
 
-def _apart(known: Mapping[Path, Facts], keys: Sequence[str]) -> dict[Path, str]:
-    """Why each is not like most of them in some keys."""
-    kept = {path: {key: x for key, x in one.items() if is_swept(key, keys)} for path, one in known.items()}
+def _apart(known: Mapping[Path, Facts], counts: Callable[[str], bool]) -> dict[Path, str]:
+    """Why each is not like most of them in the keys that count."""
+    kept = {path: {key: x for key, x in one.items() if counts(key)} for path, one in known.items()}
     if not kept:
         return {}
     classes = Counter(json.dumps(one, sort_keys=True) for one in kept.values())

@@ -134,7 +134,7 @@ def _name(axes: Axes, named: Sequence[tuple[float, float, str, str]]) -> None:
     axes.figure.canvas.draw()  # places are known after that
     scale = 72 / axes.figure.dpi
     bounds = axes.get_window_extent()
-    points = [axes.transData.transform((x, y)) * scale for x, y, _, _ in named]
+    points = [(axes.transData.transform((x, y)) * scale).tolist() for x, y, _, _ in named]
     taken: list[Box] = [Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
     right_end, top_end = bounds.x1 * scale, bounds.y1 * scale
     for (x, y, label, colour), (px, py) in zip(named, points, strict=True):

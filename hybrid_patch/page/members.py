@@ -45,7 +45,8 @@ class Member:
 
 def leaves_of(run: Run) -> Leaves:
     """What a run's recipe says; of a run without one, what its config says of it."""
-    return dict(flat(dict(run.recipe or without_aside(Config, run.config))))
+    plain = dict(run.recipe or without_aside(Config, run.config))
+    return dict(flat(plain)) if plain else {}
 
 
 def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[Member], list[str]]:
@@ -61,9 +62,8 @@ def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[Memb
         groups.setdefault(json.dumps(leaves) if leaves else str(run.path), []).append(run)
     all_leaves = [{key: x for key, x in leaves_of(group[0]).items() if key != "seed"} for group in groups.values()]
     # A run without a recipe lacks what its config does not say: that is no axis.
-    known = [x for x, group in zip(all_leaves, groups.values(), strict=True) if group[0].recipe] or [
-        *filter(None, all_leaves)
-    ]
+    with_recipe = [x for x, group in zip(all_leaves, groups.values(), strict=True) if group[0].recipe]
+    known = with_recipe or [leaves for leaves in all_leaves if leaves]
     columns = _columns(known, axes)
     values = [{name: _shown(name, leaves) for name in columns} if leaves else {} for leaves in all_leaves]
     usual = {name: _usual([one[name] for one in values if name in one]) for name in columns}

@@ -6,44 +6,44 @@ from typing import Any
 Estimated = Mapping[str, Any]
 """An `Estimate` as plain values."""
 
-Shown = Callable[[float], str]
+Shown = Callable[[float | int], str]
 """How a number is written."""
 
 NOTHING = "–"
 
 
-def score(value: float) -> str:
+def score(value: float | int) -> str:
     """`.341`"""
     text = f"{value:.3f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
-def signed(value: float) -> str:
+def signed(value: float | int) -> str:
     """`+.081`, `−.012`"""
     return f"{'−' if value < 0 else '+'}{score(abs(value))}"
 
 
-def times(value: float) -> str:
+def times(value: float | int) -> str:
     """A ratio: `1.8×`, `.025×`"""
     return f"{value:.3g}×"
 
 
-def seconds(value: float) -> str:
+def seconds(value: float | int) -> str:
     """`52 ms`, `1.96 s`"""
     return f"{1000 * value:.3g} ms" if value < 0.9995 else f"{value:.3g} s"
 
 
-def mebibytes(value: float) -> str:
+def mebibytes(value: float | int) -> str:
     """`77 MiB`, `1.25 GiB`"""
     return f"{value / 2**20:.0f} MiB" if value < 0.9995 * 2**30 else f"{value / 2**30:.3g} GiB"
 
 
-def hours(value: float) -> str:
+def hours(value: float | int) -> str:
     """`2.1 min`, `3.4 h`"""
     return f"{60 * value:.3g} min" if value < 0.9995 else f"{value:.3g} h"
 
 
-def flops(value: float) -> str:
+def flops(value: float | int) -> str:
     """`1.2 GFLOP`"""
     for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
         if value >= size:

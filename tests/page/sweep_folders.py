@@ -99,7 +99,7 @@ def make_sweep(root: Path, seeds: int = 3) -> Path:
     for name, overrides, miou, seconds, memory in (
         ("ps8", ("patch=ps8",), 0.25, 0.03, 50),
         ("guided", ("patch=hybrid", "upsampler=guided"), 0.32, 0.05, 80),
-        ("bilinear", ("patch=hybrid", "upsampler=bilinear"), 0.252, 0.04, 55),
+        ("bilinear", ("patch=hybrid", "upsampler=bilinear"), 0.2475, 0.04, 55),
         ("ps1", ("patch=ps1",), 0.33, 1.9, 800),
     ):
         for seed in range(seeds):
