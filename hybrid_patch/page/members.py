@@ -30,17 +30,14 @@ class Member:
         leaves: of the recipe, without the seed.
         values: by axis, for people.
         label: that tells it from the others.
+        pure: the patch size, of a member that processes and outputs the same throughout.
     """
 
     runs: tuple[Run, ...]
     leaves: Leaves
     values: dict[str, str]
     label: str
-
-    @property
-    def pure(self) -> int | None:
-        """The patch size, of a member that processes and outputs the same throughout."""
-        return pure_size(self.leaves)
+    pure: int | None
 
 
 def leaves_of(run: Run) -> Leaves:
@@ -68,7 +65,7 @@ def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[Memb
     values = [{name: _shown(name, leaves) for name in columns} if leaves else {} for leaves in all_leaves]
     usual = {name: _usual([one[name] for one in values if name in one]) for name in columns}
     found = [
-        Member(tuple(group), leaves, own, _label(own, usual) or group[0].path.name)
+        Member(tuple(group), leaves, own, _label(own, usual) or group[0].path.name, pure_size(leaves))
         for group, leaves, own in zip(groups.values(), all_leaves, values, strict=True)
     ]
     return _told_apart(found), columns

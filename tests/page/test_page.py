@@ -59,7 +59,9 @@ def test_names_are_text(page: Path) -> None:
     with opened(page) as browser:
         assert browser.page.locator("script").count() == 1
         assert browser.page.locator("main img").count() == 0
-        assert "<script>document.title='owned'</script>" in " ".join(browser.page.locator("tr.member th").all_inner_texts())
+        assert "<script>document.title='owned'</script>" in " ".join(
+            browser.page.locator("tr.member th").all_inner_texts()
+        )
         assert "<script>" not in browser.page.content().split("</head>")[1].split("<script>")[0]
 
 
