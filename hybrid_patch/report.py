@@ -109,18 +109,24 @@ def write(request: Request, say: Callable[[str], None], expected: Sequence[Path]
     say(f"reading {len(paths)} runs")
     runs = [read_run(path) for path in paths]
 
+    from hybrid_patch.page import benchmarks
     from hybrid_patch.page.answer import answer
     from hybrid_patch.page.curves import curves_of
     from hybrid_patch.page.figures import colours, curves, rendered, scatter
     from hybrid_patch.page.gallery import gallery
     from hybrid_patch.page.members import members_of
+    from hybrid_patch.page.mirror import mirror, settings_of
     from hybrid_patch.page.planned import plans
     from hybrid_patch.page.render import Page, html
-    from hybrid_patch.page.summary import add_plans, first_to_look_at, summary
+    from hybrid_patch.page.summary import add_plans, first_to_look_at, mark_front, summary
     from hybrid_patch.page.tables import as_csv, as_markdown
 
     members, columns = members_of(runs, request.axes)
     found = summary(runs, members, columns, request.axes)
+    benchmark = benchmarks.read(request.folders)
+    if benchmark is not None:
+        found["time_note"] = benchmarks.use(benchmark, found, members)
+        mark_front(found["members"])
     drawn = first_to_look_at(members, found)[:MOST_DRAWN]
     say("working out what they were expected to take")
     planned, without = plans([run for member in drawn for run in member.runs if run.state != "missing"])
@@ -152,10 +158,18 @@ def write(request: Request, say: Callable[[str], None], expected: Sequence[Path]
     write_json(output.with_suffix(".json"), {"title": page.title, "answer": said, **found})
     write_text(output.with_suffix(".csv"), as_csv(found))
     write_text(output.with_suffix(".md"), as_markdown(found, said))
+    files = [output, *(output.with_suffix(suffix) for suffix in (".json", ".csv", ".md"))]
     for figure in [*scatters, *(one for figures in rows for one in figures)]:
         for kind in ("svg", "png"):
-            write_bytes(figures_folder / f"{figure.name}.{kind}", rendered(figure, kind))
+            files.append(figures_folder / f"{figure.name}.{kind}")
+            write_bytes(files[-1], rendered(figure, kind))
     write_text(output, html(page))
+    settings = settings_of(runs)
+    if settings is not None:
+        try:
+            mirror(settings, page.title, found, files)
+        except Exception as error:  # as with a run's mirror: what is on the disk is the truth
+            say(f"wandb failed ({' '.join(str(error).split())[:200]}); the report is on the disk alone")
     return said
 
 

@@ -83,7 +83,7 @@ def html(page: Page) -> str:
         costs=measures.COSTS,
         shown=lambda name, value: text.SHOWN[name](value),
         interval=lambda name, one: text.between(one, text.SHOWN[name]),
-        seeds=text.seeds,
+        counted=text.counted,
         against_shown=lambda name, one: _against_shown(name)(one["estimate"]["mean"]),
         against_interval=lambda name, one: text.between(one["estimate"], _against_shown(name)),
         against_seeds=_against_seeds,
@@ -217,8 +217,8 @@ def _against_shown(name: str) -> Any:
 
 def _against_seeds(one: Mapping[str, Any]) -> str:
     if one["verdict"] == "too few seeds":
-        return f"{text.seeds(one['estimate']['n'])}: no verdict"
-    return f"{text.seeds(one['estimate']['n'])}{'' if one['paired'] else ', not paired'}"
+        return f"{text.counted(one['estimate'])}: no verdict"
+    return f"{text.counted(one['estimate'])}{'' if one['paired'] else ', not paired'}"
 
 
 def _axes_text(axes: Mapping[str, Any]) -> str:

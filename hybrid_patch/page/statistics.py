@@ -27,14 +27,14 @@ class Estimate(NamedTuple):
 
     Attributes:
         n: seeds; of two samples that do not pair, those of the smaller.
-        how: the interval was made: `t`, `bootstrap`, or not at all.
+        how: the interval was made: `t`, `bootstrap`, or not at all; `rounds`: of a benchmark, where n are its rounds.
     """
 
     mean: float
     low: float | None
     high: float | None
     n: int
-    how: Literal["t", "bootstrap", ""]
+    how: Literal["t", "bootstrap", "rounds", ""]
 
 
 class Comparison(NamedTuple):
@@ -74,9 +74,9 @@ def difference(a: Mapping[Seed, float], b: Mapping[Seed, float]) -> Comparison:
     common = sorted(a.keys() & b.keys())
     if len(common) >= min(len(a), len(b), 2):
         estimate = over_seeds([a[seed] - b[seed] for seed in common])
-        return Comparison(estimate, True, _verdict(estimate, 0.0))
+        return Comparison(estimate, True, verdict_of(estimate, 0.0))
     estimate = _unpaired(list(a.values()), list(b.values()))
-    return Comparison(estimate, False, _verdict(estimate, 0.0))
+    return Comparison(estimate, False, verdict_of(estimate, 0.0))
 
 
 def ratio(a: Mapping[Seed, float], b: Mapping[Seed, float]) -> Comparison:
@@ -117,7 +117,8 @@ def _tails(n: int) -> tuple[float, float]:
     return tail, 1 - tail
 
 
-def _verdict(estimate: Estimate, none: float) -> Verdict:
+def verdict_of(estimate: Estimate, none: float) -> Verdict:
+    """What an interval says: nothing where it spans `none`."""
     if estimate.low is None or estimate.high is None:
         return "too few seeds"
     if estimate.low <= none <= estimate.high:

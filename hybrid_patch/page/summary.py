@@ -52,7 +52,7 @@ def summary(
     allowed = comparable(runs, swept)
     measured = [_measure(member, allowed) for member in members]
     rows = [_row(one, measured) for one in measured]
-    _mark_front(rows)
+    mark_front(rows)
     found: dict[str, Any] = {
         "axes": {"declared": list(axes), "columns": list(columns)},
         "members": rows,
@@ -61,7 +61,7 @@ def summary(
         "baselines": _baselines(runs, allowed),
         "differences": [one._asdict() for one in differences(runs, swept)],
         "time_note": "the median of a training's own steps after a warm-up, on a machine that may have had other work "
-        "too; not the paired rounds of python -m hybrid_patch.benchmark.",
+        "too; not rounds in turns, as python -m hybrid_patch.benchmark output=benchmark.json has them.",
         "states": dict(Counter(run.state for run in runs)),
     }
     return found
@@ -176,7 +176,7 @@ def compared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [dict(row) for row in rows if all(x in row["measures"] for x in needed) and not any(row["apart"].values())]
 
 
-def _mark_front(rows: Sequence[dict[str, Any]]) -> None:
+def mark_front(rows: Sequence[dict[str, Any]]) -> None:
     """Members that no other beats, or equals, in time, memory and mIoU together, by their means."""
     points = {
         row["label"]: (

@@ -51,9 +51,10 @@ def flops(value: float | int) -> str:
     return f"{value / 1e6:.3g} MFLOP"
 
 
-def seeds(n: int) -> str:
-    """`1 seed`, `3 seeds`"""
-    return f"{n} seed{'' if n == 1 else 's'}"
+def counted(estimate: Estimated) -> str:
+    """`1 seed`, `3 seeds`, and of a benchmark `7 rounds`"""
+    word = "round" if estimate["how"] == "rounds" else "seed"
+    return f"{estimate['n']} {word}{'' if estimate['n'] == 1 else 's'}"
 
 
 SHOWN: dict[str, Shown] = {
@@ -79,7 +80,7 @@ def between(estimate: Estimated, shown: Shown) -> str:
 
 def with_seeds(estimate: Estimated, shown: Shown) -> str:
     """`.341 (.320 to .362, 3 seeds)`"""
-    words = [word for word in (between(estimate, shown), seeds(estimate["n"])) if word]
+    words = [word for word in (between(estimate, shown), counted(estimate)) if word]
     return f"{shown(estimate['mean'])} ({', '.join(words)})"
 
 
@@ -87,8 +88,8 @@ def verdict(comparison: Mapping[str, Any], shown: Shown) -> str:
     """A comparison in words: its number only where the interval spans no difference."""
     found, estimate = comparison["verdict"], comparison["estimate"]
     if found == "too few seeds":
-        return f"{shown(estimate['mean'])} ({seeds(estimate['n'])}: no verdict)"
-    pairing = seeds(estimate["n"]) + (", paired" if comparison["paired"] else ", not paired")
+        return f"{shown(estimate['mean'])} ({counted(estimate)}: no verdict)"
+    pairing = counted(estimate) + (", paired" if comparison["paired"] else ", not paired")
     if found == "no difference shown":
         return f"no difference shown ({between(estimate, shown)}, {pairing})"
     return f"{shown(estimate['mean'])} ({between(estimate, shown)}, {pairing})"

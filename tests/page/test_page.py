@@ -239,3 +239,13 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], message:
     assert filled(message) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.rglob("*.html")) == []
+
+
+def test_runs_that_are_mirrored_have_their_report_mirrored(tmp_path: Path) -> None:
+    make_run(tmp_path / "sweep/a", "patch=ps8", "logger=wandb", "logger.project=mine")
+    written(tmp_path / "report.html", tmp_path / "sweep", "pictures=0")
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert list(offline.rglob("members_*.table.json"))
+    assert len(list(offline.rglob("media/images/figures/*.png"))) == 9
+    (log,) = offline.glob("*.wandb")
+    assert b"report.csv" in log.read_bytes()

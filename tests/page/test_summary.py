@@ -12,7 +12,7 @@ import pytest
 from sweep_folders import STEPS, make_run, make_sweep
 
 from hybrid_patch.errors import InputError
-from hybrid_patch.page import measures, text
+from hybrid_patch.page import benchmarks, measures, text
 from hybrid_patch.page.answer import answer
 from hybrid_patch.page.curves import curves_of
 from hybrid_patch.page.members import members_of
@@ -270,3 +270,43 @@ def test_numbers_are_written_as_people_read_them() -> None:
     assert [text.hours(x) for x in (0.05, 3.44)] == ["3 min", "3.44 h"]
     assert [text.flops(x) for x in (2.5e15, 1.2e9, 3e6)] == ["2.5 PFLOP", "1.2 GFLOP", "3 MFLOP"]
     assert text.between({"low": 0.02, "high": 0.03}, text.seconds) == "20 to 30 ms"
+
+
+def test_a_benchmark_of_all_members_is_preferred_to_the_trainings_own_times(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", HYBRID, GUIDED, seconds=0.5)
+    make_run(tmp_path / "b", "patch=ps8", seconds=0.5)
+
+    def interval(median: float) -> dict[str, float]:
+        return {"median": median, "low": median * 0.9, "high": median * 1.1}
+
+    recipes = {name: json.loads((tmp_path / name / "run.json").read_text())["recipe"] for name in "ab"}
+    recipes["a"] = {**recipes["a"], "seed": 9, "trainer": {**recipes["a"]["trainer"], "steps": 1}}
+    report: dict[str, Any] = {
+        "rounds": 7,
+        "config": {"guided": recipes["a"], "ps8": recipes["b"]},
+        "variants": {"guided": {"step_seconds": interval(0.2)}, "ps8": {"step_seconds": interval(0.1)}},
+        "ratios": {"guided/ps8": {"step_seconds": interval(2.0)}, "ps8/guided": {"step_seconds": interval(0.5)}},
+    }
+    (tmp_path / "benchmark.json").write_text(json.dumps(report))
+
+    def used() -> tuple[dict[str, Any], str]:
+        runs = [read(path) for path in find([tmp_path])]
+        members, names = members_of(runs)
+        found = summary(runs, members, names, ())
+        benchmark = benchmarks.read([tmp_path])
+        assert benchmark is not None
+        return found, benchmarks.use(benchmark, found, members)
+
+    found, said = used()
+    guided = rows(found)["guided 8→1"]
+    assert guided["measures"]["step_seconds"]["mean"] == 0.2
+    assert text.with_seeds(guided["measures"]["step_seconds"], text.seconds) == "200 ms (180 to 220 ms, 7 rounds)"
+    assert guided["against"]["ps=8"]["step_seconds"]["verdict"] == "more"
+    assert "7 rounds" in said
+    report["config"]["guided"]["upsampler"]["rank"] = 5
+    (tmp_path / "benchmark.json").write_text(json.dumps(report))
+    found, said = used()
+    assert rows(found)["guided 8→1"]["measures"]["step_seconds"]["mean"] == pytest.approx(0.505, rel=0.01)
+    assert "not used: it has no variant with the recipe of guided" in said
+    (tmp_path / "benchmark.json").write_text('{"rounds": 7')
+    assert benchmarks.read([tmp_path]) is None
