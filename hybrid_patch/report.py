@@ -5,6 +5,7 @@ how it was measured; and the same numbers as JSON, CSV and Markdown, the figures
 """
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -150,7 +151,7 @@ def write(request: Request, say: Callable[[str], None], expected: Sequence[Path]
         curve_note=_drawn_note("Drawn", members),
         gallery=gallery(drawn, request.pictures, figures_folder, say),
         plan_note=_plan_note(without, members),
-        command=f"python -m hybrid_patch.report {' '.join(sys.argv[1:])}",
+        command=_command(request),
         output=output,
         beside=[f"{stem}.json", f"{stem}.csv", f"{stem}.md", f"{stem}_figures/ (SVG, PNG)"],
     )
@@ -171,6 +172,14 @@ def write(request: Request, say: Callable[[str], None], expected: Sequence[Path]
         except Exception as error:  # as with a run's mirror: what is on the disk is the truth
             say(f"wandb failed ({' '.join(str(error).split())[:200]}); the report is on the disk alone")
     return said
+
+
+def _command(request: Request) -> str:
+    """What writes this page again."""
+    words = [*map(str, request.folders), f"output={request.output}"]
+    words += [f"axes=[{','.join(request.axes)}]"] if request.axes else []
+    words += [f"pictures={request.pictures}"] if request.pictures != PICTURES else []
+    return f"python -m hybrid_patch.report {shlex.join(words)}"
 
 
 def _title(folders: Sequence[Path]) -> str:

@@ -1,6 +1,7 @@
 """The page: what the template is given, in words and marks."""
 
 import os
+import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -101,7 +102,7 @@ def html(page: Page) -> str:
         planned=_planned(rows),
         plan_note=page.plan_note,
         command=page.command,
-        commands=[_again(page.runs[0])] if page.runs else [],
+        again=next((_again(run) for run in page.runs if run.config), ""),
         files=", ".join(page.beside),
     )
 
@@ -269,7 +270,6 @@ def _planned(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def _again(run: Run) -> str:
-    return (
-        f"Any run again, from its config: python -m hybrid_patch.train --config-path {run.path.absolute()} "
-        "--config-name config run_dir=…"
-    )
+    """What trains a run again, from its own config."""
+    folder = shlex.quote(str(run.path.absolute()))
+    return f"python -m hybrid_patch.train --config-path {folder} --config-name config run_dir=…"
