@@ -51,7 +51,7 @@ def summary(
     swept = roots(columns, axes)
     allowed = comparable(runs, swept)
     measured = [_measure(member, allowed) for member in members]
-    rows = [_row(one, measured) for one in measured]
+    rows = sorted((_row(one, measured) for one in measured), key=_place)
     mark_front(rows)
     found: dict[str, Any] = {
         "axes": {"declared": list(axes), "columns": list(columns)},
@@ -65,6 +65,11 @@ def summary(
         "states": dict(Counter(run.state for run in runs)),
     }
     return found
+
+
+def _place(row: Mapping[str, Any]) -> float:
+    """In the table: the best mean mIoU first, members without one last."""
+    return -row["measures"]["miou"]["mean"] if "miou" in row["measures"] else 1.0
 
 
 def _measure(member: Member, allowed: Comparable) -> Measured:
@@ -125,7 +130,9 @@ def first_to_look_at(members: Sequence[Member], found: Mapping[str, Any]) -> lis
 
 def add_plans(found: Mapping[str, Any], members: Sequence[Member], plans: Mapping[Path, Plan]) -> None:
     """Put what was planned beside what was measured."""
-    for row, member in zip(found["members"], members, strict=True):
+    by_label = {member.label: member for member in members}
+    for row in found["members"]:
+        member = by_label[row["label"]]
         planned = [run for run in member.runs if run.path in plans]
         if planned:
             plan = plans[planned[0].path]
