@@ -65,7 +65,9 @@ def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[Memb
     values = [{name: _shown(name, leaves) for name in columns} if leaves else {} for leaves in all_leaves]
     usual = {name: _usual([one[name] for one in values if name in one]) for name in columns}
     found = [
-        Member(tuple(group), leaves, own, _label(own, usual) or group[0].path.name, pure_size(leaves))
+        Member(
+            tuple(group), leaves, own, (group[0].recipe and _label(own, usual)) or group[0].path.name, pure_size(leaves)
+        )
         for group, leaves, own in zip(groups.values(), all_leaves, values, strict=True)
     ]
     return _told_apart(found), columns
