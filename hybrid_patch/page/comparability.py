@@ -98,11 +98,17 @@ def differences(runs: Sequence[Run], axes: Sequence[str]) -> list[Difference]:
         of_evaluation = key.startswith(("evaluation.", "code.evaluated"))
         values: dict[str, list[str]] = {}
         for run, one in known:
-            if key in one or not of_evaluation:  # a run without an evaluation differs in none of its settings
+            # What cannot be read of a run, and the settings of an evaluation that it does not have, differ in nothing.
+            if key in one or not (of_evaluation or unreadable(run)):
                 values.setdefault(one.get(key, NONE), []).append(run.path.name)
         if len(values) > 1:
             found.append(Difference(key, values, effect(key)))
     return sorted(found, key=lambda one: one.effect == "flagged")
+
+
+def unreadable(run: Run) -> bool:
+    """Whether a part of what a run is cannot be read."""
+    return not (run.config and run.identity)
 
 
 def effect(key: str) -> str:

@@ -214,8 +214,9 @@ def _best(measured: Sequence[Measured], rows: Sequence[Mapping[str, Any]]) -> di
 
 
 def _absent(members: Sequence[Member]) -> list[dict[str, Any]]:
-    """Seeds that other members have."""
-    seeds = {run.seed for member in members for run in member.runs if run.seed is not None}
+    """Seeds that a member lacks and at least two others have."""
+    counts = Counter(seed for member in members for seed in {run.seed for run in member.runs} if seed is not None)
+    seeds = {seed for seed, number in counts.items() if number > 1}
     found = []
     for member in members:
         own = {run.seed for run in member.runs}

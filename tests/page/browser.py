@@ -1,6 +1,7 @@
 """A real browser on pages from the disk, without a network: for the tests, and to look at a page.
 
-`python tests/page/browser.py report.html folder/` writes screenshots at desktop and phone width, light and dark.
+`python tests/page/browser.py report.html folder/` writes screenshots at desktop and phone width, light and dark, and a
+PDF; `… report.html picture.png 900` the first 900 pixels of the page, for a document.
 """
 
 import shutil
@@ -59,5 +60,16 @@ def screenshots(path: Path, folder: Path) -> list[Path]:
     return found
 
 
+def picture(path: Path, file: Path, height: int) -> None:
+    """The top of the page, at desktop width."""
+    with opened(path) as browser:
+        clip = {"x": 0, "y": 0, "width": WIDTHS["desktop"], "height": height}
+        browser.page.screenshot(path=file, full_page=True, clip=clip)  # type: ignore[arg-type]
+
+
 if __name__ == "__main__":
-    print("\n".join(map(str, screenshots(Path(sys.argv[1]), Path(sys.argv[2])))))
+    report, to, *rest = sys.argv[1:]
+    if rest:
+        picture(Path(report), Path(to), int(rest[0]))
+    else:
+        print("\n".join(map(str, screenshots(Path(report), Path(to)))))
