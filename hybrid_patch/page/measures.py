@@ -1,5 +1,6 @@
 """What a run cost and what its embeddings are worth: one number each, from its own files."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ def costs(run: Run) -> dict[str, float]:
         runtime = run.config.get("runtime") or {}
         processes = runtime.get("processes", 1) if isinstance(runtime, Mapping) else 1
         found["hours"] = float(total) / 3600 * (processes if isinstance(processes, int) else 1)
-    return found
+    return {name: value for name, value in found.items() if math.isfinite(value) and value > 0}
 
 
 def step_seconds(metrics: Columns) -> float | None:
@@ -72,7 +73,7 @@ def scores(run: Run) -> dict[str, float]:
 def ground_interval(run: Run) -> tuple[float, float] | None:
     """Of the mIoU: the evaluation's own bootstrap over groups of validation tiles."""
     estimate = _estimate(run.evaluation, *SCORES["miou"])
-    if estimate is None or not all(isinstance(estimate.get(key), float | int) for key in ("low", "high")):
+    if estimate is None or not all(_is_number(estimate.get(key)) for key in ("low", "high")):
         return None
     return float(estimate["low"]), float(estimate["high"])
 
@@ -86,7 +87,11 @@ def baselines(run: Run) -> dict[str, float]:
 def _mean(evaluation: Mapping[str, Any], *where: str) -> float | None:
     estimate = _estimate(evaluation, *where)
     value = None if estimate is None else estimate.get("mean")
-    return float(value) if isinstance(value, float | int) else None
+    return float(value) if _is_number(value) else None  # type: ignore[arg-type]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float | int) and math.isfinite(value)
 
 
 def _estimate(evaluation: Mapping[str, Any], features: str, classifier: str, part: str) -> Mapping[str, Any] | None:

@@ -41,7 +41,11 @@ def plans(runs: Sequence[Run]) -> tuple[dict[Path, Plan], dict[Path, str]]:
         keys[run.path] = json.dumps(kept, sort_keys=True, default=str)
         if keys[run.path] not in configs:
             configs[keys[run.path]] = _config(run)
-    found = dict(zip(configs, predictions(list(configs.values()), growth=False, processes=1)[0], strict=True))
+    try:
+        predicted = predictions(list(configs.values()), growth=False, processes=1)[0]
+    except Exception as error:  # what the planner cannot do is no reason to have no report
+        return {}, {run.path: f"the planner failed ({' '.join(str(error).split())[:200]})" for run in runs}
+    found = dict(zip(configs, predicted, strict=True))
     planned: dict[Path, Plan] = {}
     without: dict[Path, str] = {}
     for run in runs:
@@ -82,3 +86,5 @@ def _config(run: Run) -> Config | InputError:
         return checked(held_to_schema(OmegaConf.create(dict(plain)), Sources()))
     except InputError as error:
         return error
+    except Exception as error:  # a file that is YAML, but no config: its run has no plan, and the others have theirs
+        return InputError(f"config.yaml is no config ({' '.join(str(error).split())[:200]})")

@@ -149,7 +149,7 @@ def provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
     days = [time.strftime("%Y-%m-%d %H:%M", time.localtime(x)) for x in (min(began), max(began))] if began else []
     if not identities:
         return [("runs", "no run.json could be read")]
-    versions = dict.fromkeys(key for one in identities for key in one.get("versions", {}))
+    versions = dict.fromkeys(key for one in identities for key in (one.get("versions") or {}))
     return [
         each("commit", "commit"),
         each("uncommitted changes", "dirty"),
@@ -171,8 +171,8 @@ def _evaluated_by(runs: Sequence[Run]) -> str:
             if isinstance(tiles, Mapping) and isinstance(settings, Mapping):
                 made[
                     f"on {tiles.get('train')} training and {tiles.get('val')} validation tiles, "
-                    f"{settings.get('train_pixels'):,} pixels for the probe, "
-                    f"{settings.get('knn_pixels'):,} neighbours, {settings.get('seeds')} draw(s) of them, "
+                    f"{settings.get('train_pixels')} pixels for the probe, "
+                    f"{settings.get('knn_pixels')} neighbours, {settings.get('seeds')} draw(s) of them, "
                     f"commit {str(commit)[:10]}"
                 ] += 1
     return "; ".join(f"{number} run(s) {how}" for how, number in made.most_common(MOST_VALUES)) + ("." if made else "")

@@ -161,7 +161,7 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         notes.append(f"{path.name}: not a config")
         return {}
-    return value
+    return {str(key): item for key, item in value.items()}
 
 
 def _line(error: Exception) -> str:

@@ -171,7 +171,7 @@ def test_half_written_files_cost_only_themselves(tmp_path: Path) -> None:
     (empty / "metrics.jsonl").write_text("")
     (empty / "evaluation.json").write_text("[1, 2")
     (tmp_path / "bilinear_s0/metrics.jsonl").write_bytes(b"\xff\xfe\n")
-    (tmp_path / "bilinear_s1/metrics.jsonl").write_text('5\nnull\n{"step": "one"}\n{"loss": 3}\n')
+    (tmp_path / "bilinear_s1/metrics.jsonl").write_text('{"step": "one"}\n{"loss": 3}\nnull\n')
     (tmp_path / "ps8_s0/status.json").write_text("null")
     found = summed(tmp_path)
     notes = " ".join(note for row in found["members"] for note in row["notes"])
@@ -314,3 +314,24 @@ def test_a_benchmark_of_all_members_is_preferred_to_the_trainings_own_times(tmp_
     assert "not used: it has no variant with the recipe of guided" in said
     (tmp_path / "benchmark.json").write_text('{"rounds": 7')
     assert benchmarks.read([tmp_path]) is None
+
+
+@pytest.mark.parametrize(
+    "config", ["{}", "5", "patch: 5\nupsampler: [1]\nruntime: x", "1: {2: 3}", "seed: one\ndata: {name: rasters}"]
+)
+def test_a_config_that_is_none_costs_only_its_run(config: str, tmp_path: Path) -> None:
+    make_run(tmp_path / "good", HYBRID, GUIDED)
+    bad = make_run(tmp_path / "bad", "patch=ps8")
+    (bad / "config.yaml").write_text(config)
+    (bad / "run.json").unlink()
+    (bad / "evaluation.json").write_text('{"features": {"embedding": 3}, "settings": [], "tiles": 4, "step": NaN}')
+    (bad / "metrics.jsonl").write_text('{"step": 1, "step_seconds": 0, "peak_memory_bytes": 0, "loss": NaN}\n')
+    runs = [read(path) for path in find([tmp_path])]
+    members, names = members_of(runs)
+    found = summary(runs, members, names, ())
+    planned, without = plans(runs)
+    add_plans(found, members, planned)
+    assert bad in without
+    json.dumps(found, allow_nan=False)
+    assert rows(found)[next(label for label in rows(found) if label != "bad")]["measures"]["miou"]["n"] == 1
+    assert rows(found)["bad"]["measures"] == {}
