@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hybrid_patch.config.fields import without_aside
 from hybrid_patch.config.recipe import flat
+from hybrid_patch.config.schema import Config
 from hybrid_patch.page.members import NONE, is_swept
 from hybrid_patch.page.runs import Run
 
@@ -42,8 +44,7 @@ class Difference(NamedTuple):
 
 def facts(run: Run) -> Facts:
     """All that is known of how a run was made and looked at."""
-    found: dict[str, Any] = {key: run.config[key] for key in run.config if key not in UNSAID}
-    found = {**found, **{key: value for key, value in run.recipe.items() if key not in UNSAID}}
+    found: dict[str, Any] = {**without_aside(Config, run.config), **run.recipe}
     if isinstance(run.config.get("runtime"), Mapping):
         found["runtime"] = run.config["runtime"]  # whole: the recipe has only a part
     identity = run.identity
@@ -55,12 +56,13 @@ def facts(run: Run) -> Facts:
             "versions": identity.get("versions", {}),
         }
         found["machine"] = identity.get("machine", {})
-    facts = {key: value for key, value in flat(found) if not is_swept(key, UNSAID)}
+    facts = {key: value for key, value in flat(found) if key and not is_swept(key, UNSAID)}
     if run.evaluation:
         facts |= _evaluation(run)
         machine = run.evaluation.get("machine", identity)
         commit = machine.get("commit") if isinstance(machine, Mapping) else None
-        facts["code.evaluated at commit"] = json.dumps(commit)
+        if commit is not None:
+            facts["code.evaluated at commit"] = json.dumps(commit)
     return facts
 
 
@@ -78,7 +80,9 @@ def _evaluation(run: Run) -> Facts:
         **{key: value for key, value in settings.items() if key not in ("every", "pictures", "baselines")},
         "tiles scored": evaluation.get("tiles"),
     }
-    return {f"evaluation.{key}": json.dumps(value) for key, value in found.items()}
+    return {
+        f"evaluation.{key}": json.dumps(value) for key, value in found.items() if key != "data" or value is not None
+    }
 
 
 def _steps(run: Run) -> Any:
