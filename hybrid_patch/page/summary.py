@@ -68,8 +68,9 @@ def summary(
 
 
 def _place(row: Mapping[str, Any]) -> float:
-    """In the table: the best mean mIoU first, members without one last."""
-    return -row["measures"]["miou"]["mean"] if "miou" in row["measures"] else 1.0
+    """In the table: the best mean mIoU first, members without one that can be compared last."""
+    comparable = "miou" in row["measures"] and not row["apart"]["scores"]
+    return -row["measures"]["miou"]["mean"] if comparable else 1.0
 
 
 def _measure(member: Member, allowed: Comparable) -> Measured:
