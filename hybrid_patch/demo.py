@@ -1,4 +1,4 @@
-"""What `make demo` runs: pure ps=8, hybrid 8→1 and a short pure ps=1 on synthetic scenes, and one table.
+"""What `make demo` runs: pure ps=8, hybrid 8→1 and a short pure ps=1 on synthetic scenes, one table, and a report.
 
 Each variant is a run like any other, made by `hybrid_patch.train`; delete runs/demo to train them again.
 """
@@ -35,7 +35,7 @@ VARIANTS = (
 
 
 def main() -> int:
-    """Train the variants one after the other; print the table. Returns the exit code of the first that fails."""
+    """Train the variants one after the other; print the table, write the report. Returns the first bad exit code."""
     console = Console(width=None if sys.stdout.isatty() else 100)
     began = time.monotonic()
     for variant in VARIANTS:
@@ -53,7 +53,10 @@ def main() -> int:
     for variant in VARIANTS:
         for path in sorted((FOLDER / variant.name / "pictures").glob("*.png")):
             console.print(f"  {path}", highlight=False)
-    return 0
+    folders = [str(FOLDER / variant.name) for variant in VARIANTS]
+    command = [sys.executable, "-m", "hybrid_patch.report", *folders, f"output={FOLDER / 'report.html'}", "pictures=1"]
+    console.print(f"\n[bold]the report[/bold]: python {' '.join(command[1:])}", highlight=False)
+    return subprocess.run(command).returncode
 
 
 def comparison(runs: list[tuple[Variant, RunDirectory]]) -> Table:

@@ -161,9 +161,12 @@ class RunDirectory:
         rows = []
         for line in self._metrics.read_text().splitlines() if self._metrics.exists() else []:
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except json.JSONDecodeError:
                 break
+            if not isinstance(row, dict):  # the beginning of a number is a number
+                break
+            rows.append(row)
         return rows
 
 

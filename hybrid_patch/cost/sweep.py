@@ -54,19 +54,31 @@ def plan_configs(
     processes: int | None = None,
 ) -> Planned:
     """The same, of lines that are composed already."""
-    processes = processes or len(os.sched_getaffinity(0))
+    found, distinct = predictions(configs, growth, processes)
+    members = [
+        Member(line, error=str(one)) if isinstance(one, InputError) else Member(line, one)
+        for line, one in zip(lines, found, strict=True)
+    ]
+    return Planned(members, distinct)
+
+
+def predictions(
+    configs: Sequence[Config | InputError], growth: bool, processes: int | None = None
+) -> tuple[list[Prediction | InputError], int]:
+    """The predictions of runs in order, or why they cannot run, and how many stages of different shapes there were.
+
+    A config that is an error stays that error. The other arguments are those of `plan`.
+    """
     source = _Modalities()
     runs = [source.run(config) for config in configs]
     stages = {key: stage for run in runs if isinstance(run, _Run) for key, stage in run.stages}
-    found = _each(_Worker(growth), list(stages.values()), processes)
+    found = _each(_Worker(growth), list(stages.values()), processes or len(os.sched_getaffinity(0)))
     costs = dict(zip(stages, found, strict=True))
-    members = [
-        Member(line, Prediction(run.config, tuple(costs[key] for key, _ in run.stages)))
-        if isinstance(run, _Run)
-        else Member(line, error=str(run))
-        for line, run in zip(lines, runs, strict=True)
+    predicted = [
+        Prediction(run.config, tuple(costs[key] for key, _ in run.stages)) if isinstance(run, _Run) else run
+        for run in runs
     ]
-    return Planned(members, len(stages))
+    return predicted, len(stages)
 
 
 class _Run(NamedTuple):

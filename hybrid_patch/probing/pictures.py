@@ -110,13 +110,13 @@ def draw_tiles(
     if not shown:
         return []
     sizes = model.sizes
-    own = Panel(_sizes(sizes), [embedding for _, embedding, _ in shown], True)
+    own = Panel(sizes_text(sizes), [embedding for _, embedding, _ in shown], True)
     panels = [own]
     if sizes.factor > 1 and own.values[0].shape[-1] == model.config.model.encoder.width:
         coarse = dataclasses.replace(model, sizes=PatchSizes(sizes.processing, sizes.processing))
-        panels = [_panel(f"its tokens at {sizes.processing}", coarse, shown, True), own]
-    panels += [_panel(f"{name}, {_sizes(other.sizes)}", other, shown, False) for name, other in others.items()]
-    colours = _colours(panels, own)
+        panels = [panel_of(f"its tokens at {sizes.processing}", coarse, shown, True), own]
+    panels += [panel_of(f"{name}, {sizes_text(other.sizes)}", other, shown, False) for name, other in others.items()]
+    colours = common_colours(panels, own)
     modality = shown_modality(source.modalities)
     paths = []
     for number, (tile, _, predicted) in enumerate(shown):
@@ -127,27 +127,29 @@ def draw_tiles(
         if tile.pooled and tile.labels is not None and predicted is not None:
             truth, told = (source.classes[int(x)] if x >= 0 else "none" for x in (tile.labels[0, 0], predicted[0, 0]))
             title = f"{title} · label: {truth}, linear probe: {told}"
-        _draw(path, title, _image(tile, modality, source), labels, source.classes, images, guess)
+        _draw(path, title, visible_image(tile, modality, source), labels, source.classes, images, guess)
         paths.append(path)
     return paths
 
 
-def _panel(name: str, model: TrainedModel, shown: Sequence[Shown], of_the_space: bool) -> Panel:
+def panel_of(name: str, model: TrainedModel, shown: Sequence[Shown], of_the_space: bool) -> Panel:
+    """The embeddings of tiles by a model."""
     features = embedding_of(model, "mean")
     return Panel(name, [features(one.tile) for one in shown], of_the_space)
 
 
-def _sizes(sizes: PatchSizes) -> str:
+def sizes_text(sizes: PatchSizes) -> str:
+    """`8→1`, or `ps=8` where nothing is upsampled."""
     return f"{sizes.processing}→{sizes.output}" if sizes.factor > 1 else f"ps={sizes.output}"
 
 
-def _image(tile: Tile, name: str, source: Source) -> Float[Array, "h w 3"]:
+def visible_image(tile: Tile, name: str, source: Source) -> Float[Array, "h w 3"]:
     """The visible bands at the timestep with the fewest missing pixels."""
     clearest = int(tile.whole.valid[name].sum((0, 1)).argmax())
     return tile.whole.pixels[name][:, :, clearest][..., visible_channels(source.modalities[name])]
 
 
-def _colours(panels: Sequence[Panel], own: Panel) -> dict[str, list[Float[Array, "h w 3"]]]:
+def common_colours(panels: Sequence[Panel], own: Panel) -> dict[str, list[Float[Array, "h w 3"]]]:
     """Every panel's tiles in the colours of the own embedding's principal components, stretched alike."""
     pixels = own.flat()
     components = min(3, pixels.shape[1], len(pixels))
