@@ -11,6 +11,7 @@
   resume SWEEP [--failed-only] what failed, was stopped or is missing, once more, as it was frozen
       cluster=..., cluster.KEY=VALUE            elsewhere than before
   collect SWEEP                metrics and evaluations as one table: collected.csv and .parquet in the sweep's folder
+  report SWEEP [KEY=VALUE]     the page of hybrid_patch.report, with its keys: report.html in the sweep's folder
 
 OVERRIDES are those of hybrid_patch.train: groups, values, sweeps (`seed=0,1`, `+sweep=NAME`). SWEEP is a name below
 runs/; none: the one submitted last. Exit codes: 0 all well (wait, status: all done), 1 some are not done, 2 bad input.
@@ -34,7 +35,7 @@ from launch import settings
 from launch.queue import queue_of
 from launch.status import UNFINISHED, Standing, counts, standings
 from launch.submit import Request, hand_over, judge, other_commits, planned, submit
-from launch.sweep import Sweep, member_named, sweep_named, sweeps
+from launch.sweep import Member, Sweep, member_named, sweep_named, sweeps
 from launch.table import WIDEST, labels, overview
 
 INTERRUPTED = 130
@@ -227,6 +228,35 @@ def collect_command(arguments: Sequence[str]) -> int:
     return 0
 
 
+def report_command(arguments: Sequence[str]) -> int:
+    """One page of all members, those that are missing among them."""
+    from hybrid_patch import report
+
+    own = [word for word in arguments if "=" in word]
+    _, names = _split([word for word in arguments if word not in own], (), 1)
+    sweep = _sweep(names)
+    members = list(sweep.members().values())
+    defaults = {"output": str(sweep.folder / "report.html"), "axes": f"[{','.join(swept(members))}]"}
+    said = {word.partition("=")[0] for word in own}
+    words = [*own, *(f"{key}={value}" for key, value in defaults.items() if key not in said)]
+    request = report.read([str(sweep.folder), *words])
+    answer = report.write(
+        request, lambda text: print(text, file=sys.stderr, flush=True), [sweep.run(member.id) for member in members]
+    )
+    print("\n".join([*answer, "", str(request.output)]))
+    return 0
+
+
+def swept(members: Sequence[Member]) -> list[str]:
+    """The keys in whose values the arguments of members differ, but for the seed."""
+    values: dict[str, set[str]] = {}
+    for member in members:
+        for word in member.arguments:
+            key, _, value = word.lstrip("+~").partition("=")
+            values.setdefault(key.partition("@")[2] or key, set()).add(value)
+    return [key for key, found in values.items() if len(found) > 1 and key not in ("seed", "sweep_name")]
+
+
 def members_table(request: Request, found: Sequence[Standing]) -> RenderableType:
     """The ids of a request's members and how they stand."""
     label = labels(request.members())
@@ -287,6 +317,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "cancel": cancel_command,
     "resume": resume_command,
     "collect": collect_command,
+    "report": report_command,
 }
 
 

@@ -71,7 +71,7 @@ class Run:
         return int(steps[-1]) if len(steps) else 0
 
 
-def find(folders: Sequence[Path], output: Path | None = None) -> list[Path]:
+def find(folders: Sequence[Path]) -> list[Path]:
     """The run directories that some folders are, or hold at any depth.
 
     Raises InputError for a folder that does not exist or has no run in it.
@@ -92,7 +92,8 @@ def _runs_below(folder: Path) -> Iterable[Path]:
         yield folder
         return
     for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
+        own = (child / "manifest.json").is_file()  # a launched sweep's: it holds copies of conf/
+        if child.is_dir() and not child.is_symlink() and not child.name.startswith(".") and not own:
             yield from _runs_below(child)
 
 
