@@ -15,7 +15,7 @@ from hybrid_patch.errors import InputError
 
 NO_RUN = ("cluster", "sweep")
 """Groups that are no part of a run's config."""
-GROUPS = Sources().groups()
+GROUPS = {group: names for group, names in Sources().groups().items() if group != "cluster"}
 OPTIONS = [(group, option) for group, names in GROUPS.items() if group not in NO_RUN for option in names]
 RUN_OPTIONS = [(group, option) for group, option in OPTIONS if group not in ("modality", "experiment")]
 FILES = sorted(
