@@ -151,7 +151,7 @@ def _used_up(run: RunDirectory, submission: int, retries: Retries) -> Outcome | 
 def _attempt(
     run: RunDirectory, stop: Stop, environment: Mapping[str, str], command: Sequence[str], kept: Sequence[int]
 ) -> Outcome:
-    before = run.status().get("attempt", 0)
+    before = run.status()
     killed_before = _oom_kills()
     try:
         with run.output.open("ab") as output:
@@ -174,7 +174,7 @@ def _attempt(
         return Outcome(state="done")
     if code == LOST:
         return Outcome(state="elsewhere", reason="another attempt has taken it over")
-    said = status if status.get("attempt", 0) != before or status.get("state") in ("failed", "preempted") else {}
+    said = status if status != before else {}
     if code == STOPPED and said.get("state") == "preempted":
         return Outcome(state="stopped", cause=PREEMPTED, reason=said["reason"])
     if said.get("state") == "failed" and said.get("cause"):

@@ -13,10 +13,14 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.errors import InputError
 
-GROUPS = Sources().groups()
-OPTIONS = [(group, option) for group, names in GROUPS.items() if group != "sweep" for option in names]
+NO_RUN = ("cluster", "sweep")
+"""Groups that are no part of a run's config."""
+GROUPS = {group: names for group, names in Sources().groups().items() if group != "cluster"}
+OPTIONS = [(group, option) for group, names in GROUPS.items() if group not in NO_RUN for option in names]
 RUN_OPTIONS = [(group, option) for group, option in OPTIONS if group not in ("modality", "experiment")]
-FILES = sorted(path for path in conf_folder().rglob("*.yaml") if path.parent.name != "sweep")
+FILES = sorted(
+    path for path in conf_folder().rglob("*.yaml") if path.parent.name not in NO_RUN and path.stem != "launch"
+)
 HEADINGS = {"# changes the result": False, "# does not change the result": True}
 
 
