@@ -65,6 +65,11 @@ def test_a_sweep_from_plan_to_table(tmp_path: Path) -> None:
     assert [row["upsampler.name"] for row in rows] == ["bilinear", "learned"]
     assert all(row["step"] == 12 and row["score.probe_miou"] >= 0 for row in rows)
     assert (tmp_path / "runs" / "mine" / "collected.csv").read_text().count("\n") == 3
+    reported = launch(tmp_path, "report", "mine", "pictures=0")
+    assert reported.returncode == 0, reported.stderr
+    report = json.loads((tmp_path / "runs" / "mine" / "report.json").read_text())
+    assert len(report["members"]) == 2
+    assert report["axes"]["declared"] == ["upsampler"]
 
 
 def test_one_bad_member_and_nothing_is_submitted(tmp_path: Path) -> None:
