@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from hybrid_patch.config.front import compose
 from hybrid_patch.config.recipe import recipe, run_id
 from hybrid_patch.config.schema import Config
-from hybrid_patch.run_directory import RunDirectory
+from hybrid_patch.run_directory import RunDirectory, provenance
 
 _CONFIG = TypeAdapter(Config)
 STEPS = 60
@@ -50,7 +50,7 @@ def make_run(
     config["seed"] = plain["seed"] = seed
     run = RunDirectory(folder)
     run.path.mkdir(parents=True)
-    run.begin(yaml.safe_dump(config), {"run_id": f"{name}_{seed}", "recipe": plain})
+    run.begin(yaml.safe_dump(config), {"run_id": f"{name}_{seed}", "recipe": plain, **provenance()})
     if provenance:
         identity = json.loads((folder / "run.json").read_text())
         (folder / "run.json").write_text(json.dumps({**identity, **provenance}))
