@@ -36,7 +36,7 @@ def make_run(
     state: str = "done",
     steps: int = STEPS,
     sizes: Sequence[tuple[int, int]] | None = None,
-    **provenance: Any,
+    **otherwise: Any,
 ) -> Path:
     """A run's directory.
 
@@ -44,16 +44,14 @@ def make_run(
         miou: of its evaluation; None: it has none.
         seconds, memory: of its steps.
         sizes: patch sizes of its steps, in equal parts; those of the config if None.
-        provenance: what `run.json` says otherwise than this checkout and machine.
+        otherwise: what `run.json` says otherwise than this checkout and machine.
     """
     config, plain, name = copy.deepcopy(_composed((*overrides, f"trainer.steps={steps}")))
     config["seed"] = plain["seed"] = seed
     run = RunDirectory(folder)
     run.path.mkdir(parents=True)
-    run.begin(yaml.safe_dump(config), {"run_id": f"{name}_{seed}", "recipe": plain, **provenance()})
-    if provenance:
-        identity = json.loads((folder / "run.json").read_text())
-        (folder / "run.json").write_text(json.dumps({**identity, **provenance}))
+    identity = {"run_id": f"{name}_{seed}", "recipe": plain, **provenance(), **otherwise}
+    run.begin(yaml.safe_dump(config), identity)
     patch = config["patch"]
     sizes = sizes or [(patch["processing_patch_size"], patch["output_patch_size"])]
     lines = []
