@@ -163,19 +163,20 @@ def test_preempted_by_a_higher_partition(cluster: Cluster, tmp_path: Path) -> No
     assert f"going on after step {saved}" in (run / "log.txt").read_text()
 
 
-@pytest.mark.slow  # a minute and more: no limit is shorter
+@pytest.mark.slow  # minutes: no limit is shorter, and the run must be longer than a job can be
+@pytest.mark.timeout(900)
 def test_the_time_limit(cluster: Cluster, tmp_path: Path) -> None:
-    """SLURM counts in minutes, and may ask up to a minute early: the run is made longer than a job can be."""
+    """SLURM counts in minutes, and may ask up to a minute early."""
     (run,) = submitted(
-        tmp_path, "trainer.steps=1200", "cluster=slurm", "cluster.time=1", "cluster.signal_seconds=35", "seed=3"
+        tmp_path, "trainer.steps=9000", "cluster=slurm", "cluster.time=1", "cluster.signal_seconds=35", "seed=3"
     )
     until(lambda: attempts_of(run))
     assert attempts_of(run)[0]["cause"] == "preempted"
     job = attempts_of(run)[0]["job"]
     until(lambda: "PENDING" in cluster.says("squeue", "--noheader", "--format=%T", f"--jobs={job}", check=False))
     cluster.says("scontrol", "update", f"jobid={job}", "TimeLimit=10", check=False)
-    until_done(run)
-    whole(run, 1200)
+    until_done(run, seconds=700)
+    whole(run, 9000)
     assert restarts(cluster, job) >= 1
 
 
@@ -254,7 +255,6 @@ def test_two_machines_train_one_member(cluster: Cluster, tmp_path: Path) -> None
     whole(run, STEPS)
 
 
-@pytest.mark.slow  # a cluster of its own, with a database
 def test_with_sacct(accounted: Cluster, tmp_path: Path) -> None:
     (run,) = submitted(tmp_path, *LONG)
     until_step(run, 25)
