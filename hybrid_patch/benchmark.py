@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.front import compose, input_errors_end
-from hybrid_patch.config.literal import output_file, refuse_flags, take_paths
+from hybrid_patch.config.literal import output_file, refuse_flags, take_keys, take_paths
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_json
@@ -91,14 +91,13 @@ def read(arguments: Sequence[str]) -> Plan:
     """The plan of a command line; raises InputError, naming the variant whose config is bad."""
     refuse_flags(arguments, OWN_KEYS)
     paths, rest = take_paths(arguments, ["output"])
-    own, defined = dict(DEFAULTS), dict(VARIANTS)
+    own, others = take_keys(rest, DEFAULTS)
+    defined = dict(VARIANTS)
     swept: dict[str, list[str]] = {}
     overrides = []
-    for argument in rest:
+    for argument in others:
         key, _, value = argument.partition("=")
-        if key in own:
-            own[key] = value
-        elif key.startswith("define."):
+        if key.startswith("define."):
             defined[key.removeprefix("define.")] = _list(key, value)
         elif key.startswith("sweep."):
             swept[key.removeprefix("sweep.")] = _list(key, value)

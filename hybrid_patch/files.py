@@ -64,3 +64,10 @@ def write_text(path: Path, text: str, flush: bool = True) -> None:
 def write_json(path: Path, value: Any, flush: bool = True) -> None:
     """`write_whole` for JSON; raises ValueError for a number that JSON does not have (NaN, infinity)."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", flush)
+
+
+def last_lines(path: Path, size: int = 4096) -> list[str]:
+    """The lines in the last bytes of a file; of the first of them there may be only the end."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - size, 0))
+        return file.read().decode(errors="replace").splitlines()

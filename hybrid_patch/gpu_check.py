@@ -23,7 +23,7 @@ from rich.table import Table
 
 from hybrid_patch.benchmark import VARIANTS
 from hybrid_patch.config.front import compose, input_errors_end
-from hybrid_patch.config.literal import output_file, refuse_flags, take_paths
+from hybrid_patch.config.literal import output_file, refuse_flags, take_keys, take_paths
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_json
@@ -86,12 +86,9 @@ def read(arguments: Sequence[str]) -> Request:
 
     refuse_flags(arguments, OWN_KEYS)
     paths, rest = take_paths(arguments, ["output"])
-    own = {"seconds": "420", "device": "cuda" if torch.cuda.is_available() else "cpu"}
-    for argument in rest:
-        key, _, value = argument.partition("=")
-        if key not in own:
-            raise InputError(f"{argument}: unknown key; takes: {', '.join(OWN_KEYS)}")
-        own[key] = value
+    own, others = take_keys(rest, {"seconds": "420", "device": "cuda" if torch.cuda.is_available() else "cpu"})
+    if others:
+        raise InputError(f"{others[0]}: unknown key; takes: {', '.join(OWN_KEYS)}")
     if not re.fullmatch(r"\d+", own["seconds"]):
         raise InputError(f"seconds={own['seconds']}: takes a whole number")
     if own["device"] not in ("cuda", "cpu") or (own["device"] == "cuda" and not torch.cuda.is_available()):

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.failures import BAD_INPUT, DISK_FULL, ERROR, OUT_OF_MEMORY, cause_of
+from hybrid_patch.files import last_lines
 from hybrid_patch.run_directory import RunDirectory
 from hybrid_patch.run_lock import LostLockError, is_alive
 from launch.settings import Retries
@@ -250,9 +251,7 @@ def _when_there_is_room(write: Any) -> None:
 
 def _last_line(path: Path) -> str:
     """The last line that is not empty, without `error: `."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 4096, 0))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in last_lines(path) if line.strip()]
     return lines[-1].removeprefix("error: ")[:500] if lines else ""
 
 

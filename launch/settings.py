@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from hybrid_patch.config.compose import Sources, composed, held_to, hydra_overrides
+from hybrid_patch.config.literal import key_of
 from hybrid_patch.config.schema import Amount, Count
 from hybrid_patch.data.modality import STRICT
 from hybrid_patch.errors import InputError
@@ -92,7 +93,7 @@ class Launch:
 
 def read(arguments: Sequence[str]) -> tuple[Launch, list[str]]:
     """Launch's own words of a command line, and the runs' overrides. Raises InputError."""
-    own = [word for word in arguments if _key(word) in ("cluster", "dry_run")]
+    own = [word for word in arguments if key_of(word).partition(".")[0] in ("cluster", "dry_run")]
     sources = Sources(name="launch")
     plain = OmegaConf.to_container(composed(hydra_overrides(own, sources), sources), resolve=True)
     assert isinstance(plain, dict)
@@ -100,7 +101,3 @@ def read(arguments: Sequence[str]) -> tuple[Launch, list[str]]:
     if isinstance(launch.cluster, Slurm) and launch.cluster.pack > 1 and (launch.cluster.nodes or 1) > 1:
         raise InputError(f"cluster.pack={launch.cluster.pack}: packs members of one machine; cluster.nodes must be 1")
     return launch, [word for word in arguments if word not in own]
-
-
-def _key(argument: str) -> str:
-    return argument.lstrip("+~").partition("=")[0].partition(".")[0]

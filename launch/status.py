@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from hybrid_patch.files import last_lines
 from hybrid_patch.run_directory import RunDirectory
 from hybrid_patch.run_lock import STALE_SECONDS, is_alive, named
 from launch.queue import Live, QueueSilentError, queue_of
@@ -144,9 +145,7 @@ def counts(found: Iterable[Standing]) -> str:
 def last_metrics(path: Path) -> dict[str, Any]:
     """The last whole line of the metrics."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - 4096, 0))
-            lines = file.read().splitlines()
+        lines = last_lines(path)
     except FileNotFoundError:
         return {}
     for line in reversed(lines):

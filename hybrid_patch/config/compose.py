@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hybrid_patch.config import messages
 from hybrid_patch.config.checks import problems
-from hybrid_patch.config.literal import plain_argument, quote, quote_path
+from hybrid_patch.config.literal import key_of, plain_argument, quote, quote_path
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 
@@ -151,16 +151,12 @@ def with_sweep_written_out(arguments: Sequence[str], sources: Sources) -> list[s
     if not params or plain != config:
         raise InputError(f"{said}: a file in conf/sweep/ holds hydra.sweeper.params and nothing else")
     rest = [argument for argument in arguments if argument not in chosen]
-    own = {_key(argument) for argument in rest}
-    return [*(f"{key}={value}" for key, value in params.items() if _key(key) not in own), *rest]
+    own = {key_of(argument) for argument in rest}
+    return [*(f"{key}={value}" for key, value in params.items() if key_of(key) not in own), *rest]
 
 
 def _is_sweep_file(argument: str) -> bool:
     return re.match(r"\+{0,2}sweep=", argument) is not None
-
-
-def _key(argument: str) -> str:
-    return argument.lstrip("+~").partition("=")[0]
 
 
 def held_to_schema(config: DictConfig, sources: Sources, allow_missing: bool = False) -> Config:

@@ -12,7 +12,7 @@ from hybrid_patch.errors import InputError
 
 NAME = "config.yaml"
 # The loader and dumper in C are ten times faster; both are part of PyYAML's wheels.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -26,4 +26,4 @@ def frozen_config(folder: Path) -> Config:
     path = folder / NAME
     if not path.is_file():
         raise InputError(f"run={folder}: not a run directory; there is no {NAME} in it")
-    return held_to_schema(OmegaConf.create(yaml.load(path.read_text(), Loader=_LOADER)), Sources())
+    return held_to_schema(OmegaConf.create(yaml.load(path.read_text(), Loader=LOADER)), Sources())

@@ -67,6 +67,23 @@ def take_paths(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[str
     return paths, others
 
 
+def take_keys(arguments: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The values of a command's own keys, the last of each or its default, and the other arguments."""
+    own, others = dict(defaults), []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in own:
+            own[key] = value
+        else:
+            others.append(argument)
+    return own, others
+
+
+def key_of(argument: str) -> str:
+    """The key of an override, without what says how it is set: `++a.b=1` and `~a.b` are of `a.b`."""
+    return argument.lstrip("+~").partition("=")[0]
+
+
 def refuse_flags(arguments: Sequence[str], keys: Sequence[str]) -> None:
     """For a command with no flag but --help, before `take_paths`, to which a flag would be a path.
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from hybrid_patch.benchmark import VARIANTS
 from hybrid_patch.config.front import compose, input_errors_end
-from hybrid_patch.config.literal import output_file, refuse_flags, take_paths
+from hybrid_patch.config.literal import output_file, refuse_flags, take_keys, take_paths
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_json, write_text
@@ -72,13 +72,7 @@ def read(arguments: Sequence[str]) -> Plan:
     """The plan of a command line; raises InputError."""
     refuse_flags(arguments, (*DEFAULTS, "output"))
     paths, rest = take_paths(arguments, ["output"])
-    own, overrides = dict(DEFAULTS), []
-    for argument in rest:
-        key, _, value = argument.partition("=")
-        if key in own:
-            own[key] = value
-        else:
-            overrides.append(argument)
+    own, overrides = take_keys(rest, DEFAULTS)
     for key, allowed in (("size", r"[1-9]\d*"), ("rounds", r"[1-9]\d*"), ("band_sets", "1|3")):
         if not re.fullmatch(allowed, own[key]):
             raise InputError(f"{key}={own[key]}: takes {'1 or 3' if key == 'band_sets' else 'a whole number above 0'}")

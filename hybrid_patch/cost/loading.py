@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.front import compose, input_errors_end
-from hybrid_patch.config.literal import output_file, refuse_flags, take_paths
+from hybrid_patch.config.literal import output_file, refuse_flags, take_keys, take_paths
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_json
@@ -68,13 +68,7 @@ def read(arguments: Sequence[str]) -> Request:
     """The request of a command line; raises InputError."""
     refuse_flags(arguments, (*DEFAULTS, "output"))
     paths, rest = take_paths(arguments, ["output"])
-    own, overrides = dict(DEFAULTS), []
-    for argument in rest:
-        key, _, value = argument.partition("=")
-        if key in own:
-            own[key] = value
-        else:
-            overrides.append(argument)
+    own, overrides = take_keys(rest, DEFAULTS)
     if not own["steps"].isdigit() or int(own["steps"]) < LOOKS:
         raise InputError(f"steps={own['steps']}: takes a whole number of {LOOKS} or more")
     try:

@@ -17,7 +17,6 @@ from hybrid_patch.errors import InputError
 
 FP32, BF16 = 4, 2
 """Bytes of a number."""
-STRATEGIES = ("ddp", "fsdp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +102,7 @@ def scaling(
     """
     rows = []
     for world in worlds:
-        sent = bytes_sent(config, parameters, samples, world)
-        for strategy in STRATEGIES:
-            bytes_ = getattr(sent, strategy)
+        for strategy, bytes_ in bytes_sent(config, parameters, samples, world)._asdict().items():
             sending = bytes_ / links.bandwidth(world)
             rows.append(
                 {

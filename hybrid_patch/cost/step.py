@@ -37,7 +37,7 @@ class Step:
         self.objective = Objective(config, source.modalities).to(self.device)
         self.optimizer = optimizer_of(self.objective, config.optimizer)
         self.pixels = config.trainer.batch_size * tile_for(config, self.sizes) ** 2 * config.data.timesteps
-        self.parameters = sum(p.numel() for p in self.objective.parameters() if p.requires_grad)
+        self.parameters = sum(self.objective.parameter_counts().values())
 
     def run(self) -> dict[str, float]:
         """One step; the seconds of its parts."""

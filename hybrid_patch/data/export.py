@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Shaped
 from rich.progress import track
 
 from hybrid_patch.config.front import compose, input_errors_end
-from hybrid_patch.config.literal import refuse_flags, take_paths
+from hybrid_patch.config.literal import refuse_flags, take_keys, take_paths
 from hybrid_patch.config.schema import Synthetic
 from hybrid_patch.data.olmoearth_file import MISSING
 from hybrid_patch.data.sample import Sample, Window
@@ -79,14 +79,7 @@ def read(arguments: Sequence[str]) -> Request:
     """The request of a command line; raises InputError."""
     refuse_flags(arguments, OWN_KEYS)
     paths, rest = take_paths(arguments, ["output"])
-    numbers = {"samples": "", "workers": "1"}
-    overrides = []
-    for argument in rest:
-        key, _, value = argument.partition("=")
-        if key in numbers:
-            numbers[key] = value
-        else:
-            overrides.append(argument)
+    numbers, overrides = take_keys(rest, {"samples": "", "workers": "1"})
     for key, value in numbers.items():
         if not value.isdigit() or int(value) == 0:
             raise InputError(f"{key}={value}: takes a whole number above 0")

@@ -145,12 +145,15 @@ class Objective(nn.Module):
             _, encoded = self.model.encode(patches, batch)
         pooled, taken = {}, {}
         for name, grid in encoded.items():
-            packing = batch.encoded.each[name]
-            everywhere = all_queries(packing, sizes.factor).positions
-            fine = self._upsample(self.model.encoder_upsampler, grid, sizes, everywhere, batch.guide(name))
-            pooled[name], taken[name] = fine.float(), batch.measured(name, packing, sizes.output)
+            pooled[name] = self._everywhere(name, grid, batch, sizes).float()
+            taken[name] = batch.measured(name, batch.encoded.each[name], sizes.output)
         with _in_full(batch.timestamps):
             return self.aggregate(pooled, taken)
+
+    def _everywhere(self, name: str, grid: TokenGrid, batch: Batch, sizes: PatchSizes) -> FineTokens:
+        """The fine tokens of all that the encoder saw of a modality."""
+        positions = all_queries(batch.encoded.each[name], sizes.factor).positions
+        return self._upsample(self.model.encoder_upsampler, grid, sizes, positions, batch.guide(name))
 
     def _contrast(self, vectors: Float[Tensor, "bv d"]) -> Float[Tensor, ""]:
         first, second = vectors.unflatten(0, (-1, 2)).unbind(1)
@@ -170,14 +173,13 @@ class Objective(nn.Module):
         taken: dict[str, Bool[Tensor, "bv n places"]] = {}
         for name, grid in encoded.items():
             cells = self._cells(name, batch, patches, sizes, Mask.ENCODE)
-            everywhere = all_queries(cells.packing, sizes.factor).positions
-            positions = cells.positions if self.loss.visible.weight > 0 else everywhere
-            fine = self._upsample(self.model.encoder_upsampler, grid, sizes, positions, batch.guide(name))
+            fine = None
             if self.loss.visible.weight > 0:
+                fine = self._upsample(self.model.encoder_upsampler, grid, sizes, cells.positions, batch.guide(name))
                 visible.append(self._discriminate(fine, self.visible_head, self.loss.visible, cells, sizes))
             if self.loss.instance.weight > 0:
-                if cells.queries.drawn:  # the mean is over all positions
-                    fine = self._upsample(self.model.encoder_upsampler, grid, sizes, everywhere, batch.guide(name))
+                if fine is None or cells.queries.drawn:  # the mean is over all positions
+                    fine = self._everywhere(name, grid, batch, sizes)
                 pooled[name], taken[name] = fine.float(), cells.measured
         terms = {"visible": _mean(visible, share and share.visible)} if visible else {}
         if pooled:

@@ -15,7 +15,7 @@ from PIL import Image
 from hybrid_patch.checkpoint import checkpoints
 from hybrid_patch.data.registry import open_source
 from hybrid_patch.data.sample import UNLABELLED, Source
-from hybrid_patch.embedding.trained import TrainedModel, load
+from hybrid_patch.embedding.trained import load
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_bytes, write_json
 from hybrid_patch.page.members import Member
@@ -24,7 +24,7 @@ from hybrid_patch.probing.linear_probe import NotEnoughLabelsError, fit_linear_p
 from hybrid_patch.probing.pictures import Panel, class_colours, common_colours, shown_modality, stretch, visible_image
 from hybrid_patch.probing.pools import draw_pools
 from hybrid_patch.probing.settings import settings_of
-from hybrid_patch.probing.tiles import Tile, embedding_of, tiles
+from hybrid_patch.probing.tiles import Features, Tile, embedding_of, tiles
 
 log = logging.getLogger(__name__)
 Array = np.ndarray
@@ -122,9 +122,7 @@ def _saved(run: Run) -> tuple[str, int]:
 
 def _made(drawn: Sequence[Drawn], count: int, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """The panels, written, and what is where."""
-    models = {}
-    for one in drawn:
-        models[one.label] = load(one.run.path)
+    models = {one.label: load(one.run.path) for one in drawn}
     first = next(iter(models.values()))
     data, evaluation = settings_of(first, ["evaluation=default"])
     source = open_source(data)
@@ -140,7 +138,7 @@ def _made(drawn: Sequence[Drawn], count: int, folder: Path, say: Callable[[str],
         features = embedding_of(model, evaluation.pooling)
         embedded[label] = [features(tile) for tile in shown]
         if source.classes and split == "val" and not shown[0].pooled:
-            predicted[label] = _predicted(model, source, shown, embedded[label])
+            predicted[label] = _predicted(features, source, model.config.data.timesteps, shown, embedded[label])
     own = next((one.label for one in drawn if one.pure is None), drawn[0].label)
     panels = [Panel(label, values, label == own) for label, values in embedded.items()]
     colours = common_colours(panels, next(panel for panel in panels if panel.name == own))
@@ -157,11 +155,14 @@ def _mix(tile: Tile) -> float:
 
 
 def _predicted(
-    model: TrainedModel, source: Source, shown: Sequence[Tile], embedded: Sequence[Float[Array, "h w d"]]
+    features: Features,
+    source: Source,
+    timesteps: int,
+    shown: Sequence[Tile],
+    embedded: Sequence[Float[Array, "h w d"]],
 ) -> list[Int[Array, "h w"]]:
-    """What a probe of the model's embedding makes of tiles; nothing where there are too few labels to learn from."""
-    features = embedding_of(model, "mean")
-    train = tiles(source, "train", LEARNT_ON, model.config.data.timesteps)
+    """What a probe of a model's embedding makes of tiles; nothing where there are too few labels to learn from."""
+    train = tiles(source, "train", LEARNT_ON, timesteps)
     try:
         pool = next(iter(draw_pools(features, train, PIXELS, 1)))
         probe = fit_linear_probe(*pool)
