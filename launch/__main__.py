@@ -19,12 +19,10 @@ runs/; none: the one submitted last. Exit codes: 0 all well (wait, status: all d
 
 import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import RenderableType
 from rich.table import Table
 
 from hybrid_patch.config.front import input_errors_end
@@ -32,15 +30,21 @@ from hybrid_patch.errors import InputError
 from hybrid_patch.run_directory import RunDirectory, provenance
 from hybrid_patch.threads import wait_briefly
 from launch import settings
+from launch.looking import (
+    chosen_sweep,
+    collect_command,
+    logs_command,
+    report_command,
+    show,
+    split,
+    status_command,
+    wait_command,
+)
 from launch.queue import queue_of
 from launch.status import UNFINISHED, Standing, counts, standings
 from launch.submit import Request, hand_over, judge, other_commits, planned, submit
-from launch.sweep import Member, Sweep, member_named, sweep_named, sweeps
-from launch.table import WIDEST, labels, overview
-
-INTERRUPTED = 130
-POLL = 2.0
-"""Seconds between looks at a sweep."""
+from launch.sweep import member_named, sweeps
+from launch.table import WIDEST, labels
 
 
 def main() -> NoReturn:
@@ -103,77 +107,9 @@ def submit_command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def status_command(arguments: Sequence[str]) -> int:
-    """How a sweep stands."""
-    flags, names = _split(arguments, ("--watch",), 1)
-    sweep = _sweep(names)
-    if "--watch" in flags and sys.stdout.isatty():
-        try:
-            with Live(overview(sweep.name, standings(sweep, patient=True)), refresh_per_second=1) as live:
-                while _unfinished(found := standings(sweep, patient=True)):
-                    live.update(overview(sweep.name, found))
-                    time.sleep(POLL)
-                live.update(overview(sweep.name, found))
-        except KeyboardInterrupt:
-            return INTERRUPTED
-    else:
-        found = standings(sweep, patient=True)
-        show(overview(sweep.name, found))
-    return int(any(each.state != "done" for each in found))
-
-
-def wait_command(arguments: Sequence[str]) -> int:
-    """Until nothing runs or waits any more."""
-    _, names = _split(arguments, (), 1)
-    sweep = _sweep(names)
-    said = ""
-    try:
-        while _unfinished(found := standings(sweep, patient=True)):
-            if (line := counts(found)) != said:
-                print(said := line, flush=True)
-            time.sleep(POLL)
-    except KeyboardInterrupt:
-        print(f"still running; python -m launch wait {shlex.quote(sweep.name)} waits again", file=sys.stderr)
-        return INTERRUPTED
-    show(overview(sweep.name, found))
-    return int(any(each.state != "done" for each in found))
-
-
-def logs_command(arguments: Sequence[str]) -> int:
-    """What a member said."""
-    flags, names = _split(arguments, ("-f",), 1)
-    if not names:
-        raise InputError("logs: give the id of a member, or its beginning or end")
-    sweep, member = member_named(names[0])
-    run = RunDirectory(sweep.run(member.id))
-    path = run.output if run.output.exists() else run.log
-    if not path.exists() and "-f" not in flags:
-        raise InputError(f"{member.id}: has not said anything yet")
-    try:
-        place = 0
-        while True:
-            if path.exists():
-                with path.open("rb") as file:
-                    file.seek(place)
-                    text = file.read()
-                place += len(text)
-                sys.stdout.write(text.decode(errors="replace"))
-                sys.stdout.flush()
-            if "-f" not in flags or standings(sweep, [member], patient=True)[0].state not in (
-                "running",
-                "queued",
-                "missing",
-            ):
-                return 0
-            time.sleep(1)
-            path = run.output if run.output.exists() else run.log
-    except KeyboardInterrupt:
-        return INTERRUPTED
-
-
 def cancel_command(arguments: Sequence[str]) -> int:
     """Let go of a member, or of a whole sweep."""
-    _, names = _split(arguments, (), 1)
+    _, names = split(arguments, (), 1)
     if not names:
         raise InputError("cancel: give the id of a member, or the name of a sweep")
     known = {sweep.name: sweep for sweep in sweeps()}
@@ -193,8 +129,8 @@ def cancel_command(arguments: Sequence[str]) -> int:
 def resume_command(arguments: Sequence[str]) -> int:
     """What is not done and not at work, once more."""
     own = [word for word in arguments if word.lstrip("+~").startswith(("cluster", "dry_run"))]
-    flags, names = _split([word for word in arguments if word not in own], ("--failed-only",), 1)
-    sweep = _sweep(names)
+    flags, names = split([word for word in arguments if word not in own], ("--failed-only",), 1)
+    sweep = chosen_sweep(names)
     cluster = sweep.submissions()[-1].cluster
     if own:
         cluster = settings.read(own)[0].cluster
@@ -217,46 +153,6 @@ def resume_command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def collect_command(arguments: Sequence[str]) -> int:
-    """One table of all members."""
-    from launch.collect import collect
-
-    _, names = _split(arguments, (), 1)
-    sweep = _sweep(names)
-    rows, paths = collect(sweep)
-    print(f"{rows} members: {', '.join(str(path) for path in paths)}")
-    return 0
-
-
-def report_command(arguments: Sequence[str]) -> int:
-    """One page of all members, those that are missing among them."""
-    from hybrid_patch import report
-
-    own = [word for word in arguments if "=" in word]
-    _, names = _split([word for word in arguments if word not in own], (), 1)
-    sweep = _sweep(names)
-    members = list(sweep.members().values())
-    defaults = {"output": str(sweep.folder / "report.html"), "axes": f"[{','.join(swept(members))}]"}
-    said = {word.partition("=")[0] for word in own}
-    words = [*own, *(f"{key}={value}" for key, value in defaults.items() if key not in said)]
-    request = report.read([str(sweep.folder), *words])
-    answer = report.write(
-        request, lambda text: print(text, file=sys.stderr, flush=True), [sweep.run(member.id) for member in members]
-    )
-    print("\n".join([*answer, "", str(request.output)]))
-    return 0
-
-
-def swept(members: Sequence[Member]) -> list[str]:
-    """The keys in whose values the arguments of members differ, but for the seed."""
-    values: dict[str, set[str]] = {}
-    for member in members:
-        for word in member.arguments:
-            key, _, value = word.lstrip("+~").partition("=")
-            values.setdefault(key.partition("@")[2] or key, set()).add(value)
-    return [key for key, found in values.items() if len(found) > 1 and key not in ("seed", "sweep_name")]
-
-
 def members_table(request: Request, found: Sequence[Standing]) -> RenderableType:
     """The ids of a request's members and how they stand."""
     label = labels(request.members())
@@ -266,11 +162,6 @@ def members_table(request: Request, found: Sequence[Standing]) -> RenderableType
     for each in found:
         table.add_row(label[each.member.id], each.state, each.member.id)
     return table
-
-
-def show(*parts: RenderableType) -> None:
-    """Print; not cut to any width where it is no terminal."""
-    Console(width=None if sys.stdout.isatty() else 200).print(Group(*parts))
 
 
 def _notes(request: Request, found: Sequence[Standing]) -> list[str]:
@@ -283,29 +174,6 @@ def _notes(request: Request, found: Sequence[Standing]) -> list[str]:
         done = sum(each.state == "done" for each in found if each.member.id in members)
         notes.append(f"{len(members)} members were begun from another commit, {commit[:12]} ({done} of them are done)")
     return notes
-
-
-def _unfinished(found: Sequence[Standing]) -> bool:
-    return any(each.state in ("running", "queued") for each in found)
-
-
-def _sweep(names: Sequence[str]) -> Sweep:
-    if names:
-        return sweep_named(names[0])
-    known = sweeps()
-    if not known:
-        raise InputError("no sweep was submitted from here; see --help")
-    return max(known, key=lambda sweep: max(sweep.place(each).stat().st_mtime for each in sweep.submissions()))
-
-
-def _split(arguments: Sequence[str], flags: Sequence[str], most: int) -> tuple[set[str], list[str]]:
-    given = {word for word in arguments if word.startswith("-")}
-    names = [word for word in arguments if not word.startswith("-")]
-    if given - set(flags):
-        raise InputError(f"{min(given - set(flags))}: no such flag; takes: {', '.join(flags) or 'none'}")
-    if len(names) > most:
-        raise InputError(f"{names[most]}: one argument too many")
-    return given, names
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
