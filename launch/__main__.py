@@ -10,6 +10,7 @@
   cancel ID|SWEEP              members save their state and end; `resume` goes on with them
   resume SWEEP [--failed-only] what failed, was stopped or is missing, once more, as it was frozen
       cluster=..., cluster.KEY=VALUE            elsewhere than before
+      dry_run=true                              say how many, and stop there
   collect SWEEP                metrics and evaluations as one table: collected.csv and .parquet in the sweep's folder
   report SWEEP [KEY=VALUE]     the page of hybrid_patch.report, with its keys: report.html in the sweep's folder
 
@@ -128,12 +129,10 @@ def cancel_command(arguments: Sequence[str]) -> int:
 
 def resume_command(arguments: Sequence[str]) -> int:
     """What is not done and not at work, once more."""
-    own = [word for word in arguments if word.lstrip("+~").startswith(("cluster", "dry_run"))]
-    flags, names = split([word for word in arguments if word not in own], ("--failed-only",), 1)
+    launch, rest = settings.read(arguments)
+    flags, names = split(rest, ("--failed-only",), 1)
     sweep = chosen_sweep(names)
-    cluster = sweep.submissions()[-1].cluster
-    if own:
-        cluster = settings.read(own)[0].cluster
+    cluster = launch.cluster if settings.says_where(arguments) else sweep.submissions()[-1].cluster
     states = ("failed", "stale") if "--failed-only" in flags else UNFINISHED
     from launch import snapshot
 
@@ -142,6 +141,9 @@ def resume_command(arguments: Sequence[str]) -> int:
         todo = [each.member for each in found if each.state in states]
         if not todo:
             print(f"nothing to resume: {counts(found)}")
+            return 0
+        if launch.dry_run:
+            print(f"dry_run: {len(todo)} members would be submitted again")
             return 0
         queue_of(cluster).check(todo)
         frozen = [member for member in todo if RunDirectory(sweep.run(member.id)).exists()]

@@ -91,9 +91,14 @@ class Launch:
     dry_run: bool
 
 
+def says_where(arguments: Sequence[str]) -> bool:
+    """Whether a command line says anything of where members run."""
+    return any(_group(word) == "cluster" for word in arguments)
+
+
 def read(arguments: Sequence[str]) -> tuple[Launch, list[str]]:
     """Launch's own words of a command line, and the runs' overrides. Raises InputError."""
-    own = [word for word in arguments if key_of(word).partition(".")[0] in ("cluster", "dry_run")]
+    own = [word for word in arguments if _group(word) in ("cluster", "dry_run")]
     sources = Sources(name="launch")
     plain = OmegaConf.to_container(composed(hydra_overrides(own, sources), sources), resolve=True)
     assert isinstance(plain, dict)
@@ -101,3 +106,7 @@ def read(arguments: Sequence[str]) -> tuple[Launch, list[str]]:
     if isinstance(launch.cluster, Slurm) and launch.cluster.pack > 1 and (launch.cluster.nodes or 1) > 1:
         raise InputError(f"cluster.pack={launch.cluster.pack}: packs members of one machine; cluster.nodes must be 1")
     return launch, [word for word in arguments if word not in own]
+
+
+def _group(argument: str) -> str:
+    return key_of(argument).partition(".")[0]

@@ -227,6 +227,11 @@ def test_cancel_saves_and_resume_goes_on(tmp_path: Path) -> None:
     assert status(first)["state"] == "preempted"
     assert len(steps_of(first)) == status(first)["step"]
     assert "1 stopped, 1 missing" in launch(tmp_path, "status").stdout
+    submissions = tmp_path / "runs" / "mine" / "launch" / "submissions"
+    before = len(list(submissions.iterdir()))
+    dry = launch(tmp_path, "resume", "mine", "dry_run=true")
+    assert (dry.returncode, dry.stdout) == (0, f"dry_run: {len(runs)} members would be submitted again\n")
+    assert len(list(submissions.iterdir())) == before
     assert launch(tmp_path, "resume", "mine").returncode == 0
     until_done(*runs)
     for run in runs:
