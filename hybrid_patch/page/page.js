@@ -64,6 +64,7 @@
   };
   const row_of = (point) => rows[Number(point.id.split("-").pop())];
   let lit = [];
+  let pointed = false; // lit by the pointer: one that lies elsewhere puts out nothing that has the focus
   const unlight = () => { tip.hidden = true; for (const one of lit) one.classList.remove("on"); lit = []; };
   const light = (point) => {
     unlight();
@@ -92,15 +93,16 @@
       point.setAttribute("tabindex", "0");
       point.setAttribute("role", "link");
       point.setAttribute("aria-label", row_of(point).dataset.tip.split("\n")[0]);
-      point.addEventListener("focus", () => light(point));
+      point.addEventListener("focus", () => { light(point); pointed = false; });
       point.addEventListener("blur", unlight);
       point.addEventListener("keydown", (event) => { if (event.key === "Enter") visit(point); });
     }
     figure.addEventListener("pointermove", (event) => {
       const point = point_at(event);
-      if (point) light(point); else unlight();
+      if (point) light(point); else if (pointed) unlight();
+      pointed = Boolean(point);
     });
-    figure.addEventListener("pointerleave", unlight);
+    figure.addEventListener("pointerleave", () => { if (pointed) unlight(); pointed = false; });
     figure.addEventListener("click", (event) => { const point = point_at(event); if (point) visit(point); });
   }
 })();
