@@ -188,9 +188,11 @@ def test_a_node_goes_down_and_leaves_an_orphan(cluster: Cluster, tmp_path: Path)
     node = cluster.says("squeue", "--noheader", "--format=%N", f"--jobs={job}")
     step_daemon = psutil.Process(orphan).parents()[1]
     assert step_daemon.name() == "slurmstepd"
-    pause(orphan)  # or it would be done before SLURM has noticed
-    cluster.kill(node)  # first: slurmd would end what a job's own daemon leaves behind
     step_daemon.kill()
+    cluster.kill(node)
+    # The kernel hangs up on a stopped process whose daemon ends: it may be stopped only when that has ended.
+    until(lambda: not step_daemon.is_running() or step_daemon.status() == psutil.STATUS_ZOMBIE)
+    pause(orphan)  # or it would be done before SLURM has noticed
     # The lock is nobody's for a moment, between what starts the twin and the twin.
     until(lambda: training_or(run, orphan) != orphan)
     os.kill(orphan, signal.SIGCONT)
