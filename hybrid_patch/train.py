@@ -33,6 +33,7 @@ from hybrid_patch.config.recipe import difference, identity, recipe, run_directo
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.memory import PeakMemory
 from hybrid_patch.curriculum import PatchSizes, sizes_after, sizes_at
+from hybrid_patch.data.ahead import on_device
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loading import TrainingSteps, batches
 from hybrid_patch.data.registry import open_source
@@ -172,7 +173,8 @@ class Trainer:
         with progress(self.run.path.name, self.step, self.steps, quiet=not fabric.is_global_zero) as report:
             waiting = time.perf_counter()
             on_gpu = fabric.device.type == "cuda"
-            for item in batches(dataset, self.step, config.runtime.workers, pin_memory=on_gpu):
+            loaded = batches(dataset, self.step, config.runtime.workers, pin_memory=on_gpu)
+            for item in on_device(loaded, fabric.device):
                 broken, stopping = self._agreed(isinstance(item, BrokenSampleError), bool(stop))
                 if broken or stopping:
                     self._save()
@@ -183,7 +185,7 @@ class Trainer:
                 sizes = sizes_at(config, self.step)
                 self._say_stage(sizes)
                 began = time.perf_counter()
-                row = self._train_step(item.map(fabric.to_device), sizes)
+                row = self._train_step(item, sizes)
                 seconds = time.perf_counter() - began
                 self.step += 1
                 row = {"step": self.step, **row}

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 from rich.console import Console
@@ -22,9 +22,13 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_json
 
+if TYPE_CHECKING:
+    from hybrid_patch.cost.loaded import Loaded
+
 USAGE = f"""{__doc__}
   steps=N             batches to load (default 200)
-  step=SECONDS        of a training step: how many workers keep up with it
+  step=SECONDS        of a training step: how many workers keep up with it; step=measured measures it, alone and with
+                      loading on, in turns: how much of its speed is left
   output=FILE.json    write the report
   key=value           overrides, as in hybrid_patch.train: data=olmoearth data.root=… runtime.workers=2
 """
@@ -33,6 +37,9 @@ WARM_UP = 10
 """Batches before it is measured."""
 LOOKS = 10
 """How often the workers' memory is looked at."""
+MEASURED = "measured"
+ROUNDS, BLOCK = 7, 20
+"""How often steps alone and steps with loading take turns, and how many of each."""
 
 
 class Request(NamedTuple):
@@ -42,12 +49,14 @@ class Request(NamedTuple):
         config: with at least one worker, and more training steps than are loaded, so that no worker ends before.
         steps: batches to load.
         step: seconds of a training step, if given.
+        measured: whether a step is measured instead.
         output: a file.
     """
 
     config: Config
     steps: int
     step: float | None
+    measured: bool
     output: Path | None
 
 
@@ -71,12 +80,13 @@ def read(arguments: Sequence[str]) -> Request:
     own, overrides = take_keys(rest, DEFAULTS)
     if not own["steps"].isdigit() or int(own["steps"]) < LOOKS:
         raise InputError(f"steps={own['steps']}: takes a whole number of {LOOKS} or more")
+    measured = own["step"] == MEASURED
     try:
-        step = float(own["step"]) if own["step"] else None
+        step = float(own["step"]) if own["step"] and not measured else None
     except ValueError:
         step = math.nan
     if step is not None and not 0 < step < math.inf:
-        raise InputError(f"step={own['step']}: takes seconds above 0")
+        raise InputError(f"step={own['step']}: takes seconds above 0, or {MEASURED}")
     config, steps = compose([*overrides, "logger=none"]), int(own["steps"])
     workers = max(config.runtime.workers, 1)
     config = dataclasses.replace(
@@ -84,7 +94,7 @@ def read(arguments: Sequence[str]) -> Request:
         trainer=dataclasses.replace(config.trainer, steps=1 + WARM_UP + steps + 3 * workers),
         runtime=dataclasses.replace(config.runtime, workers=workers),
     )
-    return Request(config, steps, step, output_file(paths))
+    return Request(config, steps, step, measured, output_file(paths))
 
 
 def measure(request: Request) -> dict[str, Any]:
@@ -118,7 +128,8 @@ def measure(request: Request) -> dict[str, Any]:
             memory.append(max(worker.memory_full_info().uss for worker in workers))
     seconds, cpu = time.perf_counter() - started, _cpu(workers) - cpu
     loaded = steps * config.trainer.batch_size
-    needed = None if request.step is None else cpu / steps / request.step
+    compared = _compared(config) if request.measured else None
+    step_seconds = compared.plain.median if compared else request.step
     return {
         "machine": provenance(),
         "samples": len(dataset.indices),
@@ -133,9 +144,19 @@ def measure(request: Request) -> dict[str, Any]:
         "samples_per_second": loaded / seconds,
         "samples_per_core_second": loaded / cpu,
         "worker_memory_bytes": memory,
-        "step_seconds": request.step,
-        "workers_needed": None if needed is None else math.ceil(needed),
+        "step_seconds": step_seconds,
+        "workers_needed": None if step_seconds is None else math.ceil(cpu / steps / step_seconds),
+        "loaded_step": None
+        if compared is None
+        else {name: value._asdict() for name, value in compared._asdict().items()},
     }
+
+
+def _compared(config: Config) -> "Loaded":
+    from hybrid_patch.cost.loaded import batches_needed, compare
+
+    steps = batches_needed(config, ROUNDS, BLOCK)
+    return compare(dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, steps=steps)), ROUNDS, BLOCK)
 
 
 def _cpu(workers: Sequence[psutil.Process]) -> float:
@@ -157,7 +178,12 @@ def table(report: dict[str, Any]) -> Table:
         ("memory of the largest worker", f"{memory[0]:.0f} MiB at first, {memory[-1]:.0f} at the end"),
     ]
     if report["workers_needed"] is not None:
-        rows.append((f"workers for a step of {report['step_seconds']:g} s", f"{report['workers_needed']}"))
+        rows.append((f"workers for a step of {report['step_seconds']:.3g} s", f"{report['workers_needed']}"))
+    if report["loaded_step"] is not None:
+        for name, label in (("plain", "a step alone, s"), ("loaded", "a step and the wait for its batch, s")):
+            rows.append((label, "{median:.3g} ({low:.3g}–{high:.3g})".format(**report["loaded_step"][name])))
+        share = "{median:.1%} ({low:.1%}–{high:.1%})".format(**report["loaded_step"]["share"])
+        rows.append(("speed that is left with loading on", share))
     found = Table(title=f"Loading {report['steps']} batches of {report['batch_size']}", show_header=False)
     for row in rows:
         found.add_row(*row)

@@ -41,6 +41,10 @@ class Step:
 
     def run(self) -> dict[str, float]:
         """One step; the seconds of its parts."""
+        return self.run_on(self.batch)
+
+    def run_on(self, batch: Batch) -> dict[str, float]:
+        """One step on another batch, which is on the device already."""
         clock = Clock(self.device)
         seconds = {"forward": 0.0, "backward": 0.0}
 
@@ -50,7 +54,7 @@ class Step:
             seconds["backward"] += clock.lap()
 
         parts = self.config.runtime.accumulate
-        backpropagate(self.objective, self.objective.shares, self.batch, self.sizes, parts, backward)
+        backpropagate(self.objective, self.objective.shares, batch, self.sizes, parts, backward)
         torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.optimizer.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()

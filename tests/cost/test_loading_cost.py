@@ -24,15 +24,26 @@ def test_what_loading_costs(tmp_path: Path) -> None:
     assert report["samples_per_core_second"] > 0
     assert len(report["worker_memory_bytes"]) == loading.LOOKS
     assert report["workers_needed"] == 1
+    assert report["loaded_step"] is None
     json.dumps(report, allow_nan=False)
     assert loading.table(report).row_count == 9
+
+
+def test_what_is_left_of_a_steps_speed() -> None:
+    tiny = ["model=nano", "data.scenes=4", "data.scene_size=16", "data.tile=16", "data.timesteps=1"]
+    report = loading.measure(loading.read(["steps=10", "step=measured", *tiny, "trainer.batch_size=2"]))
+    assert report["workers_needed"] >= 1
+    assert report["step_seconds"] == report["loaded_step"]["plain"]["median"]
+    assert 0 < report["loaded_step"]["share"]["low"] <= report["loaded_step"]["share"]["high"]
+    json.dumps(report, allow_nan=False)
+    assert loading.table(report).row_count == 12
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("steps=9", "steps=9: takes a whole number of 10 or more"),
-        ("step=fast", "step=fast: takes seconds above 0"),
+        ("step=fast", "step=fast: takes seconds above 0, or measured"),
         ("step=-1", "step=-1: takes seconds above 0"),
         ("data.tile=60", "data.tile=60: not divisible by"),
         ("--steps=3", "--steps=3: no such flag"),

@@ -9,6 +9,7 @@ from building import MODALITIES, small, some_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hybrid_patch.data.ahead import on_device
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loading import TrainingSteps, batches, crop
 from hybrid_patch.data.modality import Modality
@@ -193,7 +194,8 @@ def test_map_codes_become_channels() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_sample_comes_as_an_error_with_its_name(workers: int) -> None:
-    items = list(batches(steps(Memory(broken=(3,))), 0, workers, pin_memory=False))
+    loaded = batches(steps(Memory(broken=(3,))), 0, workers, pin_memory=False)
+    items = list(on_device(loaded, torch.device("cpu")))
     broken = [item for item in items if isinstance(item, BrokenSampleError)]
     assert {str(error) for error in broken} == {"sample 3: truncated"}
     assert len(broken) == 3  # once in each epoch

@@ -1,0 +1,54 @@
+"""Batches on the device before they are asked for: copying one goes on while a step works on the one before."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from hybrid_patch.data.batch import Batch
+
+Other = TypeVar("Other")
+
+
+def on_device(items: Iterable[Batch | Other], device: torch.device) -> Iterator[Batch | Other]:
+    """The items in order, batches on a device; what is no batch as it is.
+
+    On a GPU the next batch is copied, from pinned memory and in a stream of its own, before the current one is handed
+    out: by the time that a step ends, which is when its numbers are asked for, the next has what it works on.
+    """
+    if device.type != "cuda":
+        for item in items:
+            yield item.map(lambda x: x.to(device)) if isinstance(item, Batch) else item
+        return
+    stream = torch.cuda.Stream(device)
+    coming: tuple[Batch | Other, torch.cuda.Event] | None = None
+    for item in items:
+        ready, coming = coming, _send(item, device, stream)
+        if ready is not None:
+            yield _receive(*ready, device)
+    if coming is not None:
+        yield _receive(*coming, device)
+
+
+def _send(
+    item: Batch | Other, device: torch.device, stream: torch.cuda.Stream
+) -> tuple[Batch | Other, torch.cuda.Event]:
+    """The item as it will be, and the event after which it is."""
+    with torch.cuda.stream(stream):
+        if isinstance(item, Batch):
+            item = item.map(lambda x: x.to(device, non_blocking=True))
+        return item, stream.record_event()
+
+
+def _receive(item: Batch | Other, copied: torch.cuda.Event, device: torch.device) -> Batch | Other:
+    """The item, for the stream that steps run in."""
+    current = torch.cuda.current_stream(device)
+    current.wait_event(copied)
+
+    def used_here(tensor: Tensor) -> Tensor:
+        # Without this the copying stream would take the memory for the next batch while a step still reads it.
+        tensor.record_stream(current)
+        return tensor
+
+    return item.map(used_here) if isinstance(item, Batch) else item
