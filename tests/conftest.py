@@ -4,6 +4,7 @@ from jaxtyping import install_import_hook
 
 hook = install_import_hook(["hybrid_patch"], "beartype.beartype")
 
+import signal  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -11,6 +12,9 @@ from hypothesis import settings  # noqa: E402
 
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
+
+# A script that puts the tests into the background has them ignore Ctrl-C, and so what they start, where it is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 

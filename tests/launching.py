@@ -25,7 +25,7 @@ def launch(folder: Path, *words: str, **environment: str) -> "subprocess.Complet
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
         check=False,
     )
 
@@ -70,7 +70,7 @@ def attempts_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def until(condition: Callable[[], object], seconds: float = 150) -> None:
+def until(condition: Callable[[], object], seconds: float = 400) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + seconds
     while not condition():
