@@ -9,7 +9,7 @@
   logs ID [-f]                 what a member said; ID: its beginning or end will do
   cancel ID|SWEEP              members save their state and end; `resume` goes on with them
   resume SWEEP [--failed-only] what failed, was stopped or is missing, once more, as it was frozen
-      cluster=..., cluster.KEY=VALUE            elsewhere than before
+      cluster=..., cluster.KEY=VALUE            elsewhere, or otherwise, than before
       dry_run=true                              say how many, and stop there
   collect SWEEP                metrics and evaluations as one table: collected.csv and .parquet in the sweep's folder
   report SWEEP [KEY=VALUE]     the page of hybrid_patch.report, with its keys: report.html in the sweep's folder
@@ -67,7 +67,8 @@ def plan_command(arguments: Sequence[str]) -> int:
     from hybrid_patch import plan as planning
     from hybrid_patch.cost.devices import device_named
 
-    launch, overrides = settings.read(arguments)
+    own, overrides = settings.split(arguments)
+    launch = settings.read(own)
     request = judge(overrides, launch.cluster)
     found = standings(request.sweep, request.members())
     device = None if launch.cluster.device is None else device_named(launch.cluster.device)
@@ -83,7 +84,8 @@ def plan_command(arguments: Sequence[str]) -> int:
 
 def submit_command(arguments: Sequence[str]) -> int:
     """Freeze and hand over."""
-    launch, overrides = settings.read(arguments)
+    own, overrides = settings.split(arguments)
+    launch = settings.read(own)
     cluster, queue = launch.cluster, queue_of(launch.cluster)
     request = judge(overrides, cluster)
     queue.check(request.members())
@@ -129,10 +131,11 @@ def cancel_command(arguments: Sequence[str]) -> int:
 
 def resume_command(arguments: Sequence[str]) -> int:
     """What is not done and not at work, once more."""
-    launch, rest = settings.read(arguments)
+    own, rest = settings.split(arguments)
     flags, names = split(rest, ("--failed-only",), 1)
     sweep = chosen_sweep(names)
-    cluster = launch.cluster if settings.says_where(arguments) else sweep.submissions()[-1].cluster
+    launch = settings.read(own, before=sweep.submissions()[-1].cluster)
+    cluster = launch.cluster
     states = ("failed", "stale") if "--failed-only" in flags else UNFINISHED
     from launch import snapshot
 

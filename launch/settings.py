@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from omegaconf import OmegaConf
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from hybrid_patch.config.compose import Sources, composed, held_to, hydra_overrides
@@ -81,6 +81,8 @@ class Slurm(_Cluster):
 
 
 Cluster = Annotated[Local | Slurm, Field(discriminator="name")]
+CLUSTER: TypeAdapter[Cluster] = TypeAdapter(Cluster)
+"""Writes a cluster down, and reads it."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -91,22 +93,30 @@ class Launch:
     dry_run: bool
 
 
-def says_where(arguments: Sequence[str]) -> bool:
-    """Whether a command line says anything of where members run."""
-    return any(_group(word) == "cluster" for word in arguments)
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Launch's own words of a command line, and the others: overrides of the runs, names."""
+    own = [word for word in arguments if key_of(word).partition(".")[0] in ("cluster", "dry_run")]
+    return own, [word for word in arguments if word not in own]
 
 
-def read(arguments: Sequence[str]) -> tuple[Launch, list[str]]:
-    """Launch's own words of a command line, and the runs' overrides. Raises InputError."""
-    own = [word for word in arguments if _group(word) in ("cluster", "dry_run")]
+def read(own: Sequence[str], before: Cluster | None = None) -> Launch:
+    """What launch's own words say. Raises InputError.
+
+    Args:
+        before: the cluster that values of `cluster.` change, unless the words choose one; None: the default one.
+    """
     sources = Sources(name="launch")
-    plain = OmegaConf.to_container(composed(hydra_overrides(own, sources), sources), resolve=True)
+    changed = None if "cluster" in map(key_of, own) else before
+    words = own if changed is None else [f"cluster={changed.name}", *own]
+    config = composed(hydra_overrides(words, sources), sources)
+    if changed is not None:
+        said = {key: OmegaConf.select(config, key) for key in map(key_of, own) if key.startswith("cluster.")}
+        config.cluster = CLUSTER.dump_python(changed, mode="json")
+        for key, value in said.items():
+            OmegaConf.update(config, key, value, merge=False, force_add=True)
+    plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     launch = held_to(Launch, {str(key): value for key, value in plain.items()}, sources)
     if isinstance(launch.cluster, Slurm) and launch.cluster.pack > 1 and (launch.cluster.nodes or 1) > 1:
         raise InputError(f"cluster.pack={launch.cluster.pack}: packs members of one machine; cluster.nodes must be 1")
-    return launch, [word for word in arguments if word not in own]
-
-
-def _group(argument: str) -> str:
-    return key_of(argument).partition(".")[0]
+    return launch

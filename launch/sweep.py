@@ -15,17 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_json
-from launch.settings import Cluster
+from launch.settings import CLUSTER, Cluster
 
 RUNS = Path("runs")
 OWN = "launch"
 """The folder of a sweep's own files, among its runs."""
-
-_CLUSTER: TypeAdapter[Cluster] = TypeAdapter(Cluster)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +108,7 @@ class Sweep:
 
     def record(self, submission: Submission) -> None:
         """Write a new submission down."""
-        plain = {**dataclasses.asdict(submission), "cluster": _CLUSTER.dump_python(submission.cluster, mode="json")}
+        plain = {**dataclasses.asdict(submission), "cluster": CLUSTER.dump_python(submission.cluster, mode="json")}
         write_json(self.place(submission) / "submission.json", plain)
 
     @contextmanager
@@ -130,7 +126,7 @@ class Sweep:
 def read_submission(folder: Path) -> Submission:
     """The submission of a folder."""
     plain: dict[str, Any] = json.loads((folder / "submission.json").read_text())
-    plain["cluster"] = _CLUSTER.validate_json(json.dumps(plain["cluster"]))
+    plain["cluster"] = CLUSTER.validate_json(json.dumps(plain["cluster"]))
     return Submission(**{**plain, "members": tuple(plain["members"])})
 
 

@@ -4,20 +4,20 @@ import pytest
 
 from hybrid_patch.config.compose import Sources, compose
 from hybrid_patch.errors import InputError
-from launch.settings import Local, Slurm, read
+from launch.settings import Local, Slurm, read, split
 
 
 @pytest.mark.parametrize("option", Sources().groups()["cluster"])
 def test_every_cluster_composes_and_takes_no_other_key(option: str) -> None:
-    launch, rest = read([f"cluster={option}", "seed=1"])
-    assert launch.cluster.name == option
+    own, rest = split([f"cluster={option}", "seed=1"])
+    assert read(own).cluster.name == option
     assert rest == ["seed=1"]
     with pytest.raises(InputError, match=r"^cluster.surely_not=3: unknown key; [^\n]+$"):
         read([f"cluster={option}", "cluster.surely_not=3"])
 
 
 def test_the_default_is_this_machine() -> None:
-    assert isinstance(read([])[0].cluster, Local)
+    assert isinstance(read([]).cluster, Local)
 
 
 def test_values_as_they_are_typed() -> None:
@@ -27,10 +27,28 @@ def test_values_as_they_are_typed() -> None:
         "cluster.gpus_per_node=a100:2",
         "cluster.extra={exclusive: true, nice: 5}",
     ]
-    cluster = read(words)[0].cluster
+    cluster = read(words).cluster
     assert isinstance(cluster, Slurm)
     assert (cluster.time, cluster.gpus_per_node) == ("60", "a100:2")
     assert cluster.extra == {"exclusive": "true", "nice": "5"}
+
+
+def test_values_change_the_cluster_from_before_and_a_choice_replaces_it() -> None:
+    before = read(
+        ["cluster=slurm", "cluster.account=mine", "cluster.retries.error=7", "cluster.extra={nice: 5}"]
+    ).cluster
+    assert read([], before).cluster == before
+    words = ["cluster.parallel=2", "cluster.retries.killed=9", "+cluster.extra.reservation=x"]
+    changed = read(words, before).cluster
+    assert isinstance(changed, Slurm)
+    assert (changed.account, changed.parallel, changed.extra) == ("mine", 2, {"nice": "5", "reservation": "x"})
+    assert (changed.retries.error, changed.retries.killed) == (7, 9)
+    chosen = read(["cluster=slurm", *words], before).cluster
+    assert isinstance(chosen, Slurm)
+    assert (chosen.account, chosen.parallel, chosen.retries.error) == (None, 2, 1)
+    assert isinstance(read(["cluster=local"], before).cluster, Local)
+    with pytest.raises(InputError, match=r"^cluster.slots=3: unknown key; slurm takes: [^\n]+$"):
+        read(["cluster.slots=3"], before)
 
 
 @pytest.mark.parametrize(
