@@ -2,7 +2,7 @@
 
 Real training steps on fixed data, forward, backward and optimizer apart. The variants take turns in random order within
 each round, so that a drift of the machine hits all alike, and are compared by the ratios of their times in the same
-round. Peak memory is that of a process of its own.
+round. The first step of each, in which torch.compile works, is told apart. Peak memory is that of a process of its own.
 """
 
 import re
@@ -39,7 +39,7 @@ USAGE = f"""{__doc__}
   define.NAME='[…]'   your own: a list of overrides, as define.mine='[patch=hybrid,upsampler=subpixel]'
   sweep.KEY=[a,b,c]   all of it for several values of a key, with the exponent of growth: sweep.data.tile=[32,64,128]
   rounds=N            how often each is timed (default 7)
-  warmup=N            how often each is run before (default 2)
+  warmup=N            how often each is run before, after a first step of its own (default 2)
   limit_s=SECONDS     a variant whose first steps take longer is left out (default 300)
   output=FILE.json    write the report, and a plot beside it (FILE.png)
   key=value           an override for all variants, as in hybrid_patch.train (its --help lists them)
@@ -167,7 +167,7 @@ def times_table(report: dict[str, Any], where: str) -> Table:
         "brackets: planned / measured - 1; seconds are the roofline's, which no step is faster than",
     )
     columns = (
-        *("variant", "step, s", "planned", "forward", "backward", "optimizer"),
+        *("variant", "first, s", "step, s", "planned", "forward", "backward", "optimizer"),
         *("peak MiB", "planned", "pixels/s", "GFLOP/s"),
     )
     for column in columns:
@@ -179,6 +179,7 @@ def times_table(report: dict[str, Any], where: str) -> Table:
         step, planned, error = row["step_seconds"], row["planned"], row["planned_error"]
         table.add_row(
             name,
+            f"{row['first_step_seconds']:.3f}",
             f"{step['median']:.3f} ({step['low']:.3f}–{step['high']:.3f})",
             f"{planned['step_seconds']:.3f} ({error['step_seconds']:+.0%})",
             *(f"{row[f'{part}_seconds']['median']:.3f}" for part in ("forward", "backward", "optimizer")),

@@ -27,8 +27,8 @@ def compare(
     round, under two names. Their ratio, `null`, shows how far apart two measurements of the same thing lie here.
 
     Returns:
-        `config` the recipes; `variants` by name: seconds (median, low, high) of the step and its parts, bytes, pixels
-        and FLOPs per second, the share of what this machine does in a product of matrices, what was `planned` (bytes;
+        `config` the recipes; `variants` by name: seconds (median, low, high) of the step and its parts, and of the
+        first one, in which compilers work, bytes, pixels and FLOPs per second, the share of what this machine does in a product of matrices, what was `planned` (bytes;
         seconds by the roofline of this machine) and the `planned_error` of it, planned / measured - 1; or `failed` and
         why. `ratios` by pair; `null`.
     """
@@ -55,10 +55,15 @@ def compare(
     steps = {name: (Step(configs[name]), Step(configs[name])) for name in able}
     runs = {name: in_turns([step.run for step in pair]) for name, pair in steps.items()}
     twice = able[0] + AGAIN
+    firsts = {}
+    for name, run in runs.items():
+        say(f"first step: {name}")
+        firsts[name] = sum(run().values())
     seconds = interleave(runs | {twice: runs[able[0]]}, rounds, warmup, say)
     totals = totals_of(seconds)
     for name, (step, _) in steps.items():
         variants[name] |= {
+            "first_step_seconds": firsts[name],
             "step_seconds": interval(totals[name])._asdict(),
             **{f"{part}_seconds": interval([parts[part] for parts in seconds[name]])._asdict() for part in PARTS},
             "pixels_per_second": step.pixels / statistics.median(totals[name]),

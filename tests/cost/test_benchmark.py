@@ -157,6 +157,7 @@ def test_a_real_run_writes_its_report(tmp_path: Path) -> None:
         step = row["step_seconds"]
         assert 0 < step["low"] <= step["median"] <= step["high"]
         assert row["peak_memory_bytes"] > 0
+        assert row["first_step_seconds"] > 0
         for figure, measured in (
             ("peak_memory_bytes", row["peak_memory_bytes"]),
             ("step_seconds", row["step_seconds"]["median"]),
