@@ -28,9 +28,9 @@ def compare(
 
     Returns:
         `config` the recipes; `variants` by name: seconds (median, low, high) of the step and its parts, and of the
-        first one, in which compilers work, bytes, pixels and FLOPs per second, the share of what this machine does in a product of matrices, what was `planned` (bytes;
-        seconds by the roofline of this machine) and the `planned_error` of it, planned / measured - 1; or `failed` and
-        why. `ratios` by pair; `null`.
+        first step, in which compilers work, bytes, pixels and FLOPs per second, the share of what this machine does in
+        a product of matrices, what was `planned` (bytes; seconds by the roofline of this machine) and the
+        `planned_error` of it, planned / measured - 1; or `failed` and why. `ratios` by pair; `null`.
     """
     variants: dict[str, dict[str, Any]] = {}
     for name, config in configs.items():
