@@ -18,8 +18,10 @@ from hybrid_patch.errors import InputError
 
 DONE = 0
 """The exit code of a run that is done, and of processes beside the first, which carries the code."""
+FIRST = "HYBRID_PATCH_FIRST_PROCESS"
+"""The variable by which a process knows which other has started it."""
 WATCH_SECONDS = 1.0
-"""Between looks whether a process's parent is there."""
+"""Between looks whether it is there."""
 
 
 def open_fabric(config: Config) -> Fabric:
@@ -35,9 +37,11 @@ def open_fabric(config: Config) -> Fabric:
         num_nodes=runtime.nodes,
         strategy=strategy(config),
     )
+    if fabric.local_rank == 0:
+        os.environ[FIRST] = str(os.getpid())
+    else:
+        end_with_first()
     fabric.launch()
-    if not fabric.is_global_zero:
-        end_with_parent()
     return fabric
 
 
@@ -53,21 +57,21 @@ def strategy(config: Config) -> Strategy | str:
             return "auto"
 
 
-def end_with_parent() -> None:
-    """Watch whether the process that started this one is there, and end this one if it is not.
+def end_with_first() -> None:
+    """Watch whether the process that has started this one is there, and end this one if it is not.
 
-    Fabric's first process kills the others when one of them ends, but nobody would end them when the first is killed:
-    they may wait in a collective, on a GPU for as long as its timeout. The first process is watched by nobody: what
-    started it is a person's shell, or the scheduler.
+    Fabric's first process on a machine kills the others when one of them ends, but nobody would end them when the first
+    is killed: they wait for it where they meet, or in a collective, on a GPU for as long as its timeout. The first one
+    is watched by nobody: a person may have started it from a shell that ends before.
     """
-    parent = os.getppid()
+    first = int(os.environ.get(FIRST, os.getppid()))  # a scheduler that starts all of them sets no such variable
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == first:
             time.sleep(WATCH_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, name="parent", daemon=True).start()
+    threading.Thread(target=watch, name="watch of the first process", daemon=True).start()
 
 
 def accelerator(runtime: Runtime) -> str:

@@ -1,7 +1,6 @@
 """What the processes of a run do together about its checkpoints: the weights may be whole in each, or in parts."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,26 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.nn.model import HybridModel
 from hybrid_patch.processes import together
+from hybrid_patch.run_directory import RunDirectory
 
 
-def save(
-    fabric: Fabric,
-    folder: Path,
-    step: int,
-    state: dict[str, Any],
-    keep: int,
-    held: Callable[[], AbstractContextManager[None]],
-) -> None:
-    """Save the state after `step` steps: one file of the first process or, where it is sharded, a folder of all.
+def save(fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], keep: int) -> None:
+    """Save the state after `step` steps: a file of the first process or, where it is sharded, a folder of all.
+
+    The metrics so far are on the disk before.
 
     Args:
         state: `objective` and `optimizer` are state dicts, as they are in this process.
         keep: all but the newest so many checkpoints are removed.
-        held: `RunDirectory.held`, entered in the first process when the checkpoint gets its name.
     """
-    first = fabric.is_global_zero
+    first, folder = fabric.is_global_zero, run.checkpoints
+    if first:
+        run.flush_metrics()
     if not sharding.is_sharded(state["objective"]):
         if first:
-            checkpoint.save(folder, step, state, keep, held())
+            checkpoint.save(folder, step, state, keep, run.held())
     elif not fabric.broadcast(step in dict(checkpoint.checkpoints(folder))):  # a stop right after it was saved
-        shards.write(checkpoint.path_of(folder, step, sharded=True), state, held())
+        shards.write(checkpoint.path_of(folder, step, sharded=True), state, run.held())
         if first:
             checkpoint.prune(folder, keep)
     fabric.barrier()
@@ -79,14 +75,15 @@ def restore(objective: Objective, optimizer: Optimizer, state: Mapping[str, Any]
 
 
 def whole_network(fabric: Fabric, config: Config, objective: Objective) -> HybridModel | None:
-    """The model for the first process to look at, on its device; None in the others, which must call this too.
+    """The model for the first process to look at; None in the others, which must call this too.
 
-    Sharded weights are gathered into a model of their own, one by one.
+    Sharded weights are gathered one by one into a model of their own, on the CPU: whether a device has room for all of
+    them is for the caller to find out.
     """
     weights = objective.model.state_dict()
     if not sharding.is_sharded(weights):
         return objective.model if fabric.is_global_zero else None
-    network = HybridModel(config, objective.modalities).to(fabric.device) if fabric.is_global_zero else None
+    network = HybridModel(config, objective.modalities) if fabric.is_global_zero else None
     own = network.state_dict() if network is not None else {}
     for name, tensor in weights.items():
         gathered = sharding.whole(tensor)

@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -61,7 +62,6 @@ def write(path: Path, state: Mapping[str, Any], permit: AbstractContextManager[N
         with permit:
             temporary.replace(path)
         flush_folder(path.parent)
-    dist.barrier()
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -79,7 +79,9 @@ def read(path: Path) -> dict[str, Any]:
         if isinstance(entry, metadata.TensorStorageMetadata)
     }
     try:
-        dcp.load(tensors, storage_reader=reader, no_dist=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant
+            dcp.load(tensors, storage_reader=reader, no_dist=True)
     except CheckpointException as error:
         raise next(iter(error.failures.values()))[0] from None
     objective: dict[str, Tensor] = {}

@@ -157,7 +157,7 @@ class Trainer:
         self.config, self.fabric, self.run, self.source, self.objective = config, fabric, run, source, objective
         self.steps = config.trainer.steps
         self.forward = fabric.setup_module(objective)  # first: sharding replaces the parameters
-        self.optimizer = fabric.setup_optimizers(optimizer_of(objective, config.optimizer))
+        self.optimizer: Any = fabric.setup_optimizers(optimizer_of(objective, config.optimizer))
         self.step = 0
         self.said: PatchSizes | None = None
         self.counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
@@ -232,8 +232,8 @@ class Trainer:
             self.objective, self.optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
         )
         assert norm is not None
-        norm = whole(norm)
-        values = self._means({**terms, "grad_norm": norm, SKIPPED: norm.new_full((), len(batch.skipped))})
+        skipped = terms["loss"].new_full((), len(batch.skipped))
+        values = self._means({**terms, "grad_norm": whole(norm), SKIPPED: skipped})
         finite = (values["loss"] + values["grad_norm"]).isfinite()
         # Whether to step is decided where the numbers are: asking for them would wait for the device.
         self.optimizer.optimizer.found_inf = (~finite).float()  # GradScaler's word for it
@@ -302,9 +302,8 @@ class Trainer:
         What goes wrong here must not cost the training: it is said, and there are no scores.
         """
         scores: dict[str, float] = {}
-        if self.config.evaluation.tiles == 0:
-            return scores
-        network = saving.whole_network(self.fabric, self.config, self.objective)
+        wanted = self.config.evaluation.tiles != 0
+        network = saving.whole_network(self.fabric, self.config, self.objective) if wanted else None
         if network is not None:
             log.info("evaluating after step %d", self.step)
             try:
@@ -318,8 +317,8 @@ class Trainer:
 
     def _look(self, network: HybridModel) -> dict[str, float]:
         sizes = sizes_after(self.config, self.step)
+        network.eval().to(self.fabric.device)
         model = TrainedModel(self.run.path, self.config, self.source.modalities, sizes, self.step, network)
-        network.eval()
         try:
             with self.run.held():  # an attempt that has lost the run draws nothing
                 self.run.pictures.mkdir(exist_ok=True)
@@ -341,10 +340,7 @@ class Trainer:
             "counters": self.counters,
             "modalities": {name: dataclasses.asdict(m) for name, m in self.source.modalities.items()},
         }
-        if self.fabric.is_global_zero:
-            self.run.flush_metrics()
-        keep = self.config.trainer.keep_checkpoints
-        saving.save(self.fabric, self.run.checkpoints, self.step, state, keep, self.run.held)
+        saving.save(self.fabric, self.run, self.step, state, self.config.trainer.keep_checkpoints)
 
     def _resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
