@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy, Strategy
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.strategy import Strategy
 
 from hybrid_patch import sharding
 from hybrid_patch.config.schema import Config, Runtime

@@ -5,7 +5,7 @@ A block's weights are gathered when it is computed, going forward and going back
 
 from collections.abc import Mapping
 
-from lightning_fabric.strategies import ModelParallelStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.checkpoint import filesystem, metadata, state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
 from hybrid_patch.files import flush_folder, write_whole
@@ -55,7 +54,7 @@ def write(path: Path, state: Mapping[str, Any], permit: AbstractContextManager[N
     dist.barrier()
     rest = {name: value for name, value in state.items() if name not in ("objective", "optimizer")}
     writer = filesystem.FileSystemWriter(temporary)  # waits for the disk
-    dcp.save(_tensors(state), storage_writer=writer)
+    state_dict_saver.save(_tensors(state), storage_writer=writer)
     if first:
         groups = state["optimizer"]["param_groups"]
         write_whole(temporary / REST, lambda file: torch.save(rest | {"param_groups": groups}, file))
@@ -81,7 +80,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant
-            dcp.load(tensors, storage_reader=reader, no_dist=True)
+            state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
     except CheckpointException as error:
         raise next(iter(error.failures.values()))[0] from None
     objective: dict[str, Tensor] = {}
