@@ -79,7 +79,14 @@ def newest(folder: Path) -> tuple[int, dict[str, Any]] | None:
             return step, read(path)
         except DAMAGED as error:
             log.warning("%s cannot be read (%s), trying the one before it", path, (str(error).splitlines() or [""])[0])
-            path.rename(path.with_name(path.name + ".damaged"))
+            _set_aside(path)
     if found or any(folder.glob("*.damaged")):
         raise InputError(f"{folder}: no checkpoint there can be read; remove the folder to begin the run anew")
     return None
+
+
+def _set_aside(path: Path) -> None:
+    damaged = path.with_name(f"{path.name}.damaged")
+    if damaged.is_dir():  # of the same step, before: a folder does not take the place of another by itself
+        shutil.rmtree(damaged)
+    path.rename(damaged)

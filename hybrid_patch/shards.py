@@ -109,8 +109,11 @@ class _Reader(filesystem.FileSystemReader):
     """torch's own would run whatever code the table names."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
-        with (Path(self.path) / ".metadata").open("rb") as file:
-            found = _Table(file).load()
+        try:
+            with (Path(self.path) / ".metadata").open("rb") as file:
+                found = _Table(file).load()
+        except (AttributeError, ImportError, IndexError, TypeError) as error:  # what a damaged pickle may raise besides
+            raise pickle.UnpicklingError(f"its table of parts is damaged: {error}") from None
         if not isinstance(found, metadata.Metadata):
             raise pickle.UnpicklingError("it has no table of its parts")
         return found

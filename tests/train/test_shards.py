@@ -84,6 +84,9 @@ def test_after_one_rank_was_killed_all_end_and_all_go_on(straight: Path, tmp_pat
         assert json.loads((tmp_path / "status.json").read_text())["state"] in ("running", "failed")
         for number, path in checkpoints(tmp_path / "checkpoints"):
             assert same(read(path), state_of(straight / "fsdp", number))
+    half = tmp_path / "checkpoints" / f".step_{STEPS:09d}.shards.part"  # as if it had been killed while it saved
+    half.mkdir()
+    (half / "__1_0.distcp").write_bytes(b"half")
     done = subprocess.run(line, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path) == metrics(straight / "fsdp")
@@ -106,6 +109,10 @@ def test_shards_of_which_a_part_is_lost_are_passed_over(straight: Path, tmp_path
     assert found[0] == STEPS - EVERY
     assert same(found[1], state_of(straight / "fsdp", STEPS - EVERY))
     assert path.with_name(f"{path.name}.damaged").is_dir()
+    path.mkdir()  # saved anew, and damaged again
+    again = newest(folder)
+    assert again is not None
+    assert again[0] == STEPS - EVERY
 
 
 def test_load_reads_a_run_in_shards(straight: Path) -> None:
