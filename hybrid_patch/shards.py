@@ -1,7 +1,7 @@
 """Checkpoints in parts: every process writes the shards that it holds, one process can read the whole."""
 
+import os
 import pickle
-import shutil
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -47,11 +47,12 @@ def write(path: Path, state: Mapping[str, Any], permit: AbstractContextManager[N
         permit: entered in the first process while the folder gets its name.
     """
     first = dist.get_rank() == 0
-    temporary = path.with_name(f".{path.name}.part")
+    parts = path.with_name(f".{path.name}.{os.getpid()}.part")  # an attempt that has lost the run may still be writing
     if first:
-        shutil.rmtree(temporary, ignore_errors=True)  # of an attempt that was killed
-        temporary.mkdir(parents=True)
-    dist.barrier()
+        parts.mkdir(parents=True)
+    name = [parts.name]
+    dist.broadcast_object_list(name)
+    temporary = path.with_name(name[0])
     rest = {name: value for name, value in state.items() if name not in ("objective", "optimizer")}
     writer = filesystem.FileSystemWriter(temporary)  # waits for the disk
     state_dict_saver.save(_tensors(state), storage_writer=writer)
