@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -31,18 +32,21 @@ def write_whole(
         with permit or nullcontext():
             temporary.replace(path)
         if flush:
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def remove_parts(folder: Path) -> None:
     """Remove what a process that was killed while it wrote has left below a folder nobody writes to now."""
-    for part in folder.rglob(".*.part"):
-        part.unlink(missing_ok=True)
+    for part in list(folder.rglob(".*.part")):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """A new name is on the disk only when its folder is."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -26,7 +26,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from hybrid_patch import checkpoint
+from hybrid_patch import saving
 from hybrid_patch.accumulation import backpropagate
 from hybrid_patch.config.frozen import as_yaml
 from hybrid_patch.config.recipe import difference, identity, recipe, run_directory, run_id
@@ -44,12 +44,14 @@ from hybrid_patch.failures import ERROR, cause_of, last_frame
 from hybrid_patch.files import remove_parts, write_json
 from hybrid_patch.logger import Mirror, NoMirror, open_mirror
 from hybrid_patch.loss.objective import Objective
+from hybrid_patch.nn.model import HybridModel
 from hybrid_patch.optimizer import learning_rate, optimizer_of
 from hybrid_patch.probing.evaluate import evaluate
 from hybrid_patch.processes import DONE, end_together, open_fabric, together
 from hybrid_patch.progress import progress, start_logging
 from hybrid_patch.run_directory import RunDirectory, provenance
 from hybrid_patch.run_lock import LostLockError
+from hybrid_patch.sharding import whole
 from hybrid_patch.signals import StopRequest, stop_requests
 
 FAILED, STOPPED, LOST = 1, 75, 76
@@ -154,8 +156,8 @@ class Trainer:
     def __init__(self, config: Config, fabric: Fabric, run: RunDirectory, source: Source, objective: Objective) -> None:
         self.config, self.fabric, self.run, self.source, self.objective = config, fabric, run, source, objective
         self.steps = config.trainer.steps
-        optimizer = optimizer_of(objective, config.optimizer)
-        self.forward, self.optimizer = fabric.setup(objective, optimizer)
+        self.forward = fabric.setup_module(objective)  # first: sharding replaces the parameters
+        self.optimizer: Any = fabric.setup_optimizers(optimizer_of(objective, config.optimizer))
         self.step = 0
         self.said: PatchSizes | None = None
         self.counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
@@ -230,7 +232,8 @@ class Trainer:
             self.objective, self.optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
         )
         assert norm is not None
-        values = self._means({**terms, "grad_norm": norm, SKIPPED: norm.new_full((), len(batch.skipped))})
+        skipped = terms["loss"].new_full((), len(batch.skipped))
+        values = self._means({**terms, "grad_norm": whole(norm), SKIPPED: skipped})
         finite = (values["loss"] + values["grad_norm"]).isfinite()
         # Whether to step is decided where the numbers are: asking for them would wait for the device.
         self.optimizer.optimizer.found_inf = (~finite).float()  # GradScaler's word for it
@@ -299,10 +302,12 @@ class Trainer:
         What goes wrong here must not cost the training: it is said, and there are no scores.
         """
         scores: dict[str, float] = {}
-        if self.fabric.is_global_zero and self.config.evaluation.tiles != 0:
+        wanted = self.config.evaluation.tiles != 0
+        network = saving.whole_network(self.fabric, self.config, self.objective) if wanted else None
+        if network is not None:
             log.info("evaluating after step %d", self.step)
             try:
-                scores = self._look()
+                scores = self._look(network)
             except LostLockError:
                 raise
             except Exception:
@@ -310,11 +315,10 @@ class Trainer:
         self.fabric.barrier()
         return scores
 
-    def _look(self) -> dict[str, float]:
-        network = self.objective.model
+    def _look(self, network: HybridModel) -> dict[str, float]:
         sizes = sizes_after(self.config, self.step)
+        network.eval().to(self.fabric.device)
         model = TrainedModel(self.run.path, self.config, self.source.modalities, sizes, self.step, network)
-        network.eval()
         try:
             with self.run.held():  # an attempt that has lost the run draws nothing
                 self.run.pictures.mkdir(exist_ok=True)
@@ -330,25 +334,20 @@ class Trainer:
         return scores
 
     def _save(self) -> None:
-        if self.fabric.is_global_zero:
-            state = {
-                "objective": self.objective.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "counters": self.counters,
-                "modalities": {name: dataclasses.asdict(m) for name, m in self.source.modalities.items()},
-            }
-            self.run.flush_metrics()
-            keep = self.config.trainer.keep_checkpoints
-            checkpoint.save(self.run.checkpoints, self.step, state, keep, self.run.held())
-        self.fabric.barrier()
+        state = {
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "counters": self.counters,
+            "modalities": {name: dataclasses.asdict(m) for name, m in self.source.modalities.items()},
+        }
+        saving.save(self.fabric, self.run, self.step, state, self.config.trainer.keep_checkpoints)
 
     def _resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
-        found = checkpoint.newest(self.run.checkpoints)
+        found = saving.newest(self.fabric, self.run.checkpoints)
         if found is not None:
             self.step, state = found
-            self.objective.load_state_dict(state["objective"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            saving.restore(self.objective, self.optimizer.optimizer, state)
             self.counters = dict(state["counters"])
             if self.counters["bad_in_a_row"] >= self.config.trainer.max_bad_steps:
                 self.counters["bad_in_a_row"] = 0  # a run that gave up gets another try

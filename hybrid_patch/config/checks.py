@@ -215,7 +215,7 @@ def _runtime(config: Config) -> Iterator[str]:
     total = runtime.world_size
     counts = f"runtime.processes={runtime.processes}" + (f", runtime.nodes={runtime.nodes}" * (runtime.nodes > 1))
     if total > 1 and runtime.strategy == "single":
-        yield f"runtime.strategy=single: cannot use {counts}; would do: ddp"
+        yield f"runtime.strategy=single: cannot use {counts}; would do: ddp, fsdp"
     if batch_size % total:
         near = (batch_size // total + 1) * total
         yield f"trainer.batch_size={batch_size}: not divisible by {counts}; would do: {near}"

@@ -403,7 +403,7 @@ class Runtime:
         device: `auto`, `cpu` or `cuda`.
         processes: processes (one per device) on each machine.
         nodes: machines; several are started by `python -m launch`.
-        strategy: `single` or `ddp`.
+        strategy: `single`, or with several processes `ddp` (each holds all weights) or `fsdp` (each holds a part).
         workers: processes that load data; 0: the training process itself.
         threads: CPU threads per process; null: torch's choice.
         accumulate: parts that a process works its samples out in, one after the other: the same gradients with less
@@ -417,7 +417,7 @@ class Runtime:
     device: Aside[Literal["auto", "cpu", "cuda"]]
     processes: Aside[Count]
     nodes: Aside[Count]
-    strategy: Aside[Literal["single", "ddp"]]
+    strategy: Aside[Literal["single", "ddp", "fsdp"]]
     workers: Aside[Amount]
     threads: Aside[Count | None]
     accumulate: Aside[Count]

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hybrid_patch.config.schema import Config, Data
+from hybrid_patch.cost import sharing
 from hybrid_patch.cost.devices import Device
 from hybrid_patch.cost.fake import Tokens, fake_steps
 from hybrid_patch.cost.recorder import MemoryClass, Phase, Record
@@ -200,9 +201,8 @@ class Prediction:
         return sum(sum(parts.values()) for parts in self.flops().values())
 
     def memory(self) -> dict[MemoryClass, int]:
-        """Bytes at the peak, by class, of the worst stage. Several processes send copies of the gradients."""
-        memory = self.worst.memory
-        return {**memory, "gradients": memory["gradients"] + self._copies}
+        """Bytes at the peak, by class, of the worst stage."""
+        return sharing.of_one(self.worst.memory, self.config, self.parameters)
 
     def peak(self) -> int:
         """Bytes of all classes."""
@@ -210,8 +210,8 @@ class Prediction:
 
     def largest_batch(self, memory: float | int) -> int:
         """The most samples per step, of all processes, that no stage needs more for than `memory` bytes a process."""
-        each = min(cost.largest_batch(memory - self._copies) for cost in self.costs)
-        return each * self.config.runtime.world_size
+        more = sharing.most_more(self.worst.memory, self.config, self.parameters)
+        return min(cost.largest_batch(memory - more) for cost in self.costs) * self.config.runtime.world_size
 
     def seconds(self, device: Device) -> float:
         """Per step, by the roofline; the mean over the stages' steps."""
@@ -220,12 +220,6 @@ class Prediction:
     def hours(self, device: Device) -> float:
         """Hours of all devices for the run's training, by the roofline."""
         return self.seconds(device) * self.config.trainer.steps * self.config.runtime.world_size / 3600
-
-    @property
-    def _copies(self) -> int:
-        """Bytes of the buckets in which gradients are sent (DDP)."""
-        runtime = self.config.runtime
-        return 4 * self.parameters if runtime.strategy == "ddp" and runtime.world_size > 1 else 0
 
     def _mean(self, values: Sequence[float | int]) -> float | int:
         if len(values) == 1:

@@ -15,7 +15,7 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.devices import Device
 from hybrid_patch.errors import InputError
 
-FP32, BF16 = 4, 2
+FP32 = 4
 """Bytes of a number."""
 
 
@@ -65,8 +65,8 @@ class Sent(NamedTuple):
 
     Attributes:
         ddp: gradients, summed over all by a ring: 2 (N - 1) / N times their bytes.
-        fsdp: weights gathered for the forward and again for the backward pass, in the precision of the blocks, and
-            gradients summed in parts, each (N - 1) / N times.
+        fsdp: weights gathered for the forward and again for the backward pass, and gradients summed in parts, each
+            (N - 1) / N times their bytes. Those outside of blocks are gathered once: they are counted twice here.
 
     Both have the vectors of all samples, where there is an instance term.
     """
@@ -83,11 +83,10 @@ def bytes_sent(config: Config, parameters: int, samples: int, world: int) -> Sen
         samples: per device.
     """
     share = (world - 1) / world
-    weight = BF16 if config.runtime.precision == "bf16-mixed" else FP32
     vectors = samples * config.masking.views * config.model.encoder.width * FP32
     # Gathered going forward; their gradients are summed going back, at the same size.
     pooled = 2 * (world - 1) * vectors if config.loss.instance.weight > 0 else 0
-    return Sent(2 * share * FP32 * parameters + pooled, share * (2 * weight + FP32) * parameters + pooled)
+    return Sent(2 * share * FP32 * parameters + pooled, 3 * share * FP32 * parameters + pooled)
 
 
 def scaling(

@@ -55,7 +55,7 @@ NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "instance"
         (["masking.decode_ratio=0"], "loss.decoded.weight=1: needs hidden tokens; "),
         (["trainer.batch_size=1"], "trainer.batch_size=1: the instance loss needs other samples; "),
         (NO_LOSS, "loss.decoded.weight=0: no term of the loss has a weight; "),
-        (["runtime.processes=2"], "runtime.strategy=single: cannot use runtime.processes=2; would do: ddp"),
+        (["runtime.processes=2"], "runtime.strategy=single: cannot use runtime.processes=2; would do: ddp, fsdp"),
         (["runtime=ddp", "trainer.batch_size=7"], "trainer.batch_size=7: not divisible by runtime.processes=2; "),
         (["data.tile=256"], "data.tile=256: larger than data.scene_size=128; "),
         (["data.timesteps=13"], "data.timesteps=13: more than data.scene_timesteps=12; "),

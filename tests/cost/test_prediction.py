@@ -9,6 +9,7 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.check_memory import measured_peak
 from hybrid_patch.cost.devices import TABLE, THIS, Device, device_named
 from hybrid_patch.cost.prediction import CLASSES, Prediction, Stage, predict, stage_cost, stages_of
+from hybrid_patch.cost.sharing import whole_at_a_time
 from hybrid_patch.errors import InputError
 from hybrid_patch.loss.objective import Objective
 
@@ -73,6 +74,21 @@ def test_several_processes_hold_copies_of_gradients() -> None:
     assert two.memory()["gradients"] - one.memory()["gradients"] == 4 * one.parameters
     assert two.flops()["forward"]["encoder"] == 2 * one.flops()["forward"]["encoder"]
     assert two.hours(DEVICE) == pytest.approx(2 * one.hours(DEVICE))
+
+
+def test_sharded_weights_leave_room_for_samples() -> None:
+    deep = ("model.encoder={width:64,depth:8,heads:4,mlp_ratio:4.0}", "trainer.batch_size=8")
+    four = ("runtime.processes=4", "runtime.device=cpu")
+    copied, parts = (predicted(*deep, f"runtime={name}", *four, growth=True) for name in ("ddp", "fsdp"))
+    alone, whole = parts.worst.memory, whole_at_a_time(parts.config, parts.parameters)
+    assert 2 * 4 * 64**2 * 12 < whole < 4 * parts.parameters / 2
+    memory = parts.memory()
+    assert memory["optimizer"] == alone["optimizer"] // 4
+    assert memory["parameters"] - alone["parameters"] == whole - 3 * parts.parameters
+    assert parts.peak() < copied.peak()
+    assert parts.largest_batch(30e6) > copied.largest_batch(30e6)
+    most = parts.largest_batch(30e6)
+    assert predicted(*deep, "runtime=fsdp", *four, f"trainer.batch_size={most}").peak() <= 30e6
 
 
 def test_the_largest_batch_fits_and_one_more_does_not() -> None:

@@ -21,7 +21,7 @@ def test_bytes_are_those_of_rings() -> None:
     assert bytes_sent(config, 1000, 3, 2) == (4000, 6000)  # half of twice the gradients; half of three times four bytes
     assert bytes_sent(config, 1000, 3, 4) == (6000, 9000)
     mixed = small("loss.instance.weight=0", "runtime.precision=bf16-mixed")
-    assert bytes_sent(mixed, 1000, 3, 4) == (6000, 6000)  # weights travel at half the size
+    assert bytes_sent(mixed, 1000, 3, 4) == (6000, 9000)  # weights travel in float32
     with_instance = small()  # two views, 32 numbers, gathered, and their gradients
     assert bytes_sent(with_instance, 1000, 3, 4).ddp == 6000 + 2 * 3 * (3 * 2 * 32 * 4)
 
