@@ -16,16 +16,21 @@ from hybrid_patch.tokens import FineTokens, Positions, TokenGrid
 
 KERNEL = 3
 """Side of the convolution over pixels (or output patches)."""
+MEAN, DEVIATION = 0.5, 0.25
+"""Of normalised values."""
 
 
 class Guided(nn.Module):
-    """Interpolation plus the detail `gelu(mix(gelu(conv(pixels) + U (P A))))`, of low rank.
+    """Interpolation plus a detail of low rank: `gelu(mix(gelu(conv(pixels) + U (P A))))`, and the pixel's own bands.
 
     The idea is joint upsampling (Kopf et al. 2007, "Joint bilateral upsampling"): the fine image says where the coarse
     one changes. The convolution looks at each band of a place and of its neighbours, and for each band set at whether
-    it was measured and seen. It must not leak: pixels whose token the encoder did not see, that are missing, or that
-    `Guide.kept` drops are zeros before the convolution. So it is for the encoder's tokens alone. In training pixels are
-    dropped at random: the `visible` loss asks for a place's own pixel, and to tell it would be to copy it.
+    it was measured and seen. The bands, on a straight path beside it, bring a place's spectrum to its token whole: the
+    convolution alone learns its two or three strongest directions (docs/results.md).
+
+    It must not leak: pixels whose token the encoder did not see, that are missing, or that `Guide.kept` drops are zeros
+    in both. So it is for the encoder's tokens alone. In training pixels are dropped at random: the `visible` loss asks
+    for a place's own pixel, and to tell it would be to copy it.
     """
 
     def __init__(self, width: int, rank: int, modalities: Mapping[str, Modality]) -> None:
@@ -46,6 +51,9 @@ class Guided(nn.Module):
         nn.init.xavier_uniform_(self.context)
         self.mix = nn.Linear(rank, rank)
         self.basis = nn.Parameter(torch.zeros(rank, width))
+        self.bands = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(modality.channels, width)) for name, modality in inputs.items()}
+        )
 
     def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
         """Any whole factor; raises ValueError without a guide where there is something to guide."""
@@ -56,11 +64,16 @@ class Guided(nn.Module):
             raise ValueError("the guided upsampler needs the pixels that its tokens were made of")
         images = self._images(grid, factor, guide)
         cells = positions.cells.over(grid.mask.shape[-1]).gather(images).index_select(2, positions.places)
-        detail = F.gelu(self.mix(F.gelu(cells + fine.transform(self.context).dense())))
-        return dataclasses.replace(fine, detail=detail, basis=self.basis)
+        features, bands = cells.split([len(self.basis), len(self.bands[guide.name])], dim=-1)
+        detail = F.gelu(self.mix(F.gelu(features + fine.transform(self.context).dense())))
+        return dataclasses.replace(
+            fine,
+            detail=torch.cat([detail, bands.to(detail.dtype)], dim=-1),
+            basis=torch.cat([self.basis, self.bands[guide.name]]),
+        )
 
-    def _images(self, grid: TokenGrid, factor: int, guide: Guide) -> Float[Tensor, "bv hwt places r"]:
-        """Features of every place, cell by cell, `[B V, h w T, f^2, r]`."""
+    def _images(self, grid: TokenGrid, factor: int, guide: Guide) -> Float[Tensor, "bv hwt places k"]:
+        """Features and bands of every place, cell by cell, `[B V, h w T, f^2, r + C]`."""
         b, views = len(guide.pixels), len(grid.mask) // len(guide.pixels)
         patch_size = guide.pixels.shape[1] // grid.mask.shape[1]
         there = guide.valid.expand(views, *guide.valid.shape).transpose(0, 1).flatten(0, 1)
@@ -69,9 +82,17 @@ class Guided(nn.Module):
         seen = repeat_cells(grid.mask, patch_size) & there[..., None]
         pixels = guide.pixels[:, None].expand(b, views, *guide.pixels.shape[1:]).flatten(0, 1)
         owner = self.get_buffer(f"owner_{guide.name}")
-        looked_at = torch.cat([torch.where(seen.index_select(-1, owner), pixels, 0), seen.to(pixels.dtype)], dim=-1)
-        images = rearrange(looked_at, "b height width t c -> (b t) c height width")
-        features = self.pixels[guide.name](F.avg_pool2d(images, patch_size // factor))
+        measured = seen.index_select(-1, owner)
+        looked_at = torch.cat([torch.where(measured, pixels, 0), seen.to(pixels.dtype)], dim=-1)
+        bands = torch.where(measured, (pixels - MEAN) / DEVIATION, 0)
+        images, bands = (
+            F.avg_pool2d(rearrange(x, "b height width t c -> (b t) c height width"), patch_size // factor)
+            for x in (looked_at, bands)
+        )
         return rearrange(
-            features, "(b t) r (h i) (w j) -> b (h w t) (i j) r", b=len(grid.mask), i=factor, j=factor
+            torch.cat([self.pixels[guide.name](images), bands], dim=1),
+            "(b t) k (h i) (w j) -> b (h w t) (i j) k",
+            b=len(grid.mask),
+            i=factor,
+            j=factor,
         ).contiguous()
