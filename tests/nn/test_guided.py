@@ -60,13 +60,14 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
                 around = context[view].reshape(h * w, t, s, factor**2, 5)[:, step, band_set]
                 plain = F.gelu(upsampler.mix(F.gelu(features + images(around[None], (h, w), factor)[0])))
                 detail = fine.detail[view].reshape(h * w, t, s, factor**2, -1)[:, step, band_set]
-                own = F.avg_pool2d(((image[:, :4] - 0.5 * seen_bands(seen)) / 0.25), output)[0].movedim(0, -1)
-                torch.testing.assert_close(images(detail[None], (h, w), factor)[0], torch.cat([plain, own], -1))
-
-
-def seen_bands(seen: Tensor) -> Tensor:
-    """Whether each of the four bands of `optical` was seen, as an image `[1, 4, H, W]`."""
-    return torch.cat([seen[..., :1].expand(*seen.shape[:2], 3), seen[..., 1:]], -1).float().movedim(-1, 0)[None]
+                bands = torch.where(
+                    torch.cat([seen[..., :1].expand(*seen.shape[:2], 3), seen[..., 1:]], -1), 4 * pixels - 2, 0
+                )
+                bands = F.avg_pool2d(bands.movedim(-1, 0)[None], output)[0].movedim(0, -1)
+                dense = plain @ upsampler.basis + bands @ upsampler.bands["optical"]
+                torch.testing.assert_close(
+                    images((detail @ fine.basis)[None], (h, w), factor)[0], dense, rtol=1e-5, atol=1e-4
+                )
 
 
 def test_it_works_on_the_positions_asked_for() -> None:

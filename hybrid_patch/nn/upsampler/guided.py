@@ -49,6 +49,7 @@ class Guided(nn.Module):
             self.register_buffer(f"owner_{name}", torch.tensor(owner), persistent=False)
         self.context = nn.Parameter(torch.empty(width, rank))
         nn.init.xavier_uniform_(self.context)
+        self.sets = {name: len(modality.band_sets) for name, modality in inputs.items()}
         self.mix = nn.Linear(rank, rank)
         self.basis = nn.Parameter(torch.zeros(rank, width))
         self.bands = nn.ParameterDict(
@@ -63,17 +64,29 @@ class Guided(nn.Module):
         if guide is None:
             raise ValueError("the guided upsampler needs the pixels that its tokens were made of")
         images = self._images(grid, factor, guide)
-        cells = positions.cells.over(grid.mask.shape[-1]).gather(images).index_select(2, positions.places)
-        features, bands = cells.split([len(self.basis), len(self.bands[guide.name])], dim=-1)
-        detail = F.gelu(self.mix(F.gelu(features + fine.transform(self.context).dense())))
+
+        def there(image: Float[Tensor, "bvt k fh fw"]) -> Float[Tensor, "bv n p k"]:
+            by_cell = rearrange(
+                image, "(b t) k (h i) (w j) -> b (h w t) (i j) k", b=len(grid.mask), i=factor, j=factor
+            ).contiguous()
+            return positions.cells.over(grid.mask.shape[-1]).gather(by_cell).index_select(2, positions.places)
+
+        features = there(self.pixels[guide.name](images)) + fine.transform(self.context).dense()
+        detail = F.gelu(self.mix(F.gelu(features)))
         return dataclasses.replace(
             fine,
-            detail=torch.cat([detail, bands.to(detail.dtype)], dim=-1),
-            basis=torch.cat([self.basis, self.bands[guide.name]]),
+            detail=torch.cat([detail, there(images).to(detail.dtype)], dim=-1),
+            basis=torch.cat([self.basis, self._rows(guide.name)]),
         )
 
-    def _images(self, grid: TokenGrid, factor: int, guide: Guide) -> Float[Tensor, "bv hwt places k"]:
-        """Features and bands of every place, cell by cell, `[B V, h w T, f^2, r + C]`."""
+    def _rows(self, name: str) -> Float[Tensor, "k d"]:
+        """The basis of what is looked at: that of the bands less their mean, and so in units of their deviation."""
+        rows = self.bands[name] / DEVIATION
+        means = rows.new_zeros(self.sets[name], rows.shape[1]).index_add(0, self.get_buffer(f"owner_{name}"), rows)
+        return torch.cat([rows, -MEAN * means])
+
+    def _images(self, grid: TokenGrid, factor: int, guide: Guide) -> Float[Tensor, "bvt k fh fw"]:
+        """What is looked at: each band, zeros where it was not seen, and for each band set whether it was."""
         b, views = len(guide.pixels), len(grid.mask) // len(guide.pixels)
         patch_size = guide.pixels.shape[1] // grid.mask.shape[1]
         there = guide.valid.expand(views, *guide.valid.shape).transpose(0, 1).flatten(0, 1)
@@ -82,17 +95,6 @@ class Guided(nn.Module):
         seen = repeat_cells(grid.mask, patch_size) & there[..., None]
         pixels = guide.pixels[:, None].expand(b, views, *guide.pixels.shape[1:]).flatten(0, 1)
         owner = self.get_buffer(f"owner_{guide.name}")
-        measured = seen.index_select(-1, owner)
-        looked_at = torch.cat([torch.where(measured, pixels, 0), seen.to(pixels.dtype)], dim=-1)
-        bands = torch.where(measured, (pixels - MEAN) / DEVIATION, 0)
-        images, bands = (
-            F.avg_pool2d(rearrange(x, "b height width t c -> (b t) c height width"), patch_size // factor)
-            for x in (looked_at, bands)
-        )
-        return rearrange(
-            torch.cat([self.pixels[guide.name](images), bands], dim=1),
-            "(b t) k (h i) (w j) -> b (h w t) (i j) k",
-            b=len(grid.mask),
-            i=factor,
-            j=factor,
-        ).contiguous()
+        looked_at = torch.cat([torch.where(seen.index_select(-1, owner), pixels, 0), seen.to(pixels.dtype)], dim=-1)
+        images = rearrange(looked_at, "b height width t c -> (b t) c height width")
+        return F.avg_pool2d(images, patch_size // factor)
