@@ -34,7 +34,7 @@ class Hand:
         self.places = sizes.factor**2
         self.around = 9 if sizes.factor > 1 else 1
         self.width = config.model.encoder.width
-        self.guided = False  # what is upsampled
+        self.guided = ""  # the modality whose tokens are upsampled, guided
         self._embedding()
         seen = sum(
             self._count(name, config.masking.encode_ratio) for name, m in modalities.items() if not m.decode_only
@@ -101,7 +101,7 @@ class Hand:
     def _encoder_terms(self, name: str) -> None:
         cells, places, drawn = self._drawn(name, self.config.masking.encode_ratio)
         everywhere = self._count(name, self.config.masking.encode_ratio)
-        self.guided = isinstance(self.config.upsampler, Guided) and self.places > 1
+        self.guided = name if isinstance(self.config.upsampler, Guided) and self.places > 1 else ""
         self._upsampler(name, cells, places, self.width)
         self._discrimination(name, cells, places, everywhere, self.width)
         if drawn:
@@ -112,7 +112,7 @@ class Hand:
         self._product("upsampler", ROWS, self._grid(name), self.width, learning=1)
         if self._rank:
             self._product("upsampler", ROWS, self._rank, self.width, learning=2)
-        self.guided = False
+        self.guided = ""
 
     def _decoder_terms(self, name: str) -> None:
         width = self.config.model.decoder.width
@@ -133,8 +133,14 @@ class Hand:
             case Learned() if self.sizes.factor > 1:
                 return self._learned_widths()[-1]
             case Guided(rank=rank) if self.guided:
-                return rank
+                return rank + self._looked_at
         return 0
+
+    @property
+    def _looked_at(self) -> int:
+        """Numbers of a place that guides: its bands, and whether each band set was seen."""
+        modality = self.modalities[self.guided]
+        return modality.channels + len(modality.band_sets)
 
     def _learned_widths(self) -> list[int]:
         assert isinstance(self.config.upsampler, Learned)
@@ -146,10 +152,9 @@ class Hand:
         Guided, it looks at all places of all images.
         """
         if self.guided:
-            modality, rank = self.modalities[name], self._rank
-            channels = modality.channels + len(modality.band_sets)
+            rank = self._rank - self._looked_at
             images = ROWS * self._timesteps(name) * self.side**2 * self.places
-            self._product("upsampler", images, 9 * channels, rank, learning=1)
+            self._product("upsampler", images, 9 * self._looked_at, rank, learning=1)
             self._product("upsampler", ROWS * self._grid(name), width, rank, learning=2)
             self._product("upsampler", ROWS * cells * places, self.around, rank, learning=1)
             self._product("upsampler", ROWS * cells * places, rank, rank, learning=2)

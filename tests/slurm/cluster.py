@@ -185,8 +185,8 @@ class Cluster:
     def stop_controller(self) -> None:
         """slurmctld, as a service is stopped.
 
-        Killed, it may not yet have written down the last jobs (within five seconds it does), and would give their numbers
-        away again when it is back.
+        Killed, it may not yet have written down the last jobs (it takes up to five seconds), and would give their
+        numbers away again when it is back.
         """
         process = self.processes.pop("slurmctld")
         process.terminate()
