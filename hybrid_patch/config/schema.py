@@ -71,7 +71,9 @@ class Guided:
 
     name: Literal["guided"]
     rank: Count
-    """Numbers of the detail at a fine position."""
+    """Numbers of the detail at a fine position, beside the spectrum there."""
+    random_features: Annotated[int, Field(ge=0)]
+    """Of the bands of a place, beside them in the detail."""
     pixel_dropout: Annotated[float, Field(ge=0, lt=1)]
     """Share of the pixels that it does not look at in training."""
 

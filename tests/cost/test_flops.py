@@ -132,8 +132,8 @@ class Hand:
                 return rank
             case Learned() if self.sizes.factor > 1:
                 return self._learned_widths()[-1]
-            case Guided(rank=rank) if self.guided:
-                return rank + self._looked_at
+            case Guided(rank=rank, random_features=random) if self.guided:
+                return rank + self.modalities[self.guided].channels + random
         return 0
 
     @property
@@ -152,12 +152,14 @@ class Hand:
         Guided, it looks at all places of all images.
         """
         if self.guided:
-            rank = self._rank - self._looked_at
+            assert isinstance(self.config.upsampler, Guided)
+            rank, random = self.config.upsampler.rank, self.config.upsampler.random_features
             images = ROWS * self._timesteps(name) * self.side**2 * self.places
             self._product("upsampler", images, 9 * self._looked_at, rank, learning=1)
             self._product("upsampler", ROWS * self._grid(name), width, rank, learning=2)
             self._product("upsampler", ROWS * cells * places, self.around, rank, learning=1)
             self._product("upsampler", ROWS * cells * places, rank, rank, learning=2)
+            self._product("upsampler", ROWS * cells * places, self.modalities[name].channels, random, learning=0)
         if isinstance(self.config.upsampler, Subpixel) and self._rank:
             self._product("upsampler", ROWS * cells, width, places * self._rank, learning=2)
         if isinstance(self.config.upsampler, Learned) and self._rank:

@@ -24,7 +24,7 @@ WIDTH = 12
 def guided() -> Guided:
     """With every parameter at random."""
     torch.manual_seed(0)
-    upsampler = Guided(WIDTH, 5, MODALITIES)
+    upsampler = Guided(WIDTH, 5, 7, MODALITIES)
     for parameter in upsampler.parameters():
         torch.nn.init.normal_(parameter)
     return upsampler
@@ -40,12 +40,12 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
     batch, factor = make_batch(8, missing=0.3), 8 // output
     grid, guide = grid_of(batch, "optical"), batch.guide("optical")
     everywhere = Positions.everywhere(grid.mask, factor)
-    untrained = Guided(WIDTH, 5, MODALITIES)(grid, factor, everywhere, guide).dense()
+    untrained = Guided(WIDTH, 5, 7, MODALITIES)(grid, factor, everywhere, guide).dense()
     torch.testing.assert_close(untrained, Bilinear()(grid, factor, everywhere).dense())
 
     upsampler = guided()
     fine = upsampler(grid, factor, everywhere, guide)
-    convolution = upsampler.pixels["optical"]
+    convolution, basis = upsampler.pixels["optical"], upsampler.random["optical"].basis()
     context = FineTokens(TokenGrid(grid.tokens @ upsampler.context, grid.mask), factor, everywhere).dense()
     b, h, w, t, s = grid.mask.shape
     assert fine.detail is not None
@@ -63,8 +63,11 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
                 bands = torch.where(
                     torch.cat([seen[..., :1].expand(*seen.shape[:2], 3), seen[..., 1:]], -1), 4 * pixels - 2, 0
                 )
-                bands = F.avg_pool2d(bands.movedim(-1, 0)[None], output)[0].movedim(0, -1)
-                dense = plain @ upsampler.basis + bands @ upsampler.bands["optical"]
+                bands, pooled_seen = (
+                    F.avg_pool2d(x.movedim(-1, 0)[None], output)[0].movedim(0, -1) for x in (bands, seen.float())
+                )
+                random = upsampler.random["optical"](bands) * pooled_seen.amax(-1, keepdim=True)
+                dense = plain @ upsampler.basis + bands @ upsampler.bands["optical"] + random @ basis
                 torch.testing.assert_close(
                     images((detail @ fine.basis)[None], (h, w), factor)[0], dense, rtol=1e-5, atol=1e-4
                 )
@@ -118,7 +121,8 @@ def test_pixels_that_the_encoder_did_not_see_change_nothing() -> None:
     torch.manual_seed(0)
     objective = Objective(small("patch=hybrid", "upsampler=guided"), MODALITIES)
     assert isinstance(objective.model.encoder_upsampler, Guided)
-    torch.nn.init.normal_(objective.model.encoder_upsampler.basis)
+    for parameter in objective.model.encoder_upsampler.parameters():
+        torch.nn.init.normal_(parameter)
     unseen = {}
     for name in ("optical", "height"):
         seen = repeat_cells(batch.masks[name] == Mask.ENCODE, 8)  # [B, H, W, T, S]

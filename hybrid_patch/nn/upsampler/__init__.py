@@ -41,7 +41,9 @@ def build(
         case schema.Bilinear():
             return Bilinear()
         case schema.Guided():
-            return Bilinear() if modalities is None else Guided(width, config.rank, modalities)
+            if modalities is None:
+                return Bilinear()
+            return Guided(width, config.rank, config.random_features, modalities)
         case schema.Learned():
             return Learned(width, config.width, factors)
         case schema.Subpixel():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hybrid_patch.data.batch import Guide
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.interpolation import repeat_cells
+from hybrid_patch.nn.upsampler.random_features import RandomFeatures
 from hybrid_patch.tokens import FineTokens, Positions, TokenGrid
 
 KERNEL = 3
@@ -21,19 +22,20 @@ MEAN, DEVIATION = 0.5, 0.25
 
 
 class Guided(nn.Module):
-    """Interpolation plus a detail of low rank: `gelu(mix(gelu(conv(pixels) + U (P A))))`, and the pixel's own bands.
+    """Interpolation plus a detail of low rank: `gelu(mix(gelu(conv(pixels) + U (P A))))`, and the place's own spectrum.
 
     The idea is joint upsampling (Kopf et al. 2007, "Joint bilateral upsampling"): the fine image says where the coarse
     one changes. The convolution looks at each band of a place and of its neighbours, and for each band set at whether
-    it was measured and seen. The bands, on a straight path beside it, bring a place's spectrum to its token whole: the
-    convolution alone learns its two or three strongest directions (docs/results.md).
+    it was measured and seen. The spectrum, on a straight path beside it, is the place's bands and random features of
+    them (`RandomFeatures`). It brings to the token what training alone does not: the convolution learns the two or
+    three strongest directions of the bands (docs/results.md).
 
     It must not leak: pixels whose token the encoder did not see, that are missing, or that `Guide.kept` drops are zeros
     in both. So it is for the encoder's tokens alone. In training pixels are dropped at random: the `visible` loss asks
     for a place's own pixel, and to tell it would be to copy it.
     """
 
-    def __init__(self, width: int, rank: int, modalities: Mapping[str, Modality]) -> None:
+    def __init__(self, width: int, rank: int, random_features: int, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
         inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
         self.pixels = nn.ModuleDict(
@@ -52,8 +54,11 @@ class Guided(nn.Module):
         self.sets = {name: len(modality.band_sets) for name, modality in inputs.items()}
         self.mix = nn.Linear(rank, rank)
         self.basis = nn.Parameter(torch.zeros(rank, width))
+        self.random = nn.ModuleDict(
+            {name: RandomFeatures(modality.channels, random_features, width) for name, modality in inputs.items()}
+        )
         self.bands = nn.ParameterDict(
-            {name: nn.Parameter(torch.zeros(modality.channels, width)) for name, modality in inputs.items()}
+            {name: nn.Parameter(torch.zeros(m.channels, width)) for name, m in inputs.items()}
         )
 
     def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
@@ -73,17 +78,19 @@ class Guided(nn.Module):
 
         features = there(self.pixels[guide.name](images)) + fine.transform(self.context).dense()
         detail = F.gelu(self.mix(F.gelu(features)))
+        spectrum = self._spectrum(guide.name, there(images))
         return dataclasses.replace(
             fine,
-            detail=torch.cat([detail, there(images).to(detail.dtype)], dim=-1),
-            basis=torch.cat([self.basis, self._rows(guide.name)]),
+            detail=torch.cat([detail, spectrum.to(detail.dtype)], dim=-1),
+            basis=torch.cat([self.basis, self.bands[guide.name], self.random[guide.name].basis()]),
         )
 
-    def _rows(self, name: str) -> Float[Tensor, "k d"]:
-        """The basis of what is looked at: that of the bands less their mean, and so in units of their deviation."""
-        rows = self.bands[name] / DEVIATION
-        means = rows.new_zeros(self.sets[name], rows.shape[1]).index_add(0, self.get_buffer(f"owner_{name}"), rows)
-        return torch.cat([rows, -MEAN * means])
+    def _spectrum(self, name: str, looked_at: Float[Tensor, "b n p _"]) -> Float[Tensor, "b n p k"]:
+        """Bands less their mean, in units of their deviation, and random features of them; zeros where not seen."""
+        owner = self.get_buffer(f"owner_{name}")
+        pixels, seen = looked_at.split([len(owner), self.sets[name]], dim=-1)
+        bands = (pixels - MEAN * seen.index_select(-1, owner)) / DEVIATION
+        return torch.cat([bands, self.random[name](bands) * seen.amax(-1, keepdim=True)], dim=-1)
 
     def _images(self, grid: TokenGrid, factor: int, guide: Guide) -> Float[Tensor, "bvt k fh fw"]:
         """What is looked at: each band, zeros where it was not seen, and for each band set whether it was."""
