@@ -140,10 +140,15 @@ class FineTokens:
         share = torch.einsum("bnpa,bnp->bna", self._weights, take.to(tokens.dtype)).flatten(1)
         per_cell = torch.zeros_like(tokens[..., 0]).scatter_add(1, self._cells_around.flatten(1), share)
         total = torch.einsum("bnd,bn->bd", tokens, per_cell)
+        return total if self.low_rank is None else total + self.detail_sum(take)
+
+    @part_of_a_step(UPSAMPLER)
+    def detail_sum(self, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
+        """The same of the detail alone; zeros if there is none."""
         if self.low_rank is None:
-            return total
+            return self.grid.tokens.new_zeros(len(take), self.grid.tokens.shape[-1])
         detail, basis = self.low_rank
-        return total + torch.where(take[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
+        return torch.where(take[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
 
     @part_of_a_step(UPSAMPLER)
     def cell_means(self, share: Float[Tensor, "b n p"]) -> "DenseTokens":

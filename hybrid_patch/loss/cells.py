@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from hybrid_patch.data.batch import Batch, Draw
@@ -43,6 +43,10 @@ class Cells(NamedTuple):
             return self.queries.positions
         places = torch.arange(self.share.shape[2], device=self.share.device)
         return Positions(self.queries.positions.cells, places)
+
+    def at_positions(self, values: Shaped[Tensor, "b n f2 *d"]) -> Shaped[Tensor, "b r p *d"]:
+        """Those of the values that are given at all output patches of all cells."""
+        return self.queries.of(values) if self.share is None else self.queries.rows_of(values)
 
     def compared(self, fine: Tokens) -> Tokens:
         """Of tokens at `positions`, what the queries compare."""

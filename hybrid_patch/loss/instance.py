@@ -1,11 +1,60 @@
 """Instance contrast: two maskings of one sample are closer to each other than to other samples."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hybrid_patch.distributed import first_row, gather_rows
+from hybrid_patch.loss.cells import Cells
+from hybrid_patch.loss.queries import all_queries
+from hybrid_patch.nn.heads import ProjectAndAggregate
+from hybrid_patch.tokens import FineTokens, Positions
+
+
+class TokenSum(NamedTuple):
+    """Of the fine tokens of one modality, for each sample and view.
+
+    Attributes:
+        total: their sum, of their projections if these come before pooling.
+        number: how many.
+    """
+
+    total: Float[Tensor, "bv d"]
+    number: Int[Tensor, " bv"]
+
+
+def token_sum(
+    aggregate: ProjectAndAggregate,
+    fine: FineTokens,
+    cells: Cells,
+    factor: int,
+    upsample: Callable[[Positions], FineTokens],
+) -> TokenSum:
+    """The sum over all measured fine tokens of some cells.
+
+    What is interpolated is summed up whole, which takes no fine tokens. Where positions are drawn, the sum of the
+    details is estimated from these: a detail at every position would cost more than all else that is fine. Projections
+    before pooling need the fine tokens of all positions.
+
+    Args:
+        fine: tokens at `cells.positions`.
+        upsample: gives them at others.
+    """
+    take, positions = cells.measured, all_queries(cells.packing, factor).positions
+    if not cells.queries.drawn:
+        total = aggregate.total(fine.float(), take)
+    elif aggregate.before_pooling:
+        total = aggregate.total(upsample(positions).float(), take)
+    else:
+        interpolated = dataclasses.replace(fine, positions=positions, detail=None, basis=None)
+        detail = fine.float().detail_sum(cells.at_positions(take)) * cells.queries.weight[:, None]
+        total = interpolated.float().pooled_sum(take) + detail
+    return TokenSum(total, take.flatten(1).sum(1))
 
 
 def instance_contrast(

@@ -13,9 +13,8 @@ from hybrid_patch.data.batch import Batch, Guide
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.distributed import global_sum, world_size
 from hybrid_patch.loss.cells import Cells, cells_of
-from hybrid_patch.loss.instance import instance_contrast
+from hybrid_patch.loss.instance import TokenSum, instance_contrast, token_sum
 from hybrid_patch.loss.patch_discrimination import patch_discrimination
-from hybrid_patch.loss.queries import all_queries
 from hybrid_patch.loss.reconstruct import reconstruction
 from hybrid_patch.masking import Mask, usual_tokens
 from hybrid_patch.nn.heads import ProjectAndAggregate
@@ -143,17 +142,27 @@ class Objective(nn.Module):
         patches = {name: cut(pixels, sizes.processing) for name, pixels in batch.pixels.items()}
         with self._blocks(batch):
             _, encoded = self.model.encode(patches, batch)
-        pooled, taken = {}, {}
+        sums = []
         for name, grid in encoded.items():
-            pooled[name] = self._everywhere(name, grid, batch, sizes).float()
-            taken[name] = batch.measured(name, batch.encoded.each[name], sizes.output)
-        with _in_full(batch.timestamps):
-            return self.aggregate(pooled, taken)
+            cells = self._cells(name, batch, patches, sizes, Mask.ENCODE)
+            fine = self._upsample(self.model.encoder_upsampler, grid, sizes, cells.positions, batch.guide(name))
+            sums.append(self._sum(fine, cells, batch, sizes))
+        return self._aggregate(sums, batch)
 
-    def _everywhere(self, name: str, grid: TokenGrid, batch: Batch, sizes: PatchSizes) -> FineTokens:
-        """The fine tokens of all that the encoder saw of a modality."""
-        positions = all_queries(batch.encoded.each[name], sizes.factor).positions
-        return self._upsample(self.model.encoder_upsampler, grid, sizes, positions, batch.guide(name))
+    def _sum(self, fine: FineTokens, cells: Cells, batch: Batch, sizes: PatchSizes) -> TokenSum:
+        """The sum over all fine tokens of a modality that the encoder saw, given those that are asked for."""
+
+        def upsample(positions: Positions) -> FineTokens:
+            return self._upsample(self.model.encoder_upsampler, fine.grid, sizes, positions, batch.guide(cells.name))
+
+        with _in_full(batch.timestamps):
+            return token_sum(self.aggregate, fine, cells, sizes.factor, upsample)
+
+    def _aggregate(self, sums: Sequence[TokenSum], batch: Batch) -> Float[Tensor, "bv d"]:
+        """A vector for each sample and view."""
+        totals, counts = zip(*sums, strict=True)
+        with _in_full(batch.timestamps):
+            return self.aggregate(torch.stack(totals).sum(0), torch.stack(counts).sum(0))
 
     def _contrast(self, vectors: Float[Tensor, "bv d"]) -> Float[Tensor, ""]:
         first, second = vectors.unflatten(0, (-1, 2)).unbind(1)
@@ -169,22 +178,18 @@ class Objective(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """`visible` and `instance`, of the fine tokens of what the encoder saw."""
         visible: list[PerSample] = []
-        pooled: dict[str, FineTokens] = {}
-        taken: dict[str, Bool[Tensor, "bv n places"]] = {}
+        sums: list[TokenSum] = []
         for name, grid in encoded.items():
             cells = self._cells(name, batch, patches, sizes, Mask.ENCODE)
-            fine = None
+            fine = self._upsample(self.model.encoder_upsampler, grid, sizes, cells.positions, batch.guide(name))
             if self.loss.visible.weight > 0:
-                fine = self._upsample(self.model.encoder_upsampler, grid, sizes, cells.positions, batch.guide(name))
                 visible.append(self._discriminate(fine, self.visible_head, self.loss.visible, cells, sizes))
             if self.loss.instance.weight > 0:
-                if fine is None or cells.queries.drawn:  # the mean is over all positions
-                    fine = self._everywhere(name, grid, batch, sizes)
-                pooled[name], taken[name] = fine.float(), cells.measured
+                sums.append(self._sum(fine, cells, batch, sizes))
         terms = {"visible": _mean(visible, share and share.visible)} if visible else {}
-        if pooled:
+        if sums:
+            vectors = self._aggregate(sums, batch)
             with _in_full(batch.timestamps):
-                vectors = self.aggregate(pooled, taken)
                 if share is None or share.instance is None:
                     terms["instance"] = self._contrast(vectors)
                 else:  # the value of one, the gradient of the other

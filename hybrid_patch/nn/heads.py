@@ -1,9 +1,7 @@
 """What turns tokens into what a loss compares."""
 
-from collections.abc import Mapping
-
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hybrid_patch.tokens import FineTokens
@@ -22,16 +20,16 @@ class ProjectAndAggregate(nn.Module):
         others = [module for _ in range(layers - 1) for module in (nn.ReLU(), nn.Linear(width, width))]
         self.projection = nn.Sequential(nn.Linear(width, width), *others)
 
-    def forward(
-        self, latents: Mapping[str, FineTokens], take: Mapping[str, Bool[Tensor, "b _ _"]]
-    ) -> Float[Tensor, "b d"]:
-        """`[B, D]` of the tokens to take; a sample without any gives the projection of zeros, or zeros."""
-        total = torch.stack([self._sum(fine, take[name]) for name, fine in latents.items()]).sum(0)
-        count = torch.stack([chosen.flatten(1).sum(1) for chosen in take.values()]).sum(0)
+    def forward(self, total: Float[Tensor, "b d"], count: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
+        """`[B, D]` of the sums over all modalities, and of how many tokens.
+
+        A sample without any gives the projection of zeros, or zeros.
+        """
         mean = total / count.clamp(min=1)[:, None]
         return mean if self.before_pooling else self.projection(mean)
 
-    def _sum(self, fine: FineTokens, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
+    def total(self, fine: FineTokens, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
+        """The sum over some fine tokens, of their projections if these come before pooling."""
         if not self.before_pooling:
             return fine.pooled_sum(take)
         return torch.where(take[..., None], self.projection(fine.dense()), 0).flatten(1, 2).sum(1)

@@ -91,22 +91,20 @@ class Hand:
                 self.backward[part] += linear + 2 * 2 * ROWS * tokens * keys * width
             self._product(part, ROWS * tokens, hidden, width, learning=2)
 
-    def _drawn(self, name: str, ratio: float) -> tuple[int, int, bool]:
-        """Cells and places that a loss asks about, and whether they are fewer than all."""
+    def _drawn(self, name: str, ratio: float) -> tuple[int, int]:
+        """Cells and places that a loss asks about."""
         cells, most = self._count(name, ratio), self.config.loss.max_queries
         if most is None or cells * self.places <= most:
-            return cells, self.places, False
-        return min(cells, most), min(max(most // cells, 1), self.places), True
+            return cells, self.places
+        return min(cells, most), min(max(most // cells, 1), self.places)
 
     def _encoder_terms(self, name: str) -> None:
-        cells, places, drawn = self._drawn(name, self.config.masking.encode_ratio)
+        cells, places = self._drawn(name, self.config.masking.encode_ratio)
         everywhere = self._count(name, self.config.masking.encode_ratio)
         self.guided = name if isinstance(self.config.upsampler, Guided) and self.places > 1 else ""
         self._upsampler(name, cells, places, self.width)
         self._discrimination(name, cells, places, everywhere, self.width)
-        if drawn:
-            self._upsampler(name, everywhere, self.places, self.width)
-        # Pooled: how much of each coarse token, their weighted sum, and that of the detail.
+        # Pooled: how much of each coarse token, their weighted sum, and that of the detail where it is asked for.
         if self.places > 1:
             self._product("upsampler", ROWS * everywhere * self.around, self.places, 1, learning=0)
         self._product("upsampler", ROWS, self._grid(name), self.width, learning=1)
@@ -116,7 +114,7 @@ class Hand:
 
     def _decoder_terms(self, name: str) -> None:
         width = self.config.model.decoder.width
-        cells, places, _ = self._drawn(name, self.config.masking.decode_ratio)
+        cells, places = self._drawn(name, self.config.masking.decode_ratio)
         self._upsampler(name, cells, places, width)
         self._discrimination(name, cells, places, self._count(name, self.config.masking.decode_ratio), width)
         if self.config.loss.reconstruct.weight:
@@ -149,12 +147,13 @@ class Hand:
     def _upsampler(self, name: str, cells: int, places: int, width: int) -> None:
         """The upsampler itself: a detail for each place asked for, or in stages, for all places of a cell.
 
-        Guided, it looks at all places of all images.
+        Guided, it looks at all places of all images, or at some, where what is around these is less.
         """
         if self.guided:
             assert isinstance(self.config.upsampler, Guided)
             rank, random = self.config.upsampler.rank, self.config.upsampler.random_features
-            images = ROWS * self._timesteps(name) * self.side**2 * self.places
+            looked_at = places if 9 * places < self.places else self.places
+            images = ROWS * self._timesteps(name) * self.side**2 * looked_at
             self._product("upsampler", images, 9 * self._looked_at, rank, learning=1)
             self._product("upsampler", ROWS * self._grid(name), width, rank, learning=2)
             self._product("upsampler", ROWS * cells * places, self.around, rank, learning=1)
@@ -224,6 +223,7 @@ CASES = {
     "drawn places": ["patch=hybrid", "loss.max_queries=40"],
     "drawn cells": ["patch=ps1", "loss.max_queries=16"],
     "drawn, subpixel": ["patch=hybrid", "loss.max_queries=40", "upsampler=subpixel"],
+    "few drawn, guided": ["patch=hybrid", "loss.max_queries=16", "upsampler=guided", "data.timesteps=4"],
     "drawn, guided": ["patch=hybrid", "loss.max_queries=40", "upsampler=guided"],
     "drawn, learned": ["patch=hybrid", "loss.max_queries=3", "upsampler=learned"],
     "reconstruct": ["patch=hybrid", "loss.reconstruct.weight=1", "upsampler=subpixel"],

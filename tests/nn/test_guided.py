@@ -15,6 +15,7 @@ from hybrid_patch.loss.objective import Objective
 from hybrid_patch.masking import Mask
 from hybrid_patch.nn.upsampler.bilinear import Bilinear
 from hybrid_patch.nn.upsampler.guided import Guided
+from hybrid_patch.nn.upsampler.random_features import RandomFeatures
 from hybrid_patch.patches import cut
 from hybrid_patch.tokens import FineTokens, Positions, TokenGrid, images
 
@@ -45,7 +46,8 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
 
     upsampler = guided()
     fine = upsampler(grid, factor, everywhere, guide)
-    convolution, basis = upsampler.pixels["optical"], upsampler.random["optical"].basis()
+    convolution, random = upsampler.pixels["optical"], upsampler.random["optical"]
+    assert isinstance(random, RandomFeatures)
     context = FineTokens(TokenGrid(grid.tokens @ upsampler.context, grid.mask), factor, everywhere).dense()
     b, h, w, t, s = grid.mask.shape
     assert fine.detail is not None
@@ -55,10 +57,10 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
             pixels = guide.pixels[view // 2, :, :, step]
             rgb, nir = pixels[..., :3] * seen[..., :1], pixels[..., 3:] * seen[..., 1:]
             image = torch.cat([rgb, nir, seen.float()], -1).movedim(-1, 0)[None]
-            features = convolution(F.avg_pool2d(image, output))[0].movedim(0, -1)
+            convolved = convolution(F.avg_pool2d(image, output))[0].movedim(0, -1)
             for band_set in range(s):
                 around = context[view].reshape(h * w, t, s, factor**2, 5)[:, step, band_set]
-                plain = F.gelu(upsampler.mix(F.gelu(features + images(around[None], (h, w), factor)[0])))
+                plain = F.gelu(upsampler.mix(F.gelu(convolved + images(around[None], (h, w), factor)[0])))
                 detail = fine.detail[view].reshape(h * w, t, s, factor**2, -1)[:, step, band_set]
                 bands = torch.where(
                     torch.cat([seen[..., :1].expand(*seen.shape[:2], 3), seen[..., 1:]], -1), 4 * pixels - 2, 0
@@ -66,20 +68,21 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
                 bands, pooled_seen = (
                     F.avg_pool2d(x.movedim(-1, 0)[None], output)[0].movedim(0, -1) for x in (bands, seen.float())
                 )
-                random = upsampler.random["optical"](bands) * pooled_seen.amax(-1, keepdim=True)
-                dense = plain @ upsampler.basis + bands @ upsampler.bands["optical"] + random @ basis
+                features = random(bands) * pooled_seen.amax(-1, keepdim=True)
+                dense = plain @ upsampler.basis + bands @ upsampler.bands["optical"] + features @ random.basis()
                 torch.testing.assert_close(
                     images((detail @ fine.basis)[None], (h, w), factor)[0], dense, rtol=1e-5, atol=1e-4
                 )
 
 
-def test_it_works_on_the_positions_asked_for() -> None:
+@pytest.mark.parametrize("places", [[5], [5, 63], [0, 7, 8, 20, 55, 56, 63], list(range(0, 64, 2))])
+def test_it_works_on_the_positions_asked_for(places: list[int]) -> None:
     batch, upsampler = make_batch(8), guided()
     grid, guide = grid_of(batch, "optical"), batch.guide("optical")
     cells = under(grid.mask, 8).cells
-    part = Positions(cells, torch.tensor([5, 63]))
+    part = Positions(cells, torch.tensor(places))
     whole = upsampler(grid, 8, Positions.everywhere(grid.mask, 8), guide).dense()
-    torch.testing.assert_close(upsampler(grid, 8, part, guide).dense(), cells.gather(whole)[:, :, [5, 63]])
+    torch.testing.assert_close(upsampler(grid, 8, part, guide).dense(), cells.gather(whole)[:, :, places])
 
 
 def test_all_views_have_their_own_masks_and_their_sample_s_pixels() -> None:

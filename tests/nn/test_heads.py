@@ -24,7 +24,9 @@ def test_projection_and_mean(layers: int, before: bool) -> None:
     torch.manual_seed(0)
     head = ProjectAndAggregate(16, layers, before)
     latents = {"a": some_tokens(1, 2), "b": some_tokens(2, 1)}
-    found = head({n: fine for n, (fine, _) in latents.items()}, {n: take for n, (_, take) in latents.items()})
+    totals = [head.total(fine, take) for fine, take in latents.values()]
+    counts = [take.flatten(1).sum(1) for _, take in latents.values()]
+    found = head(torch.stack(totals).sum(0), torch.stack(counts).sum(0))
     for sample in range(3):
         tokens = torch.cat([fine.dense()[sample][take[sample]] for fine, take in latents.values()])
         expected = head.projection(tokens).mean(0) if before else head.projection(tokens.mean(0))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hybrid_patch.data.batch import Guide
@@ -70,19 +70,22 @@ class Guided(nn.Module):
             raise ValueError("the guided upsampler needs the pixels that its tokens were made of")
         images = self._images(grid, factor, guide)
 
-        def there(image: Float[Tensor, "bvt k fh fw"]) -> Float[Tensor, "bv n p k"]:
-            by_cell = rearrange(
-                image, "(b t) k (h i) (w j) -> b (h w t) (i j) k", b=len(grid.mask), i=factor, j=factor
-            ).contiguous()
-            return positions.cells.over(grid.mask.shape[-1]).gather(by_cell).index_select(2, positions.places)
+        def there(values: Float[Tensor, "bvt h w p k"]) -> Float[Tensor, "bv n p k"]:
+            by_cell = rearrange(values, "(b t) h w p k -> b (h w t) p k", b=len(grid.mask)).contiguous()
+            return positions.cells.over(grid.mask.shape[-1]).gather(by_cell)
 
-        features = there(self.pixels[guide.name](images)) + fine.transform(self.context).dense()
+        looked_at = there(at_places(images, factor, positions.places))
+        convolution = self.pixels[guide.name]
+        assert isinstance(convolution, nn.Conv2d)
+        convolved = there(convolved_at_places(convolution, images, factor, positions.places))
+        features = convolved + fine.transform(self.context).dense()
         detail = F.gelu(self.mix(F.gelu(features)))
-        spectrum = self._spectrum(guide.name, there(images))
+        spectrum, random = self._spectrum(guide.name, looked_at), self.random[guide.name]
+        assert isinstance(random, RandomFeatures)
         return dataclasses.replace(
             fine,
             detail=torch.cat([detail, spectrum.to(detail.dtype)], dim=-1),
-            basis=torch.cat([self.basis, self.bands[guide.name], self.random[guide.name].basis()]),
+            basis=torch.cat([self.basis, self.bands[guide.name], random.basis()]),
         )
 
     def _spectrum(self, name: str, looked_at: Float[Tensor, "b n p _"]) -> Float[Tensor, "b n p k"]:
@@ -105,3 +108,29 @@ class Guided(nn.Module):
         looked_at = torch.cat([torch.where(seen.index_select(-1, owner), pixels, 0), seen.to(pixels.dtype)], dim=-1)
         images = rearrange(looked_at, "b height width t c -> (b t) c height width")
         return F.avg_pool2d(images, patch_size // factor)
+
+
+def at_places(image: Float[Tensor, "n k fh fw"], factor: int, places: Int[Tensor, " p"]) -> Float[Tensor, "n h w p k"]:
+    """Some places of all cells of images, `factor` × `factor` places each."""
+    cells = rearrange(image, "n k (h i) (w j) -> n h w (i j) k", i=factor, j=factor)
+    return cells.index_select(3, places)
+
+
+def convolved_at_places(
+    convolution: nn.Conv2d, images: Float[Tensor, "n k fh fw"], factor: int, places: Int[Tensor, " p"]
+) -> Float[Tensor, "n h w p r"]:
+    """A convolution at some places of all cells.
+
+    Of few places (in long series one or two are drawn) only what is around them is looked at; the pixels around many
+    are more numbers than the images have.
+    """
+    if KERNEL**2 * len(places) >= factor**2:
+        return at_places(convolution(images), factor, places)
+    around = F.pad(images, [KERNEL // 2] * 4)
+    side = factor + KERNEL - 1
+    cells = around.unfold(2, side, factor).unfold(3, side, factor)
+    step = torch.arange(KERNEL, device=places.device)
+    rows = (places // factor)[:, None, None] + step[:, None]
+    columns = (places % factor)[:, None, None] + step
+    windows = rearrange(cells[..., rows, columns], "n k h w p y x -> n h w p (k y x)")
+    return F.linear(windows, convolution.weight.flatten(1), convolution.bias)
