@@ -46,7 +46,6 @@ from hybrid_patch.logger import Mirror, NoMirror, open_mirror
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.nn.model import HybridModel
 from hybrid_patch.optimizer import learning_rate, optimizer_of
-from hybrid_patch.probing.evaluate import evaluate
 from hybrid_patch.processes import DONE, end_together, open_fabric, together
 from hybrid_patch.progress import progress, start_logging
 from hybrid_patch.run_directory import RunDirectory, provenance
@@ -316,6 +315,9 @@ class Trainer:
         return scores
 
     def _look(self, network: HybridModel) -> dict[str, float]:
+        # Its libraries take a third of a start, which runs of a large sweep without evaluation are spared.
+        from hybrid_patch.probing.evaluate import evaluate
+
         sizes = sizes_after(self.config, self.step)
         network.eval().to(self.fabric.device)
         model = TrainedModel(self.run.path, self.config, self.source.modalities, sizes, self.step, network)
