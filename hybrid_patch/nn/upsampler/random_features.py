@@ -31,7 +31,7 @@ class RandomFeatures(nn.Module):
         below = 0.5 * (1 + torch.erf(bias / math.sqrt(2)))
         self.register_buffer("mean", torch.exp(-(bias**2) / 2) / math.sqrt(2 * math.pi) + bias * below)
         self.register_buffer("directions", nn.init.orthogonal_(torch.empty(features, width)))
-        self.gain = nn.Parameter(torch.zeros(()))
+        self.gain = nn.Parameter(torch.zeros(1))  # not a scalar: FSDP2 shards none
 
     def forward(self, x: Float[Tensor, "*axes n"]) -> Float[Tensor, "*axes k"]:
         """The features of each."""
