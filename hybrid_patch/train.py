@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -93,6 +94,9 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
     if run.status().get("state") == "done":
         log.info("%s is done already", run.path)
         return DONE
+    if config.evaluation.tiles != 0:
+        # A fault in its libraries must show before the training; without it a run is spared a quarter of its start.
+        import_module("hybrid_patch.probing.evaluate")
     try:
         source = open_source(config.data)
         torch.manual_seed(config.seed)
@@ -315,8 +319,7 @@ class Trainer:
         return scores
 
     def _look(self, network: HybridModel) -> dict[str, float]:
-        # Its libraries take a third of a start, which runs of a large sweep without evaluation are spared.
-        from hybrid_patch.probing.evaluate import evaluate
+        from hybrid_patch.probing.evaluate import evaluate  # see `attempt`
 
         sizes = sizes_after(self.config, self.step)
         network.eval().to(self.fabric.device)

@@ -310,7 +310,8 @@ class Loss:
         patch_size: what is compared: tokens and targets at the output patch size (`output`), or their means over the
             cells of the coarse grid (`processing`).
         max_queries: tokens per sample, modality and view, at most, that are asked for their target, among all of the
-            sample's targets (and for their pixels, by `reconstruct`); they are drawn anew in each step. null: all.
+            sample's targets (and for their pixels, by `reconstruct`), and whose details are pooled for `instance`;
+            they are drawn anew in each step. null: all.
         merge_duplicates: whether pixels of continuous modalities with exactly equal targets are no negatives of each
             other, as pixels of one class of a map always are.
         target_seed: seed of the frozen random projection that makes the targets.

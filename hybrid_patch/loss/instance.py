@@ -1,7 +1,6 @@
 """Instance contrast: two maskings of one sample are closer to each other than to other samples."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -28,13 +27,12 @@ class TokenSum(NamedTuple):
     number: Int[Tensor, " bv"]
 
 
-def token_sum(
-    aggregate: ProjectAndAggregate,
-    fine: FineTokens,
-    cells: Cells,
-    factor: int,
-    upsample: Callable[[Positions], FineTokens],
-) -> TokenSum:
+def pooled_positions(aggregate: ProjectAndAggregate, cells: Cells, factor: int) -> Positions:
+    """The positions whose fine tokens `token_sum` needs: those that are asked for, or all."""
+    return all_queries(cells.packing, factor).positions if aggregate.before_pooling else cells.positions
+
+
+def token_sum(aggregate: ProjectAndAggregate, fine: FineTokens, cells: Cells, factor: int) -> TokenSum:
     """The sum over all measured fine tokens of some cells.
 
     What is interpolated is summed up whole, which takes no fine tokens. Where positions are drawn, the sum of the
@@ -42,16 +40,14 @@ def token_sum(
     before pooling need the fine tokens of all positions.
 
     Args:
-        fine: tokens at `cells.positions`.
-        upsample: gives them at others.
+        fine: tokens at the `pooled_positions`.
     """
-    take, positions = cells.measured, all_queries(cells.packing, factor).positions
-    if not cells.queries.drawn:
+    take = cells.measured
+    if aggregate.before_pooling or not cells.queries.drawn:
         total = aggregate.total(fine.float(), take)
-    elif aggregate.before_pooling:
-        total = aggregate.total(upsample(positions).float(), take)
     else:
-        interpolated = dataclasses.replace(fine, positions=positions, detail=None, basis=None)
+        everywhere = all_queries(cells.packing, factor).positions
+        interpolated = dataclasses.replace(fine, positions=everywhere, detail=None, basis=None)
         detail = fine.float().detail_sum(cells.at_positions(take)) * cells.queries.weight[:, None]
         total = interpolated.float().pooled_sum(take) + detail
     return TokenSum(total, take.flatten(1).sum(1))

@@ -13,7 +13,7 @@ from hybrid_patch.data.batch import Batch, Guide
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.distributed import global_sum, world_size
 from hybrid_patch.loss.cells import Cells, cells_of
-from hybrid_patch.loss.instance import TokenSum, instance_contrast, token_sum
+from hybrid_patch.loss.instance import TokenSum, instance_contrast, pooled_positions, token_sum
 from hybrid_patch.loss.patch_discrimination import patch_discrimination
 from hybrid_patch.loss.reconstruct import reconstruction
 from hybrid_patch.masking import Mask, usual_tokens
@@ -145,18 +145,16 @@ class Objective(nn.Module):
         sums = []
         for name, grid in encoded.items():
             cells = self._cells(name, batch, patches, sizes, Mask.ENCODE)
-            fine = self._upsample(self.model.encoder_upsampler, grid, sizes, cells.positions, batch.guide(name))
-            sums.append(self._sum(fine, cells, batch, sizes))
+            sums.append(self._sum(None, grid, cells, batch, sizes))
         return self._aggregate(sums, batch)
 
-    def _sum(self, fine: FineTokens, cells: Cells, batch: Batch, sizes: PatchSizes) -> TokenSum:
-        """The sum over all fine tokens of a modality that the encoder saw, given those that are asked for."""
-
-        def upsample(positions: Positions) -> FineTokens:
-            return self._upsample(self.model.encoder_upsampler, fine.grid, sizes, positions, batch.guide(cells.name))
-
+    def _sum(self, fine: FineTokens | None, grid: TokenGrid, cells: Cells, batch: Batch, sizes: PatchSizes) -> TokenSum:
+        """The sum over fine tokens of a modality that the encoder saw; `fine`: those that are asked for, if known."""
+        if fine is None or (cells.queries.drawn and self.aggregate.before_pooling):
+            positions = pooled_positions(self.aggregate, cells, sizes.factor)
+            fine = self._upsample(self.model.encoder_upsampler, grid, sizes, positions, batch.guide(cells.name))
         with _in_full(batch.timestamps):
-            return token_sum(self.aggregate, fine, cells, sizes.factor, upsample)
+            return token_sum(self.aggregate, fine, cells, sizes.factor)
 
     def _aggregate(self, sums: Sequence[TokenSum], batch: Batch) -> Float[Tensor, "bv d"]:
         """A vector for each sample and view."""
@@ -181,11 +179,12 @@ class Objective(nn.Module):
         sums: list[TokenSum] = []
         for name, grid in encoded.items():
             cells = self._cells(name, batch, patches, sizes, Mask.ENCODE)
-            fine = self._upsample(self.model.encoder_upsampler, grid, sizes, cells.positions, batch.guide(name))
+            fine = None
             if self.loss.visible.weight > 0:
+                fine = self._upsample(self.model.encoder_upsampler, grid, sizes, cells.positions, batch.guide(name))
                 visible.append(self._discriminate(fine, self.visible_head, self.loss.visible, cells, sizes))
             if self.loss.instance.weight > 0:
-                sums.append(self._sum(fine, cells, batch, sizes))
+                sums.append(self._sum(fine, grid, cells, batch, sizes))
         terms = {"visible": _mean(visible, share and share.visible)} if visible else {}
         if sums:
             vectors = self._aggregate(sums, batch)

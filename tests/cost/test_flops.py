@@ -152,8 +152,8 @@ class Hand:
         if self.guided:
             assert isinstance(self.config.upsampler, Guided)
             rank, random = self.config.upsampler.rank, self.config.upsampler.random_features
-            looked_at = places if 9 * places < self.places else self.places
-            images = ROWS * self._timesteps(name) * self.side**2 * looked_at
+            convolved = places if 9 * places < self.places else self.places
+            images = ROWS * self._timesteps(name) * self.side**2 * convolved
             self._product("upsampler", images, 9 * self._looked_at, rank, learning=1)
             self._product("upsampler", ROWS * self._grid(name), width, rank, learning=2)
             self._product("upsampler", ROWS * cells * places, self.around, rank, learning=1)

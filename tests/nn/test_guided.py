@@ -68,7 +68,8 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
                 bands, pooled_seen = (
                     F.avg_pool2d(x.movedim(-1, 0)[None], output)[0].movedim(0, -1) for x in (bands, seen.float())
                 )
-                features = random(bands) * pooled_seen.amax(-1, keepdim=True)
+                share = torch.cat([pooled_seen[..., :1].expand(*pooled_seen.shape[:2], 3), pooled_seen[..., 1:]], -1)
+                features = random(bands / share.clamp(min=1e-6)) * pooled_seen.amax(-1, keepdim=True)
                 dense = plain @ upsampler.basis + bands @ upsampler.bands["optical"] + features @ random.basis()
                 torch.testing.assert_close(
                     images((detail @ fine.basis)[None], (h, w), factor)[0], dense, rtol=1e-5, atol=1e-4

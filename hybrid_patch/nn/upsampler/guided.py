@@ -78,8 +78,7 @@ class Guided(nn.Module):
         convolution = self.pixels[guide.name]
         assert isinstance(convolution, nn.Conv2d)
         convolved = there(convolved_at_places(convolution, images, factor, positions.places))
-        features = convolved + fine.transform(self.context).dense()
-        detail = F.gelu(self.mix(F.gelu(features)))
+        detail = F.gelu(self.mix(F.gelu(convolved + fine.transform(self.context).dense())))
         spectrum, random = self._spectrum(guide.name, looked_at), self.random[guide.name]
         assert isinstance(random, RandomFeatures)
         return dataclasses.replace(
@@ -92,8 +91,10 @@ class Guided(nn.Module):
         """Bands less their mean, in units of their deviation, and random features of them; zeros where not seen."""
         owner = self.get_buffer(f"owner_{name}")
         pixels, seen = looked_at.split([len(owner), self.sets[name]], dim=-1)
-        bands = (pixels - MEAN * seen.index_select(-1, owner)) / DEVIATION
-        return torch.cat([bands, self.random[name](bands) * seen.amax(-1, keepdim=True)], dim=-1)
+        share = seen.index_select(-1, owner)  # of an output patch's pixels
+        bands = (pixels - MEAN * share) / DEVIATION
+        means = bands / torch.where(share > 0, share, 1)
+        return torch.cat([bands, self.random[name](means) * seen.amax(-1, keepdim=True)], dim=-1)
 
     def _images(self, grid: TokenGrid, factor: int, guide: Guide) -> Float[Tensor, "bvt k fh fw"]:
         """What is looked at: each band, zeros where it was not seen, and for each band set whether it was."""
