@@ -15,6 +15,9 @@ from hybrid_patch.loss.objective import Objective
 from hybrid_patch.optimizer import optimizer_of
 from hybrid_patch.processes import accelerator
 
+THREADS = torch.get_num_threads()
+"""Of a config that does not say how many."""
+
 
 class Step:
     """The first batch of a config, its objective, and its optimizer.
@@ -45,6 +48,7 @@ class Step:
 
     def run_on(self, batch: Batch) -> dict[str, float]:
         """One step on another batch, which is on the device already."""
+        torch.set_num_threads(self.config.runtime.threads or THREADS)  # steps of several configs take turns
         clock = Clock(self.device)
         seconds = {"forward": 0.0, "backward": 0.0}
 
