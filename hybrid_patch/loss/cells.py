@@ -41,8 +41,12 @@ class Cells(NamedTuple):
         """The fine tokens that the queries need."""
         if self.share is None:
             return self.queries.positions
-        places = torch.arange(self.share.shape[2], device=self.share.device)
-        return Positions(self.queries.positions.cells, places)
+        return Positions(self.queries.positions.cells, self.everywhere.places)
+
+    @property
+    def everywhere(self) -> Positions:
+        """All fine tokens of the cells."""
+        return Positions(self.packing, torch.arange(self.measured.shape[2], device=self.measured.device))
 
     def at_positions(self, values: Shaped[Tensor, "b n f2 *d"]) -> Shaped[Tensor, "b r p *d"]:
         """Those of the values that are given at all output patches of all cells."""

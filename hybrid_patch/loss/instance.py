@@ -10,9 +10,8 @@ from torch import Tensor
 
 from hybrid_patch.distributed import first_row, gather_rows
 from hybrid_patch.loss.cells import Cells
-from hybrid_patch.loss.queries import all_queries
 from hybrid_patch.nn.heads import ProjectAndAggregate
-from hybrid_patch.tokens import FineTokens, Positions
+from hybrid_patch.tokens import FineTokens
 
 
 class TokenSum(NamedTuple):
@@ -27,12 +26,7 @@ class TokenSum(NamedTuple):
     number: Int[Tensor, " bv"]
 
 
-def pooled_positions(aggregate: ProjectAndAggregate, cells: Cells, factor: int) -> Positions:
-    """The positions whose fine tokens `token_sum` needs: those that are asked for, or all."""
-    return all_queries(cells.packing, factor).positions if aggregate.before_pooling else cells.positions
-
-
-def token_sum(aggregate: ProjectAndAggregate, fine: FineTokens, cells: Cells, factor: int) -> TokenSum:
+def token_sum(aggregate: ProjectAndAggregate, fine: FineTokens, cells: Cells) -> TokenSum:
     """The sum over all measured fine tokens of some cells.
 
     What is interpolated is summed up whole, which takes no fine tokens. Where positions are drawn, the sum of the
@@ -40,14 +34,13 @@ def token_sum(aggregate: ProjectAndAggregate, fine: FineTokens, cells: Cells, fa
     before pooling need the fine tokens of all positions.
 
     Args:
-        fine: tokens at the `pooled_positions`.
+        fine: tokens at `cells.positions`; at `cells.everywhere` if they are projected before pooling.
     """
     take = cells.measured
     if aggregate.before_pooling or not cells.queries.drawn:
         total = aggregate.total(fine.float(), take)
     else:
-        everywhere = all_queries(cells.packing, factor).positions
-        interpolated = dataclasses.replace(fine, positions=everywhere, detail=None, basis=None)
+        interpolated = dataclasses.replace(fine, positions=cells.everywhere, detail=None, basis=None)
         detail = fine.float().detail_sum(cells.at_positions(take)) * cells.queries.weight[:, None]
         total = interpolated.float().pooled_sum(take) + detail
     return TokenSum(total, take.flatten(1).sum(1))

@@ -13,7 +13,7 @@ from hybrid_patch.data.batch import Batch, Guide
 from hybrid_patch.data.modality import Modality
 from hybrid_patch.distributed import global_sum, world_size
 from hybrid_patch.loss.cells import Cells, cells_of
-from hybrid_patch.loss.instance import TokenSum, instance_contrast, pooled_positions, token_sum
+from hybrid_patch.loss.instance import TokenSum, instance_contrast, token_sum
 from hybrid_patch.loss.patch_discrimination import patch_discrimination
 from hybrid_patch.loss.reconstruct import reconstruction
 from hybrid_patch.masking import Mask, usual_tokens
@@ -151,10 +151,10 @@ class Objective(nn.Module):
     def _sum(self, fine: FineTokens | None, grid: TokenGrid, cells: Cells, batch: Batch, sizes: PatchSizes) -> TokenSum:
         """The sum over fine tokens of a modality that the encoder saw; `fine`: those that are asked for, if known."""
         if fine is None or (cells.queries.drawn and self.aggregate.before_pooling):
-            positions = pooled_positions(self.aggregate, cells, sizes.factor)
+            positions = cells.everywhere if self.aggregate.before_pooling else cells.positions
             fine = self._upsample(self.model.encoder_upsampler, grid, sizes, positions, batch.guide(cells.name))
         with _in_full(batch.timestamps):
-            return token_sum(self.aggregate, fine, cells, sizes.factor)
+            return token_sum(self.aggregate, fine, cells)
 
     def _aggregate(self, sums: Sequence[TokenSum], batch: Batch) -> Float[Tensor, "bv d"]:
         """A vector for each sample and view."""

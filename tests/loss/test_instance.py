@@ -61,7 +61,7 @@ def test_the_mean_of_all_draws_is_the_sum_over_all_positions(upsampler: str, cas
         some = cells_of("optical", drawn_from, patches["optical"], 1, packing, most, CELLS, means)
         assert some.queries.drawn == (most is not None)
         fine = objective.model.encoder_upsampler(grid, FACTOR, some.positions, batch.guide("optical"))
-        total, count = token_sum(aggregate, fine, some, FACTOR)
+        total, count = token_sum(aggregate, fine, some)
         assert torch.equal(count, some.measured.flatten(1).sum(1))
         assert len(count.unique()) > 1
         return total
