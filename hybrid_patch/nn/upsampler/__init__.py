@@ -1,7 +1,8 @@
 """Upsamplers: coarse tokens → factored fine tokens, after attention.
 
-One file each, and one line in `build`. All of them take grids of 4, 5 and 6 axes (`guided`: of 6) and any whole factor,
-start as plain interpolation, are the identity at factor 1, and give tokens at the positions that are asked for.
+One file each (`random_features` is a part of `guided`), and one line in `build`. All of them take grids of 4, 5 and 6
+axes (`guided`: of 6) and any whole factor, start as plain interpolation, are the identity at factor 1, and give tokens
+at the positions that are asked for.
 """
 
 from collections.abc import Collection, Mapping
