@@ -55,6 +55,16 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file; a last one that a full disk has torn stays by itself."""
+    with path.open("a+b") as file:
+        torn = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        file.write(("\n" if torn else "").encode() + line.encode() + b"\n")
+
+
 def write_bytes(path: Path, content: bytes, flush: bool = True) -> None:
     """`write_whole` for what is in memory already."""
     write_whole(path, lambda file: file.write(content), flush=flush)

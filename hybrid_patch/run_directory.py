@@ -187,6 +187,8 @@ def _code() -> dict[str, Any]:
     snapshot = Path(__file__).parent.parent / SNAPSHOT
     if snapshot.exists():
         return json.loads(snapshot.read_text())
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return {"commit": None, "dirty": False}  # installed, perhaps inside the checkout of another project
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),

@@ -69,8 +69,9 @@ class RunLock:
                     f"run_dir={self._folder}: another process is at work on this run ({named(holder)}); "
                     "wait for it, or end it"
                 )
-            self._token = uuid.uuid4().hex
-            write_json(self._path, {"token": self._token, **_myself()})
+            token = uuid.uuid4().hex
+            write_json(self._path, {"token": token, **_myself()})
+            self._token = token  # not before: where the disk is full, the file still names another
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -95,7 +96,8 @@ class RunLock:
         """No other process, and no other thread of this one, is in here for this directory."""
         with self._threads:
             if self._file is None:
-                # One descriptor for good: closing any other of this file would drop the process's locks on it.
+                # One descriptor for as long as the run is held: closing any other of this file would drop the
+                # process's locks on it. Who holds nothing keeps none open: a sweep has more runs than a process files.
                 self._file = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._depth += 1
             try:
@@ -106,6 +108,9 @@ class RunLock:
                 self._depth -= 1
                 if self._depth == 0:
                     fcntl.lockf(self._file, fcntl.LOCK_UN)
+                    if self._token is None:
+                        os.close(self._file)
+                        self._file = None
 
     def _wait_for_turn(self, file: int) -> None:
         """Of this process alone (`lockf`): a lock that workers inherit would outlive it when it is killed."""
@@ -137,8 +142,16 @@ def is_alive(holder: dict[str, Any], heartbeat: float) -> bool:
     if me["job"] is not None and holder["job"] == me["job"] and holder["restart"] != me["restart"]:
         return False
     if holder["machine"] == me["machine"]:
-        return _process(holder["pid"]) == holder["began"]
+        return process_here(holder) is not None
     return time.time() - max(heartbeat, holder["time"]) < STALE_SECONDS
+
+
+def process_here(holder: dict[str, Any]) -> int | None:
+    """The process of a lock's holder, if it lives on this machine."""
+    if not holder or holder["machine"] != _myself()["machine"]:
+        return None
+    pid: int = holder["pid"]
+    return pid if _process(pid) == holder["began"] else None
 
 
 def _myself() -> dict[str, Any]:

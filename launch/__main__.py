@@ -42,7 +42,7 @@ from launch.looking import (
     wait_command,
 )
 from launch.queue import queue_of
-from launch.status import UNFINISHED, Standing, counts, standings
+from launch.status import Standing, counts, standings
 from launch.submit import Request, hand_over, judge, other_commits, planned, submit
 from launch.sweep import member_named, sweeps
 from launch.table import WIDEST, labels
@@ -96,7 +96,7 @@ def submit_command(arguments: Sequence[str]) -> int:
         request, _ = planned(request, limit, None if cluster.device is None else device_named(cluster.device))
     if launch.dry_run:
         found = standings(request.sweep, request.members())
-        todo = sum(each.state in UNFINISHED for each in found)
+        todo = sum(each.idle for each in found)
         show(members_table(request, found), *_notes(request, found), f"dry_run: {todo} members would be submitted")
         return 0
     submission, before, said = submit(request, cluster)
@@ -121,11 +121,16 @@ def cancel_command(arguments: Sequence[str]) -> int:
     else:
         sweep, member = member_named(names[0])
         wanted = {member.id}
+    found = standings(sweep, [member for member in sweep.members().values() if member.id in wanted], patient=True)
     for submission in sweep.submissions():
         mine = [member for member in submission.members if member in wanted]
         if mine:
             queue_of(submission.cluster).cancel(sweep, submission, mine)
-    print(f"cancelled {len(wanted)} members of {sweep.name}; what runs saves its state first; resume goes on with it")
+    going = sum(each.state != "done" and not each.idle for each in found)
+    if not going:
+        print(f"nothing to cancel: {counts(found)}")
+        return 0
+    print(f"cancelled {going} members of {sweep.name}; what runs saves its state first; resume goes on with it")
     return 0
 
 
@@ -134,26 +139,32 @@ def resume_command(arguments: Sequence[str]) -> int:
     own, rest = settings.split(arguments)
     flags, names = split(rest, ("--failed-only",), 1)
     sweep = chosen_sweep(names)
-    launch = settings.read(own, before=sweep.submissions()[-1].cluster)
+    if not sweep.submissions():
+        raise InputError(f"{sweep.name}: was never handed to a queue; submit it again")
+    before = sweep.submissions()[-1]
+    launch = settings.read(own, before=before.cluster)
     cluster = launch.cluster
-    states = ("failed", "stale") if "--failed-only" in flags else UNFINISHED
     from launch import snapshot
 
     with sweep.locked():
         found = standings(sweep)
-        todo = [each.member for each in found if each.state in states]
+        failed_only = "--failed-only" in flags
+        todo = [each.member for each in found if each.idle and (not failed_only or each.state in ("failed", "stale"))]
         if not todo:
             print(f"nothing to resume: {counts(found)}")
             return 0
         if launch.dry_run:
             print(f"dry_run: {len(todo)} members would be submitted again")
             return 0
-        queue_of(cluster).check(todo)
+        queue = queue_of(cluster)
+        queue.check(todo)
+        if queue.needs_plan() and any(member.memory is None for member in todo):
+            raise InputError("cluster.memory=plan: these members were submitted without a plan; submit them with it")
         frozen = [member for member in todo if RunDirectory(sweep.run(member.id)).exists()]
         if len(frozen) < len(todo):
             raise InputError(f"{sweep.name}: {len(todo) - len(frozen)} members have no directory; submit them again")
         code = snapshot.take(sweep.code, cluster.dirty)
-        submission, said = hand_over(sweep, todo, code, cluster)
+        submission, said = hand_over(sweep, todo, code, cluster, before.cwd)
     print(f"submitted {len(submission.members)} members of {sweep.name} again: {said}")
     return 0
 

@@ -11,20 +11,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.failures import BAD_INPUT, DISK_FULL, ERROR, OUT_OF_MEMORY, cause_of
-from hybrid_patch.files import last_lines
+from hybrid_patch.files import append_line, last_lines
 from hybrid_patch.run_directory import RunDirectory
 from hybrid_patch.run_lock import LostLockError, is_alive
 from launch.settings import Retries
 
 DONE, STOPPED, LOST, BAD = 0, 75, 76, 2
 """Exit codes of a training."""
+AT_WORK = "another attempt is at work on it"
+POLL = 2.0
+"""Seconds between looks at another attempt."""
 PREEMPTED, KILLED, MACHINE_LOST = "preempted", "killed", "lost"
 FEW_BYTES = 2**20
 """A disk with less than this is full."""
@@ -64,7 +68,9 @@ class Stop:
             child.send_signal(self._forward)
 
     def cancel(self, member: str) -> None:
-        """Ask one member to save and end, for good."""
+        """Ask one member to save and end, for good. Asked again, it is left alone: it may be in its last lines."""
+        if member in self._cancelled:
+            return
         self._cancelled.add(member)
         child = self._children.get(member)
         if child is not None:
@@ -103,13 +109,32 @@ def attempts(
     """
     while True:
         outcome = _standing(run, submission) or _used_up(run, submission, retries)
-        if outcome is not None:
+        if outcome is None and stop.asked(run.path.name):
+            outcome = Outcome(state="stopped", cause=PREEMPTED, reason="asked to stop before it began")
+        if outcome is None:
+            outcome = _attempt(run, stop, environment, command, kept)
+        elif outcome.state != "elsewhere":
             return outcome
-        outcome = _attempt(run, stop, environment, command, kept)
+        if outcome.state == "elsewhere" and _wait_for_other(run, stop, outcome):
+            continue
         if outcome.state in ("stopped", "failed"):
             _add(run, submission, outcome)
         if outcome.state in ("done", "elsewhere") or stop.asked(run.path.name):
             return outcome
+
+
+def _wait_for_other(run: RunDirectory, stop: Stop, outcome: Outcome) -> bool:
+    """Whether another attempt at work on a run has ended, so that the run can be looked at again."""
+    while not stop.asked(run.path.name) and outcome.reason == AT_WORK:
+        if not _other_at_work(run):
+            return True
+        time.sleep(POLL)
+    return False
+
+
+def _other_at_work(run: RunDirectory) -> bool:
+    holder = run.holder()
+    return bool(holder) and is_alive(holder, run.status().get("heartbeat", 0.0))
 
 
 def ended(run: RunDirectory) -> list[dict[str, Any]]:
@@ -131,9 +156,8 @@ def _standing(run: RunDirectory, submission: int) -> Outcome | None:
     status = run.status()
     if status.get("state") == "done":
         return Outcome(state="done")
-    holder = run.holder()
-    if holder and is_alive(holder, status.get("heartbeat", 0.0)):
-        return Outcome(state="elsewhere", reason="another attempt is at work on it")
+    if _other_at_work(run):
+        return Outcome(state="elsewhere", reason=AT_WORK)
     if status.get("state") == "running":
         gone = Outcome(state="failed", cause=MACHINE_LOST, reason="its machine, or what had started it, went away")
         _say(run, gone)
@@ -176,7 +200,9 @@ def _attempt(
     if code == LOST:
         return Outcome(state="elsewhere", reason="another attempt has taken it over")
     said = status if status != before else {}
-    if code == STOPPED and said.get("state") == "preempted":
+    if code == BAD and _other_at_work(run):
+        return Outcome(state="elsewhere", reason=AT_WORK)  # both were started before either had the lock
+    if said.get("state") == "preempted":
         return Outcome(state="stopped", cause=PREEMPTED, reason=said["reason"])
     if said.get("state") == "failed" and said.get("cause"):
         return Outcome(state="failed", cause=said["cause"], reason=said["reason"], frame=said["frame"])
@@ -207,15 +233,16 @@ def _say(run: RunDirectory, outcome: Outcome) -> None:
     """Write an outcome into the run's status, unless another attempt has begun."""
 
     def write() -> None:
+        state = "preempted" if outcome.state == "stopped" else "failed"
         try:
             run.lock()
-            state = "preempted" if outcome.state == "stopped" else "failed"
             run.set_status(state, outcome.reason, cause=outcome.cause, frame=outcome.frame)
-            run.unlock()
         except (InputError, LostLockError):
             return
+        finally:
+            run.unlock()  # or this process would seem to be at work on the run
 
-    _when_there_is_room(write)
+    when_there_is_room(write)
 
 
 def _add(run: RunDirectory, submission: int, outcome: Outcome) -> None:
@@ -231,21 +258,18 @@ def _add(run: RunDirectory, submission: int, outcome: Outcome) -> None:
         "ended": time.time(),
     }
 
-    def write() -> None:
-        with run.attempts.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-    _when_there_is_room(write)
+    when_there_is_room(lambda: append_line(run.attempts, json.dumps(row)))
 
 
-def _when_there_is_room(write: Any) -> None:
+def when_there_is_room(write: Callable[[], None]) -> None:
     """Try again for a while where the disk is full; in the end let it be: the status is then found stale."""
     for _ in range(PATIENCE):
         try:
             write()
             return
         except OSError as error:
-            print(f"{error}; trying again", file=sys.stderr, flush=True)
+            with suppress(OSError):  # what is said here goes to a file on the same disk
+                print(f"{error}; trying again", file=sys.stderr, flush=True)
             time.sleep(1)
 
 

@@ -63,11 +63,12 @@ def logs_command(arguments: Sequence[str]) -> int:
     sweep, member = member_named(names[0])
     run = RunDirectory(sweep.run(member.id))
     path = run.output if run.output.exists() else run.log
-    if not path.exists() and "-f" not in flags:
+    if not path.exists() and ("-f" not in flags or standings(sweep, [member], patient=True)[0].idle):
         raise InputError(f"{member.id}: has not said anything yet")
     try:
         place = 0
         while True:
+            goes_on = "-f" in flags and unfinished(standings(sweep, [member], patient=True))
             if path.exists():
                 with path.open("rb") as file:
                     file.seek(place)
@@ -75,11 +76,7 @@ def logs_command(arguments: Sequence[str]) -> int:
                 place += len(text)
                 sys.stdout.write(text.decode(errors="replace"))
                 sys.stdout.flush()
-            if "-f" not in flags or standings(sweep, [member], patient=True)[0].state not in (
-                "running",
-                "queued",
-                "missing",
-            ):
+            if not goes_on:
                 return 0
             time.sleep(1)
             path = run.output if run.output.exists() else run.log
@@ -134,7 +131,7 @@ def show(*parts: RenderableType) -> None:
 
 def unfinished(found: Sequence[Standing]) -> bool:
     """Whether anything runs or waits."""
-    return any(each.state in ("running", "queued") for each in found)
+    return any(each.state != "done" and not each.idle for each in found)
 
 
 def chosen_sweep(names: Sequence[str]) -> Sweep:
@@ -144,7 +141,9 @@ def chosen_sweep(names: Sequence[str]) -> Sweep:
     known = sweeps()
     if not known:
         raise InputError("no sweep was submitted from here; see --help")
-    return max(known, key=lambda sweep: max(sweep.place(each).stat().st_mtime for each in sweep.submissions()))
+    return max(
+        known, key=lambda sweep: max((sweep.place(each).stat().st_mtime for each in sweep.submissions()), default=0)
+    )
 
 
 def split(arguments: Sequence[str], flags: Sequence[str], most: int) -> tuple[set[str], list[str]]:

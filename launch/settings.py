@@ -119,4 +119,18 @@ def read(own: Sequence[str], before: Cluster | None = None) -> Launch:
     launch = held_to(Launch, {str(key): value for key, value in plain.items()}, sources)
     if isinstance(launch.cluster, Slurm) and launch.cluster.pack > 1 and (launch.cluster.nodes or 1) > 1:
         raise InputError(f"cluster.pack={launch.cluster.pack}: packs members of one machine; cluster.nodes must be 1")
+    time = launch.cluster.time if isinstance(launch.cluster, Slurm) else None
+    if isinstance(launch.cluster, Slurm) and time is not None and seconds(time) <= launch.cluster.signal_seconds:
+        raise InputError(
+            f"cluster.time={time}: is not longer than cluster.signal_seconds={launch.cluster.signal_seconds}, when "
+            "members are asked to save and end; would do: a longer time, or fewer seconds"
+        )
     return launch
+
+
+def seconds(time: str) -> int:
+    """Of a time as sbatch takes it: minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    units = (60, 1) if not dash and len(parts) < 3 else (3600, 60, 1)
+    return int(days or 0) * 86400 + sum(part * unit for part, unit in zip(parts, units, strict=False))

@@ -18,8 +18,6 @@ from launch.sweep import Member, Submission, Sweep
 State = Literal["done", "running", "queued", "stopped", "stale", "failed", "missing"]
 STATES: tuple[State, ...] = ("done", "running", "queued", "stopped", "stale", "failed", "missing")
 log = logging.getLogger(__name__)
-UNFINISHED: tuple[State, ...] = ("stopped", "stale", "failed", "missing")
-"""States that nothing will change unless the member is submitted again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +30,7 @@ class Standing:
             nor queued.
         rate: steps per second, in the last step.
         who: holds its lock.
+        live: whether a queue still has it. A queue may do so for a while after a machine has died.
     """
 
     member: Member
@@ -45,6 +44,12 @@ class Standing:
     frame: str = ""
     attempt: int = 0
     who: str = ""
+    live: bool = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether it will not be done unless it is submitted again."""
+        return self.state in ("stopped", "stale", "failed", "missing") and not self.live
 
     @property
     def seconds_left(self) -> float | None:
@@ -121,6 +126,7 @@ def standing(folder: Path, member: Member, live: Live | None) -> Standing:
     reason = status["reason"]
     if state == "stale":
         reason = f"no sign of life for {time.time() - heartbeat:.0f} s; was {named(holder) or 'host ' + status['host']}"
+        reason += "; its queue still has it, and may start it again" if live else ""
     return Standing(
         member=member,
         state=state,
@@ -133,6 +139,7 @@ def standing(folder: Path, member: Member, live: Live | None) -> Standing:
         frame=status.get("frame", ""),
         attempt=status["attempt"],
         who=named(holder),
+        live=live is not None,
     )
 
 

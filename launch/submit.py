@@ -19,7 +19,7 @@ from hybrid_patch.run_directory import RunDirectory, provenance
 from launch import snapshot
 from launch.queue import QueueSilentError, queue_of
 from launch.settings import Cluster, Slurm
-from launch.status import UNFINISHED, Standing, standings
+from launch.status import Standing, standings
 from launch.sweep import RUNS, Member, Submission, Sweep
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def submit(request: Request, cluster: Cluster) -> tuple[Submission | None, list[
             before = standings(sweep, request.members())
         except QueueSilentError as error:
             raise InputError(f"{error}; what waits there is not known, so nothing was submitted") from None
-        todo = [each.member for each in before if each.state in UNFINISHED]
+        todo = [each.member for each in before if each.idle]
         if not todo:
             return None, before, ""
         code = snapshot.take(sweep.code, cluster.dirty)
@@ -152,13 +152,15 @@ def submit(request: Request, cluster: Cluster) -> tuple[Submission | None, list[
         record = {**provenance(), "commit": code.commit, "dirty": code.dirty}
         for member in todo:
             _freeze(RunDirectory(sweep.run(member.id)), judged[member.id], record)
-        sweep.add(request.members())
-        submission, said = hand_over(sweep, todo, code, cluster)
+        # A job at work reads there what its members need: of those nothing may change.
+        known = sweep.members().keys() - {member.id for member in todo}
+        sweep.add([member for member in request.members() if member.id not in known])
+        submission, said = hand_over(sweep, todo, code, cluster, str(Path.cwd()))
     return submission, before, said
 
 
 def hand_over(
-    sweep: Sweep, members: Sequence[Member], code: snapshot.Snapshot, cluster: Cluster
+    sweep: Sweep, members: Sequence[Member], code: snapshot.Snapshot, cluster: Cluster, cwd: str
 ) -> tuple[Submission, str]:
     """Write a submission down and give it to its queue; frozen members only. Returns it, and a line about the queue.
 
@@ -170,7 +172,7 @@ def hand_over(
         number=number,
         cluster=cluster,
         code=str(code.folder),
-        cwd=str(Path.cwd()),
+        cwd=cwd,
         members=tuple(member.id for member in members),
         name=f"{sweep.name}-{number}-{uuid.uuid4().hex[:8]}",
     )

@@ -152,10 +152,13 @@ def sweeps() -> list[Sweep]:
 
 
 def member_named(name: str) -> tuple[Sweep, Member]:
-    """The member whose id begins or ends with a name. Raises InputError if there is none, or more than one."""
+    """The member whose id begins or ends with a name, which may be `sweep/id`. Raises InputError if there is none, or
+    more than one."""
+    whole, (of, _, name) = name, name.rpartition("/")
     found = [
         (sweep, member)
         for sweep in sweeps()
+        if of in ("", sweep.name)
         for member in sweep.members().values()
         if member.id == name or member.id.startswith(name) or member.id.endswith(name)
     ]
@@ -164,5 +167,5 @@ def member_named(name: str) -> tuple[Sweep, Member]:
     if len(found) != 1:
         several = ", ".join(f"{sweep.name}/{member.id}" for sweep, member in found[:5])
         what = f"could be {several}; give more of it" if found else "no member of a sweep has such an id"
-        raise InputError(f"{name}: {what}")
+        raise InputError(f"{whole}: {what}")
     return found[0]

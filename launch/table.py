@@ -61,20 +61,25 @@ def _shown(found: Sequence[Standing]) -> list[Standing]:
 
 
 def failures(name: str, found: Sequence[Standing]) -> list[Text]:
-    """Failed and stale members, a line for each cause and place, and the command that runs them again."""
+    """Failed and stale members, and missing ones that their queue knows more of: a line for each cause and place, and
+    the command that runs them again."""
     groups: dict[tuple[str, str], list[Standing]] = {}
     for each in found:
         if each.state == "failed":
             groups.setdefault((each.cause or "error", each.frame), []).append(each)
         if each.state == "stale":
             groups.setdefault(("stale", ""), []).append(each)
+        if each.state == "missing" and each.reason:
+            groups.setdefault(("missing", ""), []).append(each)
     lines = []
     for (cause, frame), members in sorted(groups.items(), key=lambda pair: -len(pair[1])):
         where = f" at {frame}" if frame else ""
         ids = ", ".join(each.member.id for each in members[:3]) + (", ..." if len(members) > 3 else "")
         lines.append(f"{len(members)} × {cause}{where}: {members[0].reason}\n    {ids}")
-    if lines:
-        lines.append(f"again: python -m launch resume {shlex.quote(name)} --failed-only")
+    idle = [each.state for members in groups.values() for each in members if each.idle]
+    if idle:
+        which = "" if "missing" in idle else " --failed-only"
+        lines.append(f"again: python -m launch resume {shlex.quote(name)}{which}")
     return [Text(line) for line in lines]
 
 

@@ -1,9 +1,10 @@
 """This machine as a queue: a process in the background that lives on when the terminal is closed."""
 
 import fcntl
-import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Collection
@@ -12,12 +13,15 @@ from pathlib import Path
 import psutil
 
 from hybrid_patch.errors import InputError
+from hybrid_patch.run_directory import RunDirectory
+from hybrid_patch.run_lock import process_here
 from launch.queue import Live
 from launch.queue.slots import found_gpus, slots_of
+from launch.queue.words import leave, let_go
 from launch.settings import Local
 from launch.sweep import Member, Submission, Sweep
 
-LOG, LOCK, ENDED, CANCELLED = "queue.txt", "queue.lock", "ended.jsonl", "cancelled"
+LOG, LOCK = "queue.txt", "queue.lock"
 
 
 def code_environment(code: str) -> dict[str, str]:
@@ -49,6 +53,8 @@ class LocalQueue:
         """Of a GPU, where there are some; else this machine's."""
         if not found_gpus():
             return psutil.virtual_memory().total
+        if shutil.which("nvidia-smi") is None:
+            return None
         words = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
         said = subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
         return min((int(mebibytes) * 2**20 for mebibytes in said), default=None)
@@ -73,19 +79,19 @@ class LocalQueue:
                 pass_fds=[lock.fileno()],
                 start_new_session=True,
             )
-            lock.write(str(process.pid))
+            lock.write(f"{process.pid} {socket.gethostname()}")
         slots = slots_of(self._cluster)
         kind = "GPUs" if slots[0].gpu is not None else f"slots of {slots[0].threads} CPU threads"
         return f"{len(slots)} {kind} of this machine; it goes on when the terminal is closed"
 
     def live(self, sweep: Sweep, submissions: Collection[Submission]) -> dict[str, Live]:
-        """The members of queues whose process is alive, but those that have ended. Which of them run, they say."""
+        """The members of queues whose process is alive, but those let go of. Which of them run, they say."""
         found: dict[str, Live] = {}
         for submission in submissions:
             place = sweep.place(submission)
             if server(place) is not None:
-                ended = ended_members(place)
-                found |= {member: "waiting" for member in submission.members if member not in ended}
+                gone = let_go(place)
+                found |= {member: "waiting" for member in submission.members if member not in gone}
         return found
 
     def verdicts(self, sweep: Sweep, submissions: Collection[Submission]) -> dict[str, str]:
@@ -93,32 +99,28 @@ class LocalQueue:
         return {}
 
     def cancel(self, sweep: Sweep, submission: Submission, members: Collection[str]) -> None:
-        """Leave a word for the queue's process; if all are cancelled, end it."""
+        """Leave a word for the queue's process; if all are cancelled, end it. If it is gone, ask the trainings."""
         place = sweep.place(submission)
-        pid = server(place)
-        if pid is None:
-            return
-        if set(members) >= set(submission.members) - ended_members(place):
-            os.kill(pid, signal.SIGTERM)
+        process = server(place)
         for member in members:
-            (place / CANCELLED).mkdir(exist_ok=True)
-            (place / CANCELLED / member).touch()
+            leave(place, "cancelled", member)
+            if process is None and (pid := process_here(RunDirectory(sweep.run(member)).holder())) is not None:
+                os.kill(pid, signal.SIGTERM)
+        # A queue on another machine that shares the disk reads the words.
+        here = process is not None and process[1] == socket.gethostname()
+        if process is not None and here and set(submission.members) <= let_go(place):
+            os.kill(process[0], signal.SIGTERM)
 
 
-def server(place: Path) -> int | None:
-    """The process that serves a submission's queue; None if it is gone."""
+def server(place: Path) -> tuple[int, str] | None:
+    """The process that serves a submission's queue, and its host; None if it is gone."""
     try:
         with (place / LOCK).open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return int(file.read())
+                pid, _, host = file.read().partition(" ")
+                return int(pid), host
             return None
     except FileNotFoundError:
         return None
-
-
-def ended_members(place: Path) -> set[str]:
-    """The members that a queue has done with."""
-    file = place / ENDED
-    return {json.loads(line)["id"] for line in file.read_text().splitlines()} if file.exists() else set()

@@ -14,7 +14,10 @@ from launch.sweep import Member, Submission
 
 MARGIN = 1.2
 """Times the plan, for `cluster.memory=plan`."""
-MIB = 2**20
+ASKED = "HYBRID_PATCH_ASKED"
+"""The variable that names the signals which came while the shell made ready."""
+NOTED = [f"trap '{ASKED}=\"${ASKED} {name}\"' {name}" for name in ("USR2", "TERM")]
+"""Lines of shell: without them a signal would end the shell, and SLURM would not start the job again."""
 
 
 class Resources(NamedTuple):
@@ -56,12 +59,14 @@ def script(
     """
     options: dict[str, Any] = {key: True if value == "true" else value for key, value in cluster.extra.items()}
     setup = [
+        *NOTED,
         *cluster.setup,
         f"export PYTHONPATH={shlex.quote(submission.code)}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         f"cd {shlex.quote(submission.cwd)}",
+        f"export {ASKED}; trap '' USR2 TERM",  # not heard until the job's process listens, but not deadly either
     ]
     return _make_sbatch_string(
-        command="exec " + shlex.join([sys.executable, "-u", "-m", "launch.queue.job", str(place), str(array)]),
+        command="exec " + shlex.join([sys.executable, "-u", "-m", "launch.job", str(place), str(array)]),
         folder=place,
         job_name=name,
         partition=cluster.partition,

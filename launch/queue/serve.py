@@ -3,18 +3,21 @@
 As many threads as there are slots take members in order, and run each as a process of its own on its own device.
 """
 
-import json
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections import deque
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from hybrid_patch.run_directory import RunDirectory
-from launch.attempt import Stop, attempts
-from launch.queue.local import CANCELLED, ENDED, code_environment
+from launch.attempt import Stop, attempts, when_there_is_room
+from launch.queue.local import code_environment
 from launch.queue.slots import TakenSlots, slots_of, take
+from launch.queue.words import leave, left
 from launch.settings import Local
 from launch.sweep import Member, read_submission, sweep_of
 
@@ -34,7 +37,7 @@ class Server:
         members = self.sweep.members()
         self.waiting = deque(members[name] for name in self.submission.members)
         self.stop = Stop()
-        self.writing = threading.Lock()
+        self.taking = threading.Lock()
 
     def serve(self) -> None:
         """Until all members have had their turn, or a signal says stop."""
@@ -46,22 +49,22 @@ class Server:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            for word in (self.place / CANCELLED).glob("*"):
-                self.stop.cancel(word.name)
-                word.unlink()
+            for member in left(self.place, "cancelled"):
+                self.stop.cancel(member)
             time.sleep(POLL)
 
     def _work(self) -> None:
         while True:
-            with self.writing:
+            with self.taking:
                 if not self.waiting or self.stop.signals:
                     return
                 member = self.waiting.popleft()
             try:
                 if not self.stop.asked(member.id):
                     self._run(member)
-            finally:
-                self._ended(member)
+            except Exception:  # no member may cost the others their turn
+                self._say(f"{member.id}: {traceback.format_exc()}")
+            when_there_is_room(partial(leave, self.place, "ended", member.id))
 
     def _run(self, member: Member) -> None:
         slots, taken = slots_of(self.cluster), None
@@ -78,7 +81,7 @@ class Server:
             )
         finally:
             taken.free()
-        print(f"{member.id}: {outcome.state} {outcome.cause} {outcome.reason}".rstrip(), flush=True)
+        self._say(f"{member.id}: {outcome.state} {outcome.cause} {outcome.reason}".rstrip())
 
     def _environment(self, member: Member, taken: TakenSlots) -> dict[str, str]:
         threads = sum(slot.threads for slot in taken.slots) // member.processes
@@ -86,9 +89,9 @@ class Server:
         gpus = [slot.gpu for slot in taken.slots if slot.gpu is not None]
         return {**found, "CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else found
 
-    def _ended(self, member: Member) -> None:
-        with self.writing, (self.place / ENDED).open("a") as file:
-            file.write(json.dumps({"id": member.id}) + "\n")
+    def _say(self, text: str) -> None:
+        with suppress(OSError):  # a full disk
+            print(text, flush=True)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from launch.settings import Local
@@ -44,7 +45,7 @@ def found_gpus() -> list[str]:
     """The GPUs that this process may use, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu.strip()]
+        return [gpu for gpu in takewhile(lambda gpu: gpu.strip() != "-1", visible.split(",")) if gpu.strip()]
     if shutil.which("nvidia-smi") is None:
         return []
     said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)

@@ -1,6 +1,7 @@
 """A SLURM cluster as a queue: arrays of jobs, each with one member or a few."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,8 +13,8 @@ from typing import TypeVar
 from hybrid_patch.errors import InputError
 from hybrid_patch.files import write_json, write_text
 from launch.queue import Live, QueueSilentError
-from launch.queue.local import CANCELLED
 from launch.queue.sbatch import Resources, resources_of, script
+from launch.queue.words import leave, let_go
 from launch.settings import Slurm
 from launch.sweep import Member, Submission, Sweep
 
@@ -98,11 +99,16 @@ class SlurmQueue:
 
     def live(self, sweep: Sweep, submissions: Collection[Submission]) -> dict[str, Live]:
         """The members of jobs that wait or run. Raises QueueSilentError if SLURM does not answer."""
-        groups = {array.name: array.groups for each in submissions for array in read_arrays(sweep.place(each))}
+        groups = {}
+        for each in submissions:
+            place = sweep.place(each)
+            gone = let_go(place)
+            for array in read_arrays(place):
+                groups[array.name] = [[member for member in group if member not in gone] for group in array.groups]
         found: dict[str, Live] = {}
         if not groups:
             return found
-        for line in _said("squeue", "--noheader", "--array", "--format=%j|%K|%T").splitlines():
+        for line in _said("squeue", "--all", "--noheader", "--array", "--format=%j|%K|%T").splitlines():
             name, index, state = line.strip().rsplit("|", 2)
             if name in groups and index.isdigit() and state in WAITING | RUNNING:
                 for member in groups[name][int(index)]:
@@ -122,7 +128,7 @@ class SlurmQueue:
     def cancel(self, sweep: Sweep, submission: Submission, members: Collection[str]) -> None:
         """Cancel jobs all of whose members are; in a job with others, leave a word for it."""
         place = sweep.place(submission)
-        live = self.live(sweep, [submission])
+        live = self.live(sweep, [submission])  # as it is before the words
         for array in read_arrays(place):
             tasks = []
             for index, group in enumerate(array.groups):
@@ -131,8 +137,7 @@ class SlurmQueue:
                 if set(group) <= set(members):
                     tasks.append(index)
                 for member in set(group) & set(members):
-                    (place / CANCELLED).mkdir(exist_ok=True)
-                    (place / CANCELLED / member).touch()
+                    leave(place, "cancelled", member)
             if tasks and array.job is None:  # its number was never heard: the submitting process was killed
                 _said("scancel", f"--name={array.name}")
             for part in _cut([f"{array.job}_{index}" for index in tasks], 500) if array.job is not None else ():
@@ -184,8 +189,10 @@ def _job_states(job: str) -> dict[int, str]:
 
 def _said(*command: str) -> str:
     """What a command of SLURM's says. Raises QueueSilentError if it fails."""
+    # What a person has set for their own looks at the queue (SQUEUE_STATES, ...) would hide jobs here.
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=plain, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise QueueSilentError(f"{command[0]}: {error}") from None
     if done.returncode:

@@ -5,8 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from launching import (
     QUICK,
@@ -36,9 +39,22 @@ def pid_of(run: Path) -> int:
     return json.loads((run / "lock.json").read_text())["pid"]
 
 
+def trainings(folder: Path) -> dict[str, psutil.Process]:
+    """The processes that train runs below a folder, by the runs' names; those that are still being made among them."""
+    found = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess):
+            words = process.cmdline()
+            if "hybrid_patch.resume" in words and words[-1].startswith(str(folder)):
+                found[Path(words[-1]).name] = process
+    return found
+
+
 def server(folder: Path, number: int = 1) -> int:
     """The process of a submission's queue."""
-    return int((folder / "runs" / "mine" / "launch" / "submissions" / f"{number:04d}" / "queue.lock").read_text())
+    return int(
+        (folder / "runs" / "mine" / "launch" / "submissions" / f"{number:04d}" / "queue.lock").read_text().split()[0]
+    )
 
 
 def test_a_sweep_from_plan_to_table(tmp_path: Path) -> None:
@@ -238,17 +254,161 @@ def test_cancel_saves_and_resume_goes_on(tmp_path: Path) -> None:
         whole(run, 200)
 
 
-@pytest.mark.slow  # a minute or two; the times are in docs/launch.md
-def test_a_thousand_members(tmp_path: Path) -> None:
-    done = launch(tmp_path, "submit", *QUICK, "sweep_name=mine", "seed=range(0,1000)", "trainer.steps=5")
+def test_a_full_disk_costs_no_other_member_its_turn(tmp_path: Path) -> None:
+    """The queue's own words have no room either."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        first, second = submitted(disk, "seed=0,1", "trainer.steps=150", "cluster.slots=1", TMPDIR=str(tmp_path))
+        until_step(first, 25)
+        subprocess.run(["dd", "if=/dev/zero", f"of={disk / 'filler'}", "bs=4096"], capture_output=True, check=False)
+        (training,) = trainings(disk).values()
+        until(lambda: not training.is_running() or training.status() == psutil.STATUS_ZOMBIE)
+        time.sleep(3)  # the queue tries to say so, and cannot
+        (disk / "filler").unlink()
+        until_done(second)
+        whole(second, 150)
+        assert attempts_of(first)[-1]["cause"] == "disk full"
+        assert launch(disk, "resume", "mine", TMPDIR=str(tmp_path)).returncode == 0
+        until_done(first)
+        whole(first, 150)
+    finally:
+        until(lambda: subprocess.run(["umount", disk], capture_output=True).returncode == 0)
+
+
+def test_cancelled_members_are_let_go_and_taken_again(tmp_path: Path) -> None:
+    """One that waits, one whose queue's process is gone, and one that another queue is at."""
+    first, second, third = submitted(tmp_path, "seed=0,1,2", "trainer.steps=400", "cluster.slots=1")
+    until_step(first, 5)
+    assert "cancelled 1 members" in launch(tmp_path, "cancel", second.name).stdout
+    assert "1 running, 1 queued, 1 missing" in launch(tmp_path, "status").stdout
+    os.kill(server(tmp_path), signal.SIGKILL)
+    assert "cancelled 1 members" in launch(tmp_path, "cancel", f"mine/{first.name}").stdout
+    until(lambda: status(first)["state"] == "preempted")
+    assert "nothing to cancel: 1 stopped, 2 missing" in launch(tmp_path, "cancel", "mine").stdout
+    assert launch(tmp_path, "resume", "mine").returncode == 0
+    until_step(first, status(first)["step"] + 5)
+    os.kill(server(tmp_path, 2), signal.SIGKILL)
+    assert launch(tmp_path, "resume", "mine").returncode == 0
+    until_done(first, second, third)
+    for run in (first, second, third):
+        whole(run, 400)
+    assert {row["cause"] for row in attempts_of(first)} <= {"preempted"}
+
+
+def test_two_queues_at_one_member(tmp_path: Path) -> None:
+    """The second waits for what the first has started, and takes over when that is killed."""
+    (run,) = submitted(tmp_path, "trainer.steps=400", "cluster.slots=2")
+    until(lambda: trainings(tmp_path))
+    os.kill(server(tmp_path), signal.SIGKILL)
+    (orphan,) = trainings(tmp_path).values()
+    if status(run).get("state") != "running":  # else nobody would start it once more
+        assert launch(tmp_path, "resume", "mine").returncode == 0
+    until_step(run, 25)
+    lucky = psutil.Process(pid_of(run))
+    others = [process for process in psutil.process_iter() if "launch.queue.serve" in _words(process)]
+    lucky.kill()
+    if lucky == orphan and not any(str(tmp_path) in " ".join(_words(process)) for process in others):
+        assert launch(tmp_path, "resume", "mine").returncode == 0
+    until_done(run)
+    whole(run, 400)
+    assert {row["cause"] for row in attempts_of(run)} <= {"lost", "killed"}
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
+def test_a_sweep_may_have_more_members_than_a_process_may_have_files(tmp_path: Path) -> None:
+    few = ["bash", "-c", 'ulimit -n 100; exec "$@"', "few", sys.executable, "-m", "launch", "submit", *QUICK]
+    words = ["sweep_name=mine", "seed=range(0,120)", "trainer.steps=5"]
+    done = subprocess.run(
+        [*few, *words], cwd=tmp_path, env=variables(tmp_path, {}), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    runs = run_directories(tmp_path)
+    assert launch(tmp_path, "cancel", "mine").returncode == 0
+
+
+def test_commands_that_come_too_early_or_from_elsewhere(tmp_path: Path) -> None:
+    """No submission yet, a member of two sweeps, a member that nobody has begun, and `resume` in another folder."""
+    tiles = tmp_path / "a, [b]"
+    tiles.mkdir()
+    manifest = tmp_path / "runs" / "torn" / "launch" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text('{"members": []}')
+    assert "no members" in launch(tmp_path, "status").stdout
+    early = launch(tmp_path, "resume", "torn")
+    assert (early.returncode, early.stderr) == (2, "error: torn: was never handed to a queue; submit it again\n")
+    for name in ("mine", "other"):
+        done = launch(tmp_path, "submit", *QUICK, f"sweep_name={name}", "trainer.steps=9000", "cluster.slots=1")
+        assert done.returncode == 0, done.stderr
+    (run,) = run_directories(tmp_path)
+    assert "mine/" in launch(tmp_path, "logs", run.name).stderr
+    until_step(run, 5)
+    assert launch(tmp_path, "cancel", f"other/{run.name}").returncode == 0
+    assert launch(tmp_path, "cancel", f"mine/{run.name}").returncode == 0
+    until(lambda: not trainings(tmp_path))
+    silent = launch(tmp_path, "logs", "-f", f"other/{run.name}")
+    assert (silent.returncode, silent.stderr) == (2, f"error: {run.name}: has not said anything yet\n")
+    assert launch(tiles, "resume", "../runs/mine").returncode == 0
+    submission = json.loads((manifest.parents[2] / "mine/launch/submissions/0002/submission.json").read_text())
+    assert submission["cwd"] == str(tmp_path)
+    assert launch(tmp_path, "cancel", "mine").returncode == 0
+    until(lambda: not Path(f"/proc/{server(tmp_path, 2)}").exists())
+
+
+@pytest.mark.slow  # an hour of two cores; the times are in docs/launch.md
+@pytest.mark.timeout(4 * 3600)
+def test_a_thousand_members(tmp_path: Path) -> None:
+    """To the end, whatever happens meanwhile: trainings are killed, the queue is, and the sweep is cancelled."""
+    words = ("seed=range(0,1000)", "trainer.steps=5", f"cluster.slots={len(os.sched_getaffinity(0))}")
+    runs = submitted(tmp_path, *words)
     assert len(set(runs)) == 1000
     until_done(*runs[:3])
     said = launch(tmp_path, "status").stdout
     assert "queued" in said.splitlines()[0]
     assert len(said.splitlines()) < 60
+    assert "nothing to submit" in launch(tmp_path, "submit", *QUICK, "sweep_name=mine", *words).stdout
+
+    def done() -> int:
+        return sum(status(run).get("state") == "done" for run in runs)
+
+    def until_so_many(count: int) -> set[str]:
+        """Kill a training every now and then until so many runs are done; the ids of those that were killed."""
+        killed: set[str] = set()
+        while done() < count:
+            time.sleep(20)
+            for name, process in trainings(tmp_path).items():
+                if name not in killed:
+                    with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                        process.kill()
+                    killed.add(name)
+                    break
+        return killed
+
+    killed = until_so_many(300)
+    os.kill(server(tmp_path), signal.SIGKILL)
+    assert launch(tmp_path, "resume", "mine").returncode == 0
+    killed |= until_so_many(600)
     assert launch(tmp_path, "cancel", "mine").returncode == 0
-    until(lambda: not Path(f"/proc/{server(tmp_path)}").exists())
-    for run in runs[:3]:
+    until(lambda: not Path(f"/proc/{server(tmp_path, 2)}").exists())
+    assert "running" not in launch(tmp_path, "status").stdout.splitlines()[0]
+    before = done()
+    assert launch(tmp_path, "resume", "mine").returncode == 0
+    until(lambda: done() > before)
+    until_done(*runs, seconds=2 * 3600)
+    for run in runs:
         whole(run, 5)
+        causes = {row["cause"] for row in attempts_of(run)}
+        assert causes <= {"killed", "lost", "preempted"}
+        assert "killed" not in causes or run.name in killed
+    assert "1000 done" in launch(tmp_path, "status").stdout.splitlines()[0]
+    assert launch(tmp_path, "collect", "mine").returncode == 0
+    rows = parquet.read_table(tmp_path / "runs" / "mine" / "collected.parquet").to_pylist()
+    assert [row["seed"] for row in rows] == list(range(1000))
+    assert all(row["step"] == 5 for row in rows)

@@ -139,6 +139,7 @@ def test_requeued_killed_and_cancelled(cluster: Cluster, tmp_path: Path) -> None
     until(lambda: status(cancelled)["state"] == "preempted")
     saved = status(cancelled)["step"]
     assert steps_of(cancelled) == list(range(1, saved + 1))
+    assert status(cancelled)["reason"].endswith(f"after step {saved}, saved")
     until_done(killed, requeued)
     assert [row["cause"] for row in attempts_of(killed)] == ["killed"]
     assert "stopped" in launch(tmp_path, "status").stdout
@@ -161,6 +162,45 @@ def test_preempted_by_a_higher_partition(cluster: Cluster, tmp_path: Path) -> No
     assert restarts(cluster, job) >= 1
     assert attempts_of(run)[0]["cause"] == "preempted"
     assert f"going on after step {saved}" in (run / "log.txt").read_text()
+
+
+def test_preempted_before_anything_of_ours_runs(cluster: Cluster, tmp_path: Path) -> None:
+    """In the lines of a site's set-up the signal reaches the shell."""
+    (run,) = submitted(
+        tmp_path, "trainer.steps=30", "cluster=slurm", "cluster.partition=low", "cluster.setup=[sleep 9]"
+    )
+    until(lambda: "RUNNING" in cluster.says("squeue", "--noheader", "--format=%T"))
+    job = cluster.says("squeue", "--noheader", "--format=%A")
+    cluster.says("sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
+    until_done(run)
+    whole(run, 30)
+    assert restarts(cluster, job) >= 1
+
+
+def test_one_of_a_pack_is_cancelled_and_taken_again(cluster: Cluster, tmp_path: Path) -> None:
+    cancelled, other = submitted(tmp_path, "seed=0,1", *LONG, "cluster.pack=2")
+    for run in (cancelled, other):
+        until_step(run, 5)
+    assert launch(tmp_path, "cancel", cancelled.name).returncode == 0
+    until(lambda: status(cancelled)["state"] == "preempted")
+    assert "1 stopped" in launch(tmp_path, "status").stdout.splitlines()[0]
+    assert "submitted 1 members" in launch(tmp_path, "resume", "mine").stdout
+    until_done(cancelled, other)
+    for run in (cancelled, other):
+        whole(run, STEPS)
+
+
+def test_what_waits_is_left_as_it_was_submitted(cluster: Cluster, tmp_path: Path) -> None:
+    """A later submission of the same member changes nothing of it, and a person's own view of the queue hides none."""
+    two = ("cluster=slurm", "cluster.nodes=2", "runtime=ddp", "runtime.processes=1", "runtime.device=cpu")
+    submitted(tmp_path, "trainer.steps=30", *two, "cluster.extra={hold: true}")
+    words = (*QUICK, "sweep_name=mine", "trainer.steps=30", "cluster=slurm", "seed=0,1", "cluster.extra={hold: true}")
+    assert launch(tmp_path, "submit", *words).returncode == 0
+    members = json.loads((tmp_path / "runs" / "mine" / "launch" / "manifest.json").read_text())["members"]
+    assert [member["nodes"] for member in members] == [2, 1]
+    assert "2 queued" in launch(tmp_path, "status", SQUEUE_STATES="failed").stdout
+    assert "cancelled 2 members" in launch(tmp_path, "cancel", "mine").stdout
+    assert "2 missing" in launch(tmp_path, "status").stdout
 
 
 @pytest.mark.slow  # minutes: no limit is shorter, and the run must be longer than a job can be
@@ -190,8 +230,11 @@ def test_a_node_goes_down_and_leaves_an_orphan(cluster: Cluster, tmp_path: Path)
     assert step_daemon.name() == "slurmstepd"
     step_daemon.kill()
     cluster.kill(node)
-    # The kernel hangs up on a stopped process whose daemon ends: it may be stopped only when that has ended.
-    until(lambda: not step_daemon.is_running() or step_daemon.status() == psutil.STATUS_ZOMBIE)
+    # The kernel hangs up on a stopped process whose daemon ends: it may be stopped only when the last thread of that
+    # has ended, and what it had started has another parent.
+    job_process = psutil.Process(orphan).parent()
+    assert job_process is not None
+    until(lambda: job_process.ppid() != step_daemon.pid)
     pause(orphan)  # or it would be done before SLURM has noticed
     # The lock is nobody's for a moment, between what starts the twin and the twin.
     until(lambda: training_or(run, orphan) != orphan)

@@ -1,8 +1,16 @@
-"""What a SLURM job runs: `python -m launch.queue.job <folder of a submission> <array>`.
+"""What a SLURM job runs: `python -m launch.job <folder of a submission> <array>`.
 
 The members of its group, each as a process of its own; it hands signals on, and puts itself back into the queue when
 they were stopped in time.
 """
+
+if __name__ == "__main__":
+    import signal
+
+    # Signals that come during the imports, which take a second, are noted. Nothing of the queues lies on the way here.
+    early: set[int] = set()
+    for _number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(_number, lambda number, frame: early.add(number))
 
 import json
 import os
@@ -12,12 +20,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 from hybrid_patch.run_directory import RunDirectory
-from launch.attempt import Outcome, Stop, attempts
-from launch.queue.local import CANCELLED, code_environment
+from launch.attempt import Outcome, Stop, attempts, when_there_is_room
+from launch.queue.local import code_environment
+from launch.queue.sbatch import ASKED
 from launch.queue.slurm import read_arrays
+from launch.queue.words import leave, left
 from launch.settings import Slurm
 from launch.sweep import Member, read_submission, sweep_of
 
@@ -40,17 +52,23 @@ class Job:
         self.stop = Stop(signal.SIGUSR2 if self.members[0].nodes > 1 else signal.SIGTERM)
         self.outcomes: dict[str, Outcome] = {}
 
-    def run(self) -> int:
-        """Run the members beside one another. The job's exit code."""
+    def run(self, early: Collection[int]) -> int:
+        """Run the members beside one another. The job's exit code.
+
+        Args:
+            early: signals that came before.
+        """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self.stop.note)
+        noted: list[int] = [signal.Signals[f"SIG{name}"] for name in os.environ.pop(ASKED, "").split()]
+        for before in (*early, *noted):
+            self.stop.note(before)
+        self._read_words()
         threads = [threading.Thread(target=self._run, args=(i,)) for i in range(len(self.members))]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            for member in self.members:
-                if (self.place / CANCELLED / member.id).exists():
-                    self.stop.cancel(member.id)
+            self._read_words()
             time.sleep(POLL)
         print(json.dumps({name: vars(outcome) for name, outcome in self.outcomes.items()}), flush=True)
         stopped = any(outcome.state == "stopped" for outcome in self.outcomes.values())
@@ -60,9 +78,15 @@ class Job:
         ended_well = [outcome for outcome in self.outcomes.values() if outcome.state in ("done", "elsewhere")]
         return int(len(ended_well) < len(self.members))
 
+    def _read_words(self) -> None:
+        cancelled = left(self.place, "cancelled")
+        for member in self.members:
+            if member.id in cancelled:
+                self.stop.cancel(member.id)
+
     def _run(self, i: int) -> None:
         member = self.members[i]
-        self.outcomes[member.id] = attempts(
+        outcome = self.outcomes[member.id] = attempts(
             RunDirectory(self.sweep.run(member.id)),
             self.submission.number,
             self.cluster.retries,
@@ -70,6 +94,8 @@ class Job:
             self._environment(i),
             self._command(member),
         )
+        if outcome.state != "stopped":  # others in this job may be at work for long
+            when_there_is_room(partial(leave, self.place, "ended", member.id))
 
     def _command(self, member: Member) -> list[str]:
         """What starts the processes of a member of several machines; one machine's start each other."""
@@ -109,10 +135,5 @@ class Job:
             time.sleep(1)
 
 
-def main() -> None:
-    """The command."""
-    sys.exit(Job(Path(sys.argv[1]), int(sys.argv[2])).run())
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(Job(Path(sys.argv[1]), int(sys.argv[2])).run(early))
