@@ -4,7 +4,8 @@ import pytest
 
 from hybrid_patch.config.compose import Sources, compose
 from hybrid_patch.errors import InputError
-from launch.settings import Local, Slurm, read, split
+from launch.queue.slots import found_gpus
+from launch.settings import Local, Slurm, read, seconds, split
 
 
 @pytest.mark.parametrize("option", Sources().groups()["cluster"])
@@ -70,3 +71,19 @@ def test_bad_values_are_one_line(words: list[str]) -> None:
 def test_a_run_has_no_cluster() -> None:
     with pytest.raises(InputError, match="python -m launch submit"):
         compose(["cluster=slurm"])
+
+
+def test_times_of_sbatch() -> None:
+    times = {"5": 300, "1:30": 90, "4:00:00": 14400, "2-1": 176400, "2-1:30": 178200, "0-0:0:7": 7}
+    assert {time: seconds(time) for time in times} == times
+
+
+def test_a_job_must_be_longer_than_its_warning() -> None:
+    with pytest.raises(InputError, match=r"^cluster.time=2: is not longer than cluster.signal_seconds=120, [^\n]+$"):
+        read(["cluster=slurm", "cluster.time=2"])
+
+
+@pytest.mark.parametrize(("visible", "gpus"), [("-1", []), ("", []), ("0,2", ["0", "2"]), ("1,-1,2", ["1"])])
+def test_the_gpus_that_a_process_may_use(visible: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert found_gpus() == gpus
