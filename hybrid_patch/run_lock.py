@@ -150,8 +150,8 @@ def process_here(holder: dict[str, Any]) -> int | None:
     """The process of a lock's holder, if it lives on this machine."""
     if not holder or holder["machine"] != _myself()["machine"]:
         return None
-    pid: int = holder["pid"]
-    return pid if _process(pid) == holder["began"] else None
+    began = _process(holder["pid"])
+    return holder["pid"] if began is not None and began == holder["began"] else None
 
 
 def _myself() -> dict[str, Any]:

@@ -115,17 +115,19 @@ def attempts(
             outcome = _attempt(run, stop, environment, command, kept)
         elif outcome.state != "elsewhere":
             return outcome
-        if outcome.state == "elsewhere" and _wait_for_other(run, stop, outcome):
-            continue
+        if outcome.reason == AT_WORK:
+            if _other_has_ended(run, stop):
+                continue
+            return Outcome(state="stopped", cause=PREEMPTED, reason=f"asked to stop while {AT_WORK}")
         if outcome.state in ("stopped", "failed"):
             _add(run, submission, outcome)
         if outcome.state in ("done", "elsewhere") or stop.asked(run.path.name):
             return outcome
 
 
-def _wait_for_other(run: RunDirectory, stop: Stop, outcome: Outcome) -> bool:
-    """Whether another attempt at work on a run has ended, so that the run can be looked at again."""
-    while not stop.asked(run.path.name) and outcome.reason == AT_WORK:
+def _other_has_ended(run: RunDirectory, stop: Stop) -> bool:
+    """Wait for another attempt at a run to end; False if asked to stop before it has."""
+    while not stop.asked(run.path.name):
         if not _other_at_work(run):
             return True
         time.sleep(POLL)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -99,13 +100,17 @@ class LocalQueue:
         return {}
 
     def cancel(self, sweep: Sweep, submission: Submission, members: Collection[str]) -> None:
-        """Leave a word for the queue's process; if all are cancelled, end it. If it is gone, ask the trainings."""
+        """Leave a word for the queue's process, or end it if all are cancelled; ask trainings whose queue is gone."""
         place = sweep.place(submission)
         process = server(place)
+        servers = {found[0] for each in sweep.submissions() if (found := server(sweep.place(each))) is not None}
         for member in members:
             leave(place, "cancelled", member)
-            if process is None and (pid := process_here(RunDirectory(sweep.run(member)).holder())) is not None:
-                os.kill(pid, signal.SIGTERM)
+            pid = process_here(RunDirectory(sweep.run(member)).holder())
+            if pid is not None:
+                with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has ended meanwhile
+                    if psutil.Process(pid).ppid() not in servers:
+                        os.kill(pid, signal.SIGTERM)
         # A queue on another machine that shares the disk reads the words.
         here = process is not None and process[1] == socket.gethostname()
         if process is not None and here and set(submission.members) <= let_go(place):

@@ -16,7 +16,7 @@ MARGIN = 1.2
 """Times the plan, for `cluster.memory=plan`."""
 ASKED = "HYBRID_PATCH_ASKED"
 """The variable that names the signals which came while the shell made ready."""
-NOTED = [f"trap '{ASKED}=\"${ASKED} {name}\"' {name}" for name in ("USR2", "TERM")]
+NOTED = [f"trap '{ASKED}=\"${{{ASKED}-}} {name}\"' {name}" for name in ("USR2", "TERM")]
 """Lines of shell: without them a signal would end the shell, and SLURM would not start the job again."""
 
 
