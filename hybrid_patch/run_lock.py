@@ -141,27 +141,32 @@ def is_alive(holder: dict[str, Any], heartbeat: float) -> bool:
     me = _myself()
     if me["job"] is not None and holder["job"] == me["job"] and holder["restart"] != me["restart"]:
         return False
-    if holder["machine"] == me["machine"]:
+    if holder["machine"] == _machine():
         return process_here(holder) is not None
     return time.time() - max(heartbeat, holder["time"]) < STALE_SECONDS
 
 
 def process_here(holder: dict[str, Any]) -> int | None:
     """The process of a lock's holder, if it lives on this machine."""
-    if not holder or holder["machine"] != _myself()["machine"]:
+    if not holder or holder["machine"] != _machine():
         return None
     began = _process(holder["pid"])
     return holder["pid"] if began is not None and began == holder["began"] else None
 
 
-def _myself() -> dict[str, Any]:
-    """This process, named so that it can be told from every other on any machine."""
+def _machine() -> str:
+    """This machine since it was started, and the space that its process numbers are of."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     machine = boot.read_text().strip() if boot.exists() else socket.gethostname()
     space = os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""
+    return f"{machine} {space}"
+
+
+def _myself() -> dict[str, Any]:
+    """This process, named so that it can be told from every other on any machine."""
     return {
         "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
-        "machine": f"{machine} {space}",
+        "machine": _machine(),
         "pid": os.getpid(),
         "began": _process(os.getpid()),
         "job": os.environ.get("SLURM_JOB_ID"),

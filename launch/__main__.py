@@ -126,7 +126,7 @@ def cancel_command(arguments: Sequence[str]) -> int:
         mine = [member for member in submission.members if member in wanted]
         if mine:
             queue_of(submission.cluster).cancel(sweep, submission, mine)
-    going = sum(each.state != "done" and not each.idle for each in found)
+    going = sum(each.goes_on for each in found)
     if not going:
         print(f"nothing to cancel: {counts(found)}")
         return 0

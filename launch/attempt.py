@@ -26,7 +26,6 @@ from launch.settings import Retries
 
 DONE, STOPPED, LOST, BAD = 0, 75, 76, 2
 """Exit codes of a training."""
-AT_WORK = "another attempt is at work on it"
 POLL = 2.0
 """Seconds between looks at another attempt."""
 PREEMPTED, KILLED, MACHINE_LOST = "preempted", "killed", "lost"
@@ -41,7 +40,7 @@ class Outcome:
     """What became of a member.
 
     Attributes:
-        state: `elsewhere`: another attempt is at work on it, or has taken it over.
+        state: `elsewhere`: another attempt has taken it over.
         cause: of anything but done and elsewhere.
         frame: the place in the code that a failure is from.
     """
@@ -108,17 +107,16 @@ def attempts(
         kept: descriptors that it inherits; with them it has a session of its own, and outlives this process.
     """
     while True:
+        if not _other_has_ended(run, stop):
+            return Outcome(state="stopped", cause=PREEMPTED, reason="asked to stop while another attempt is at work")
         outcome = _standing(run, submission) or _used_up(run, submission, retries)
-        if outcome is None and stop.asked(run.path.name):
-            outcome = Outcome(state="stopped", cause=PREEMPTED, reason="asked to stop before it began")
-        if outcome is None:
-            outcome = _attempt(run, stop, environment, command, kept)
-        elif outcome.state != "elsewhere":
+        if outcome is not None:
             return outcome
-        if outcome.reason == AT_WORK:
-            if _other_has_ended(run, stop):
-                continue
-            return Outcome(state="stopped", cause=PREEMPTED, reason=f"asked to stop while {AT_WORK}")
+        if stop.asked(run.path.name):
+            return Outcome(state="stopped", cause=PREEMPTED, reason="asked to stop before it began")
+        outcome = _attempt(run, stop, environment, command, kept)
+        if outcome is None:
+            continue
         if outcome.state in ("stopped", "failed"):
             _add(run, submission, outcome)
         if outcome.state in ("done", "elsewhere") or stop.asked(run.path.name):
@@ -127,11 +125,11 @@ def attempts(
 
 def _other_has_ended(run: RunDirectory, stop: Stop) -> bool:
     """Wait for another attempt at a run to end; False if asked to stop before it has."""
-    while not stop.asked(run.path.name):
-        if not _other_at_work(run):
-            return True
+    while _other_at_work(run):
+        if stop.asked(run.path.name):
+            return False
         time.sleep(POLL)
-    return False
+    return True
 
 
 def _other_at_work(run: RunDirectory) -> bool:
@@ -158,8 +156,6 @@ def _standing(run: RunDirectory, submission: int) -> Outcome | None:
     status = run.status()
     if status.get("state") == "done":
         return Outcome(state="done")
-    if _other_at_work(run):
-        return Outcome(state="elsewhere", reason=AT_WORK)
     if status.get("state") == "running":
         gone = Outcome(state="failed", cause=MACHINE_LOST, reason="its machine, or what had started it, went away")
         _say(run, gone)
@@ -177,7 +173,8 @@ def _used_up(run: RunDirectory, submission: int, retries: Retries) -> Outcome | 
 
 def _attempt(
     run: RunDirectory, stop: Stop, environment: Mapping[str, str], command: Sequence[str], kept: Sequence[int]
-) -> Outcome:
+) -> Outcome | None:
+    """What became of one attempt; None: another has begun meanwhile."""
     before = run.status()
     killed_before = _oom_kills()
     try:
@@ -203,7 +200,7 @@ def _attempt(
         return Outcome(state="elsewhere", reason="another attempt has taken it over")
     said = status if status != before else {}
     if code == BAD and _other_at_work(run):
-        return Outcome(state="elsewhere", reason=AT_WORK)  # both were started before either had the lock
+        return None  # both were started before either had the lock
     if said.get("state") == "preempted":
         return Outcome(state="stopped", cause=PREEMPTED, reason=said["reason"])
     if said.get("state") == "failed" and said.get("cause"):

@@ -79,10 +79,8 @@ class Job:
         return int(len(ended_well) < len(self.members))
 
     def _read_words(self) -> None:
-        cancelled = left(self.place, "cancelled")
-        for member in self.members:
-            if member.id in cancelled:
-                self.stop.cancel(member.id)
+        for member in left(self.place, "cancelled"):
+            self.stop.cancel(member)
 
     def _run(self, i: int) -> None:
         member = self.members[i]

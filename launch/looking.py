@@ -131,7 +131,7 @@ def show(*parts: RenderableType) -> None:
 
 def unfinished(found: Sequence[Standing]) -> bool:
     """Whether anything runs or waits."""
-    return any(each.state != "done" and not each.idle for each in found)
+    return any(each.goes_on for each in found)
 
 
 def chosen_sweep(names: Sequence[str]) -> Sweep:

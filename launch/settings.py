@@ -117,15 +117,19 @@ def read(own: Sequence[str], before: Cluster | None = None) -> Launch:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     launch = held_to(Launch, {str(key): value for key, value in plain.items()}, sources)
-    if isinstance(launch.cluster, Slurm) and launch.cluster.pack > 1 and (launch.cluster.nodes or 1) > 1:
-        raise InputError(f"cluster.pack={launch.cluster.pack}: packs members of one machine; cluster.nodes must be 1")
-    time = launch.cluster.time if isinstance(launch.cluster, Slurm) else None
-    if isinstance(launch.cluster, Slurm) and time is not None and seconds(time) <= launch.cluster.signal_seconds:
+    if isinstance(launch.cluster, Slurm):
+        _check(launch.cluster)
+    return launch
+
+
+def _check(cluster: Slurm) -> None:
+    if cluster.pack > 1 and (cluster.nodes or 1) > 1:
+        raise InputError(f"cluster.pack={cluster.pack}: packs members of one machine; cluster.nodes must be 1")
+    if cluster.time is not None and seconds(cluster.time) <= cluster.signal_seconds:
         raise InputError(
-            f"cluster.time={time}: is not longer than cluster.signal_seconds={launch.cluster.signal_seconds}, when "
+            f"cluster.time={cluster.time}: is not longer than cluster.signal_seconds={cluster.signal_seconds}, when "
             "members are asked to save and end; would do: a longer time, or fewer seconds"
         )
-    return launch
 
 
 def seconds(time: str) -> int:

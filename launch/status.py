@@ -52,6 +52,11 @@ class Standing:
         return self.state in ("stopped", "stale", "failed", "missing") and not self.live
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it runs, or waits for its turn."""
+        return self.state != "done" and not self.idle
+
+    @property
     def seconds_left(self) -> float | None:
         """Until the last step, if the steps go on as the last one."""
         if self.rate is None or self.steps is None or self.state != "running":

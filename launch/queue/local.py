@@ -112,8 +112,7 @@ class LocalQueue:
                     if psutil.Process(pid).ppid() not in servers:
                         os.kill(pid, signal.SIGTERM)
         # A queue on another machine that shares the disk reads the words.
-        here = process is not None and process[1] == socket.gethostname()
-        if process is not None and here and set(submission.members) <= let_go(place):
+        if process is not None and process[1] == socket.gethostname() and set(submission.members) <= let_go(place):
             os.kill(process[0], signal.SIGTERM)
 
 

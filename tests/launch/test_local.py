@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,15 +40,38 @@ def pid_of(run: Path) -> int:
     return json.loads((run / "lock.json").read_text())["pid"]
 
 
-def trainings(folder: Path) -> dict[str, psutil.Process]:
-    """The processes that train runs below a folder, by the runs' names; those that are still being made among them."""
+def processes(folder: Path, module: str) -> dict[str, psutil.Process]:
+    """The processes of a module at work below a folder, by the names of what they work on."""
     found = {}
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess):
             words = process.cmdline()
-            if "hybrid_patch.resume" in words and words[-1].startswith(str(folder)):
+            if module in words and words[-1].startswith(str(folder)):
                 found[Path(words[-1]).name] = process
     return found
+
+
+def trainings(folder: Path) -> dict[str, psutil.Process]:
+    """The processes that train runs below a folder, by the runs' names; those in their imports among them."""
+    return processes(folder, "hybrid_patch.resume")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 12 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    yield disk
+    until(lambda: subprocess.run(["umount", disk], capture_output=True).returncode == 0)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on a disk; the file that takes it."""
+    filler = disk / "filler"
+    subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4096"], capture_output=True, check=False)
+    return filler
 
 
 def server(folder: Path, number: int = 1) -> int:
@@ -175,25 +199,18 @@ def test_out_of_memory_is_not_tried_again(tmp_path: Path) -> None:
     assert "1 × out of memory at" in launch(tmp_path, "wait").stdout
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("no tmpfs can be mounted here")
-    try:
-        (run,) = submitted(disk, "trainer.steps=400", TMPDIR=str(tmp_path))
-        until_step(run, 25)
-        subprocess.run(["dd", "if=/dev/zero", f"of={disk / 'filler'}", "bs=4096"], capture_output=True, check=False)
-        until(lambda: status(run).get("state") == "failed" or attempts_of(run) or not (run / "lock.json").exists())
-        (disk / "filler").unlink()
-        until(lambda: attempts_of(run))
-        assert attempts_of(run)[-1]["cause"] == "disk full"
-        until(lambda: status(run)["state"] == "failed")
-        assert launch(disk, "resume", "mine", TMPDIR=str(tmp_path)).returncode == 0
-        until_done(run)
-        whole(run, 400)
-    finally:
-        until(lambda: subprocess.run(["umount", disk], capture_output=True).returncode == 0)
+def test_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
+    (run,) = submitted(small_disk, "trainer.steps=400", TMPDIR=str(tmp_path))
+    until_step(run, 25)
+    filler = fill(small_disk)
+    until(lambda: status(run).get("state") == "failed" or attempts_of(run) or not (run / "lock.json").exists())
+    filler.unlink()
+    until(lambda: attempts_of(run))
+    assert attempts_of(run)[-1]["cause"] == "disk full"
+    until(lambda: status(run)["state"] == "failed")
+    assert launch(small_disk, "resume", "mine", TMPDIR=str(tmp_path)).returncode == 0
+    until_done(run)
+    whole(run, 400)
 
 
 def test_it_outlives_terminal_wait_and_queue(tmp_path: Path) -> None:
@@ -254,28 +271,21 @@ def test_cancel_saves_and_resume_goes_on(tmp_path: Path) -> None:
         whole(run, 200)
 
 
-def test_a_full_disk_costs_no_other_member_its_turn(tmp_path: Path) -> None:
+def test_a_full_disk_costs_no_other_member_its_turn(tmp_path: Path, small_disk: Path) -> None:
     """The queue's own words have no room either."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("no tmpfs can be mounted here")
-    try:
-        first, second = submitted(disk, "seed=0,1", "trainer.steps=150", "cluster.slots=1", TMPDIR=str(tmp_path))
-        until_step(first, 25)
-        subprocess.run(["dd", "if=/dev/zero", f"of={disk / 'filler'}", "bs=4096"], capture_output=True, check=False)
-        (training,) = trainings(disk).values()
-        until(lambda: not training.is_running() or training.status() == psutil.STATUS_ZOMBIE)
-        time.sleep(3)  # the queue tries to say so, and cannot
-        (disk / "filler").unlink()
-        until_done(second)
-        whole(second, 150)
-        assert attempts_of(first)[-1]["cause"] == "disk full"
-        assert launch(disk, "resume", "mine", TMPDIR=str(tmp_path)).returncode == 0
-        until_done(first)
-        whole(first, 150)
-    finally:
-        until(lambda: subprocess.run(["umount", disk], capture_output=True).returncode == 0)
+    first, second = submitted(small_disk, "seed=0,1", "trainer.steps=150", "cluster.slots=1", TMPDIR=str(tmp_path))
+    until_step(first, 25)
+    filler = fill(small_disk)
+    (training,) = trainings(small_disk).values()
+    until(lambda: not training.is_running() or training.status() == psutil.STATUS_ZOMBIE)
+    time.sleep(3)  # the queue tries to say so, and cannot
+    filler.unlink()
+    until_done(second)
+    whole(second, 150)
+    assert attempts_of(first)[-1]["cause"] == "disk full"
+    assert launch(small_disk, "resume", "mine", TMPDIR=str(tmp_path)).returncode == 0
+    until_done(first)
+    whole(first, 150)
 
 
 def test_cancelled_members_are_let_go_and_taken_again(tmp_path: Path) -> None:
@@ -308,20 +318,13 @@ def test_two_queues_at_one_member(tmp_path: Path) -> None:
         assert launch(tmp_path, "resume", "mine").returncode == 0
     until_step(run, 25)
     lucky = psutil.Process(pid_of(run))
-    others = [process for process in psutil.process_iter() if "launch.queue.serve" in _words(process)]
+    queues = processes(tmp_path, "launch.queue.serve")
     lucky.kill()
-    if lucky == orphan and not any(str(tmp_path) in " ".join(_words(process)) for process in others):
+    if lucky == orphan and not queues:
         assert launch(tmp_path, "resume", "mine").returncode == 0
     until_done(run)
     whole(run, 400)
     assert {row["cause"] for row in attempts_of(run)} <= {"lost", "killed"}
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
 
 
 def test_a_sweep_may_have_more_members_than_a_process_may_have_files(tmp_path: Path) -> None:
