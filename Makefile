@@ -53,7 +53,7 @@ test: lint
 
 # On a machine with a GPU torch and the rest may be installed already: then no .venv is made.
 gpu-check:
-	@$(if $(wildcard $(BIN)),$(BIN),"$(PYTHON)") -m hybrid_patch.gpu_check
+	@$(if $(wildcard $(BIN)),$(BIN),"$(PYTHON)") -m tests.gpu.gpu_check
 
 slow: $(VENV)/dev
 	$(PYTEST) -m slow

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_patch.run_directory import RunDirectory
+from hybrid_patch.runs.directory import RunDirectory
 
 FOLDER = Path("runs") / "demo"
 COMMON = ("experiment=demo", "~data.modalities.sentinel1", "~data.modalities.srtm")

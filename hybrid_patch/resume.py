@@ -8,9 +8,9 @@ import signal
 import sys
 from pathlib import Path
 
-from hybrid_patch.config.front import input_errors_end
+from hybrid_patch.config.hydra_main import input_errors_end
+from hybrid_patch.config.threads import wait_briefly
 from hybrid_patch.errors import InputError
-from hybrid_patch.threads import wait_briefly
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
 
         folder = Path(arguments[0])
         config = dataclasses.replace(frozen_config(folder), run_dir=str(folder))
-        from hybrid_patch.train import train
+        from hybrid_patch.train.__main__ import train
 
         sys.exit(train(config))
 

@@ -26,12 +26,12 @@ from typing import NoReturn
 from rich.console import RenderableType
 from rich.table import Table
 
-from hybrid_patch.config.front import input_errors_end
+from hybrid_patch.config.hydra_main import input_errors_end
+from hybrid_patch.config.threads import wait_briefly
 from hybrid_patch.errors import InputError
-from hybrid_patch.run_directory import RunDirectory, provenance
-from hybrid_patch.threads import wait_briefly
-from launch import settings
-from launch.looking import (
+from hybrid_patch.runs.directory import RunDirectory, provenance
+from launch import config
+from launch.commands import (
     chosen_sweep,
     collect_command,
     logs_command,
@@ -43,9 +43,9 @@ from launch.looking import (
 )
 from launch.queue import queue_of
 from launch.status import Standing, counts, standings
+from launch.status_table import WIDEST, labels
 from launch.submit import Request, hand_over, judge, other_commits, planned, submit
 from launch.sweep import member_named, sweeps
-from launch.table import WIDEST, labels
 
 
 def main() -> NoReturn:
@@ -64,11 +64,11 @@ def main() -> NoReturn:
 
 def plan_command(arguments: Sequence[str]) -> int:
     """The members, how they stand, and what they will take."""
-    from hybrid_patch import plan as planning
+    from hybrid_patch.cost import plan as planning
     from hybrid_patch.cost.devices import device_named
 
-    own, overrides = settings.split(arguments)
-    launch = settings.read(own)
+    own, overrides = config.split(arguments)
+    launch = config.read(own)
     request = judge(overrides, launch.cluster)
     found = standings(request.sweep, request.members())
     device = None if launch.cluster.device is None else device_named(launch.cluster.device)
@@ -84,8 +84,8 @@ def plan_command(arguments: Sequence[str]) -> int:
 
 def submit_command(arguments: Sequence[str]) -> int:
     """Freeze and hand over."""
-    own, overrides = settings.split(arguments)
-    launch = settings.read(own)
+    own, overrides = config.split(arguments)
+    launch = config.read(own)
     cluster, queue = launch.cluster, queue_of(launch.cluster)
     request = judge(overrides, cluster)
     queue.check(request.members())
@@ -136,13 +136,13 @@ def cancel_command(arguments: Sequence[str]) -> int:
 
 def resume_command(arguments: Sequence[str]) -> int:
     """What is not done and not at work, once more."""
-    own, rest = settings.split(arguments)
+    own, rest = config.split(arguments)
     flags, names = split(rest, ("--failed-only",), 1)
     sweep = chosen_sweep(names)
     if not sweep.submissions():
         raise InputError(f"{sweep.name}: was never handed to a queue; submit it again")
     before = sweep.submissions()[-1]
-    launch = settings.read(own, before=before.cluster)
+    launch = config.read(own, before=before.cluster)
     cluster = launch.cluster
     from launch import snapshot
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_patch.config.recipe import leaves
-from hybrid_patch.files import write_text, write_whole
-from hybrid_patch.run_directory import RunDirectory
+from hybrid_patch.runs.atomic_files import write_text, write_whole
+from hybrid_patch.runs.directory import RunDirectory
 from launch.status import last_metrics
 from launch.sweep import Member, Sweep
 

@@ -24,13 +24,13 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
-from hybrid_patch.run_directory import RunDirectory
-from launch.attempt import Outcome, Stop, attempts, when_there_is_room
+from hybrid_patch.runs.directory import RunDirectory
+from launch.attempts import Outcome, Stop, attempts, when_there_is_room
+from launch.config import Slurm
 from launch.queue.local import code_environment
-from launch.queue.sbatch import ASKED
+from launch.queue.markers import leave, left
 from launch.queue.slurm import read_arrays
-from launch.queue.words import leave, left
-from launch.settings import Slurm
+from launch.queue.slurm_script import ASKED
 from launch.sweep import Member, read_submission, sweep_of
 
 POLL = 1.0
@@ -100,7 +100,7 @@ class Job:
         if member.nodes == 1:
             return []
         steps = ["srun", f"--nodes={member.nodes}", f"--ntasks-per-node={member.processes}", "--kill-on-bad-exit=1"]
-        return [*steps, sys.executable, "-u", "-m", "launch.queue.rank"]
+        return [*steps, sys.executable, "-u", "-m", "launch.queue.slurm_rank"]
 
     def _environment(self, i: int) -> dict[str, str]:
         """Of a member's process: its share of the job's threads and GPUs."""

@@ -13,8 +13,8 @@ from typing import Literal
 
 from hybrid_patch.config.compose import conf_folder
 from hybrid_patch.errors import InputError
-from hybrid_patch.files import write_json, write_text
-from hybrid_patch.run_directory import SNAPSHOT, provenance
+from hybrid_patch.runs.atomic_files import write_json, write_text
+from hybrid_patch.runs.directory import SNAPSHOT, provenance
 
 PARTS = ("hybrid_patch", "launch", "conf")
 PATCH = "dirty.patch"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hybrid_patch.files import last_lines
-from hybrid_patch.run_directory import RunDirectory
-from hybrid_patch.run_lock import STALE_SECONDS, is_alive, named
+from hybrid_patch.runs.atomic_files import last_lines
+from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.lock import STALE_SECONDS, is_alive, named
 from launch.queue import Live, QueueSilentError, queue_of
 from launch.sweep import Member, Submission, Sweep
 

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybrid_patch.config.compose import Sources, sweep_members
 from hybrid_patch.config.frozen import as_yaml
-from hybrid_patch.config.members import Fingerprints, each_config
 from hybrid_patch.config.recipe import identity
 from hybrid_patch.config.schema import Config
+from hybrid_patch.config.sweep import Fingerprints, each_config
 from hybrid_patch.errors import InputError
-from hybrid_patch.files import write_text
-from hybrid_patch.run_directory import RunDirectory, provenance
+from hybrid_patch.runs.atomic_files import write_text
+from hybrid_patch.runs.directory import RunDirectory, provenance
 from launch import snapshot
+from launch.config import Cluster, Slurm
 from launch.queue import QueueSilentError, queue_of
-from launch.settings import Cluster, Slurm
 from launch.status import Standing, standings
 from launch.sweep import RUNS, Member, Submission, Sweep
 
 if TYPE_CHECKING:
-    from hybrid_patch.cost.sweep import Planned
+    from hybrid_patch.cost.predict_sweep import Planned
 
 
 class Judged(NamedTuple):
@@ -106,8 +106,8 @@ def planned(request: Request, limit: int | None, device: Any) -> tuple[Request, 
         device: to plan for besides, a `hybrid_patch.cost.devices.Device`; None: none.
     """
     from hybrid_patch.cost.devices import RESERVE
-    from hybrid_patch.cost.sweep import plan_configs
-    from hybrid_patch.plan import size
+    from hybrid_patch.cost.plan import size
+    from hybrid_patch.cost.predict_sweep import plan_configs
 
     limits = [most for most in (limit, None if device is None else device.memory) if most is not None]
     found = plan_configs(

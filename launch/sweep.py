@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_patch.errors import InputError
-from hybrid_patch.files import write_json
-from launch.settings import CLUSTER, Cluster
+from hybrid_patch.runs.atomic_files import write_json
+from launch.config import CLUSTER, Cluster
 
 RUNS = Path("runs")
 OWN = "launch"

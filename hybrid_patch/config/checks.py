@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hybrid_patch.config.curriculum import prime_factors
 from hybrid_patch.config.schema import (
     Config,
     Learned,
@@ -23,7 +24,6 @@ from hybrid_patch.config.schema import (
     Transformer,
     Upsampler,
 )
-from hybrid_patch.curriculum import prime_factors
 
 SYNTHETIC_MODALITIES = ("sentinel2_l2a", "sentinel1", "srtm")
 """What the synthetic scenes can show."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from hybrid_patch.data.modality import STRICT, Modality
+from hybrid_patch.config.modality import STRICT, Modality
 
 
 class _NotInRecipe:

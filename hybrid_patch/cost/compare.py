@@ -6,9 +6,9 @@ from typing import Any
 
 from hybrid_patch.config.recipe import recipe
 from hybrid_patch.config.schema import Config
-from hybrid_patch.cost.alone import FailedAlone, memory_alone
 from hybrid_patch.cost.devices import Device, this_device
-from hybrid_patch.cost.prediction import Prediction, predict
+from hybrid_patch.cost.isolated_memory import FailedAlone, memory_alone
+from hybrid_patch.cost.predict import Prediction, predict
 from hybrid_patch.cost.step import Step
 from hybrid_patch.cost.timing import in_turns, interleave, interval, ratio, totals_of
 

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-from hybrid_patch.files import write_whole
+from hybrid_patch.runs.atomic_files import write_whole
 
 COLOUR = "#2e6fbb"
 MIB = 2**20

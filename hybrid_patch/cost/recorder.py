@@ -21,7 +21,7 @@ from hybrid_patch.cost.torch_internals import (
     flops,
     nodes_made,
 )
-from hybrid_patch.parts import LOSS
+from hybrid_patch.model.profiling import LOSS
 
 Phase = Literal["forward", "backward", "optimizer"]
 MemoryClass = Literal["parameters", "gradients", "optimizer", "activations", "temporary"]

@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
-from hybrid_patch.accumulation import backpropagate
+from hybrid_patch.config.curriculum import sizes_at, tile_for
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.timing import Clock
-from hybrid_patch.curriculum import sizes_at, tile_for
 from hybrid_patch.data.batch import Batch
-from hybrid_patch.data.loading import TrainingSteps
+from hybrid_patch.data.loader import TrainingSteps
 from hybrid_patch.data.registry import open_source
 from hybrid_patch.errors import InputError
 from hybrid_patch.loss.objective import Objective
-from hybrid_patch.optimizer import optimizer_of
-from hybrid_patch.processes import accelerator
+from hybrid_patch.train.distributed import accelerator
+from hybrid_patch.train.optimizer import optimizer_of
+from hybrid_patch.train.step import backpropagate
 
 THREADS = torch.get_num_threads()
 """Of a config that does not say how many."""

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
-from hybrid_patch.masking import Mask
-from hybrid_patch.packing import Packing, pack
-from hybrid_patch.patches import cut, cut_again
+from hybrid_patch.data.masking import Mask
+from hybrid_patch.data.packing import Packing, pack
+from hybrid_patch.data.patchify import cut, cut_again
 
 Change = Callable[[Tensor], Tensor]
 

@@ -1,7 +1,7 @@
 """From the `data` group of a configuration to the source that it names."""
 
 from hybrid_patch.config.schema import OlmoEarth, Rasters, Synthetic
-from hybrid_patch.data.sample import Source
+from hybrid_patch.data.source import Source
 
 
 def open_source(data: Synthetic | OlmoEarth | Rasters) -> Source:
@@ -10,13 +10,13 @@ def open_source(data: Synthetic | OlmoEarth | Rasters) -> Source:
     Raises InputError if its files are not what the configuration says.
     """
     if isinstance(data, Synthetic):
-        from hybrid_patch.data.synthetic import SyntheticSource
+        from hybrid_patch.data.synthetic.source import SyntheticSource
 
         return SyntheticSource(data)
     if isinstance(data, OlmoEarth):
-        from hybrid_patch.data.olmoearth import OlmoEarthSource
+        from hybrid_patch.data.olmoearth.source import OlmoEarthSource
 
         return OlmoEarthSource(data)
-    from hybrid_patch.data.rasters import RasterSource
+    from hybrid_patch.data.rasters.source import RasterSource
 
     return RasterSource(data)

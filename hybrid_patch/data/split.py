@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from hybrid_patch.data.sample import Window
+from hybrid_patch.data.source import Window
 
 Array = np.ndarray
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from hybrid_patch.data.modality import Modality
-from hybrid_patch.data.sample import BrokenSampleError, Sample, Window
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.data.source import BrokenSampleError, Sample, Window
 from hybrid_patch.errors import InputError
 
 Array = np.ndarray

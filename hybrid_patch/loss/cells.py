@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from hybrid_patch.data.batch import Batch, Draw
+from hybrid_patch.data.packing import Packing
+from hybrid_patch.data.patchify import cut_again
 from hybrid_patch.loss.queries import Queries, draw_queries
-from hybrid_patch.packing import Packing
-from hybrid_patch.patches import cut_again
-from hybrid_patch.tokens import Positions, Tokens
+from hybrid_patch.model.tokens import Positions, Tokens
 
 
 class Cells(NamedTuple):

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hybrid_patch.distributed import first_row, gather_rows
+from hybrid_patch.loss.all_gather import first_row, gather_rows
 from hybrid_patch.loss.cells import Cells
-from hybrid_patch.nn.heads import ProjectAndAggregate
-from hybrid_patch.tokens import FineTokens
+from hybrid_patch.loss.heads import ProjectAndAggregate
+from hybrid_patch.model.tokens import FineTokens
 
 
 class TokenSum(NamedTuple):

@@ -7,23 +7,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from hybrid_patch.config.curriculum import PatchSizes, all_sizes
+from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config, ContrastiveTerm
-from hybrid_patch.curriculum import PatchSizes, all_sizes
 from hybrid_patch.data.batch import Batch, Guide
-from hybrid_patch.data.modality import Modality
-from hybrid_patch.distributed import global_sum, world_size
+from hybrid_patch.data.masking import Mask, usual_tokens
+from hybrid_patch.data.patchify import cut
+from hybrid_patch.loss.all_gather import global_sum, world_size
 from hybrid_patch.loss.cells import Cells, cells_of
+from hybrid_patch.loss.heads import ProjectAndAggregate
 from hybrid_patch.loss.instance import TokenSum, instance_contrast, token_sum
 from hybrid_patch.loss.patch_discrimination import patch_discrimination
-from hybrid_patch.loss.reconstruct import reconstruction
-from hybrid_patch.masking import Mask, usual_tokens
-from hybrid_patch.nn.heads import ProjectAndAggregate
-from hybrid_patch.nn.model import HybridModel
-from hybrid_patch.nn.target import RandomTargets
-from hybrid_patch.nn.upsampler import Upsampler
-from hybrid_patch.parts import UPSAMPLER, part_of_a_step
-from hybrid_patch.patches import cut
-from hybrid_patch.tokens import FineTokens, Positions, TokenGrid, Tokens
+from hybrid_patch.loss.reconstruction import reconstruction
+from hybrid_patch.loss.targets import RandomTargets
+from hybrid_patch.model.hybrid import HybridModel
+from hybrid_patch.model.profiling import UPSAMPLER, part_of_a_step
+from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid, Tokens
+from hybrid_patch.model.upsampler import Upsampler
 
 PerSample = tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]
 """The loss of each sample, and whether it has one."""

@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hybrid_patch.data.packing import take_rows
 from hybrid_patch.loss.logsumexp import NEVER, Backend, log_sum_exp, unusable
 from hybrid_patch.loss.queries import Queries
-from hybrid_patch.nn.target import TargetKeys
-from hybrid_patch.packing import take_rows
-from hybrid_patch.tokens import Tokens
+from hybrid_patch.loss.targets import TargetKeys
+from hybrid_patch.model.tokens import Tokens
 
 SMALLEST_SQUARED_NORM = 1e-12
 SAME, FAR = 1e-13, 1e9

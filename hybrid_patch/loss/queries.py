@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from hybrid_patch.data.batch import Draw
-from hybrid_patch.packing import Packing, take_rows
-from hybrid_patch.tokens import Positions
+from hybrid_patch.data.packing import Packing, take_rows
+from hybrid_patch.model.tokens import Positions
 
 
 @dataclasses.dataclass(frozen=True)

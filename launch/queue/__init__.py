@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Literal, Protocol, runtime_checkable
 
 from hybrid_patch.errors import InputError
-from launch.settings import Local
+from launch.config import Local
 from launch.sweep import Member, Submission, Sweep
 
 Live = Literal["waiting", "running"]
@@ -56,8 +56,8 @@ def queue_of(cluster: object) -> Queue:
         from launch.queue.local import LocalQueue
 
         return LocalQueue(cluster)
+    from launch.config import Slurm
     from launch.queue.slurm import SlurmQueue
-    from launch.settings import Slurm
 
     assert isinstance(cluster, Slurm)
     return SlurmQueue(cluster)

@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 
 from hybrid_patch.errors import InputError
-from hybrid_patch.run_directory import RunDirectory
-from hybrid_patch.run_lock import process_here
+from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.lock import process_here
+from launch.config import Local
 from launch.queue import Live
-from launch.queue.slots import found_gpus, slots_of
-from launch.queue.words import leave, let_go
-from launch.settings import Local
+from launch.queue.local_slots import found_gpus, slots_of
+from launch.queue.markers import leave, let_go
 from launch.sweep import Member, Submission, Sweep
 
 LOG, LOCK = "queue.txt", "queue.lock"
@@ -71,7 +71,7 @@ class LocalQueue:
         with (place / LOG).open("ab") as log, (place / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             process = subprocess.Popen(
-                [sys.executable, "-m", "launch.queue.serve", str(place)],
+                [sys.executable, "-m", "launch.queue.local_server", str(place)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

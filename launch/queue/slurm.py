@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from hybrid_patch.errors import InputError
-from hybrid_patch.files import write_json, write_text
+from hybrid_patch.runs.atomic_files import write_json, write_text
+from launch.config import Slurm
 from launch.queue import Live, QueueSilentError
-from launch.queue.sbatch import Resources, resources_of, script
-from launch.queue.words import leave, let_go
-from launch.settings import Slurm
+from launch.queue.markers import leave, let_go
+from launch.queue.slurm_script import Resources, resources_of, script
 from launch.sweep import Member, Submission, Sweep
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid_patch.config.compose import Sources, compose, sweep_members
-from hybrid_patch.config.members import Composer, each_config
+from hybrid_patch.config.sweep import Composer, each_config
 from hybrid_patch.errors import InputError
 
 SOURCES = Sources()

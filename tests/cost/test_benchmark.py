@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from hybrid_patch.benchmark import read
-from hybrid_patch.config.front import compose
-from hybrid_patch.cost.alone import FailedAlone, memory_alone
+from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.cost.benchmark import read
 from hybrid_patch.cost.growth import slope
+from hybrid_patch.cost.isolated_memory import FailedAlone, memory_alone
 from hybrid_patch.cost.timing import in_turns, interleave, interval, ratio
 from hybrid_patch.errors import InputError
 
@@ -77,7 +77,7 @@ def test_help_is_printed_and_nothing_is_run() -> None:
 
 
 def test_the_table_of_fine_tokens_takes_two_options() -> None:
-    line = [sys.executable, "-m", "hybrid_patch.cost.fine_tokens", "round=3"]
+    line = [sys.executable, "-m", "tests.tools.fine_tokens", "round=3"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr == "error: round=3: takes rounds=<whole number> and output=<file>\n"
@@ -87,7 +87,7 @@ def test_the_table_of_fine_tokens_takes_two_options() -> None:
 @pytest.mark.timeout(900)
 def test_the_table_of_fine_tokens(tmp_path: Path) -> None:
     output = tmp_path / "table.json"
-    line = [sys.executable, "-m", "hybrid_patch.cost.fine_tokens", "rounds=1", f"output={output}"]
+    line = [sys.executable, "-m", "tests.tools.fine_tokens", "rounds=1", f"output={output}"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stderr
     rows = json.loads(output.read_text())["rows"]

@@ -3,7 +3,7 @@
 import pytest
 from building import TINY
 
-from hybrid_patch.cost.embedding import measure, read, tables
+from hybrid_patch.cost.map_benchmark import measure, read, tables
 from hybrid_patch.errors import InputError
 
 OVERRIDES = [word for word in TINY if word not in ("logger=none", "evaluation=none", "data.scenes=4")]

@@ -7,12 +7,12 @@ import torch
 from building import MODALITIES, make_batch, small
 from torch.utils.flop_counter import FlopCounterMode
 
+from hybrid_patch.config.curriculum import PatchSizes, all_sizes
+from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config, Guided, Learned, Subpixel, Transformer
-from hybrid_patch.cost.fake import fake_steps
-from hybrid_patch.curriculum import PatchSizes, all_sizes
-from hybrid_patch.data.modality import Modality
+from hybrid_patch.cost.fake_step import fake_steps
 from hybrid_patch.loss.objective import Objective
-from hybrid_patch.parts import PARTS
+from hybrid_patch.model.profiling import PARTS
 
 SAMPLES, VIEWS = 3, 2
 ROWS = SAMPLES * VIEWS

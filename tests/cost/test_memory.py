@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from hybrid_patch.cost.memory import PeakMemory
+from hybrid_patch.train.peak_memory import PeakMemory
 
 MIB = 2**20
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from building import TINY
 
-from hybrid_patch.config.front import compose
-from hybrid_patch.cost.sweep import plan
+from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.cost.plan import read, report_of, tables
+from hybrid_patch.cost.predict_sweep import plan
 from hybrid_patch.errors import InputError
-from hybrid_patch.plan import read, report_of, tables
 
 
 def report(*arguments: str) -> dict[str, object]:

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 from building import MODALITIES, small
+from check_memory import measured_peak
 
 from hybrid_patch.config.schema import Config
-from hybrid_patch.cost.check_memory import measured_peak
 from hybrid_patch.cost.devices import TABLE, THIS, Device, device_named
-from hybrid_patch.cost.prediction import CLASSES, Prediction, Stage, predict, stage_cost, stages_of
-from hybrid_patch.cost.sharing import whole_at_a_time
+from hybrid_patch.cost.predict import CLASSES, Prediction, Stage, predict, stage_cost, stages_of
+from hybrid_patch.cost.sharded_memory import whole_at_a_time
 from hybrid_patch.errors import InputError
 from hybrid_patch.loss.objective import Objective
 
@@ -44,7 +44,7 @@ def test_memory_is_what_torch_allocates(overrides: list[str]) -> None:
 @pytest.mark.parametrize("patch", ["ps8", "hybrid", "ps1"])
 @pytest.mark.parametrize("model", ["nano", "tiny"])
 def test_memory_of_whole_models(model: str, patch: str) -> None:
-    from hybrid_patch.config.front import compose
+    from hybrid_patch.config.hydra_main import compose
 
     config = compose(
         [f"model={model}", f"patch={patch}", "logger=none", "data.tile=32", "data.timesteps=1", "trainer.batch_size=2"]

@@ -7,10 +7,10 @@ from building import TINY, small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_patch.cost.scaling import Links, bytes_sent, scaling
-from hybrid_patch.cost.sweep import plan
+from hybrid_patch.cost.plan import read, report_of, tables
+from hybrid_patch.cost.predict_sweep import plan
+from hybrid_patch.cost.weak_scaling import Links, bytes_sent, scaling
 from hybrid_patch.errors import InputError
-from hybrid_patch.plan import read, report_of, tables
 
 LINKS = Links(per_node=8, node=400e9, network=25e9)
 

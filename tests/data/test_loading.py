@@ -9,12 +9,12 @@ from building import MODALITIES, small, some_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_patch.data.ahead import on_device
+from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.batch import Batch
-from hybrid_patch.data.loading import TrainingSteps, batches, crop
-from hybrid_patch.data.modality import Modality
-from hybrid_patch.data.sample import BrokenSampleError, Sample, Window
-from hybrid_patch.masking import Mask
+from hybrid_patch.data.loader import TrainingSteps, batches, crop
+from hybrid_patch.data.masking import Mask
+from hybrid_patch.data.prefetch import on_device
+from hybrid_patch.data.source import BrokenSampleError, Sample, Window
 
 Array = np.ndarray
 

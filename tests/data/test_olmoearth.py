@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from olmoearth_folder import LENGTH, MAP, MODALITIES, S2, SIDE, config, index, make_folder, modality, whole, write
 
-from hybrid_patch.data.modality import Modality
-from hybrid_patch.data.olmoearth import WORLDCOVER, OlmoEarthSource
-from hybrid_patch.data.olmoearth_file import MISSING, read_packed
-from hybrid_patch.data.olmoearth_tables import with_given_statistics
-from hybrid_patch.data.sample import UNLABELLED, BrokenSampleError, Window
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.data.olmoearth.sample_file import MISSING, read_packed
+from hybrid_patch.data.olmoearth.source import WORLDCOVER, OlmoEarthSource
+from hybrid_patch.data.olmoearth.tables import with_given_statistics
+from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Window
 from hybrid_patch.errors import InputError
 
 

@@ -9,9 +9,9 @@ import pytest
 from raster_folders import config, expect_line, make_series, make_tiles, modality, ramp, whole, write
 from rasterio import Affine
 
-from hybrid_patch.data.modality import Modality
-from hybrid_patch.data.rasters import RasterSource
-from hybrid_patch.data.sample import BrokenSampleError, Window
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.data.rasters.source import RasterSource
+from hybrid_patch.data.source import BrokenSampleError, Window
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raster_folders import config, make_tiles, whole
 
-from hybrid_patch.data.rasters import RasterSource
+from hybrid_patch.data.rasters.source import RasterSource
 from hybrid_patch.data.split import hold_out, split_blocks
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from raster_folders import config, make_series, make_tiles, modality, ramp, whole, write
 from rasterio import Affine
 
-from hybrid_patch.data.raster_files import RasterFiles
-from hybrid_patch.data.rasters import RasterSource
-from hybrid_patch.data.sample import UNLABELLED, Window
+from hybrid_patch.data.rasters.geotiff import RasterFiles
+from hybrid_patch.data.rasters.source import RasterSource
+from hybrid_patch.data.source import UNLABELLED, Window
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Int
 
-from hybrid_patch.data.modality import Modality
-from hybrid_patch.data.sample import BrokenSampleError, Sample, Window
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.data.source import BrokenSampleError, Sample, Window
 from hybrid_patch.data.statistics import WINDOWS, Moments, fit
 from hybrid_patch.errors import InputError
 

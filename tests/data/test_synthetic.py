@@ -15,13 +15,13 @@ from sklearn.metrics import jaccard_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Synthetic
-from hybrid_patch.data import synthetic
-from hybrid_patch.data.modality import Modality
-from hybrid_patch.data.sample import Sample, Window
-from hybrid_patch.data.scenes import LOOKS
-from hybrid_patch.data.spectra import BANDS, CLASSES
-from hybrid_patch.data.synthetic import SyntheticSource
+from hybrid_patch.data.source import Sample, Window
+from hybrid_patch.data.synthetic import source as synthetic
+from hybrid_patch.data.synthetic.scene import LOOKS
+from hybrid_patch.data.synthetic.source import SyntheticSource
+from hybrid_patch.data.synthetic.spectra import BANDS, CLASSES
 from hybrid_patch.errors import InputError
 
 Array = np.ndarray

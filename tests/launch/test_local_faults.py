@@ -58,7 +58,7 @@ def test_failures_are_told_apart_and_stop_no_other(tmp_path: Path) -> None:
     said = launch(tmp_path, "status")
     assert said.returncode == 1
     assert "1 done, 1 failed" in said.stdout
-    assert "1 × error at files.py" in said.stdout
+    assert "1 × error at runs/atomic_files.py" in said.stdout
     assert "again: python -m launch resume mine --failed-only" in said.stdout
     broken.unlink()
     assert launch(tmp_path, "resume", "mine", "--failed-only").returncode == 0
@@ -208,7 +208,7 @@ def test_two_queues_at_one_member(tmp_path: Path) -> None:
         assert launch(tmp_path, "resume", "mine").returncode == 0
     until_step(run, 25)
     lucky = psutil.Process(pid_of(run))
-    queues = processes(tmp_path, "launch.queue.serve")
+    queues = processes(tmp_path, "launch.queue.local_server")
     lucky.kill()
     if lucky == orphan and not queues:
         assert launch(tmp_path, "resume", "mine").returncode == 0

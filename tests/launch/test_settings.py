@@ -4,8 +4,8 @@ import pytest
 
 from hybrid_patch.config.compose import Sources, compose
 from hybrid_patch.errors import InputError
-from launch.queue.slots import found_gpus
-from launch.settings import Local, Slurm, read, seconds, split
+from launch.config import Local, Slurm, read, seconds, split
+from launch.queue.local_slots import found_gpus
 
 
 @pytest.mark.parametrize("option", Sources().groups()["cluster"])

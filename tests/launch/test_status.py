@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_patch.files import append_line, write_json
+from hybrid_patch.runs.atomic_files import append_line, write_json
 from launch.queue import Live
 from launch.status import standing
 from launch.sweep import Member

@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from building import MODALITIES, draw_for, make_batch, remade, small
 from torch import Tensor
 
-from hybrid_patch.curriculum import PatchSizes
+from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.masking import Mask
+from hybrid_patch.data.packing import pack
+from hybrid_patch.data.patchify import cut, cut_again
 from hybrid_patch.loss.objective import Objective
-from hybrid_patch.masking import Mask
-from hybrid_patch.packing import pack
-from hybrid_patch.patches import cut, cut_again
-from hybrid_patch.tokens import DenseTokens, FineTokens, Positions, TokenGrid
+from hybrid_patch.model.tokens import DenseTokens, FineTokens, Positions, TokenGrid
 
 TEMPERATURE = 0.1
 

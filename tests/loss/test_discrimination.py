@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hybrid_patch.data.batch import Batch, Draw
+from hybrid_patch.data.masking import Mask
+from hybrid_patch.data.packing import pack
+from hybrid_patch.data.patchify import cut, cut_again
 from hybrid_patch.loss.instance import instance_contrast
 from hybrid_patch.loss.logsumexp import Backend
 from hybrid_patch.loss.patch_discrimination import count_equal, patch_discrimination
 from hybrid_patch.loss.queries import Queries, all_queries, draw_queries
-from hybrid_patch.loss.reconstruct import reconstruction
-from hybrid_patch.masking import Mask
-from hybrid_patch.nn.target import RandomTargets, TargetKeys
-from hybrid_patch.nn.upsampler.learned import Learned
-from hybrid_patch.packing import pack
-from hybrid_patch.patches import cut, cut_again
-from hybrid_patch.tokens import FineTokens, Positions, TokenGrid
+from hybrid_patch.loss.reconstruction import reconstruction
+from hybrid_patch.loss.targets import RandomTargets, TargetKeys
+from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
+from hybrid_patch.model.upsampler.learned import Learned
 
 DOUBLE = torch.float64
 

@@ -8,12 +8,12 @@ from building import MODALITIES, make_batch, remade, small
 from torch import Tensor
 
 from hybrid_patch.data.batch import Batch, Draw
+from hybrid_patch.data.masking import Mask
+from hybrid_patch.data.patchify import cut
 from hybrid_patch.loss.cells import cells_of
+from hybrid_patch.loss.heads import ProjectAndAggregate
 from hybrid_patch.loss.instance import token_sum
 from hybrid_patch.loss.objective import Objective
-from hybrid_patch.masking import Mask
-from hybrid_patch.nn.heads import ProjectAndAggregate
-from hybrid_patch.patches import cut
 
 FACTOR, FEW, CELLS = 8, 16, 8
 

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from hybrid_patch.curriculum import PatchSizes
+from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
-from hybrid_patch.interpolation import repeat_cells
+from hybrid_patch.data.masking import Mask
+from hybrid_patch.data.patchify import cut
 from hybrid_patch.loss.objective import Objective
-from hybrid_patch.masking import Mask
-from hybrid_patch.patches import cut
-from hybrid_patch.tokens import FineTokens, TokenGrid
+from hybrid_patch.model.interpolation import repeat_cells
+from hybrid_patch.model.tokens import FineTokens, TokenGrid
 
 ALL_TERMS = ("loss.reconstruct.weight=0.5", "upsampler=learned")
 SIZES = [(8, 1), (8, 2), (8, 8), (4, 1), (1, 1)]

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from hybrid_patch.data.modality import Modality
+from hybrid_patch.config.modality import Modality
 from hybrid_patch.loss.logsumexp import Backend
 from hybrid_patch.loss.patch_discrimination import patch_discrimination
 from hybrid_patch.loss.queries import all_queries
-from hybrid_patch.nn.target import RandomTargets
-from hybrid_patch.nn.upsampler.subpixel import Subpixel
-from hybrid_patch.tokens import FineTokens, TokenGrid
+from hybrid_patch.loss.targets import RandomTargets
+from hybrid_patch.model.tokens import FineTokens, TokenGrid
+from hybrid_patch.model.upsampler.subpixel import Subpixel
 
 CONF = Path(__file__).parents[2] / "conf" / "modality"
 MODALITIES = sorted(path.stem for path in CONF.glob("*.yaml"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ranks import Ranked, same_to, state_of, train_together, weights_of
 
-from hybrid_patch.run_directory import RunDirectory
+from hybrid_patch.runs.directory import RunDirectory
 
 WAYS = {
     "ddp on 2": (2, ["runtime=ddp"]),

@@ -18,15 +18,15 @@ from building import TINY
 from lightning_fabric import Fabric
 from rasterio.errors import NotGeoreferencedWarning
 
-from hybrid_patch.config.front import compose
+from hybrid_patch.config.hydra_main import compose
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.registry import open_source
-from hybrid_patch.logger import Guarded
 from hybrid_patch.loss.objective import Objective
-from hybrid_patch.optimizer import learning_rate, optimizer_of
-from hybrid_patch.run_directory import RunDirectory
-from hybrid_patch.signals import StopRequest
-from hybrid_patch.train import Trainer, prepare
+from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.stop_signal import StopRequest
+from hybrid_patch.train.__main__ import Trainer, prepare
+from hybrid_patch.train.metric_logger import Guarded
+from hybrid_patch.train.optimizer import learning_rate, optimizer_of
 
 
 def config_for(run_dir: Path, *overrides: str) -> Config:

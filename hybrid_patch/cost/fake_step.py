@@ -1,0 +1,231 @@
+"""A training step of a config on fake tensors: shapes and no numbers."""
+
+import dataclasses
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hybrid_patch.config.curriculum import PatchSizes, tile_for
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.schema import Config, Guided, ModalityCrossRandomMasking, RandomMasking
+from hybrid_patch.cost.recorder import Record, Recorder
+from hybrid_patch.cost.torch_internals import FakeTensorMode
+from hybrid_patch.data.batch import Batch, Draw, MaskedTokens
+from hybrid_patch.data.masking import Mask, coarse_presence, draw
+from hybrid_patch.data.packing import Packing
+from hybrid_patch.loss.objective import Objective, Share
+from hybrid_patch.model.encodings import place_in_the_series, place_on_the_ground
+from hybrid_patch.model.interpolation import cells_around, place_weights
+from hybrid_patch.model.patch_embed import kernel_resize
+from hybrid_patch.train.optimizer import optimizer_of
+from hybrid_patch.train.step import backpropagate
+
+_KEPT = (place_weights, cells_around, place_on_the_ground, place_in_the_series, kernel_resize)
+"""Functions that keep the tensors that they made."""
+
+
+@contextmanager
+def fake_tensors() -> Iterator[None]:
+    """Every tensor made inside is fake, and none is left in a cache for real steps.
+
+    `trunc_normal_` does nothing: it looks at its numbers, to draw some of them again. Garbage is not collected
+    meanwhile: that would look through all of torch's objects again and again.
+    """
+    for function in _KEPT:
+        function.cache_clear()
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        with FakeTensorMode(), mock.patch.object(torch.nn.init, "trunc_normal_"):
+            yield
+    finally:
+        if collected:
+            gc.enable()
+        for function in _KEPT:
+            function.cache_clear()
+
+
+class Tokens(NamedTuple):
+    """Tokens of one sample in one view, all modalities, timesteps and band sets together.
+
+    Attributes:
+        encoder: what the encoder sees.
+        decoder: what the decoder predicts.
+        fine: all tokens at the output patch size.
+    """
+
+    encoder: int
+    decoder: int
+    fine: int
+
+
+class FakeSteps(NamedTuple):
+    """Steps of one config, and what they work on.
+
+    Attributes:
+        records: what each takes.
+        tokens: of a sample.
+        parameters: trainable numbers, by what they are of (`Objective.parameter_counts`).
+    """
+
+    records: list[Record]
+    tokens: Tokens
+    parameters: dict[str, int]
+
+
+def fake_steps(
+    config: Config, modalities: Mapping[str, Modality], sizes: PatchSizes, samples: Sequence[int]
+) -> FakeSteps:
+    """Steps of a config at some patch sizes, one for each number of samples, in the middle of a training.
+
+    Only the first has its optimizer's part, which is the same for any number.
+
+    The code is that of a real step on a CPU: kernels of a GPU differ in what they allocate for themselves. Blocks are
+    not compiled, and a `loss.backend` that needs a GPU is stood in for by the CPU's kernel, of the same shapes.
+    """
+    config = _for_cpu(config)
+    masks = masks_of(config, modalities, sizes)
+    inputs = {name: mask for name, mask in masks.items() if not modalities[name].decode_only}
+    encoded, decoded = MaskedTokens.of(inputs, Mask.ENCODE), MaskedTokens.of(masks, Mask.DECODE)
+    parts = config.runtime.accumulate
+    coarse = sum(mask.numel() for mask in masks.values())
+    seen, asked = (kept.together.index.shape[1] for kept in (encoded, decoded))
+    tokens = Tokens(seen, asked, coarse * sizes.factor**2)
+    with fake_tensors():
+        objective = Objective(config, modalities)
+        trained = [p for p in objective.parameters() if p.requires_grad]
+        optimizer = optimizer_of(objective, config.optimizer)
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()  # makes its state
+        optimizer.zero_grad()
+        batches = [_batch(config, modalities, sizes, encoded, decoded, number) for number in samples]
+        with torch.no_grad():
+            Objective(_shallow(config), modalities)(batches[0], sizes)  # fills the caches
+        records = [
+            _step(objective, optimizer, batch, sizes, parts, None if number else config.optimizer.clip_norm)
+            for number, batch in enumerate(batches)
+        ]
+    return FakeSteps(records, tokens, objective.parameter_counts())
+
+
+def _step(
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    sizes: PatchSizes,
+    parts: int,
+    clip_norm: float | None,
+) -> Record:
+    """What one step in so many parts takes; without a norm to clip gradients to, it ends with the backward pass."""
+    recorder = Recorder()
+    recorder.hold([*objective.parameters(), *objective.buffers()], "parameters")
+    recorder.hold([x for state in optimizer.state.values() for x in state.values()], "optimizer")
+    batch.map(lambda x: recorder.held(x, "activations"))
+
+    def accumulated(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        recorder.hold([parameter.grad], "gradients")
+
+    hooks = [p.register_post_accumulate_grad_hook(accumulated) for p in objective.parameters() if p.requires_grad]
+
+    def forward(*inputs: Any) -> dict[str, Tensor]:
+        with recorder.phase("forward"):
+            return objective(*inputs)
+
+    def shares(*inputs: Any) -> list[Share]:
+        with recorder.phase("forward"):
+            return objective.shares(*inputs)
+
+    def backward(loss: Tensor) -> None:
+        with recorder.phase("backward"):
+            loss.backward()
+
+    backpropagate(forward, shares, batch, sizes, parts, backward)
+    if clip_norm is not None:
+        with recorder.phase("optimizer"):
+            torch.nn.utils.clip_grad_norm_(objective.parameters(), clip_norm)
+            optimizer.step()
+    for hook in hooks:
+        hook.remove()
+    record = recorder.record()
+    optimizer.zero_grad()
+    return record
+
+
+def masks_of(config: Config, modalities: Mapping[str, Modality], sizes: PatchSizes) -> dict[str, Tensor]:
+    """Masks of one fully measured sample, `[1, h, w, T, S]`, at the ratios of the config.
+
+    `modality_cross_random` hides some of the tokens from encoder or decoder. A batch is as wide as the sample that
+    keeps the most, so that all are kept here.
+    """
+    tile = tile_for(config, sizes)
+    present = {}
+    for name, modality in modalities.items():
+        shape = (1, tile, tile, config.data.timesteps if modality.temporal else 1)
+        present[name] = coarse_presence(np.ones(shape, bool), sizes.processing, len(modality.band_sets))
+    ratios = {"encode_ratio": config.masking.encode_ratio, "decode_ratio": config.masking.decode_ratio}
+    masking = config.masking
+    if isinstance(masking, ModalityCrossRandomMasking):
+        masking = RandomMasking(name="random", views=1, **ratios)
+    masks = draw(masking, modalities, present, np.random.default_rng(0))
+    return {name: torch.from_numpy(mask) for name, mask in masks.items()}
+
+
+def _batch(
+    config: Config,
+    modalities: Mapping[str, Modality],
+    sizes: PatchSizes,
+    encoded: MaskedTokens,
+    decoded: MaskedTokens,
+    samples: int,
+) -> Batch:
+    """A fake batch, all of it measured, whose samples keep as many tokens as the one that is given."""
+    rows, tile = samples * config.masking.views, tile_for(config, sizes)
+    side = tile // sizes.processing
+    padded = isinstance(config.masking, ModalityCrossRandomMasking)
+
+    def packing(one: Packing) -> Packing:
+        shape = (rows, one.index.shape[1])
+        keep = torch.ones(shape, dtype=torch.bool) if padded or one.keep is not None else None
+        return Packing(torch.zeros(shape, dtype=torch.long), keep, one.length)
+
+    def of_all(one: MaskedTokens) -> MaskedTokens:
+        return MaskedTokens(packing(one.together), {name: packing(each) for name, each in one.each.items()})
+
+    pixels, valid, masks = {}, {}, {}
+    for name, modality in modalities.items():
+        steps = config.data.timesteps if modality.temporal else 1
+        pixels[name] = torch.zeros(samples, tile, tile, steps, modality.channels)
+        valid[name] = torch.ones(samples, tile, tile, steps, dtype=torch.bool)
+        masks[name] = torch.zeros(rows, side, side, steps, len(modality.band_sets), dtype=torch.int8)
+    timestamps = torch.zeros(samples, config.data.timesteps, 3, dtype=torch.long)
+    places, strata = torch.zeros(sizes.factor**2, dtype=torch.long), torch.zeros(config.loss.max_queries or 0)
+    kept = {}
+    if isinstance(config.upsampler, Guided):
+        for name, x in valid.items():
+            if not modalities[name].decode_only:
+                kept[name] = torch.ones(rows, *x.shape[1:], dtype=torch.bool)
+    return Batch(pixels, valid, timestamps, masks, of_all(encoded), of_all(decoded), Draw(places, strata), kept)
+
+
+def _for_cpu(config: Config) -> Config:
+    backend = "auto" if config.loss.backend in ("efficient_cuda", "flex") else config.loss.backend
+    return dataclasses.replace(
+        config,
+        runtime=dataclasses.replace(config.runtime, compile_blocks=False),
+        loss=dataclasses.replace(config.loss, backend=backend),
+    )
+
+
+def _shallow(config: Config) -> Config:
+    """The same widths, with one block of each kind."""
+    model = config.model
+    encoder, decoder = (dataclasses.replace(part, depth=1) for part in (model.encoder, model.decoder))
+    return dataclasses.replace(config, model=dataclasses.replace(model, encoder=encoder, decoder=decoder))

@@ -1,0 +1,210 @@
+"""What embedding a scene costs: `python -m hybrid_patch.cost.map_benchmark [size=512] [rounds=3] [variants=[...]]`.
+
+The models of one size, untrained (weights do not change what it costs), embed one synthetic scene of Sentinel-2's 12
+bands at one date into Cloud-Optimised GeoTIFFs of 64 numbers in int8: on the scene's grid, and the model of coarse
+patches on its own grid too. They take turns in random order within each round, and are compared by the ratios of
+their times in the same round.
+"""
+
+import dataclasses
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from hybrid_patch.config.hydra_main import compose, input_errors_end
+from hybrid_patch.config.literal import output_file, refuse_flags, take_keys, take_paths
+from hybrid_patch.config.schema import Config
+from hybrid_patch.config.threads import wait_briefly
+from hybrid_patch.cost.benchmark import VARIANTS
+from hybrid_patch.errors import InputError
+from hybrid_patch.runs.atomic_files import write_json, write_text
+
+if TYPE_CHECKING:
+    from hybrid_patch.config.modality import Modality
+
+USAGE = f"""{__doc__}
+  size=N              side of the scene, pixels (default 512)
+  rounds=N            how often each embeds it (default 3)
+  variants=[a,b]      of {", ".join(VARIANTS)} (default [ps8,hybrid,ps1]); NAME:patch writes output patches, not pixels
+  band_sets=N         tokens of a patch: 1 (default) or 3, by native resolution
+  output=FILE.json    write the report
+  key=value           an override for all variants, as in hybrid_patch.train
+"""
+DEFAULTS = {"size": "512", "rounds": "3", "variants": "[ps8,ps8:patch,hybrid,ps1]", "band_sets": "1"}
+ONE_SCENE = ("~data.modalities.sentinel1", "~data.modalities.srtm", "data.scenes=1")
+BY_RESOLUTION = "[[B02,B03,B04,B08],[B05,B06,B07,B8A,B11,B12],[B01,B09]]"
+PATCHES = ":patch"
+DATE = "2024-05-31"
+
+
+class Plan(NamedTuple):
+    """What the command line asks for: a config for each variant, and the rest."""
+
+    configs: dict[str, Config]
+    size: int
+    rounds: int
+    output: Path | None
+
+
+def main() -> None:
+    """The command."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(USAGE)
+        return
+    wait_briefly()
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")  # as overviews of parts have none
+    with input_errors_end():
+        plan = read(sys.argv[1:])
+        report = measure(plan)
+    Console(width=None if sys.stdout.isatty() else 150).print(*tables(report))
+    if plan.output is not None:
+        write_json(plan.output, report)
+
+
+def read(arguments: Sequence[str]) -> Plan:
+    """The plan of a command line; raises InputError."""
+    refuse_flags(arguments, (*DEFAULTS, "output"))
+    paths, rest = take_paths(arguments, ["output"])
+    own, overrides = take_keys(rest, DEFAULTS)
+    for key, allowed in (("size", r"[1-9]\d*"), ("rounds", r"[1-9]\d*"), ("band_sets", "1|3")):
+        if not re.fullmatch(allowed, own[key]):
+            raise InputError(f"{key}={own[key]}: takes {'1 or 3' if key == 'band_sets' else 'a whole number above 0'}")
+    names = [name.strip() for name in own["variants"].strip("[]").split(",")]
+    unknown = [name for name in names if name.removesuffix(PATCHES) not in VARIANTS]
+    if unknown:
+        raise InputError(f"variants={own['variants']}: unknown {unknown[0]}; takes {', '.join(VARIANTS)}")
+    sets = [f"data.modalities.sentinel2_l2a.band_sets={BY_RESOLUTION}"] if own["band_sets"] == "3" else []
+    common = ["logger=none", "evaluation=none", *ONE_SCENE, *sets, *overrides]
+    configs = {name: compose([*common, *VARIANTS[name.removesuffix(PATCHES)]]) for name in names}
+    return Plan(configs, int(own["size"]), int(own["rounds"]), output_file(paths))
+
+
+def measure(plan: Plan) -> dict[str, Any]:
+    """The report: `variants` by name, with the seconds of each phase, and the `ratios` of pairs."""
+    from hybrid_patch.cost.timing import interleave, interval, ratio, totals_of
+    from hybrid_patch.data.registry import open_source
+    from hybrid_patch.embed.make_map import Request, make_map
+    from hybrid_patch.embed.trained_model import load
+    from hybrid_patch.runs.directory import provenance
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="hybrid_patch_") as name:
+        folder = Path(name)
+        scene = folder / f"{DATE}.tif"
+        modalities = open_source(next(iter(plan.configs.values())).data).modalities
+        synthetic_scene(scene, modalities["sentinel2_l2a"], plan.size, plan.size)
+        models = {}
+        for variant, config in plan.configs.items():
+            untrained_run(folder / variant, config)
+            models[variant] = load(folder / variant)
+
+        def run(variant: str) -> Callable[[], dict[str, float]]:
+            request = Request(scene, folder / "map.tif", dtype="int8", patches=variant.endswith(PATCHES))
+
+            def once() -> dict[str, float]:
+                seconds = make_map(models[variant], request, lambda text: None, None)
+                request.output.unlink()
+                return {phase: seconds[phase] for phase in ("preparing", "embedding", "copying")}
+
+            return once
+
+        runs = {variant: run(variant) for variant in models}
+        seconds = interleave(runs, plan.rounds, 0, say)
+    totals = totals_of(seconds)
+    return {
+        "machine": provenance(),
+        "command": " ".join(sys.argv[1:]),
+        "size": plan.size,
+        "rounds": plan.rounds,
+        "variants": {
+            variant: {
+                "seconds": interval(totals[variant])._asdict(),
+                **{f"{phase}_seconds": interval([one[phase] for one in rounds])._asdict() for phase in rounds[0]},
+                "pixels_per_second": plan.size**2 / interval(totals[variant]).median,
+            }
+            for variant, rounds in seconds.items()
+        },
+        "ratios": {
+            f"{a}/{b}": ratio(totals[a], totals[b])._asdict() for a in totals for b in totals if a != b
+        },
+    }  # fmt: skip
+
+
+def tables(report: dict[str, Any]) -> list[Table]:
+    """A row per variant, and a row per pair of variants, the slower one first."""
+    side = report["size"]
+    times = Table(
+        title=f"A scene of {side}×{side} pixels, 64 numbers in int8: median (lowest–highest) of {report['rounds']}"
+    )
+    for column in ("variant", "seconds", "preparing", "embedding", "copying", "pixels/s"):
+        times.add_column(column, justify="left" if column == "variant" else "right")
+    for name, row in report["variants"].items():
+        phases = [f"{row[f'{phase}_seconds']['median']:.2f}" for phase in ("preparing", "embedding", "copying")]
+        times.add_row(name, _shown(row["seconds"]), *phases, f"{row['pixels_per_second']:,.0f}")
+    ratios = Table("pair", "time", title="Ratios, paired within rounds")
+    for pair, row in report["ratios"].items():
+        if row["median"] >= 1:
+            ratios.add_row(pair, _shown(row))
+    return [times, ratios]
+
+
+def _shown(row: dict[str, float]) -> str:
+    return f"{row['median']:.2f} ({row['low']:.2f}–{row['high']:.2f})"
+
+
+def untrained_run(folder: Path, config: Config) -> None:
+    """A run directory as a training leaves it, but with the weights that a training begins with."""
+    import torch
+
+    from hybrid_patch.config.frozen import as_yaml
+    from hybrid_patch.data.registry import open_source
+    from hybrid_patch.loss.objective import Objective
+    from hybrid_patch.runs import checkpoints
+
+    torch.manual_seed(config.seed)
+    modalities = open_source(config.data).modalities
+    write_text(folder / "config.yaml", as_yaml(config))
+    write_json(folder / "run.json", {"run_id": f"untrained_{folder.name}"})
+    state = {
+        "objective": Objective(config, modalities).state_dict(),
+        "modalities": {name: dataclasses.asdict(modality) for name, modality in modalities.items()},
+    }
+    checkpoints.save(folder / "checkpoints", config.trainer.steps, state, keep=1)
+
+
+def synthetic_scene(path: Path, modality: "Modality", height: int, width: int, seed: int = 0) -> None:
+    """A GeoTIFF of int16 with a modality's bands around their means: fields, and noise. In blocks, for any size."""
+    import numpy as np
+    import rasterio
+    from rasterio.transform import from_origin
+    from rasterio.windows import Window
+
+    rng = np.random.default_rng(seed)
+    mean, std = np.array(modality.mean), np.array(modality.std)
+    profile = {
+        "driver": "GTiff", "height": height, "width": width, "count": len(mean), "dtype": "int16", "tiled": True,
+        "blockxsize": 256, "blockysize": 256, "compress": "ZSTD", "zstd_level": 1, "crs": "EPSG:32633",
+        "transform": from_origin(500_000, 5_100_000, modality.gsd, modality.gsd), "bigtiff": "IF_SAFER",
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as dataset:
+        for number, band in enumerate(modality.bands, 1):
+            dataset.set_band_description(number, band)
+        for top in range(0, height, 256):
+            rows = min(256, height - top)
+            fields = rng.normal(size=(len(mean), -(-rows // 32), -(-width // 32))).repeat(32, 1).repeat(32, 2)
+            noise = rng.normal(size=(len(mean), rows, width), scale=0.2)
+            values = mean[:, None, None] + std[:, None, None] * (fields[:, :rows, :width] + noise)
+            dataset.write(values.round().astype(np.int16), window=Window(0, top, width, rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""From a source to the batches of a training: (seed, step) alone decides samples, crops and masks.
+
+A resumed run sees exactly what it would have seen, on any number of workers and processes.
+"""
+
+import dataclasses
+import functools
+import signal
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Int8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hybrid_patch.config.curriculum import PatchSizes, sizes_at, tile_for
+from hybrid_patch.config.schema import Config, Guided
+from hybrid_patch.data.batch import Batch, Draw
+from hybrid_patch.data.masking import coarse_presence, draw
+from hybrid_patch.data.source import BrokenSampleError, Source, Window
+from hybrid_patch.errors import InputError
+
+Array = np.ndarray
+
+CROP_TRIES = 4
+"""Crops of a sample that are tried before one is made around a valid pixel."""
+SUBSTITUTES = 20
+"""Broken samples in a row after which `data.on_error=skip` gives up."""
+
+# Streams of random numbers that never meet: the order of an epoch, what happens to one sample, and to one step.
+ORDER, SAMPLE, STEP = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """A sample's window as arrays of fixed size.
+
+    Attributes:
+        pixels: per modality `[H, W, T, C]`, normalised, zeros where missing.
+        valid: per modality `[H, W, T]`.
+        timestamps: `[T, 3]`.
+        labels: `[h, w]` of the part of the window that is inside the sample; None if the source has none of pixels.
+        label: of the whole sample; None if the source has none of samples.
+    """
+
+    pixels: dict[str, Float[Array, "h w _ _"]]
+    valid: dict[str, Bool[Array, "h w _"]]
+    timestamps: Int[Array, "t 3"]
+    labels: Int[Array, "_ _"] | None
+    label: int | None = None
+
+    def seen(self, inputs: Collection[str]) -> Bool[Array, "h w"]:
+        """`[H, W]`: where any of some modalities was measured at any time."""
+        return np.any([self.valid[name].any(-1) for name in inputs], axis=0)
+
+    def window(self, window: Window) -> "Crop":
+        """A part of it, without labels; what lies outside is missing."""
+        rows, columns = (
+            slice(start, start + length) for start, length in ((window.top, window.height), (window.left, window.width))
+        )
+
+        def part(values: Array) -> Array:
+            inside = values[rows, columns]
+            whole = np.zeros((window.height, window.width, *values.shape[2:]), values.dtype)
+            whole[: inside.shape[0], : inside.shape[1]] = inside
+            return whole
+
+        pixels = {name: part(values) for name, values in self.pixels.items()}
+        return Crop(pixels, {name: part(there) for name, there in self.valid.items()}, self.timestamps, None)
+
+
+class MaskedCrop(NamedTuple):
+    """A crop in V views.
+
+    Attributes:
+        masks: per modality `[V, h, w, T, S]`.
+        kept: per modality `[V, H, W, T]` the pixels that upsamplers may look at; empty: all.
+        skipped: what was wrong with the samples that it stands in for.
+    """
+
+    crop: Crop
+    masks: dict[str, Int8[Array, "v _ _ _ _"]]
+    kept: dict[str, Bool[Array, "v _ _ _"]]
+    skipped: tuple[str, ...] = ()
+
+
+def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], draw: Draw) -> Batch:
+    """Samples as one batch."""
+    crops = [sample.crop for sample in samples]
+
+    def stacked(arrays: Iterable[Array]) -> Tensor:
+        return torch.from_numpy(np.stack(list(arrays)))
+
+    return Batch.of(
+        {name: stacked(c.pixels[name] for c in crops) for name in crops[0].pixels},
+        {name: stacked(c.valid[name] for c in crops) for name in crops[0].valid},
+        stacked(c.timestamps for c in crops),
+        {name: stacked(s.masks[name] for s in samples).flatten(0, 1) for name in samples[0].masks},
+        inputs,
+        draw,
+        {name: stacked(s.kept[name] for s in samples).flatten(0, 1) for name in samples[0].kept},
+        tuple(message for sample in samples for message in sample.skipped),
+    )
+
+
+def crop(source: Source, index: int, window: Window, timesteps: Int[Array, " t"], series: int) -> Crop:
+    """Read a window of a sample, normalised; what lies outside the sample, or it does not have, is missing.
+
+    Args:
+        timesteps: which of the sample's timesteps, ascending.
+        series: timesteps of the result, at least as many.
+
+    Raises BrokenSampleError.
+    """
+    height, width, _ = source.shape(index)
+    inside = Window(
+        window.top, window.left, min(window.height, height - window.top), min(window.width, width - window.left)
+    )
+    sample = source.read(index, inside, timesteps)
+    pixels, valid = {}, {}
+    for name, modality in source.modalities.items():
+        length = series if modality.temporal else 1
+        pixels[name] = np.zeros((window.height, window.width, length, modality.channels), np.float32)
+        valid[name] = np.zeros((window.height, window.width, length), bool)
+        if name in sample.images:
+            values, there = modality.normalise(sample.images[name], sample.valid[name])
+            h, w, t = there.shape
+            pixels[name][:h, :w, :t], valid[name][:h, :w, :t] = values, there
+    timestamps = np.zeros((series, 3), np.int64)
+    timestamps[: len(timesteps)] = sample.timestamps
+    return Crop(pixels, valid, timestamps, sample.labels, sample.label)
+
+
+class TrainingSteps(Dataset[Batch | BrokenSampleError]):
+    """Item `step` is the batch of that step, or of this process's part of it.
+
+    Samples come in epochs, each in its own random order. Where a sample is broken and `data.on_error` is `skip`,
+    another drawn at random stands in for it; with `raise` the item is the error, for the training process to raise.
+    """
+
+    def __init__(self, source: Source, config: Config, rank: int, world: int) -> None:
+        self.source, self.config = source, config
+        self.indices = source.indices("train")
+        if len(self.indices) == 0:
+            raise InputError("data: there are no training samples; check data.root and its split")
+        self.local = config.trainer.batch_size // world
+        self.first = rank * self.local
+        self.inputs = [name for name, modality in source.modalities.items() if not modality.decode_only]
+        self.epoch_order = functools.lru_cache(maxsize=2)(self._epoch_order)
+
+    def __getitem__(self, step: int) -> Batch | BrokenSampleError:
+        start = step * self.config.trainer.batch_size + self.first
+        sizes = sizes_at(self.config, step)
+        try:
+            samples = [self._sample(position, sizes) for position in range(start, start + self.local)]
+            return collate(samples, self.inputs, self._draw(step, sizes))
+        except BrokenSampleError as error:
+            return error
+
+    def _epoch_order(self, epoch: int) -> Int[Array, " n"]:
+        return np.random.default_rng([self.config.seed, ORDER, epoch]).permutation(self.indices)
+
+    def _draw(self, step: int, sizes: PatchSizes) -> Draw:
+        rng = np.random.default_rng([self.config.seed, STEP, step])
+        places = rng.permutation(sizes.factor**2)
+        strata = rng.random(self.config.loss.max_queries or 0, dtype=np.float32)
+        return Draw(torch.from_numpy(places), torch.from_numpy(strata))
+
+    def _sample(self, position: int, sizes: PatchSizes) -> MaskedCrop:
+        """The sample at a position of the endless sequence of samples."""
+        rng = np.random.default_rng([self.config.seed, SAMPLE, position])
+        epoch, place = divmod(position, len(self.indices))
+        index = int(self.epoch_order(epoch)[place])
+        skipped: list[str] = []
+        while True:
+            try:
+                sample = self._crop(index, tile_for(self.config, sizes), rng)
+                break
+            except BrokenSampleError as error:
+                skipped.append(str(error))
+                if self.config.data.on_error == "raise":
+                    raise
+                if len(skipped) == SUBSTITUTES:
+                    raise BrokenSampleError(f"{SUBSTITUTES} broken samples in a row, the last one: {error}") from error
+                index = int(rng.choice(self.indices))
+        modalities = self.source.modalities
+        present = {
+            name: coarse_presence(valid[None], sizes.processing, len(modalities[name].band_sets))
+            for name, valid in sample.valid.items()
+        }
+        views = [draw(self.config.masking, modalities, present, rng) for _ in range(self.config.masking.views)]
+        masks = {name: np.concatenate([view[name] for view in views]) for name in present}
+        return MaskedCrop(sample, masks, self._kept(sample, rng), tuple(skipped))
+
+    def _kept(self, sample: Crop, rng: np.random.Generator) -> dict[str, Bool[Array, "v _ _ _"]]:
+        """The pixels that an upsampler may look at, drawn one by one."""
+        upsampler, views = self.config.upsampler, self.config.masking.views
+        if not isinstance(upsampler, Guided):
+            return {}
+        return {
+            name: rng.random((views, *sample.valid[name].shape), np.float32) >= upsampler.pixel_dropout
+            for name in self.inputs
+        }
+
+    def _crop(self, index: int, tile: int, rng: np.random.Generator) -> Crop:
+        """A random window and random timesteps of a sample with something in them for the encoder to see."""
+        data = self.config.data
+        height, width, length = self.source.shape(index)
+        for _ in range(CROP_TRIES):
+            window = Window(
+                int(rng.integers(max(height - tile, 0) + 1)), int(rng.integers(max(width - tile, 0) + 1)), tile, tile
+            )
+            timesteps = np.sort(rng.permutation(length)[: data.timesteps])
+            sample = crop(self.source, index, window, timesteps, data.timesteps)
+            if any(sample.valid[name].any() for name in self.inputs):
+                return sample
+        return self._crop_around_data(index, tile, rng)
+
+    def _crop_around_data(self, index: int, tile: int, rng: np.random.Generator) -> Crop:
+        """A crop of a sample that is mostly missing: around a valid pixel, at its timestep and others."""
+        data = self.config.data
+        height, width, length = self.source.shape(index)
+        whole = crop(self.source, index, Window(0, 0, height, width), np.arange(length), length)
+        places = [np.argwhere(whole.valid[name]) for name in self.inputs]
+        found = np.concatenate(places)
+        if len(found) == 0:
+            raise BrokenSampleError(f"{self.source.name(index)}: nothing but missing pixels")
+        row, column, time = found[rng.integers(len(found))]
+        top, left = (
+            int(np.clip(place - rng.integers(tile), 0, max(side - tile, 0)))
+            for place, side in ((row, height), (column, width))
+        )
+        others = rng.permutation(np.delete(np.arange(length), time))[: data.timesteps - 1]
+        window = Window(top, left, tile, tile)
+        return crop(self.source, index, window, np.sort(np.append(others, time)), data.timesteps)
+
+
+def batches(dataset: TrainingSteps, start: int, workers: int, pin_memory: bool) -> Iterable[Batch | BrokenSampleError]:
+    """The items of steps `start` to the last, in order, read ahead by `workers` processes."""
+    return DataLoader(
+        dataset,
+        sampler=range(start, dataset.config.trainer.steps),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_ignore_signals if workers else None,
+    )
+
+
+def _ignore_signals(worker: int) -> None:
+    """Signals are for the training process, which finishes its step and saves; workers end when it does."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

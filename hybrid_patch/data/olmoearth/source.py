@@ -1,0 +1,181 @@
+"""The OlmoEarth pretraining layout as a source of samples: one HDF5 file per sample, beside `sample_metadata.csv`.
+
+A file holds `latlon [2]`, `timestamps [T, 3]` (day, month 0-11, year) and one array `[H, W, T', C]` per modality that
+the sample has. The series of a modality are packed: `missing_timesteps_masks/<modality> [T]` is True where a timestep
+is present, and T' counts those. A missing value is -99999.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.schema import OlmoEarth
+from hybrid_patch.data.olmoearth.sample_file import (
+    SampleFiles,
+    dataset_of,
+    ground,
+    present_timesteps,
+    read_packed,
+    slices,
+    timestamps_of,
+)
+from hybrid_patch.data.olmoearth.tables import Metadata, read_metadata, with_given_statistics
+from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Sample, Window
+from hybrid_patch.data.split import hold_out
+from hybrid_patch.data.statistics import fit
+from hybrid_patch.errors import InputError
+
+Array = np.ndarray
+
+TILES_PER_PARENT = 4
+"""Samples 4i ... 4i + 3 are the quarters of one tile of the original acquisition."""
+WORLDCOVER = {
+    10: "tree cover",
+    20: "shrubland",
+    30: "grassland",
+    40: "cropland",
+    50: "built-up",
+    60: "bare or sparse vegetation",
+    70: "snow and ice",
+    80: "permanent water",
+    90: "herbaceous wetland",
+    95: "mangroves",
+    100: "moss and lichen",
+}
+"""ESA WorldCover's codes and class names; the labels of this source."""
+
+log = logging.getLogger(__name__)
+
+
+class OlmoEarthSource:
+    """A `Source` of a folder in the OlmoEarth pretraining layout.
+
+    Only the metadata is read when it is made (and the samples that statistics are estimated from, if none are given);
+    files are opened when they are read, and of them only the declared modalities. The arrays are stored in one chunk
+    each, so a window saves memory and not decompression.
+
+    Raises InputError if metadata, statistics or declared modalities do not fit.
+    """
+
+    def __init__(self, config: OlmoEarth) -> None:
+        self._root = Path(config.root)
+        self._metadata = read_metadata(self._root)
+        self._labelled = "worldcover" in self._metadata.columns
+        self.classes: tuple[str, ...] = tuple(WORLDCOVER.values()) if self._labelled else ()
+        self._files = SampleFiles()
+        # By number: a dictionary of samples seen would grow over an epoch.
+        self._shapes = np.zeros((len(self._metadata.numbers), 3), np.int32)
+        usable = _usable(self._metadata, config)
+        parents = [str(number) for number in self._metadata.numbers[usable] // TILES_PER_PARENT]
+        held_out = hold_out(parents, config.val_share)
+        val = np.array([parent in held_out for parent in parents], bool)
+        self._train, self._val = usable[~val], usable[val]
+        if config.val_share > 0 and not len(self._val):
+            log.warning("data.root=%s: all samples are of one parent tile: no validation samples", config.root)
+        self.modalities: Mapping[str, Modality] = with_given_statistics(config.modalities, config.statistics)
+        self._check_bands()
+        self.modalities = fit(self.modalities, self._train, config.tile, self.shape, self._read_unfitted)
+        self._files.close()
+
+    def indices(self, split: str) -> Int[Array, " n"]:
+        """Sample numbers (rows of the metadata in the order of sample_index) of `train` or `val`."""
+        return self._train if split == "train" else self._val
+
+    def group(self, index: int) -> int:
+        """The number of the sample's parent tile."""
+        return int(self._metadata.numbers[index]) // TILES_PER_PARENT
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """Height, width and number of timesteps. Raises BrokenSampleError."""
+        if not self._shapes[index].any():
+            with self._files.opened(self._path(index)) as file:
+                height, width = ground(file, self._path(index), self.modalities)
+                self._shapes[index] = height, width, len(timestamps_of(file, self._path(index)))
+        height, width, length = self._shapes[index].tolist()
+        return height, width, length
+
+    def name(self, index: int) -> str:
+        """The path of the sample's file."""
+        return str(self._path(index))
+
+    def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
+        """Read a window of a sample at some of its timesteps; see `Source.read`."""
+        return self._read(index, window, timesteps, self.modalities)
+
+    def _read_unfitted(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
+        """Like `read`, but only what has no statistics."""
+        unfitted = {name: m for name, m in self.modalities.items() if m.kind == "continuous" and m.mean is None}
+        return self._read(index, window, timesteps, unfitted)
+
+    def _read(
+        self, index: int, window: Window, timesteps: Int[Array, " t"], modalities: Mapping[str, Modality]
+    ) -> Sample:
+        path = self._path(index)
+        images: dict[str, Float[Array, "h w _ _"]] = {}
+        valid: dict[str, Bool[Array, "h w _"]] = {}
+        with self._files.opened(path) as file:
+            sides = ground(file, path, self.modalities)
+            timestamps = timestamps_of(file, path)
+            for name, modality in modalities.items():
+                if name not in file:
+                    continue
+                present = present_timesteps(file, path, name, modality.temporal, len(timestamps))
+                dataset = dataset_of(file, path, name, (*sides, int(present.sum()), len(modality.bands)))
+                steps = timesteps if modality.temporal else np.zeros(1, np.int64)
+                images[name], valid[name] = read_packed(dataset, window, present, steps)
+            labels = None
+            if self._labelled:
+                labels = np.full((window.height, window.width), UNLABELLED, np.int64)
+                if "worldcover" in file:
+                    labels = _class_of(dataset_of(file, path, "worldcover", (*sides, 1, 1))[slices(window)][..., 0, 0])
+            latlon = np.asarray(file["latlon"][()], np.float64) if "latlon" in file else None
+        self._files.close()
+        return Sample(images, valid, timestamps[timesteps], latlon, labels)
+
+    def _path(self, index: int) -> Path:
+        return self._root / f"sample_{self._metadata.numbers[index]}.h5"
+
+    def _check_bands(self) -> None:
+        """Compare the declared bands with the first file that has the modality: a mistake there is in every file."""
+        for name, modality in self.modalities.items():
+            samples = np.flatnonzero(self._metadata.columns[name])
+            if not len(samples):
+                continue
+            path = self._path(int(samples[0]))
+            try:
+                with self._files.opened(path) as file:
+                    shape = file[name].shape if isinstance(file.get(name), h5py.Dataset) else None
+            except BrokenSampleError:
+                continue  # Reported when it is loaded; its modalities are then checked one by one.
+            if shape is not None and (len(shape) != 4 or shape[3] != len(modality.bands)):
+                raise InputError(
+                    f"data.modalities.{name}.bands: {len(modality.bands)} bands declared, but {name} in {path} is an "
+                    f"array {list(shape)}; declare all bands of the last axis, in order"
+                )
+
+
+def _usable(metadata: Metadata, config: OlmoEarth) -> Int[Array, " n"]:
+    """The samples that have something for the encoder to see."""
+    for name in config.modalities:
+        if name not in metadata.columns:
+            raise InputError(
+                f"data.modalities.{name}: sample_metadata.csv in {config.root} has no such column; "
+                f"it has {', '.join(metadata.columns)}"
+            )
+    inputs = [metadata.columns[name] for name, modality in config.modalities.items() if not modality.decode_only]
+    usable = np.flatnonzero(np.logical_or.reduce(inputs)) if inputs else np.zeros(0, np.int64)
+    if not len(usable):
+        raise InputError(f"data.modalities: no sample in {config.root} has any modality that the encoder may see")
+    return usable
+
+
+def _class_of(codes: Shaped[Array, "h w"]) -> Int[Array, "h w"]:
+    """WorldCover codes → class index, `UNLABELLED` where there is none."""
+    known = np.array(list(WORLDCOVER))
+    place = np.searchsorted(known, codes).clip(max=len(known) - 1)
+    return np.where(known[place] == codes, place, UNLABELLED)

@@ -1,0 +1,106 @@
+"""The tables beside OlmoEarth's samples: which modalities each one has, and the bands' statistics."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.errors import InputError
+
+Array = np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What `sample_metadata.csv` says.
+
+    Attributes:
+        numbers: `[N]` the samples' own numbers, ascending.
+        columns: per modality `[N]`, which samples have it.
+    """
+
+    numbers: Int[Array, " n"]
+    columns: Mapping[str, Bool[Array, " n"]]
+
+
+def read_metadata(root: Path) -> Metadata:
+    """Read `sample_metadata.csv`: sample_index, and per modality a column of 0 and 1. Raises InputError."""
+    path = root / "sample_metadata.csv"
+    if not root.is_dir():
+        raise InputError(f"data.root={root}: no such folder")
+    if not path.is_file():
+        raise InputError(f"data.root={root}: has no sample_metadata.csv")
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            header = [name.strip() for name in lines.readline().split(",")]
+            table = np.loadtxt(lines, delimiter=",", dtype=np.int64, ndmin=2)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a table of whole numbers: {' '.join(str(error).split())}") from error
+    if "sample_index" not in header or len(set(header)) < len(header):
+        raise InputError(f"{path}: needs a column sample_index, and each column once, not {', '.join(header)}")
+    if table.size == 0 or table.shape[1] != len(header):
+        raise InputError(f"{path}: {table.shape[1] if table.size else 0} columns of numbers below {len(header)} names")
+    table = table[np.argsort(table[:, header.index("sample_index")], kind="stable")]
+    columns = {name: table[:, i] for i, name in enumerate(header)}
+    numbers = columns.pop("sample_index")
+    if (np.diff(numbers) == 0).any():
+        raise InputError(f"{path}: sample_index {numbers[1:][np.diff(numbers) == 0][0]} is there twice")
+    return Metadata(numbers, {name: values != 0 for name, values in columns.items()})
+
+
+def with_given_statistics(modalities: Mapping[str, Modality], folder: str | None) -> dict[str, Modality]:
+    """The same modalities; continuous ones without statistics get those of a folder, where it has them.
+
+    `computed.json` has mean and std per modality and band. Where it lacks a modality or one of its bands,
+    `predefined.json` is asked for min and max: normalising by mean (min + max) / 2 and deviation (max - min) / 4 maps
+    them to 0 and 1. Raises InputError if the folder has neither file.
+    """
+    if folder is None:
+        return dict(modalities)
+    tables = [_read_json(Path(folder, name)) for name in ("computed.json", "predefined.json")]
+    if not any(tables):
+        raise InputError(f"data.statistics={folder}: no computed.json or predefined.json in this folder")
+    result = dict(modalities)
+    for name, modality in modalities.items():
+        if modality.kind == "continuous" and modality.mean is None:
+            given = [_of_bands(table.get(name), modality.bands) for table in tables]
+            found = next((statistics for statistics in given if statistics is not None), None)
+            if found is not None:
+                result[name] = modality.fitted(*found)
+    return result
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be a JSON object, with an object of bands per modality")
+    return content
+
+
+def _of_bands(table: Any, bands: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and std of all bands, as far as the table has them all."""
+    if not isinstance(table, dict):
+        return None
+    pairs = []
+    for band in bands:
+        entry = table.get(band)
+        if not isinstance(entry, dict):
+            return None
+        if entry.keys() >= {"mean", "std"}:
+            pairs.append((entry["mean"], entry["std"]))
+        elif entry.keys() >= {"min", "max"}:
+            pairs.append(((entry["min"] + entry["max"]) / 2, (entry["max"] - entry["min"]) / 4))
+        else:
+            return None
+    mean, std = np.array(pairs, np.float64).T
+    return mean, std

@@ -1,0 +1,227 @@
+"""GeoTIFFs, read in windows: what a file says about itself, and the values and validity of some of its bands."""
+
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from jaxtyping import Bool, Float, Shaped
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.warp import transform as reproject_points
+from rasterio.windows import Window as RasterWindow
+
+from hybrid_patch.data.source import BrokenSampleError, Window
+from hybrid_patch.errors import InputError
+
+Array = np.ndarray
+
+METRES_PER_DEGREE = 111_320.0
+"""Along a meridian, and along the equator."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """A GeoTIFF's size, place and bands.
+
+    Attributes:
+        names: the descriptions of its bands (an alpha band left out); empty if any is missing or two are the same.
+        count: the number of its bands, without an alpha band.
+        nodata: the value of each band, alpha too, that means 'no data', if there is one.
+        masked: whether it has a mask or an alpha band.
+        crs, transform: rasterio's coordinate reference system (None: not georeferenced) and affine transform.
+    """
+
+    path: Path
+    height: int
+    width: int
+    names: tuple[str, ...]
+    count: int
+    nodata: tuple[float | None, ...]
+    masked: bool
+    crs: Any
+    transform: Any
+
+    @property
+    def georeferenced(self) -> bool:
+        """Whether pixels have a place on the ground."""
+        return self.crs is not None and not self.transform.is_identity
+
+    def same_grid(self, other: "Header") -> bool:
+        """Whether pixels of both files lie on each other (to a hundredth of a pixel), as far as the files say."""
+        if (self.height, self.width) != (other.height, other.width):
+            return False
+        if not (self.georeferenced and other.georeferenced):
+            return True
+        near = 0.01 * max(abs(self.transform.a), abs(self.transform.b))
+        # The far corner too: a small difference of the pixel size adds up.
+        for corner in ((0.0, 0.0), (float(self.width), float(self.height))):
+            if any(abs(a - b) > near for a, b in zip(self.place(*corner), other.place(*corner), strict=True)):
+                return False
+        return bool(self.crs == other.crs)
+
+    def place(self, column: float, row: float) -> tuple[float, float]:
+        """Coordinates, in the file's reference system, of a point counted in pixels from the upper left corner."""
+        t = self.transform
+        return t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f
+
+    def latlon(self, window: Window) -> Float[Array, "2"] | None:
+        """Latitude and longitude, degrees, of a window's centre; None if the file is not georeferenced."""
+        if not self.georeferenced:
+            return None
+        x, y = self.place(window.left + window.width / 2, window.top + window.height / 2)
+        longitude, latitude = reproject_points(self.crs, "EPSG:4326", [x], [y])
+        return np.array([latitude[0], longitude[0]])
+
+    def gsd(self) -> float | None:
+        """Metres per pixel (the mean of both directions; degrees as at the middle); None if not georeferenced."""
+        if not self.georeferenced:
+            return None
+        width = float(np.hypot(self.transform.a, self.transform.d))
+        height = float(np.hypot(self.transform.b, self.transform.e))
+        if self.crs.is_geographic:
+            _, latitude = self.place(self.width / 2, self.height / 2)
+            return METRES_PER_DEGREE * (width * float(np.cos(np.radians(latitude))) + height) / 2
+        return float(self.crs.linear_units_factor[1]) * (width + height) / 2
+
+
+def band_names(header: Header, fallback: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    """What a file's bands are called: by the file, else `fallback` if they are as many as its bands, else `wanted` in
+    order if those are, else band_1, band_2, ....
+    """
+    names = header.names or (tuple(fallback) if len(fallback) == header.count else ())
+    numbered = tuple(f"band_{number}" for number in range(1, header.count + 1))
+    if not names and len(wanted) == header.count and not set(wanted) & set(numbered):
+        names = tuple(wanted)
+    return names or numbered
+
+
+def places_of(names: Sequence[str], wanted: Sequence[str]) -> tuple[int | None, ...]:
+    """Where among a file's band names the wanted ones are, counted from 1, whatever the case; None where not at all."""
+    exact = {name: number for number, name in enumerate(names, 1)}
+    folded = {name.casefold(): number for number, name in enumerate(names, 1)}
+    return tuple(exact.get(band, folded.get(band.casefold())) for band in wanted)
+
+
+def match_bands(
+    header: Header, fallback: Sequence[str], wanted: Sequence[str], modality: str = "images"
+) -> tuple[int, ...]:
+    """Where in a file the wanted bands are, counted from 1, by name and whatever the case (`band_names`, `places_of`).
+
+    Raises InputError naming file and band.
+    """
+    names = band_names(header, fallback, wanted)
+    found = []
+    for band, number in zip(wanted, places_of(names, wanted), strict=True):
+        if number is None:
+            raise InputError(f"{header.path}: has no band {band!r} of modality {modality!r}; it has {', '.join(names)}")
+        found.append(number)
+    return tuple(found)
+
+
+class RasterFiles:
+    """Open GeoTIFFs of one process: the most recently used ones stay open.
+
+    A process that was forked or was sent a copy opens its own files: a file's position is shared between forks.
+    Not for several threads at once.
+    """
+
+    def __init__(self, capacity: int = 128) -> None:
+        self.capacity = capacity
+        self._process = os.getpid()
+        self._open: OrderedDict[Path, tuple[Any, Header]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"capacity": self.capacity}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["capacity"])  # type: ignore[misc]
+
+    def header(self, path: Path) -> Header:
+        """What the file says about itself. Raises BrokenSampleError."""
+        return self._file(path)[1]
+
+    def tags(self, path: Path) -> dict[str, str]:
+        """The tags of the file. Raises BrokenSampleError."""
+        return dict(self._file(path)[0].tags())
+
+    def read(
+        self, path: Path, bands: Sequence[int], window: Window, nodata: float | None = None
+    ) -> tuple[Float[Array, "h w c"], Bool[Array, "h w"]]:
+        """Values (float32) of some bands (counted from 1) in a window, and where all of them are valid.
+
+        A pixel is invalid where a band has the file's nodata value (`nodata`, where the file declares none), where its
+        mask or alpha band says so, or where a value is not finite in float32. Invalid pixels are 0.
+
+        Raises BrokenSampleError.
+        """
+        dataset, header = self._file(path)
+        if window.top + window.height > header.height or window.left + window.width > header.width:
+            raise BrokenSampleError(f"{path}: is {header.height}×{header.width}, too small for {window}")
+        place = RasterWindow(window.left, window.top, window.width, window.height)
+        valid = np.ones((window.height, window.width), bool)
+        try:
+            raw: Shaped[Array, "c h w"] = dataset.read(list(bands), window=place)
+            if header.masked:
+                valid &= dataset.read_masks(1, window=place) > 0
+        except (RasterioError, OSError) as error:
+            self._open.pop(path, None)
+            raise BrokenSampleError(f"{path}: {_reason(error)}") from error
+        with np.errstate(over="ignore", invalid="ignore"):
+            for values, band in zip(raw, bands, strict=True):
+                declared = header.nodata[band - 1]
+                missing = nodata if declared is None else declared
+                if missing is not None:
+                    valid &= values != missing
+            image = np.moveaxis(raw, 0, -1).astype(np.float32)
+        valid &= np.isfinite(image).all(-1)
+        image[~valid] = 0
+        return image, valid
+
+    def _file(self, path: Path) -> tuple[Any, Header]:
+        if os.getpid() != self._process:
+            self._open, self._process = OrderedDict(), os.getpid()
+        if path not in self._open:
+            try:
+                with warnings.catch_warnings():
+                    # Tiles without a place on the ground are fine here: the header says so.
+                    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                    dataset = rasterio.open(path)
+                    self._open[path] = dataset, _header(path, dataset)
+            except (RasterioError, OSError) as error:
+                raise BrokenSampleError(f"{path}: {_reason(error)}") from error
+            if len(self._open) > self.capacity:
+                self._open.popitem(last=False)[1][0].close()
+        self._open.move_to_end(path)
+        return self._open[path]
+
+
+def _header(path: Path, dataset: Any) -> Header:
+    kept = [i for i, meaning in enumerate(dataset.colorinterp) if meaning != ColorInterp.alpha]
+    names = tuple((dataset.descriptions[i] or "").strip() for i in kept)
+    if not all(names) or len(set(names)) < len(names):
+        names = ()
+    return Header(
+        path=path,
+        height=dataset.height,
+        width=dataset.width,
+        names=names,
+        count=len(kept),
+        nodata=tuple(None if value is None else float(value) for value in dataset.nodatavals),
+        masked=MaskFlags.per_dataset in dataset.mask_flag_enums[0],
+        crs=dataset.crs,
+        transform=dataset.transform,
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The error and what GDAL said below it, on one line."""
+    said = [str(error)]
+    if error.__cause__ is not None:
+        said.append(str(error.__cause__))
+    return " ".join(": ".join(said).split())

@@ -1,0 +1,277 @@
+"""Find out what a folder of GeoTIFFs is: tiles or a dated series, which modalities, and where their files are."""
+
+import datetime
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.schema import Rasters
+from hybrid_patch.data.rasters.geotiff import Header, RasterFiles, match_bands
+from hybrid_patch.data.rasters.index import TileIndex, read_index
+from hybrid_patch.data.rasters.meta import Meta, read_meta
+from hybrid_patch.data.source import BrokenSampleError
+from hybrid_patch.errors import InputError
+
+Array = np.ndarray
+
+DEFAULT_GSD = 10.0
+"""Metres per pixel where neither meta.json nor the files say."""
+UNDATED = np.array([[1, 0, 1970]], np.int64)
+"""The timestamp of tiles and of scenes without dates; their modalities are static and take no notice of it."""
+ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The files of one place, all on one grid.
+
+    Attributes:
+        files: per modality, the file of each timestep that there is one for; a static modality has timestep 0.
+        timestamps: `[T, 3]` day, month 0-11, year.
+        labels: the file of the labels, if there is one.
+    """
+
+    name: str
+    files: Mapping[str, Mapping[int, Path]]
+    timestamps: Int[Array, "t 3"]
+    labels: Path | None
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Single-date tiles: one folder per modality, the same file names in each.
+
+    Attributes:
+        folders: per modality, its folder and the names of the files that it has.
+        labels: the folder of the labels and the names of its files.
+    """
+
+    index: TileIndex
+    folders: Mapping[str, tuple[Path, frozenset[str]]]
+    labels: tuple[Path, frozenset[str]] | None
+
+    def scene(self, number: int) -> Scene:
+        """A tile. One that no folder has is looked for in all of them, and so found missing when it is read."""
+        name = self.index.files[number]
+        there = {modality: folder for modality, (folder, names) in self.folders.items() if name in names}
+        folders = there or {modality: folder for modality, (folder, _) in self.folders.items()}
+        labels = self.labels[0] / name if self.labels and name in self.labels[1] else None
+        return Scene(name, {modality: {0: folder / name} for modality, folder in folders.items()}, UNDATED, labels)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a folder is.
+
+    Attributes:
+        content: tiles, or one scene.
+        modalities: what is in it, without statistics yet.
+        grid: the header of one of the scene's files; None for tiles.
+    """
+
+    content: Tiles | Scene
+    modalities: Mapping[str, Modality]
+    meta: Meta
+    grid: Header | None
+
+    @property
+    def label_files(self) -> list[Path]:
+        """All files of labels, in order."""
+        if isinstance(self.content, Scene):
+            return [self.content.labels] if self.content.labels else []
+        if self.content.labels is None:
+            return []
+        folder, names = self.content.labels
+        return [folder / name for name in self.content.index.files if name in names]
+
+
+def find_layout(config: Rasters, files: RasterFiles) -> Layout:
+    """Look at the folder. The headers of a scene's files are read, of tiles only the first.
+
+    Raises InputError: no such folder, nothing to read in it, a declared modality or band that is not there, files of
+    one scene on different grids.
+    """
+    root = Path(config.root)
+    if not root.is_dir():
+        raise InputError(f"data.root={config.root}: no such folder")
+    meta = read_meta(root / "meta.json")
+    labels = _find_labels(root, config.labels)
+    places = {name: _place(root, name, modality) for name, modality in config.modalities.items()}
+    places = places or _look_around(root, labels, files)
+    kinds = {name: _kind(place) for name, place in places.items()}
+    tiled = [name for name, kind in kinds.items() if kind == "tiles"]
+    if tiled and len(tiled) < len(kinds):
+        other = next(name for name in kinds if name not in tiled)
+        raise InputError(
+            f"data.modalities: {places[tiled[0]]} holds tiles and {places[other]} a {kinds[other]} image; "
+            "the files of a folder are either all tiles or all of one scene"
+        )
+    if labels and labels.is_dir() != bool(tiled):
+        needed = "a folder, one file per tile" if tiled else "one file, as the images are of one scene"
+        raise InputError(f"data.labels={labels.relative_to(root)}: must be {needed}")
+    content = _tiles(root, places, labels) if tiled else _series(root, places, labels)
+    headers = {name: _first_header(_files_of(name, content), files, root) for name in places}
+    modalities = {
+        name: _declared(config.modalities[name], name, kinds[name], header, meta)
+        if config.modalities
+        else _found(name, kinds[name], header, meta)
+        for name, header in headers.items()
+    }
+    if isinstance(content, Tiles):
+        return Layout(content, modalities, meta, None)
+    grid = next(iter(headers.values()))
+    _check_grid(content, modalities, grid, meta, files)
+    return Layout(content, modalities, meta, grid)
+
+
+def tifs(folder: Path) -> list[Path]:
+    """The GeoTIFFs of a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".tif", ".tiff"))
+
+
+# --- where things are -------------------------------------------------------------------------------------------------
+def _find_labels(root: Path, given: str | None) -> Path | None:
+    if given is not None:
+        if not (root / given).exists():
+            raise InputError(f"data.labels={given}: no such file or folder under {root}")
+        return root / given
+    return next((root / name for name in ("labels", "labels.tif") if (root / name).exists()), None)
+
+
+def _place(root: Path, name: str, modality: Modality) -> Path:
+    """The folder or file of a declared modality."""
+    wanted = [modality.files] if modality.files is not None else [name, f"{name}.tif"]
+    for place in wanted:
+        if (root / place).exists():
+            return root / place
+    raise InputError(f"data.modalities.{name}.files: neither folder nor file {' or '.join(wanted)} under {root}")
+
+
+def _look_around(root: Path, labels: Path | None, files: RasterFiles) -> dict[str, Path]:
+    """The modalities of a folder that nobody has described: `images/` with tiles, else dated and static images."""
+    images = root / "images"
+    if images.is_dir() and tifs(images) and _kind(images) == "tiles":
+        return {"images": images}
+    no_images = (labels, root / "labels", root / "labels.tif")
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path not in no_images and tifs(path)]
+    places = {path.name: path for path in folders if _kind(path) == "dated"}
+    try:
+        places |= {path.stem: path for path in tifs(root) if path not in no_images and files.header(path).count == 1}
+    except BrokenSampleError as error:
+        raise InputError(str(error)) from error
+    if not places:
+        raise InputError(
+            f"data.root={root}: found neither images/*.tif, nor a folder of .tif files whose names start with a date "
+            "(2024-05-31), nor single-band .tif files; say where the images are with data.modalities.<name>.files"
+        )
+    return places
+
+
+def _kind(place: Path) -> str:
+    """`static` (one file), `dated` or `tiles` (a folder)."""
+    if place.is_file():
+        return "static"
+    inside = tifs(place)
+    if not inside:
+        raise InputError(f"{place}: no .tif files in this folder")
+    undated = [path for path in inside if not ISO_DATE.match(path.name)]
+    if undated and len(undated) < len(inside):
+        dated = next(path for path in inside if path not in undated)
+        raise InputError(f"{place}: {dated.name} has a date and {undated[0].name} has none; a series has dates in all")
+    return "tiles" if undated else "dated"
+
+
+def _tiles(root: Path, places: Mapping[str, Path], labels: Path | None) -> Tiles:
+    folders = {name: (place, frozenset(path.name for path in tifs(place))) for name, place in places.items()}
+    label_folder = (labels, frozenset(path.name for path in tifs(labels))) if labels else None
+    return Tiles(read_index(root, frozenset().union(*(names for _, names in folders.values()))), folders, label_folder)
+
+
+def _series(root: Path, places: Mapping[str, Path], labels: Path | None) -> Scene:
+    dated: dict[str, dict[datetime.date, Path]] = {}
+    for name, place in places.items():
+        if place.is_dir():
+            dated[name] = {}
+            for path in tifs(place):
+                try:
+                    date = datetime.date.fromisoformat(path.name[:10])
+                except ValueError as error:
+                    raise InputError(f"{path}: its name starts with {path.name[:10]}, which is no date") from error
+                if date in dated[name]:
+                    raise InputError(f"{path}: {dated[name][date].name} has the same date; a series has one file a day")
+                dated[name][date] = path
+    dates = sorted({date for series in dated.values() for date in series})
+    step = {date: number for number, date in enumerate(dates)}
+    files = {
+        name: {step[date]: path for date, path in dated[name].items()} if name in dated else {0: place}
+        for name, place in places.items()
+    }
+    timestamps = np.array([[date.day, date.month - 1, date.year] for date in dates], np.int64) if dates else UNDATED
+    return Scene(root.name, files, timestamps, labels)
+
+
+# --- what the modalities are ------------------------------------------------------------------------------------------
+def _files_of(modality: str, content: Tiles | Scene) -> Iterable[Path]:
+    if isinstance(content, Scene):
+        return content.files[modality].values()
+    folder, names = content.folders[modality]
+    return (folder / name for name in sorted(names))
+
+
+def _first_header(paths: Iterable[Path], files: RasterFiles, root: Path) -> Header:
+    """The header of the first file that can be opened: one broken file must not keep the others from being used."""
+    problem = ""
+    for path in paths:
+        try:
+            return files.header(path)
+        except BrokenSampleError as error:
+            problem = problem or str(error)
+    raise InputError(f"data.root={root}: no file can be opened; the first: {problem}")
+
+
+def _found(name: str, kind: str, header: Header, meta: Meta) -> Modality:
+    named = header.names or meta.names("bands", name)
+    bands = named if len(named) == header.count else tuple(f"band_{i}" for i in range(1, header.count + 1))
+    gsd = meta.number("resolution_m", name) or header.gsd() or DEFAULT_GSD
+    return Modality(bands=bands, band_sets=(bands,), temporal=kind == "dated", gsd=gsd)
+
+
+def _declared(modality: Modality, name: str, kind: str, header: Header, meta: Meta) -> Modality:
+    if modality.temporal != (kind == "dated"):
+        why = "its files have dates" if kind == "dated" else "its files have no dates"
+        raise InputError(f"data.modalities.{name}.temporal: must be {str(kind == 'dated').lower()}, as {why}")
+    match_bands(header, meta.names("bands", name), modality.bands, name)
+    return modality
+
+
+def _check_grid(
+    scene: Scene, modalities: Mapping[str, Modality], first: Header, meta: Meta, files: RasterFiles
+) -> None:
+    """All files of a scene lie on each other and have the bands; a file that cannot be opened is found when read."""
+    for name, modality in modalities.items():
+        for path in scene.files[name].values():
+            _check_file(path, first, files, (modality.bands, meta.names("bands", name), name))
+    if scene.labels:
+        _check_file(scene.labels, first, files, None)
+
+
+def _check_file(
+    path: Path, first: Header, files: RasterFiles, bands: tuple[Sequence[str], Sequence[str], str] | None
+) -> None:
+    try:
+        header = files.header(path)
+    except BrokenSampleError:
+        return
+    if not header.same_grid(first):
+        raise InputError(
+            f"{path}: {header.height}×{header.width} pixels at {tuple(header.transform)[:6]}, but {first.path} has "
+            f"{first.height}×{first.width} at {tuple(first.transform)[:6]}; warp them to one grid"
+        )
+    if bands is not None:
+        wanted, fallback, modality = bands
+        match_bands(header, fallback, wanted, modality)

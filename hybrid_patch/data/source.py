@@ -1,0 +1,89 @@
+"""One sample, whatever file it came from, and the interface of what samples come from."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from hybrid_patch.config.modality import Modality
+
+Array = np.ndarray
+UNLABELLED = -1
+
+
+class BrokenSampleError(Exception):
+    """A sample that cannot be read; the message is one line with the path and what is wrong with it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A rectangle of pixels: rows `[top, top + height)`, columns `[left, left + width)` of a sample."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Images of one place, in the source's own units (`Modality.normalise` comes after).
+
+    Attributes:
+        images: per modality `[H, W, T, C]` float32, C its bands; T is 1 for a static modality. A modality that this
+            sample does not have is absent.
+        valid: per modality `[H, W, T]`, False where nothing was measured (nodata, a missing timestep).
+        timestamps: `[T, 3]` day 1-31, month 0-11, year of the timesteps.
+        latlon: `[2]` degrees of the centre, where known.
+        labels: `[H, W]` class index per pixel, `UNLABELLED` where there is none; None if the source has no labels of
+            pixels.
+        label: class index of the whole sample; None if the source has none of samples.
+    """
+
+    images: Mapping[str, Float[Array, "h w _ _"]]
+    valid: Mapping[str, Bool[Array, "h w _"]]
+    timestamps: Int[Array, "t 3"]
+    latlon: Float[Array, "2"] | None = None
+    labels: Int[Array, "h w"] | None = None
+    label: int | None = None
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A data set: something with numbered samples that can be read in parts, from several processes.
+
+    Attributes:
+        modalities: what the samples hold, with statistics fitted (every continuous one has mean and std).
+        classes: names of the label classes, empty if there are no labels.
+    """
+
+    @property
+    def modalities(self) -> Mapping[str, Modality]: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def indices(self, split: str) -> Int[Array, " n"]:
+        """Sample numbers of `train` or `val`, ascending. No ground is in both. May be empty for `val`."""
+        ...
+
+    def group(self, index: int) -> int:
+        """The group of a sample: samples that may share ground have the same group."""
+        ...
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """Height, width (pixels) and number of timesteps of a sample, without reading its images."""
+        ...
+
+    def name(self, index: int) -> str:
+        """The path or name of a sample, for messages and pictures."""
+        ...
+
+    def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
+        """Read a window of a sample at some of its timesteps (ascending indices below its T).
+
+        Raises BrokenSampleError if the file is truncated, corrupt, or unreadable.
+        """
+        ...

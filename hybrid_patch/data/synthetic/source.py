@@ -1,0 +1,126 @@
+"""Scenes made from a seed, as a source of samples: farmland as Sentinel-2, Sentinel-1 and SRTM would see it.
+
+What a scene's pixels are made from is made when the scene is first read, and kept; the pixels of a window are made
+whenever it is read, which is quicker than keeping them would be worth.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Int
+
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.schema import Synthetic
+from hybrid_patch.data.source import Sample, Window
+from hybrid_patch.data.synthetic.scene import OPTICAL, RADAR, Scene, backscatter, make_scene, measured, reflectance
+from hybrid_patch.data.synthetic.spectra import CLASSES
+from hybrid_patch.errors import InputError
+
+Array = np.ndarray
+
+HEIGHT = "srtm"
+STATISTICS = {
+    OPTICAL: {
+        "B02": (903.0, 1180.0),
+        "B03": (1110.0, 1090.0),
+        "B04": (1150.0, 1120.0),
+        "B08": (2770.0, 1110.0),
+        "B05": (1470.0, 1080.0),
+        "B06": (2200.0, 1020.0),
+        "B07": (2580.0, 1080.0),
+        "B8A": (2900.0, 1130.0),
+        "B11": (2330.0, 854.0),
+        "B12": (1630.0, 744.0),
+        "B01": (841.0, 1210.0),
+        "B09": (2790.0, 912.0),
+    },
+    RADAR: {"vv": (-11.5, 3.2), "vh": (-18.0, 3.46)},
+    HEIGHT: {"srtm": (340.0, 160.0)},
+}
+"""Mean and standard deviation of each band over the scenes of seed 0: reflectance × 10,000; dB; metres.
+
+The optical bands stand in the order of `BANDS`, in which `reflectance` makes them.
+"""
+CACHE_BYTES = 64_000_000
+"""Scenes are kept up to about this much memory per process."""
+
+
+class SyntheticSource:
+    """A `Source` of `config.scenes` training scenes and a quarter as many for validation.
+
+    Raises InputError when it is made if a modality or band is asked for that scenes do not have.
+    """
+
+    def __init__(self, config: Synthetic) -> None:
+        self._config = config
+        self.modalities: Mapping[str, Modality] = {
+            name: _with_statistics(name, modality) for name, modality in config.modalities.items()
+        }
+        self.classes = CLASSES
+        self._scenes: dict[int, Scene] = {}
+
+    def indices(self, split: str) -> Int[Array, " n"]:
+        """Sample numbers of `train` or `val`."""
+        train = self._config.scenes
+        return np.arange(train) if split == "train" else np.arange(train, train + -(-train // 4))
+
+    def group(self, index: int) -> int:
+        """Scenes share no ground."""
+        return index
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """Height, width and number of timesteps."""
+        return self._config.scene_size, self._config.scene_size, self._config.scene_timesteps
+
+    def name(self, index: int) -> str:
+        """The scene's number and seed."""
+        return f"synthetic scene {index} of seed {self._config.scene_seed}"
+
+    def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
+        """Make a window of a scene at some of its timesteps."""
+        scene = self._scene(index)
+        rows = slice(window.top, window.top + window.height)
+        columns = slice(window.left, window.left + window.width)
+        images, valid = {}, {}
+        for name, modality in self.modalities.items():
+            channels = [list(STATISTICS[name]).index(band) for band in modality.bands]
+            if name == HEIGHT:
+                image = scene.ground.elevation[rows, columns, None, None]
+                valid[name] = np.ones(image.shape[:3], bool)
+            else:
+                pixels = reflectance if name == OPTICAL else backscatter
+                image = np.stack([pixels(scene, int(t), rows, columns) for t in timesteps], axis=2)
+                valid[name] = measured(scene, name, timesteps, rows, columns)
+            images[name] = np.where(valid[name][..., None], image[..., channels], np.float32(0))
+        labels = scene.ground.classes[scene.ground.objects[rows, columns]]
+        return Sample(images, valid, scene.timestamps[timesteps], scene.latlon, labels)
+
+    def _scene(self, index: int) -> Scene:
+        """The scene, from memory if it was read lately."""
+        scene = self._scenes.pop(index, None)
+        if scene is None:
+            config = self._config
+            rng = np.random.default_rng(np.random.SeedSequence([config.scene_seed, index]))
+            scene = make_scene(rng, config.scene_size, config.scene_timesteps)
+            if len(self._scenes) * scene.nbytes > CACHE_BYTES:
+                del self._scenes[next(iter(self._scenes))]  # Read longest ago: dictionaries keep the order.
+        self._scenes[index] = scene
+        return scene
+
+
+def _with_statistics(name: str, modality: Modality) -> Modality:
+    """The modality with mean and std, after a look at whether scenes have it."""
+    if name not in STATISTICS:
+        raise InputError(f"data.modalities.{name}: synthetic scenes have only {', '.join(STATISTICS)}")
+    bands = STATISTICS[name]
+    unknown = [band for band in modality.bands if band not in bands]
+    if unknown:
+        raise InputError(f"data.modalities.{name}.bands: {unknown[0]} is none of {', '.join(bands)}")
+    if modality.temporal == (name == HEIGHT) or modality.kind != "continuous":
+        kind = "static" if name == HEIGHT else "temporal"
+        raise InputError(f"data.modalities.{name}: synthetic scenes have it {kind} and continuous")
+    if modality.mean is not None:
+        return modality
+    mean, std = zip(*(bands[band] for band in modality.bands), strict=True)
+    return replace(modality, mean=mean, std=std)

@@ -1,0 +1,177 @@
+"""A trained run, ready to embed: `model = hybrid_patch.load("<run dir>")`, then `model.embed(...)`."""
+
+import dataclasses
+import datetime
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hybrid_patch.config.curriculum import PatchSizes, sizes_after, tile_for
+from hybrid_patch.config.frozen import frozen_config
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.schema import Config
+from hybrid_patch.data.loader import Crop
+from hybrid_patch.data.source import Window
+from hybrid_patch.embed.per_pixel import Pooling, Projection, embed
+from hybrid_patch.embed.windows import Tiling, blended
+from hybrid_patch.errors import InputError
+from hybrid_patch.model.hybrid import HybridModel
+from hybrid_patch.runs import checkpoints
+
+Array = np.ndarray
+WINDOWS = 16
+"""Windows that go through the encoder together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A model and what it was trained on.
+
+    Attributes:
+        run: the run's directory.
+        config: of the run.
+        modalities: that it knows, with the statistics by which their values are normalised.
+        sizes: the patch sizes of the training's last step.
+        step: after which step its weights were saved.
+        network: in evaluation mode, on its device.
+    """
+
+    run: Path
+    config: Config
+    modalities: Mapping[str, Modality]
+    sizes: PatchSizes
+    step: int
+    network: HybridModel
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.network.parameters()).device
+
+    @property
+    def side(self) -> int:
+        """The side of the crops that it was trained at, pixels: that of its windows."""
+        return tile_for(self.config, self.sizes)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The modalities that the encoder takes."""
+        return [name for name, modality in self.modalities.items() if not modality.decode_only]
+
+    def tiling(self, overlap: int | None = None) -> Tiling:
+        """Windows of the side that it was trained at; without an `overlap` of a quarter of it."""
+        side = self.side
+        return Tiling.overlapping(side, side // 4 if overlap is None else overlap, self.sizes.processing)
+
+    def embed_crops(
+        self,
+        crops: Sequence[Crop],
+        pooling: Pooling = "mean",
+        projection: Projection | None = None,
+        absent: Mapping[str, Collection[int]] | None = None,
+        repeat: bool = True,
+    ) -> Float[Tensor, "n height width d"]:
+        """Embeddings of windows; see `hybrid_patch.embed.per_pixel.embed`."""
+        return embed(self.network, crops, self.sizes, self.modalities, self.device, pooling, projection, absent, repeat)
+
+    def embed(
+        self,
+        images: Mapping[str, Float[Array, "h w _ _"]],
+        dates: Sequence[datetime.date | str] = (),
+        pooling: Pooling = "mean",
+        overlap: int | None = None,
+    ) -> Float[Array, "h w d"]:
+        """Embeddings of an image of any size, `[H, W, D]` float32; NaN where nothing was measured.
+
+        Args:
+            images: per modality `[H, W, T, C]`, in the units that the run was trained on (no normalisation), bands as
+                in `modalities[name].bands`, NaN where missing. Static modalities have T = 1. Input modalities that are
+                not given are missing.
+            dates: of the T timesteps, `datetime.date` or "2024-05-31"; may be left out if all that is given is static.
+            pooling: over modalities, timesteps and band sets: `mean`, D the model's width; or `concat`, D that width
+                times their number.
+            overlap: pixels that neighbouring windows share; a quarter of the training's tile.
+
+        Raises InputError for a modality or shape that does not fit.
+        """
+        height, width = self._fitting(images, dates)
+        tiling = self.tiling(overlap)
+        timestamps = np.array([[d.day, d.month - 1, d.year] for d in map(_date, dates)] or [[1, 0, 1970]], np.int64)
+        pixels, valid = {}, {}
+        for name, modality in self.modalities.items():
+            shape = (height, width, len(timestamps) if modality.temporal else 1)
+            pixels[name], valid[name] = np.zeros((*shape, modality.channels), np.float32), np.zeros(shape, bool)
+            if name in images and name in self.inputs:
+                pixels[name], valid[name] = modality.normalise(images[name], np.isfinite(images[name]).all(-1))
+        whole = Crop(pixels, valid, timestamps, None)
+        embedding = self.embed_whole(whole, tiling, pooling)
+        embedding[~whole.seen(self.inputs)] = np.nan
+        return embedding
+
+    def embed_whole(self, whole: Crop, tiling: Tiling, pooling: Pooling = "mean") -> Float[Array, "h w d"]:
+        """The embedding of an image that is in memory, in windows; zeros where nothing was measured."""
+        height, width = next(iter(whole.valid.values())).shape[:2]
+
+        def embed(top: int, lefts: list[int]) -> Float[Tensor, "n side side d"]:
+            crops = [whole.window(Window(top, left, tiling.side, tiling.side)) for left in lefts]
+            return self.embed_crops(crops, pooling).float().cpu()
+
+        return torch.cat(list(blended(height, width, tiling, embed, WINDOWS))).numpy()
+
+    def _fitting(self, images: Mapping[str, Float[Array, "h w _ _"]], dates: Sequence[object]) -> tuple[int, int]:
+        """Height and width of the images."""
+        known = [name for name in images if name in self.inputs]
+        if not known:
+            raise InputError(f"images: {list(images)}: none that the run knows; takes: {', '.join(self.inputs)}")
+        height, width = images[known[0]].shape[:2]
+        for name, image in images.items():
+            if name not in self.modalities:
+                raise InputError(f"images: {name}: unknown modality; the run knows: {', '.join(self.modalities)}")
+            modality = self.modalities[name]
+            expected = (height, width, max(len(dates), 1) if modality.temporal else 1, len(modality.bands))
+            if image.shape != expected:
+                raise InputError(
+                    f"images: {name}: shape {image.shape}; must be {expected}: height, width, dates, bands"
+                )
+        if not dates and any(self.modalities[name].temporal for name in images):
+            raise InputError("dates: none given, but there is a modality with a timestep for each date")
+        return height, width
+
+
+def load(run: str | Path, device: str = "auto") -> TrainedModel:
+    """The model of a run directory, from its newest checkpoint; no code of the checkpoint's is run.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto`: a GPU if there is one.
+
+    Raises InputError if there is no run, or no checkpoint of it.
+    """
+    folder = Path(run)
+    config = frozen_config(folder)
+    found = checkpoints.newest(folder / "checkpoints")
+    if found is None:
+        raise InputError(
+            f"run={folder}: has no checkpoint yet; its end writes one, and trainer.checkpoint_every before that"
+        )
+    step, state = found
+    modalities = {name: Modality(**fields) for name, fields in state["modalities"].items()}
+    network = HybridModel(config, modalities)
+    prefix = "model."
+    weights = {key.removeprefix(prefix): x for key, x in state["objective"].items() if key.startswith(prefix)}
+    network.load_state_dict(weights)
+    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    sizes = sizes_after(config, step)
+    return TrainedModel(folder, config, modalities, sizes, step, network.eval().to(where))
+
+
+def _date(value: datetime.date | str) -> datetime.date:
+    if isinstance(value, datetime.date):
+        return value
+    try:
+        return datetime.date.fromisoformat(value)
+    except ValueError:
+        raise InputError(f"dates: {value!r}: not a date; write it as 2024-05-31") from None

@@ -1,0 +1,129 @@
+"""Targets: frozen random projections of the pixels, at the output patch size."""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from hybrid_patch.config.modality import Modality
+
+BIAS_STD = 0.1
+MIDDLE = 0.5
+"""The mean of normalised values."""
+
+
+class TargetKeys(NamedTuple):
+    """Unit-length targets, in as few numbers as their products with predictions need.
+
+    A target is linear in its pixels, `t = W x + b`, so `p · t = (p [W b]) · [x 1]`. Where `x` is shorter than `t`,
+    `projection` holds the W of all channels and the b of all band sets side by side, and `vectors` the `[x 1] / |t|`,
+    with zeros at the columns of other band sets. Where it is not (large output patches), `vectors` are the targets
+    themselves and `projection` is None. Either way `p · t / |t| = (p projection) · vector`. Where it is asked for,
+    `code` is a number for each target, equal (but for its rounding) for equal targets alone.
+    """
+
+    projection: Float[Tensor, "d k"] | None
+    vectors: Float[Tensor, "b n p k"]
+    code: Float[Tensor, "b n p"] | None
+
+
+class RandomTargets(nn.Module):
+    """`t = W x + b` for every modality, band set and output patch size, drawn once and never trained.
+
+    W `[D, C ps^2]` is normal with variance `1 / (C ps^2)`, b normal with standard deviation 0.1. Each projection is
+    drawn from its own seed, so that adding a modality does not change the targets of the others. They are buffers: a
+    checkpoint holds them. A table `[C ps^2 + S, D]` has the W of all band sets, in the order of a patch's numbers
+    (pixel by pixel, each with its channels), and below them the b.
+
+    With `centre` the x of a continuous modality is the normalised value less its mean, one half. Without it all targets
+    share one large component.
+    """
+
+    def __init__(
+        self, modalities: Mapping[str, Modality], width: int, patch_sizes: Collection[int], seed: int, centre: bool
+    ) -> None:
+        super().__init__()
+        self.width = width
+        longest = max(modality.channels for modality in modalities.values()) * max(patch_sizes) ** 2
+        longest += max(len(modality.band_sets) for modality in modalities.values())
+        rng = torch.Generator().manual_seed(0)
+        self.register_buffer("direction", torch.randn(longest, generator=rng, dtype=torch.float64), persistent=False)
+        self.middle = {
+            name: MIDDLE if centre and modality.kind == "continuous" else 0.0 for name, modality in modalities.items()
+        }
+        for name, modality in modalities.items():
+            for patch_size in set(patch_sizes):
+                rng = torch.Generator().manual_seed(_seed(seed, name, patch_size))
+                own = _own_columns(modality, patch_size)
+                table = torch.randn(own.shape[1], width, generator=rng)
+                inputs = own.shape[1] - len(own)
+                per_set = own[:, :inputs].sum(1, keepdim=True)
+                table[:inputs] /= (own[:, :inputs] * per_set).sum(0)[:, None] ** 0.5
+                table[inputs:] *= BIAS_STD
+                self.register_buffer(_buffer(name, patch_size), table)
+                self.register_buffer(f"{_buffer(name, patch_size)}_own", own, persistent=False)
+
+    def table(self, name: str, patch_size: int) -> Float[Tensor, "k d"]:
+        """W and b of a modality at an output patch size, `[C ps^2 + S, D]`."""
+        return self.get_buffer(_buffer(name, patch_size))
+
+    def own(self, name: str, patch_size: int) -> Bool[Tensor, "s k"]:
+        """Which numbers of `[x 1]` each band set takes."""
+        return self.get_buffer(f"{_buffer(name, patch_size)}_own")
+
+    def forward(
+        self, name: str, patches: Float[Tensor, "b n p m"], band_set: Int[Tensor, "b n"], patch_size: int
+    ) -> Float[Tensor, "b n p d"]:
+        """The targets, D wide.
+
+        Args:
+            patches: pixels of output patches, `m = C ps^2` numbers each, in p places of n cells.
+            band_set: which band set the tokens of a cell stand for.
+        """
+        return self._inputs(name, patches, band_set, patch_size) @ self.table(name, patch_size)
+
+    def keys(
+        self, name: str, patches: Float[Tensor, "b n p m"], band_set: Int[Tensor, "b n"], patch_size: int, coded: bool
+    ) -> TargetKeys:
+        """The unit-length targets of a modality, in the fewest numbers, with codes or without; else as `forward`."""
+        table, inputs = self.table(name, patch_size), self._inputs(name, patches, band_set, patch_size)
+        # One random projection of the inputs in float64, rather than of the targets: those are exactly equal.
+        code = inputs.double() @ self.get_buffer("direction")[: inputs.shape[-1]].double() if coded else None
+        if len(table) > self.width:
+            targets = inputs @ table
+            return TargetKeys(None, targets / targets.norm(dim=-1, keepdim=True), code)
+        # |x T| = |x R| for the small R with R R^T = T T^T.
+        wide = table.double()
+        root = torch.linalg.cholesky_ex(wide @ wide.mT)[0].to(table.dtype)
+        return TargetKeys(table.mT, inputs / torch.linalg.vector_norm(inputs @ root, dim=-1, keepdim=True), code)
+
+    def _inputs(
+        self, name: str, patches: Tensor, band_set: Int[Tensor, "b n"], patch_size: int
+    ) -> Float[Tensor, "b n p k"]:
+        """`[x 1]`: zeros at the channels and biases of other band sets than a token's own."""
+        own = self.own(name, patch_size)
+        *axes, m = patches.shape
+        inputs = patches.new_ones(*axes, own.shape[1])
+        torch.sub(patches, self.middle[name], out=inputs[..., :m])
+        return inputs if len(own) == 1 else inputs * own[band_set][:, :, None]
+
+
+def _own_columns(modality: Modality, patch_size: int) -> Bool[Tensor, "s k"]:
+    """Which numbers of `[x 1]` each band set takes."""
+    sets = len(modality.band_set_channels)
+    channels = torch.zeros(sets, modality.channels, dtype=torch.bool)
+    for s, own in enumerate(modality.band_set_channels):
+        channels[s, list(own)] = True
+    return torch.cat([channels.repeat(1, patch_size**2), torch.eye(sets, dtype=torch.bool)], dim=1)
+
+
+def _buffer(name: str, patch_size: int) -> str:
+    return f"{name}_ps{patch_size}"
+
+
+def _seed(seed: int, name: str, patch_size: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{name}/{patch_size}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

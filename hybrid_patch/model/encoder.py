@@ -1,0 +1,49 @@
+"""The encoder: patch embedding, encodings, and transformer blocks over the visible tokens."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hybrid_patch.config import schema
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.data.packing import Packing
+from hybrid_patch.model.encodings import Encodings
+from hybrid_patch.model.patch_embed import PatchEmbed
+from hybrid_patch.model.sequence import flatten
+from hybrid_patch.model.transformer import Stack
+
+
+class Encoder(nn.Module):
+    """Visible patches of all modalities → one latent token each; hidden and missing patches never enter a block."""
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        size: schema.Transformer,
+        base_patch_size: int,
+        runtime: schema.Runtime,
+    ) -> None:
+        super().__init__()
+        inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
+        self.embed = nn.ModuleDict({name: PatchEmbed(m, size.width, base_patch_size) for name, m in inputs.items()})
+        self.encodings = Encodings(inputs, size.width)
+        self.stack = Stack(size, runtime)
+
+    def forward(
+        self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], visible: Packing, timestamps: Int[Tensor, "b t 3"]
+    ) -> Float[Tensor, "bv n d"]:
+        """Latents of the visible tokens of all input modalities, packed.
+
+        Args:
+            patches: normalised pixels, zeros where missing, `[B, h, w, T, ps, ps, C]`.
+            visible: which tokens the encoder may look at, of all input modalities in the order of `patches`, one after
+                the other; there may be several views of each sample.
+            timestamps: day, month (0-11), year of the timesteps.
+        """
+        tokens = {
+            name: self.embed[name](x) + self.encodings(name, (x.shape[1], x.shape[2]), x.shape[4], timestamps)
+            for name, x in patches.items()
+            if name in self.embed
+        }
+        return self.stack(visible.gather(flatten(tokens)), None, visible.keep)

@@ -1,0 +1,65 @@
+"""Flexible patch embedding: one kernel, resized to whatever patch size a step is trained at."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.model.profiling import EMBEDDING, part_of_a_step
+
+
+@functools.lru_cache(maxsize=64)
+def kernel_resize(base: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "base2 size2"]:
+    """The matrix that resizes a kernel of side `base` to side `size`, for row vectors: `[base^2, size^2]`.
+
+    The pseudo-inverse resize of FlexiViT (Beyer et al. 2023, "FlexiViT: One Model for All Patch Sizes", section 3.4):
+    with B the matrix that resizes a patch from `base` to `size`, the resized kernel is `pinv(B^T) w`, so that the inner
+    product with a resized patch is the one with the patch (exactly where B loses nothing, in least squares where it
+    does). Patches are enlarged bilinearly and reduced to area means: uniform ground then has the same embedding at
+    every divisor of the base.
+    """
+    eye = torch.eye(base**2, dtype=torch.float64).reshape(base**2, 1, base, base)
+    resized = F.interpolate(eye, (size, size), mode="bilinear" if size >= base else "area")
+    return torch.linalg.pinv(resized.reshape(base**2, size**2)).mT.to(device, dtype)
+
+
+class PatchEmbed(nn.Module):
+    """Patches of one modality → one token per patch, timestep and band set.
+
+    Each band set has a kernel of side `base_patch_size`; other patch sizes use it resized (`kernel_resize`). The pixels
+    are never resized: that would cost as many pixels as the largest patch size, and mix neighbours.
+    """
+
+    def __init__(self, modality: Modality, width: int, base_patch_size: int) -> None:
+        super().__init__()
+        self.base = base_patch_size
+        self.channels = modality.band_set_channels
+        self.kernels = nn.ParameterList(
+            torch.empty(base_patch_size**2 * len(channels), width) for channels in self.channels
+        )
+        self.bias = nn.Parameter(torch.zeros(len(self.channels), width))
+        for s, channels in enumerate(self.channels):
+            self.register_buffer(f"channels_{s}", torch.tensor(channels), persistent=False)
+        for kernel in self.kernels:
+            nn.init.trunc_normal_(kernel, std=len(kernel) ** -0.5)
+
+    def kernel(self, band_set: int, patch_size: int) -> Float[Tensor, "in width"]:
+        """The kernel of a band set at a patch size, `[ps^2 C, D]`, pixel by pixel, row by row."""
+        kernel = self.kernels[band_set]
+        if patch_size == self.base:
+            return kernel
+        resize = kernel_resize(self.base, patch_size, kernel.dtype, kernel.device)
+        return (resize.mT @ kernel.reshape(self.base**2, -1)).reshape(-1, kernel.shape[1])
+
+    @part_of_a_step(EMBEDDING)
+    def forward(self, patches: Float[Tensor, "b h w t p q c"]) -> Float[Tensor, "b h w t s d"]:
+        """`[B, h, w, T, ps, ps, C]` → `[B, h, w, T, S, D]`."""
+        size, every = patches.shape[-2], tuple(range(patches.shape[-1]))
+        tokens = []
+        for s, channels in enumerate(self.channels):
+            pixels = patches if channels == every else patches.index_select(-1, self.get_buffer(f"channels_{s}"))
+            tokens.append(F.linear(pixels.flatten(-3), self.kernel(s, size).mT, self.bias[s]))
+        return torch.stack(tokens, dim=4)

@@ -1,0 +1,137 @@
+"""Upsampling guided by the pixels: a detail made from what the encoder saw of each place and around it."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.data.batch import Guide
+from hybrid_patch.model.interpolation import repeat_cells
+from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
+from hybrid_patch.model.upsampler.random_features import RandomFeatures
+
+KERNEL = 3
+"""Side of the convolution over pixels (or output patches)."""
+MEAN, DEVIATION = 0.5, 0.25
+"""Of normalised values."""
+
+
+class Guided(nn.Module):
+    """Interpolation plus a detail of low rank: `gelu(mix(gelu(conv(pixels) + U (P A))))`, and the place's own spectrum.
+
+    The idea is joint upsampling (Kopf et al. 2007, "Joint bilateral upsampling"): the fine image says where the coarse
+    one changes. The convolution looks at each band of a place and of its neighbours, and for each band set at whether
+    it was measured and seen. The spectrum, on a straight path beside it, is the place's bands and random features of
+    them (`RandomFeatures`). It brings to the token what training alone does not: the convolution learns the two or
+    three strongest directions of the bands (docs/results.md).
+
+    It must not leak: pixels whose token the encoder did not see, that are missing, or that `Guide.kept` drops are zeros
+    in both. So it is for the encoder's tokens alone. In training pixels are dropped at random: the `visible` loss asks
+    for a place's own pixel, and to tell it would be to copy it.
+    """
+
+    def __init__(self, width: int, rank: int, random_features: int, modalities: Mapping[str, Modality]) -> None:
+        super().__init__()
+        inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
+        self.pixels = nn.ModuleDict(
+            {
+                name: nn.Conv2d(modality.channels + len(modality.band_sets), rank, KERNEL, padding=KERNEL // 2)
+                for name, modality in inputs.items()
+            }
+        )
+        for name, modality in inputs.items():
+            owner = [
+                s for c in range(modality.channels) for s, own in enumerate(modality.band_set_channels) if c in own
+            ]
+            self.register_buffer(f"owner_{name}", torch.tensor(owner), persistent=False)
+        self.context = nn.Parameter(torch.empty(width, rank))
+        nn.init.xavier_uniform_(self.context)
+        self.sets = {name: len(modality.band_sets) for name, modality in inputs.items()}
+        self.mix = nn.Linear(rank, rank)
+        self.basis = nn.Parameter(torch.zeros(rank, width))
+        self.random = nn.ModuleDict(
+            {name: RandomFeatures(modality.channels, random_features, width) for name, modality in inputs.items()}
+        )
+        self.bands = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(m.channels, width)) for name, m in inputs.items()}
+        )
+
+    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
+        """Any whole factor; raises ValueError without a guide where there is something to guide."""
+        fine = FineTokens(grid, factor, positions)
+        if factor == 1:
+            return fine
+        if guide is None:
+            raise ValueError("the guided upsampler needs the pixels that its tokens were made of")
+        images = self._images(grid, factor, guide)
+
+        def there(values: Float[Tensor, "bvt h w p k"]) -> Float[Tensor, "bv n p k"]:
+            by_cell = rearrange(values, "(b t) h w p k -> b (h w t) p k", b=len(grid.mask)).contiguous()
+            return positions.cells.over(grid.mask.shape[-1]).gather(by_cell)
+
+        looked_at = there(at_places(images, factor, positions.places))
+        convolution = self.pixels[guide.name]
+        assert isinstance(convolution, nn.Conv2d)
+        convolved = there(convolved_at_places(convolution, images, factor, positions.places))
+        detail = F.gelu(self.mix(F.gelu(convolved + fine.transform(self.context).dense())))
+        spectrum, random = self._spectrum(guide.name, looked_at), self.random[guide.name]
+        assert isinstance(random, RandomFeatures)
+        return dataclasses.replace(
+            fine,
+            detail=torch.cat([detail, spectrum.to(detail.dtype)], dim=-1),
+            basis=torch.cat([self.basis, self.bands[guide.name], random.basis()]),
+        )
+
+    def _spectrum(self, name: str, looked_at: Float[Tensor, "b n p _"]) -> Float[Tensor, "b n p k"]:
+        """Bands less their mean, in units of their deviation, and random features of them; zeros where not seen."""
+        owner = self.get_buffer(f"owner_{name}")
+        pixels, seen = looked_at.split([len(owner), self.sets[name]], dim=-1)
+        share = seen.index_select(-1, owner)  # of an output patch's pixels
+        bands = (pixels - MEAN * share) / DEVIATION
+        means = bands / torch.where(share > 0, share, 1)
+        return torch.cat([bands, self.random[name](means) * seen.amax(-1, keepdim=True)], dim=-1)
+
+    def _images(self, grid: TokenGrid, factor: int, guide: Guide) -> Float[Tensor, "bvt k fh fw"]:
+        """What is looked at: each band, zeros where it was not seen, and for each band set whether it was."""
+        b, views = len(guide.pixels), len(grid.mask) // len(guide.pixels)
+        patch_size = guide.pixels.shape[1] // grid.mask.shape[1]
+        there = guide.valid.expand(views, *guide.valid.shape).transpose(0, 1).flatten(0, 1)
+        if guide.kept is not None:
+            there = there & guide.kept
+        seen = repeat_cells(grid.mask, patch_size) & there[..., None]
+        pixels = guide.pixels[:, None].expand(b, views, *guide.pixels.shape[1:]).flatten(0, 1)
+        owner = self.get_buffer(f"owner_{guide.name}")
+        looked_at = torch.cat([torch.where(seen.index_select(-1, owner), pixels, 0), seen.to(pixels.dtype)], dim=-1)
+        images = rearrange(looked_at, "b height width t c -> (b t) c height width")
+        return F.avg_pool2d(images, patch_size // factor)
+
+
+def at_places(image: Float[Tensor, "n k fh fw"], factor: int, places: Int[Tensor, " p"]) -> Float[Tensor, "n h w p k"]:
+    """Some places of all cells of images, `factor` × `factor` places each."""
+    cells = rearrange(image, "n k (h i) (w j) -> n h w (i j) k", i=factor, j=factor)
+    return cells.index_select(3, places)
+
+
+def convolved_at_places(
+    convolution: nn.Conv2d, images: Float[Tensor, "n k fh fw"], factor: int, places: Int[Tensor, " p"]
+) -> Float[Tensor, "n h w p r"]:
+    """A convolution at some places of all cells.
+
+    Of few places (in long series one or two are drawn) only what is around them is looked at; the pixels around many
+    are more numbers than the images have.
+    """
+    if KERNEL**2 * len(places) >= factor**2:
+        return at_places(convolution(images), factor, places)
+    around = F.pad(images, [KERNEL // 2] * 4)
+    side = factor + KERNEL - 1
+    cells = around.unfold(2, side, factor).unfold(3, side, factor)
+    step = torch.arange(KERNEL, device=places.device)
+    rows = (places // factor)[:, None, None] + step[:, None]
+    columns = (places % factor)[:, None, None] + step
+    windows = rearrange(cells[..., rows, columns], "n k h w p y x -> n h w p (k y x)")
+    return F.linear(windows, convolution.weight.flatten(1), convolution.bias)

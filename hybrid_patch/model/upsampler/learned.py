@@ -1,0 +1,75 @@
+"""Upsampling by transposed convolutions in stages, with exits on the way."""
+
+import itertools
+import operator
+from collections.abc import Collection, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from hybrid_patch.config.curriculum import prime_factors
+from hybrid_patch.data.batch import Guide
+from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
+
+SMALLEST_WIDTH = 8
+
+
+class Learned(nn.Module):
+    """Interpolation plus a detail made by transposed convolutions (8→4→2→1: three stages of two).
+
+    A transposed convolution whose stride is its kernel's side is a linear map of each token to k^2 outputs: no token
+    sees its neighbour, so nothing hidden can bleed into what is visible. There is a stage for each prime factor of the
+    largest factor, each half as wide as the one before, and an exit behind each stage at which one of the factors in
+    use is reached. Exits are linear, start at zero, and add up: when a curriculum reaches its next factor, the new exit
+    adds nothing yet to what the ones before it have learned. They are the basis V of a factored detail, so that no
+    D-wide tensor is made.
+    """
+
+    def __init__(self, width: int, first_width: int, factors: Collection[int]) -> None:
+        super().__init__()
+        self.sides = tuple(prime_factors(max(factors)))
+        self.widths = tuple(max(first_width >> stage, SMALLEST_WIDTH) for stage in range(len(self.sides)))
+        self.stages = nn.ModuleList(
+            nn.Linear(i, o * side**2)
+            for i, o, side in zip([width, *self.widths], self.widths, self.sides, strict=False)
+        )
+        self.reached = tuple(itertools.accumulate(self.sides, operator.mul))
+        self.exits = nn.ParameterDict(
+            {
+                str(reached): torch.zeros(o, width)
+                for reached, o in zip(self.reached, self.widths, strict=True)
+                if reached in factors
+            }
+        )
+
+    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
+        """Raises ValueError for a factor that was not named, or is no product of the first stages."""
+        if factor == 1:
+            return FineTokens(grid, 1, positions)
+        if str(factor) not in self.exits:
+            raise ValueError(f"factor {factor}: there is no exit for it, only for {list(self.exits)}")
+        hidden = positions.cells.gather(grid.masked().flatten(1, -2))[:, :, None]
+        details, basis = [], []
+        for depth, (reached, stage, width) in enumerate(zip(self.reached, self.stages, self.widths, strict=True)):
+            # [B, n, places so far, k^2 o] → [B, n, places, o]: the parts of a place follow one another.
+            hidden = F.gelu(stage(hidden)).flatten(2).unflatten(2, (-1, width))
+            if str(reached) in self.exits:
+                order = _nested(positions.places, factor, self.sides[: depth + 1])
+                details.append(hidden.index_select(2, order))
+                basis.append(self.exits[str(reached)])
+            if reached == factor:
+                break
+        return FineTokens(grid, factor, positions, torch.cat(details, dim=-1), torch.cat(basis))
+
+
+def _nested(places: Int[Tensor, " p"], factor: int, sides: Sequence[int]) -> Int[Tensor, " p"]:
+    """Where places of a cell, counted row by row, lie in the order of stages with these sides: part of part of part."""
+    row, column = places // factor, places % factor
+    nested = torch.zeros_like(places)
+    rest = factor
+    for side in sides:
+        rest //= side
+        nested = nested * side**2 + (row // rest % side) * side + column // rest % side
+    return nested

@@ -1,0 +1,51 @@
+"""Upsampling by sub-pixel convolution: a detail that each token makes for every place in its cell."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hybrid_patch.data.batch import Guide
+from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
+
+
+class Subpixel(nn.Module):
+    """Interpolation plus the detail `gelu(W_place · norm(token) + b_place)`, of low rank (Shi et al. 2016, ESPCN).
+
+    It looks at no pixel, so that it cannot leak one. Every place of a cell has its own `W [r, D]`; only those of the
+    positions asked for are used. All places begin with the same weights (Aitken et al. 2017, "ICNR"), and a smaller
+    factor uses the means over blocks of places: when a curriculum reaches its next factor, the finer places begin with
+    what their block has learned.
+    """
+
+    def __init__(self, width: int, rank: int, largest_factor: int) -> None:
+        super().__init__()
+        self.largest = largest_factor
+        self.norm = nn.LayerNorm(width)
+        first = torch.empty(rank, width)
+        nn.init.xavier_uniform_(first)
+        self.weight = nn.Parameter(first.repeat(largest_factor**2, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(largest_factor**2, rank))
+        self.basis = nn.Parameter(torch.zeros(rank, width))
+        self.requires_grad_(largest_factor > 1)
+
+    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
+        """Raises ValueError for a factor that does not divide the largest."""
+        if factor == 1:
+            return FineTokens(grid, 1, positions)
+        if self.largest % factor:
+            raise ValueError(f"factor {factor}: does not divide the largest, {self.largest}")
+        places = positions.places
+        weight = self._of(self.weight, factor).index_select(0, places).flatten(0, 1)
+        bias = self._of(self.bias, factor).index_select(0, places).flatten()
+        tokens = self.norm(positions.cells.gather(grid.masked().flatten(1, -2)))
+        detail = F.gelu(F.linear(tokens, weight, bias)).unflatten(-1, (len(places), -1))
+        return FineTokens(grid, factor, positions, detail, self.basis)
+
+    def _of(self, values: Float[Tensor, "places *d"], factor: int) -> Float[Tensor, "_ *d"]:
+        """The parameters of a factor's places: means over blocks of the largest factor's."""
+        if factor == self.largest:
+            return values
+        block = self.largest // factor
+        blocks = values.unflatten(0, (factor, block, factor, block))
+        return blocks.mean((1, 3)).flatten(0, 1)

@@ -1,0 +1,128 @@
+"""Checkpoints in parts: every process writes the shards that it holds, one process can read the whole."""
+
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint import filesystem, metadata, state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+
+from hybrid_patch.runs.atomic_files import flush_folder, write_whole
+
+REST = "rest.pt"
+"""In the folder of a checkpoint: all that is not a tensor of the weights or the optimizer."""
+ALLOWED = {
+    "pathlib": {"Path", "PosixPath", "PurePosixPath"},
+    "torch": {"Size", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))},
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.metadata": {
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    },
+}
+"""What the table of a checkpoint's parts, a pickle, may be made of; none of it does anything."""
+
+
+def write(path: Path, state: Mapping[str, Any], permit: AbstractContextManager[None]) -> None:
+    """Write a state, of which weights and optimizer may be sharded, as a folder: whole, or not at all.
+
+    All processes of the group must call this. torch's distributed checkpoint tells all of them when one could not
+    write its shards (a full disk), so that none waits for another that has ended.
+
+    Args:
+        state: `objective` and `optimizer` are state dicts; the rest is of the first process.
+        permit: entered in the first process while the folder gets its name.
+    """
+    first = dist.get_rank() == 0
+    parts = path.with_name(f".{path.name}.{os.getpid()}.part")  # an attempt that has lost the run may still be writing
+    if first:
+        parts.mkdir(parents=True)
+    name = [parts.name]
+    dist.broadcast_object_list(name)
+    temporary = path.with_name(name[0])
+    rest = {name: value for name, value in state.items() if name not in ("objective", "optimizer")}
+    writer = filesystem.FileSystemWriter(temporary)  # waits for the disk
+    state_dict_saver.save(_tensors(state), storage_writer=writer)
+    if first:
+        groups = state["optimizer"]["param_groups"]
+        write_whole(temporary / REST, lambda file: torch.save(rest | {"param_groups": groups}, file))
+        with permit:
+            temporary.replace(path)
+        flush_folder(path.parent)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The state of a folder that any number of processes wrote, whole and on the CPU, as a single file would hold it.
+
+    By this process alone: no group is needed. No code of the checkpoint's is run. Raises one of torch's or pickle's
+    errors, or an OSError, where a part is lost.
+    """
+    state: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=True)
+    reader = _Reader(path)
+    entries = reader.read_metadata().state_dict_metadata
+    tensors: dict[str, Any] = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in entries.items()
+        if isinstance(entry, metadata.TensorStorageMetadata)
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant
+            state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from None
+    objective: dict[str, Tensor] = {}
+    optimizer: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        owner, key = name.split(".", 1)
+        if owner == "objective":
+            objective[key] = tensor
+        else:
+            index, key = key.split(".", 1)
+            optimizer.setdefault(int(index), {})[key] = tensor
+    groups = state.pop("param_groups")
+    return {**state, "objective": objective, "optimizer": {"state": optimizer, "param_groups": groups}}
+
+
+class _Table(pickle.Unpickler):
+    """Reads the table of a checkpoint's parts. Raises UnpicklingError for what it has no need of."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in ALLOWED.get(module, ()):
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong in a checkpoint")
+        return super().find_class(module, name)
+
+
+class _Reader(filesystem.FileSystemReader):
+    """torch's own would run whatever code the table names."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
+        try:
+            with (Path(self.path) / ".metadata").open("rb") as file:
+                found = _Table(file).load()
+        except (AttributeError, ImportError, IndexError, TypeError) as error:  # what a damaged pickle may raise besides
+            raise pickle.UnpicklingError(f"its table of parts is damaged: {error}") from None
+        if not isinstance(found, metadata.Metadata):
+            raise pickle.UnpicklingError("it has no table of its parts")
+        return found
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Those of a state's weights and optimizer, by one name each."""
+    found = {f"objective.{name}": tensor for name, tensor in state["objective"].items()}
+    for index, values in state["optimizer"]["state"].items():
+        found |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
+    return found

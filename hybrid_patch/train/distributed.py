@@ -1,0 +1,107 @@
+"""The processes of a run: started on their devices, and ended together."""
+
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.strategy import Strategy
+
+from hybrid_patch.config.schema import Config, Runtime
+from hybrid_patch.errors import InputError
+from hybrid_patch.train import fsdp
+
+DONE = 0
+"""The exit code of a run that is done, and of processes beside the first, which carries the code."""
+FIRST = "HYBRID_PATCH_FIRST_PROCESS"
+"""The variable by which a process knows which other has started it."""
+WATCH_SECONDS = 1.0
+"""Between looks whether it is there."""
+
+
+def open_fabric(config: Config) -> Fabric:
+    """Lightning Fabric on the configured devices, its processes started."""
+    runtime = config.runtime
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    # Where SLURM is installed, a run that was not started by srun is meant so.
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
+    fabric = Fabric(
+        accelerator=accelerator(runtime),
+        devices=runtime.processes,
+        num_nodes=runtime.nodes,
+        strategy=strategy(config),
+    )
+    if fabric.local_rank == 0:
+        os.environ[FIRST] = str(os.getpid())
+    else:
+        end_with_first()
+    fabric.launch()
+    return fabric
+
+
+def strategy(config: Config) -> Strategy | str:
+    """Fabric's way of training in several processes."""
+    match config.runtime.strategy:
+        case "ddp":
+            # Only a curriculum can leave parameters out of a step: an upsampler's later stages.
+            return DDPStrategy(find_unused_parameters=len(config.curriculum.stages) > 1)
+        case "fsdp":
+            return fsdp.strategy(config.runtime.world_size)
+        case "single":
+            return "auto"
+
+
+def end_with_first() -> None:
+    """Watch whether the process that has started this one is there, and end this one if it is not.
+
+    Fabric's first process on a machine kills the others when one of them ends, but nobody would end them when the first
+    is killed: they wait for it where they meet, or in a collective, on a GPU for as long as its timeout. The first one
+    is watched by nobody: a person may have started it from a shell that ends before.
+    """
+    first = int(os.environ.get(FIRST, os.getppid()))  # a scheduler that starts all of them sets no such variable
+
+    def watch() -> None:
+        while os.getppid() == first:
+            time.sleep(WATCH_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="watch of the first process", daemon=True).start()
+
+
+def accelerator(runtime: Runtime) -> str:
+    """The device that `auto` stands for; raises InputError where there are not as many GPUs as asked for."""
+    gpus = torch.cuda.device_count()
+    if runtime.device == "cpu" or (runtime.device == "auto" and gpus < runtime.processes):
+        return "cpu"
+    if gpus < runtime.processes:
+        raise InputError(
+            f"runtime.device=cuda: torch finds {gpus} GPUs on this machine for runtime.processes={runtime.processes}; "
+            "runtime.device=cpu runs without"
+        )
+    return "cuda"
+
+
+def together(fabric: Fabric, action: Callable[[], None]) -> None:
+    """Let the first process do something; where its input is bad, all processes end."""
+    message = ""
+    if fabric.is_global_zero:
+        try:
+            action()
+        except InputError as error:
+            message = str(error)
+    end_together(fabric, fabric.broadcast(message))
+
+
+def end_together(fabric: Fabric, message: str) -> None:
+    """Where there is a message: raise it as an InputError in the first process, and end the others in silence."""
+    if message and fabric.is_global_zero:
+        raise InputError(message)
+    if message:
+        sys.exit(DONE)

@@ -1,0 +1,140 @@
+"""What `submit` is told besides the runs' own overrides: the schema of `conf/launch.yaml` and `conf/cluster/`."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from omegaconf import OmegaConf
+from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from hybrid_patch.config.compose import Sources, composed, held_to, hydra_overrides
+from hybrid_patch.config.literal import key_of
+from hybrid_patch.config.modality import STRICT
+from hybrid_patch.config.schema import Amount, Count
+from hybrid_patch.errors import InputError
+
+
+def _as_text(value: object) -> object:
+    """A number or a truth value as it was typed: the command line cannot tell `time=60` from a text."""
+    return json.dumps(value) if isinstance(value, int | float) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+Time = Annotated[Text, Field(pattern=r"^(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})$")]
+Gpus = Annotated[Text, Field(pattern=r"^([\w.-]+:)?\d+$")]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Retries:
+    """How often a member is started again within a submission, by what ended it."""
+
+    preempted: Amount
+    lost: Amount
+    killed: Amount
+    error: Amount
+    out_of_memory: Amount
+    disk_full: Amount
+
+    def of(self, cause: str) -> int:
+        """The budget of a cause as the run's directory names it; nothing else is tried again."""
+        return getattr(self, cause.replace(" ", "_"), 0)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class _Cluster:
+    """What all queues share."""
+
+    dirty: Literal["patch", "refuse"]
+    device: str | None
+    retries: Retries
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Local(_Cluster):
+    """This machine."""
+
+    name: Literal["local"]
+    slots: Count | None
+    threads: Count | None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Slurm(_Cluster):
+    """A SLURM cluster."""
+
+    name: Literal["slurm"]
+    partition: str | None
+    account: str | None
+    qos: str | None
+    time: Time | None
+    nodes: Count | None
+    gpus_per_node: Gpus | None
+    cpus: Count | None
+    memory: Text | None
+    constraint: str | None
+    parallel: Count | None
+    pack: Count
+    signal_seconds: Count
+    extra: dict[str, Text]
+    setup: tuple[str, ...]
+
+
+Cluster = Annotated[Local | Slurm, Field(discriminator="name")]
+CLUSTER: TypeAdapter[Cluster] = TypeAdapter(Cluster)
+"""Writes a cluster down, and reads it."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Launch:
+    """Where members run, and whether they really shall."""
+
+    cluster: Cluster
+    dry_run: bool
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Launch's own words of a command line, and the others: overrides of the runs, names."""
+    own = [word for word in arguments if key_of(word).partition(".")[0] in ("cluster", "dry_run")]
+    return own, [word for word in arguments if word not in own]
+
+
+def read(own: Sequence[str], before: Cluster | None = None) -> Launch:
+    """What launch's own words say. Raises InputError.
+
+    Args:
+        before: the cluster that values of `cluster.` change, unless the words choose one; None: the default one.
+    """
+    sources = Sources(name="launch")
+    changed = None if "cluster" in map(key_of, own) else before
+    words = own if changed is None else [f"cluster={changed.name}", *own]
+    config = composed(hydra_overrides(words, sources), sources)
+    if changed is not None:
+        said = {key: OmegaConf.select(config, key) for key in map(key_of, own) if key.startswith("cluster.")}
+        config.cluster = CLUSTER.dump_python(changed, mode="json")
+        for key, value in said.items():
+            OmegaConf.update(config, key, value, merge=False, force_add=True)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    launch = held_to(Launch, {str(key): value for key, value in plain.items()}, sources)
+    if isinstance(launch.cluster, Slurm):
+        _check(launch.cluster)
+    return launch
+
+
+def _check(cluster: Slurm) -> None:
+    if cluster.pack > 1 and (cluster.nodes or 1) > 1:
+        raise InputError(f"cluster.pack={cluster.pack}: packs members of one machine; cluster.nodes must be 1")
+    if cluster.time is not None and seconds(cluster.time) <= cluster.signal_seconds:
+        raise InputError(
+            f"cluster.time={cluster.time}: is not longer than cluster.signal_seconds={cluster.signal_seconds}, when "
+            "members are asked to save and end; would do: a longer time, or fewer seconds"
+        )
+
+
+def seconds(time: str) -> int:
+    """Of a time as sbatch takes it: minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    units = (60, 1) if not dash and len(parts) < 3 else (3600, 60, 1)
+    return int(days or 0) * 86400 + sum(part * unit for part, unit in zip(parts, units, strict=False))

@@ -1,0 +1,48 @@
+"""One process of a member that takes several machines: `srun ... python -m launch.queue.slurm_rank COMMAND ...`.
+
+Says who it is, and where the first one can be reached, in the words of torchrun, and becomes the command.
+"""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+
+from submitit.slurm.slurm import SlurmJobEnvironment
+
+PORTS = range(20000, 30000)
+
+
+def main() -> None:
+    """The command."""
+    environment = os.environ
+    job = int(environment["SLURM_JOB_ID"]) + int(environment.get("SLURM_RESTART_COUNT", "0")) * 7
+    tasks, nodes = int(environment["SLURM_NTASKS"]), int(environment["SLURM_NNODES"])
+    environment |= {
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "GROUP_RANK": environment["SLURM_NODEID"],
+        "WORLD_SIZE": str(tasks),
+        "LOCAL_WORLD_SIZE": str(tasks // nodes),
+        "MASTER_ADDR": address(SlurmJobEnvironment().hostnames[0]),
+        "MASTER_PORT": str(PORTS[job % len(PORTS)]),
+        "TORCHELASTIC_RUN_ID": environment["SLURM_JOB_ID"],
+    }
+    environment.pop("SLURM_NTASKS")
+    os.execvp(sys.argv[1], sys.argv[1:])
+
+
+def address(node: str) -> str:
+    """A node's address: its name if that resolves, else what SLURM reaches it by."""
+    try:
+        socket.getaddrinfo(node, None)
+        return node
+    except socket.gaierror:
+        said = subprocess.run(["scontrol", "show", "node", "-o", node], capture_output=True, text=True, check=True)
+        found = re.search(r"NodeAddr=(\S+)", said.stdout)
+        return found[1] if found else node
+
+
+if __name__ == "__main__":
+    main()

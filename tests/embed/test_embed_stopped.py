@@ -1,0 +1,145 @@
+"""A map that is stopped, by whatever, is gone on with; memory and disk have bounds."""
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from scenes import DATE, SMALL_PARTS, call, command, embed, make_run, read, values, write
+
+SLOWLY = """
+write = geotiff.MapFile.write_part
+def slow(*arguments):
+    time.sleep({})
+    write(*arguments)
+geotiff.MapFile.write_part = slow
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 4 parts, where each is a block."""
+    return write(tmp_path_factory.mktemp("scene") / f"{DATE}.tif", values(380, 270))
+
+
+def parts_of(output: Path) -> list[Path]:
+    return sorted(output.with_name(output.name + ".parts").glob("part_????????_????????.tif"))
+
+
+def start(arguments: list[str], parts: int, output: Path, sleep: float = 0.2) -> "subprocess.Popen[str]":
+    """The command, slowly, until it has written some parts."""
+    process = subprocess.Popen(
+        command(*arguments, before=SMALL_PARTS + SLOWLY.format(sleep)),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 120
+    ready = output.with_name(output.name + ".parts") / "job.json"
+    while (len(parts_of(output)) < parts or not ready.exists()) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    return process
+
+
+def test_a_killed_map_is_gone_on_with(run: Path, scene: Path, tmp_path: Path) -> None:
+    whole, output = tmp_path / "whole.tif", tmp_path / "map.tif"
+    arguments = [f"run={run}", f"input={scene}", "dims=8", "dtype=int8"]
+    done = embed(*arguments, f"output={whole}", before=SMALL_PARTS)
+    assert done.returncode == 0, done.stderr
+    process = start([*arguments, f"output={output}"], 2, output)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = parts_of(output)
+    before = [path.stat().st_mtime_ns for path in kept]
+    assert not output.exists()
+    leave = "map_parts.PartsFolder.remove = lambda self: None\n"
+    done = embed(*arguments, f"output={output}", before=SMALL_PARTS + leave)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(kept)} of 4 parts are done" in done.stderr
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert output.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.tif", "map.tif.parts", "whole.tif"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_keeps_what_is_done(run: Path, scene: Path, tmp_path: Path, number: int, code: int) -> None:
+    output = tmp_path / "map.tif"
+    process = start([f"run={run}", f"input={scene}", f"output={output}"], 1, output)
+    process.send_signal(number)
+    assert process.wait() == code
+    assert process.stderr is not None
+    assert process.stderr.read().splitlines()[-1] == "stopped; the same command goes on from the parts that are done"
+    assert parts_of(output)
+    assert not output.exists()
+
+
+def test_parts_of_another_job_are_refused(run: Path, scene: Path, tmp_path: Path) -> None:
+    output = tmp_path / "map.tif"
+    process = start([f"run={run}", f"input={scene}", f"output={output}", "dims=8"], 1, output)
+    process.kill()
+    process.wait()
+    code, said = call(f"run={run}", f"input={scene}", f"output={output}", "dims=9")
+    assert code == 2
+    assert "parts of another job: dims was 8, is 9" in said
+    assert len(said.splitlines()) == 1
+    assert parts_of(output)
+
+
+def test_two_at_once_are_refused(run: Path, scene: Path, tmp_path: Path) -> None:
+    output = tmp_path / "map.tif"
+    arguments = [f"run={run}", f"input={scene}", f"output={output}"]
+    process = start(arguments, 0, output, sleep=20)
+    second = embed(*arguments)
+    process.kill()
+    process.wait()
+    assert second.returncode == 2
+    assert "another process is at work on it" in second.stderr
+
+
+def test_memory_does_not_grow_with_the_scene(run: Path, tmp_path: Path) -> None:
+    """Peak resident size in a process of its own; the taller scene's numbers alone are 59 MB more."""
+    measured = []
+    for height in (1200, 3000):
+        folder = tmp_path / str(height)
+        scene = write(folder / f"{DATE}.tif", values(height, 256))
+        before = SMALL_PARTS + 'make_map.GDAL |= {"GDAL_CACHEMAX": 2**23, "GDAL_MAX_DATASET_POOL_SIZE": 4}\n'
+        after = "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+        program = command(f"run={run}", f"input={scene}", f"output={folder / 'map.tif'}", "batch=8", before=before)
+        program[2] += f"\n{after}"
+        done = subprocess.run(program, capture_output=True, text=True, timeout=240, check=True)
+        measured.append(int(done.stdout.splitlines()[-1]) / 1024)
+    assert measured[1] - measured[0] < 30
+
+
+def test_a_disk_that_is_too_small_is_refused_at_the_start(
+    run: Path, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1_000_000))
+    code, said = call(f"run={run}", f"input={scene}", f"output={tmp_path / 'map.tif'}")
+    assert code == 2
+    assert "GB are free" in said.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("most", [200_000, 700_000])
+def test_a_disk_that_is_full_in_the_middle(run: Path, scene: Path, tmp_path: Path, most: int) -> None:
+    """A limit of a file's size stands in for the disk: of a part, and of the copy."""
+    output = tmp_path / "map.tif"
+    arguments = [f"run={run}", f"input={scene}", f"output={output}"]
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))\n"
+    done = embed(*arguments, before=SMALL_PARTS + limit)
+    assert done.returncode == 2
+    assert "no space left on disk" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not output.exists()
+    done = embed(*arguments, before=SMALL_PARTS)
+    assert done.returncode == 0, done.stderr
+    assert read(output).shape == (32, 380, 270)

@@ -1,0 +1,92 @@
+"""Scores from counts against scikit-learn, and the maps of mixed patches and boundaries by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
+
+from hybrid_patch.data.source import UNLABELLED
+from hybrid_patch.evaluate.label_maps import block_majority, boundary_pixels, mixed_patches
+from hybrid_patch.evaluate.scores import Counts, accuracy, class_iou, confusions, miou
+
+Array = np.ndarray
+NAMES = ("a", "b", "c", "d")
+maps = arrays(np.int64, st.tuples(st.integers(1, 20), st.integers(1, 20)), elements=st.integers(UNLABELLED, 3))
+
+
+@given(labels=maps, seed=st.integers(0, 9))
+def test_scores_are_those_of_scikit_learn(labels: Array, seed: int) -> None:
+    predicted = np.random.default_rng(seed).integers(4, size=labels.shape)
+    counts = confusions(labels, predicted, 4, 8)["all"]
+    known = labels != UNLABELLED
+    if not known.any():
+        assert not counts.any()
+        return
+    truth, guess, there = labels[known], predicted[known], np.unique(labels[known])
+    assert (counts == confusion_matrix(truth, guess, labels=range(4))).all()
+    assert miou(counts[None])[0] == pytest.approx(
+        jaccard_score(truth, guess, labels=there, average="macro", zero_division=0)
+    )
+    assert accuracy(counts[None])[0] == pytest.approx(accuracy_score(truth, guess))
+    assert np.isnan(class_iou(counts[None])[0]).tolist() == [value not in there for value in range(4)]
+
+
+@given(labels=maps, side=st.integers(1, 5))
+def test_maps_of_labels_are_those_of_plain_loops(labels: Array, side: int) -> None:
+    mixed, beside, majority = mixed_patches(labels, side), boundary_pixels(labels), block_majority(labels, side)
+    height, width = labels.shape
+    for i in range(height):
+        for j in range(width):
+            top, left = i // side * side, j // side * side
+            block = labels[top : top + side, left : left + side]
+            known = block[block != UNLABELLED]
+            own = labels[i, j]
+            assert mixed[i, j] == (own != UNLABELLED and len(np.unique(known)) > 1)
+            around = [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
+            others = [labels[y, x] for y, x in around if 0 <= y < height and 0 <= x < width]
+            assert beside[i, j] == (own != UNLABELLED and any(o not in (own, UNLABELLED) for o in others))
+            assert majority[i, j] == (np.bincount(known).argmax() if len(known) else UNLABELLED)
+
+
+def test_nothing_is_better_per_patch_than_its_majority() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(4, size=(32, 32))
+    best = (block_majority(labels, 8) == labels).mean()
+    for _ in range(20):
+        other = rng.integers(4, size=(4, 4)).repeat(8, 0).repeat(8, 1)
+        assert (other == labels).mean() <= best
+
+
+def test_a_bootstrap_draws_groups_and_not_tiles() -> None:
+    """Ten tiles of one group are one: there is nothing to draw. As ten groups they spread."""
+    rng = np.random.default_rng(0)
+    together, apart = Counts(4), Counts(4)
+    for tile in range(10):
+        labels = rng.integers(4, size=(16, 16))
+        predicted = np.where(rng.random((16, 16)) < tile / 10, labels, 0)
+        counts = confusions(labels, predicted, 4, 8)
+        together.add(0, 7, counts)
+        apart.add(0, tile, counts)
+    one, ten = together.report(NAMES)["all"]["accuracy"], apart.report(NAMES)["all"]["accuracy"]
+    assert isinstance(one, dict)
+    assert isinstance(ten, dict)
+    assert one["low"] == one["mean"] == one["high"] == pytest.approx(ten["mean"])
+    assert ten["low"] < ten["mean"] - 0.05 < ten["mean"] + 0.05 < ten["high"]
+
+
+def test_a_report_has_support_and_leaves_out_what_is_not_there() -> None:
+    counts = Counts(4)
+    labels = np.zeros((16, 16), np.int64)
+    labels[:, 8:] = 2  # whole patches: nothing is mixed
+    for seed in (0, 1):
+        counts.add(seed, 0, confusions(labels, np.full((16, 16), 2 * seed), 4, 8))
+    report = counts.report(NAMES)
+    assert set(report) == {"all", "boundary"}
+    assert report["all"]["classes"] == {
+        "a": {"iou": pytest.approx(0.25), "support": 128},
+        "c": {"iou": pytest.approx(0.25), "support": 128},
+    }
+    assert report["all"]["miou"]["seeds"] == pytest.approx([0.25, 0.25])  # type: ignore[index]
+    assert report["boundary"]["classes"]["a"]["support"] == 16  # type: ignore[index]

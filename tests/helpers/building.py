@@ -1,0 +1,178 @@
+"""What many tests build: configs, modalities and batches, small."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.schema import Config, RandomMasking
+from hybrid_patch.data.batch import Batch, Draw
+from hybrid_patch.data.masking import coarse_presence, draw
+from hybrid_patch.data.packing import pack
+from hybrid_patch.data.registry import open_source
+from hybrid_patch.loss.objective import Objective
+from hybrid_patch.model.tokens import Positions
+from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.stop_signal import StopRequest
+from hybrid_patch.train.__main__ import STOPPED, Trainer, prepare
+
+OPTICAL = Modality(
+    bands=("red", "green", "blue", "nir"),
+    band_sets=(("red", "green", "blue"), ("nir",)),
+    temporal=True,
+    gsd=10.0,
+    mean=(0.0,) * 4,
+    std=(1.0,) * 4,
+)
+HEIGHT = Modality(bands=("height",), band_sets=(("height",),), temporal=False, gsd=10.0, mean=(0.0,), std=(1.0,))
+COVER = Modality(
+    bands=("class",),
+    band_sets=(("class",),),
+    temporal=False,
+    kind="categorical",
+    classes=(10, 20, 30, 40),
+    decode_only=True,
+    gsd=10.0,
+)
+MODALITIES = {"optical": OPTICAL, "height": HEIGHT, "cover": COVER}
+
+
+def small(*overrides: str) -> Config:
+    """A tiny model on 16-pixel tiles, no logger, no evaluation; all tokens are queries."""
+    return compose(
+        [
+            "logger=none",
+            "evaluation=none",
+            "data.tile=16",
+            "data.timesteps=2",
+            "trainer.batch_size=3",
+            "loss.max_queries=null",
+            "model.encoder={width:32,depth:2,heads:4,mlp_ratio:2.0}",
+            "model.decoder={width:48,depth:1,heads:4,mlp_ratio:2.0}",
+            *overrides,
+        ]
+    )
+
+
+def make_batch(
+    patch_size: int,
+    modalities: Mapping[str, Modality] = MODALITIES,
+    samples: int = 3,
+    side: int = 16,
+    timesteps: int = 2,
+    missing: float = 0.0,
+    seed: int = 0,
+) -> Batch:
+    """Random pixels, masked twice; a share of the patches, pixels and timesteps is missing."""
+    rng = np.random.default_rng(seed)
+    pixels, valid = {}, {}
+    for name, modality in modalities.items():
+        t = timesteps if modality.temporal else 1
+        shape = (samples, side, side, t)
+        there = (rng.random(shape) >= missing) & (rng.random((samples, 1, 1, t)) >= missing / 2)
+        if modality.kind == "categorical":
+            values = np.eye(modality.channels, dtype=np.float32)[rng.integers(modality.channels, size=shape)]
+        else:
+            values = rng.random((*shape, modality.channels), dtype=np.float32)
+        values[~there] = 0
+        pixels[name], valid[name] = values, there
+    present = {name: coarse_presence(v, patch_size, len(modalities[name].band_sets)) for name, v in valid.items()}
+    masking = RandomMasking(name="random", encode_ratio=0.5, decode_ratio=0.5, views=2)
+    views = [draw(masking, modalities, present, rng) for _ in range(2)]
+    masks = {name: torch.from_numpy(np.stack([view[name] for view in views], axis=1)).flatten(0, 1) for name in present}
+    months = rng.integers(12, size=(samples, timesteps))
+    timestamps = np.stack([np.full_like(months, 15), months, np.full_like(months, 2024)], axis=-1)
+    return Batch.of(
+        {name: torch.from_numpy(x) for name, x in pixels.items()},
+        {name: torch.from_numpy(x) for name, x in valid.items()},
+        torch.from_numpy(timestamps),
+        masks,
+        inputs(modalities),
+        draw_for(patch_size**2, seed),
+    )
+
+
+def inputs(modalities: Mapping[str, Modality]) -> list[str]:
+    """What the encoder takes."""
+    return [name for name, modality in modalities.items() if not modality.decode_only]
+
+
+def draw_for(places: int, seed: int = 0, most: int = 16) -> Draw:
+    """Random numbers of a step whose output patch size is 1."""
+    rng = torch.Generator().manual_seed(seed)
+    return Draw(torch.randperm(places, generator=rng), torch.rand(most, generator=rng))
+
+
+def under(mask: Tensor, factor: int) -> Positions:
+    """All places of the cells under a mask `[B, h, w, ...]`."""
+    return Positions(pack(mask.flatten(1)), torch.arange(factor**2))
+
+
+def some_samples(batch: Batch, which: slice) -> Batch:
+    """A batch of some of the samples, with all their views."""
+    return remade(
+        batch,
+        pixels={name: x[which] for name, x in batch.pixels.items()},
+        valid={name: x[which] for name, x in batch.valid.items()},
+        timestamps=batch.timestamps[which],
+        masks={name: x.unflatten(0, (-1, batch.views))[which].flatten(0, 1) for name, x in batch.masks.items()},
+    )
+
+
+def remade(batch: Batch, **changes: Any) -> Batch:
+    """The batch with other pixels, masks, ... and what follows from them."""
+    names = ("pixels", "valid", "timestamps", "masks", "draw")
+    parts = {name: getattr(batch, name) for name in names} | changes
+    return Batch.of(**parts, inputs=list(batch.encoded.each))
+
+
+TINY = (
+    "logger=none",
+    "evaluation=none",
+    "model.encoder={width:32,depth:1,heads:4,mlp_ratio:2.0}",
+    "model.decoder={width:32,depth:1,heads:4,mlp_ratio:2.0}",
+    "data.scenes=4",
+    "data.scene_size=32",
+    "data.scene_timesteps=4",
+    "data.tile=16",
+    "data.timesteps=2",
+    "trainer.batch_size=2",
+    "runtime.threads=1",
+)
+"""Overrides of a run on synthetic scenes that takes a moment."""
+
+
+class StopAfter(StopRequest):
+    """Becomes true when it has been asked so many times: once a step."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    def __bool__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def trained_run(folder: Path, *overrides: str, steps: int = 2, stop_after: int | None = None) -> Path:
+    """A run directory, after a few steps; with `stop_after` they are made by two trainers, one after the other."""
+    config = compose([*overrides, f"trainer.steps={steps}", f"run_dir={folder}"])
+    run = RunDirectory(folder)
+    prepare(run, config)
+    source = open_source(config.data)
+
+    def trainer() -> Trainer:
+        torch.manual_seed(config.seed)
+        objective = Objective(config, source.modalities)
+        return Trainer(config, Fabric(accelerator="cpu", devices=1), run, source, objective)
+
+    if stop_after is not None:
+        assert trainer().fit(StopAfter(stop_after))[0] == STOPPED
+    assert trainer().fit(StopRequest()) == (0, "")
+    return folder

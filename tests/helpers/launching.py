@@ -1,0 +1,97 @@
+"""Sweeps as a person launches them, in a folder of their own, and what must hold of their runs afterwards."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from building import TINY
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = [*TINY, "trainer.checkpoint_every=20"]
+"""A run of a few milliseconds a step."""
+
+
+def launch(folder: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """`python -m launch words` in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "launch", *words],
+        cwd=folder,
+        env=variables(folder, environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def variables(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+    """The environment: this checkout's code, and slots that no other test on this machine shares."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(folder), **more}
+
+
+def submitted(folder: Path, *words: str, **environment: str) -> list[Path]:
+    """Submit a sweep of quick runs named `mine`; the run directories of its members, in order."""
+    done = launch(folder, "submit", *QUICK, "sweep_name=mine", *words, **environment)
+    assert done.returncode == 0, done.stderr
+    return run_directories(folder)
+
+
+def run_directories(folder: Path) -> list[Path]:
+    """The run directories of the sweep `mine`, as its manifest lists them."""
+    sweep = folder / "runs" / "mine"
+    return [sweep / row["id"] for row in json.loads((sweep / "launch" / "manifest.json").read_text())["members"]]
+
+
+def status(run: Path) -> dict[str, Any]:
+    """What the run's status says; empty if nothing yet."""
+    file = run / "status.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def steps_of(run: Path) -> list[int]:
+    """The steps of the metrics, line by line."""
+    file = run / "metrics.jsonl"
+    return (
+        [json.loads(line)["step"] for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        if (file.exists())
+        else []
+    )
+
+
+def attempts_of(run: Path) -> list[dict[str, Any]]:
+    """The attempts that have ended otherwise than done."""
+    file = run / "attempts.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def until(condition: Callable[[], object], seconds: float = 400) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def until_step(run: Path, step: int) -> None:
+    """Wait until a run has made a step."""
+    until(lambda: len(steps_of(run)) >= step)
+
+
+def until_done(*runs: Path, seconds: float = 200) -> None:
+    """Wait until runs are done, by their own word."""
+    until(lambda: all(status(run).get("state") == "done" for run in runs), seconds)
+
+
+def whole(run: Path, steps: int) -> None:
+    """Done, every step exactly once, nothing half-written, nobody at work."""
+    until(lambda: not (run / "lock.json").exists())
+    assert status(run)["state"] == "done"
+    assert steps_of(run) == list(range(1, steps + 1))
+    assert not list(run.rglob("*.part"))
+    assert (run / "checkpoints" / f"step_{steps:09d}.pt").exists()

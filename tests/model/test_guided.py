@@ -1,0 +1,170 @@
+"""The guided upsampler: against a plain convolution, and blind to whatever the encoder did not see."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from building import MODALITIES, make_batch, small, under
+from torch import Tensor
+
+from hybrid_patch.config.curriculum import PatchSizes
+from hybrid_patch.data.batch import Batch, Guide
+from hybrid_patch.data.masking import Mask
+from hybrid_patch.data.patchify import cut
+from hybrid_patch.loss.objective import Objective
+from hybrid_patch.model.interpolation import repeat_cells
+from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid, images
+from hybrid_patch.model.upsampler.bilinear import Bilinear
+from hybrid_patch.model.upsampler.guided import Guided
+from hybrid_patch.model.upsampler.random_features import RandomFeatures
+
+WIDTH = 12
+
+
+def guided() -> Guided:
+    """With every parameter at random."""
+    torch.manual_seed(0)
+    upsampler = Guided(WIDTH, 5, 7, MODALITIES)
+    for parameter in upsampler.parameters():
+        torch.nn.init.normal_(parameter)
+    return upsampler
+
+
+def grid_of(batch: Batch, name: str) -> TokenGrid:
+    mask = batch.masks[name] == Mask.ENCODE
+    return TokenGrid(torch.randn(*mask.shape, WIDTH, generator=torch.Generator().manual_seed(1)), mask)
+
+
+@pytest.mark.parametrize("output", [1, 2, 4])
+def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(output: int) -> None:
+    batch, factor = make_batch(8, missing=0.3), 8 // output
+    grid, guide = grid_of(batch, "optical"), batch.guide("optical")
+    everywhere = Positions.everywhere(grid.mask, factor)
+    untrained = Guided(WIDTH, 5, 7, MODALITIES)(grid, factor, everywhere, guide).dense()
+    torch.testing.assert_close(untrained, Bilinear()(grid, factor, everywhere).dense())
+
+    upsampler = guided()
+    fine = upsampler(grid, factor, everywhere, guide)
+    convolution, random = upsampler.pixels["optical"], upsampler.random["optical"]
+    assert isinstance(random, RandomFeatures)
+    context = FineTokens(TokenGrid(grid.tokens @ upsampler.context, grid.mask), factor, everywhere).dense()
+    b, h, w, t, s = grid.mask.shape
+    assert fine.detail is not None
+    for view in range(b):
+        for step in range(t):
+            seen = repeat_cells(grid.mask[view : view + 1, :, :, step], 8)[0] & guide.valid[view // 2, :, :, step, None]
+            pixels = guide.pixels[view // 2, :, :, step]
+            rgb, nir = pixels[..., :3] * seen[..., :1], pixels[..., 3:] * seen[..., 1:]
+            image = torch.cat([rgb, nir, seen.float()], -1).movedim(-1, 0)[None]
+            convolved = convolution(F.avg_pool2d(image, output))[0].movedim(0, -1)
+            for band_set in range(s):
+                around = context[view].reshape(h * w, t, s, factor**2, 5)[:, step, band_set]
+                plain = F.gelu(upsampler.mix(F.gelu(convolved + images(around[None], (h, w), factor)[0])))
+                detail = fine.detail[view].reshape(h * w, t, s, factor**2, -1)[:, step, band_set]
+                bands = torch.where(
+                    torch.cat([seen[..., :1].expand(*seen.shape[:2], 3), seen[..., 1:]], -1), 4 * pixels - 2, 0
+                )
+                bands, pooled_seen = (
+                    F.avg_pool2d(x.movedim(-1, 0)[None], output)[0].movedim(0, -1) for x in (bands, seen.float())
+                )
+                share = torch.cat([pooled_seen[..., :1].expand(*pooled_seen.shape[:2], 3), pooled_seen[..., 1:]], -1)
+                features = random(bands / share.clamp(min=1e-6)) * pooled_seen.amax(-1, keepdim=True)
+                expected = torch.cat([plain, bands, features], -1)
+                torch.testing.assert_close(images(detail[None], (h, w), factor)[0], expected)
+    torch.testing.assert_close(fine.basis, torch.cat([upsampler.basis, upsampler.bands["optical"], random.basis()]))
+
+
+@pytest.mark.parametrize("places", [[5], [5, 63], [0, 7, 8, 20, 55, 56, 63], list(range(0, 64, 2))])
+def test_it_works_on_the_positions_asked_for(places: list[int]) -> None:
+    batch, upsampler = make_batch(8), guided()
+    grid, guide = grid_of(batch, "optical"), batch.guide("optical")
+    cells = under(grid.mask, 8).cells
+    part = Positions(cells, torch.tensor(places))
+    whole = upsampler(grid, 8, Positions.everywhere(grid.mask, 8), guide).dense()
+    torch.testing.assert_close(upsampler(grid, 8, part, guide).dense(), cells.gather(whole)[:, :, places])
+
+
+def test_all_views_have_their_own_masks_and_their_sample_s_pixels() -> None:
+    batch, upsampler = make_batch(8), guided()
+    grid, guide = grid_of(batch, "height"), batch.guide("height")
+    everywhere = Positions.everywhere(grid.mask, 8)
+    both = upsampler(grid, 8, everywhere, guide).dense()
+    for view in range(len(grid.mask)):
+        one, sample = slice(view, view + 1), slice(view // 2, view // 2 + 1)
+        alone = TokenGrid(grid.tokens[one], grid.mask[one])
+        its_own = Guide("height", guide.pixels[sample], guide.valid[sample], None)
+        found = upsampler(alone, 8, Positions.everywhere(alone.mask, 8), its_own).dense()
+        torch.testing.assert_close(both[one], found)
+
+
+def perturbed(batch: Batch, unseen: dict[str, Tensor]) -> Batch:
+    """With other values where `unseen` `[B, H, W, T, C]`."""
+    pixels = {name: torch.where(unseen[name], 1e3, x) if name in unseen else x for name, x in batch.pixels.items()}
+    return dataclasses.replace(batch, pixels=pixels)
+
+
+def latents(objective: Objective, batch: Batch) -> list[Tensor]:
+    """Dense fine tokens of all that was seen."""
+    patches = {name: cut(pixels, 8) for name, pixels in batch.pixels.items()}
+    _, encoded = objective.model.encode(patches, batch)
+    found = []
+    for name, grid in encoded.items():
+        positions = under(grid.mask, 8)
+        fine = objective.model.encoder_upsampler(grid, 8, positions, batch.guide(name)).dense()
+        found.append(fine[positions.cells.valid()])
+    return found
+
+
+def test_pixels_that_the_encoder_did_not_see_change_nothing() -> None:
+    """Bit for bit. One view, so that what is hidden in it is hidden from all; missing pixels are zeros already."""
+    batch = make_batch(8, missing=0.2)
+    first = {name: mask[::2] for name, mask in batch.masks.items()}
+    batch = Batch.of(batch.pixels, batch.valid, batch.timestamps, first, ["optical", "height"], batch.draw)
+    torch.manual_seed(0)
+    objective = Objective(small("patch=hybrid", "upsampler=guided"), MODALITIES)
+    assert isinstance(objective.model.encoder_upsampler, Guided)
+    for parameter in objective.model.encoder_upsampler.parameters():
+        torch.nn.init.normal_(parameter)
+    unseen = {}
+    for name in ("optical", "height"):
+        seen = repeat_cells(batch.masks[name] == Mask.ENCODE, 8)  # [B, H, W, T, S]
+        owner = objective.model.encoder_upsampler.get_buffer(f"owner_{name}")
+        unseen[name] = ~seen[..., owner]
+        assert unseen[name].any()
+    for a, b in zip(latents(objective, batch), latents(objective, perturbed(batch, unseen)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_dropped_pixels_are_not_looked_at() -> None:
+    batch, upsampler = make_batch(8), guided()
+    grid = grid_of(batch, "optical")
+    kept = torch.rand(len(grid.mask), *batch.valid["optical"].shape[1:]) < 0.5
+    positions = under(grid.mask, 8)
+    pixels = batch.pixels["optical"]
+    dropped_in_all_views = ~kept.unflatten(0, (-1, 2)).any(1)
+    others = torch.where(dropped_in_all_views[..., None], -7.0, pixels)
+    a, b = (
+        upsampler(grid, 8, positions, Guide("optical", x, batch.valid["optical"], kept)).dense()
+        for x in (pixels, others)
+    )
+    assert torch.equal(a, b)
+    whole = upsampler(grid, 8, positions, batch.guide("optical")).dense()
+    assert not torch.allclose(a, whole)
+
+
+def test_the_decoder_is_not_guided() -> None:
+    objective = Objective(small("patch=hybrid", "upsampler=guided"), MODALITIES)
+    assert isinstance(objective.model.decoder_upsampler, Bilinear)
+    batch = make_batch(8)
+    terms = objective(batch, PatchSizes(8, 1))
+    terms["loss"].backward()
+    assert all(p.grad is not None for p in objective.parameters() if p.requires_grad)
+    assert terms["loss"].isfinite()
+
+
+def test_without_pixels_it_says_so() -> None:
+    batch = make_batch(8)
+    grid = grid_of(batch, "optical")
+    with pytest.raises(ValueError, match="needs the pixels"):
+        guided()(grid, 8, under(grid.mask, 8))

@@ -1,0 +1,64 @@
+"""Resized kernels see resized patches as the base kernel saw the patches."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from building import OPTICAL
+
+from hybrid_patch.data.patchify import cut, cut_again
+from hybrid_patch.model.patch_embed import PatchEmbed, kernel_resize
+
+DOUBLE = torch.float64
+
+
+def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    """`[..., a, a]` → `[..., size, size]`, as the kernels' resize has it."""
+    flat = images.reshape(-1, 1, *images.shape[-2:])
+    mode = "bilinear" if size >= images.shape[-1] else "area"
+    return F.interpolate(flat, (size, size), mode=mode).reshape(*images.shape[:-2], size, size)
+
+
+@pytest.mark.parametrize(("base", "size"), [(2, 4), (2, 8), (4, 8), (1, 8), (4, 6), (3, 5), (1, 2)])
+def test_a_larger_kernel_sees_enlarged_patches_exactly(base: int, size: int) -> None:
+    patch = torch.randn(7, base, base, dtype=DOUBLE)
+    kernel = torch.randn(5, base, base, dtype=DOUBLE)
+    resized = kernel.flatten(1) @ kernel_resize(base, size, DOUBLE, torch.device("cpu"))
+    torch.testing.assert_close(resize(patch, size).flatten(1) @ resized.mT, patch.flatten(1) @ kernel.flatten(1).mT)
+
+
+@pytest.mark.parametrize(("base", "size"), [(8, 4), (8, 2), (8, 1), (4, 3)])
+def test_a_smaller_kernel_is_exact_on_patches_that_lose_nothing(base: int, size: int) -> None:
+    kernel = torch.randn(5, base, base, dtype=DOUBLE)
+    smaller = kernel_resize(base, size, DOUBLE, torch.device("cpu"))
+    # The patches that a reduction can undo: those spanned by the rows of the reducing map.
+    patch = torch.randn(7, size**2, dtype=DOUBLE) @ smaller.mT
+    reduced = resize(patch.reshape(7, base, base), size).flatten(1)
+    torch.testing.assert_close(reduced @ (kernel.flatten(1) @ smaller).mT, patch @ kernel.flatten(1).mT)
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 4, 8])
+def test_uniform_ground_has_one_embedding_at_every_patch_size(patch_size: int) -> None:
+    embed = PatchEmbed(OPTICAL, 16, 8).double()
+    pixels = torch.rand(1, 1, 1, 2, 4, dtype=DOUBLE).expand(1, 24, 24, 2, 4)
+    tokens = embed(cut(pixels, patch_size))
+    assert tokens.shape == (1, 24 // patch_size, 24 // patch_size, 2, 2, 16)
+    torch.testing.assert_close(tokens, embed(cut(pixels, 8))[:, :1, :1].expand_as(tokens))
+
+
+def test_the_embedding_is_a_convolution() -> None:
+    embed = PatchEmbed(OPTICAL, 16, 4).double()
+    pixels = torch.randn(2, 8, 12, 3, 4, dtype=DOUBLE)
+    kernel = embed.kernel(0, 4).reshape(4, 4, 3, 16).permute(3, 2, 0, 1)
+    images = pixels[..., :3].permute(0, 3, 4, 1, 2).flatten(0, 1)
+    expected = F.conv2d(images, kernel, stride=4).unflatten(0, (2, 3)).permute(0, 3, 4, 1, 2)
+    torch.testing.assert_close(embed(cut(pixels, 4))[..., 0, :], expected + embed.bias[0])
+
+
+def test_patches_are_cut_pixel_by_pixel_and_row_by_row() -> None:
+    pixels = torch.arange(4 * 4 * 2).reshape(1, 4, 4, 1, 2).float()
+    whole = cut(pixels, 2)
+    assert whole.shape == (1, 2, 2, 1, 2, 2, 2)
+    assert cut_again(whole, 2)[0, 1, 0, 0, 0].tolist() == [16, 17, 18, 19, 24, 25, 26, 27]
+    assert cut_again(whole, 1)[0, 1, 0, 0].tolist() == [[16, 17], [18, 19], [24, 25], [26, 27]]
+    coarse = cut(pixels, 4)
+    assert torch.equal(cut_again(coarse, 2)[0, 0, 0, 0], cut_again(whole, 2)[0].flatten(0, 3))

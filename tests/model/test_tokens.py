@@ -1,0 +1,269 @@
+"""Fine tokens are held to interpolation and arithmetic done the plain way."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from building import under
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hybrid_patch.data.packing import Packing
+from hybrid_patch.model.interpolation import cells_around, place_weights, repeat_cells
+from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid, images
+from hybrid_patch.model.upsampler import Upsampler
+from hybrid_patch.model.upsampler.bilinear import Bilinear
+from hybrid_patch.model.upsampler.learned import Learned
+from hybrid_patch.model.upsampler.subpixel import Subpixel
+
+RATIOS = [(8, 8), (8, 4), (8, 2), (8, 1), (4, 1), (6, 2), (6, 1), (5, 1), (2, 1)]
+AXES = [(), (2,), (2, 3)]
+UPSAMPLERS = ["bilinear", "learned", "subpixel"]
+DOUBLE = torch.float64
+
+
+def token_grid(axes: tuple[int, ...], masked: bool = True, seed: int = 0) -> TokenGrid:
+    rng = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(2, 3, 4, *axes, 6, generator=rng, dtype=DOUBLE)
+    mask = torch.rand(tokens.shape[:-1], generator=rng) < 0.6 if masked else torch.ones(tokens.shape[:-1]).bool()
+    tokens[~mask] = torch.nan  # never read
+    return TokenGrid(tokens, mask)
+
+
+def fine_tokens(grid: TokenGrid, factor: int, detail: bool, positions: Positions | None = None) -> FineTokens:
+    """At all places under the mask, unless said otherwise."""
+    positions = positions or under(grid.mask, factor)
+    if not detail:
+        return FineTokens(grid, factor, positions)
+    rng = torch.Generator().manual_seed(1)
+    everywhere = torch.randn(2, grid.mask[0].numel(), factor**2, 5, generator=rng, dtype=DOUBLE)
+    g = positions.cells.gather(everywhere)[:, :, positions.places]
+    return FineTokens(grid, factor, positions, g, torch.randn(5, 6, generator=rng, dtype=DOUBLE))
+
+
+def plain(grid: TokenGrid, factor: int) -> Tensor:
+    """U(P m) / U(m) by torch's own interpolation, one image per trailing axis: `[B, cells, places, D]`."""
+    b, h, w, *_, d = grid.tokens.shape
+    tokens = grid.masked().reshape(b, h, w, -1, d)
+    mask = grid.mask.reshape(b, h, w, -1).double()
+
+    def up(x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+    columns = []
+    for i in range(tokens.shape[3]):
+        m = mask[:, None, :, :, i]
+        columns.append((up(tokens[:, :, :, i].movedim(-1, 1) * m) / up(m).clamp(min=1e-3)).movedim(1, -1))
+    dense = torch.stack(columns, dim=3)  # [B, H, W, ..., D]
+    cells = dense.unflatten(1, (h, factor)).unflatten(3, (w, factor)).permute(0, 1, 3, 5, 2, 4, 6)
+    return cells.reshape(b, h * w * len(columns), factor**2, d)
+
+
+def at(values: Tensor, positions: Positions) -> Tensor:
+    """Of values at all places of all cells, those at the positions, one sample after the other."""
+    return positions.cells.gather(values)[:, :, positions.places][positions.cells.valid()]
+
+
+def kept(values: Tensor, positions: Positions) -> Tensor:
+    return values[positions.cells.valid()]
+
+
+def some(mask: Tensor, factor: int, seed: int) -> Positions:
+    """Some of the cells under a mask, in any order, and some places in them."""
+    rng = torch.Generator().manual_seed(seed)
+    chosen = []
+    for row in mask.flatten(1):
+        under = row.nonzero()[:, 0]
+        chosen.append(under[torch.randint(len(under), (3,), generator=rng)])
+    places = torch.randperm(factor**2, generator=rng)[: max(factor**2 // 3, 1)]
+    return Positions(Packing(torch.stack(chosen), None, mask[0].numel()), places)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 5, 8])
+def test_the_interpolation_is_torchs(size: int, factor: int) -> None:
+    image = torch.randn(1, 1, size, size + 1, dtype=DOUBLE)
+    theirs = F.interpolate(image, scale_factor=factor, mode="bilinear", align_corners=False)
+    weights = place_weights(factor, DOUBLE, image.device)
+    around = image.flatten()[cells_around((size, size + 1), 1, factor, image.device)]
+    ours = images((weights @ around[..., None])[None, ..., 0], (size, size + 1), factor)
+    torch.testing.assert_close(ours, theirs[:, 0])
+    torch.testing.assert_close(weights.sum(1), torch.ones(factor**2, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize(("processing", "output"), RATIOS)
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("detail", [False, True])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_factored_arithmetic_is_dense_arithmetic(
+    processing: int, output: int, axes: tuple[int, ...], detail: bool, everywhere: bool
+) -> None:
+    grid, factor = token_grid(axes), processing // output
+    positions = under(grid.mask, factor) if everywhere else some(grid.mask, factor, 0)
+    fine = fine_tokens(grid, factor, detail, positions)
+    expected = at(plain(grid, factor), positions)
+    if fine.low_rank is not None:
+        expected = expected + kept(fine.low_rank[0] @ fine.low_rank[1], positions)
+    torch.testing.assert_close(kept(fine.dense(), positions), expected)
+    torch.testing.assert_close(kept(fine.squared_norm(), positions), expected.square().sum(-1))
+    weight, bias = torch.randn(6, 3, dtype=DOUBLE), torch.randn(3, dtype=DOUBLE)
+    torch.testing.assert_close(kept(fine.project(weight), positions), expected @ weight)
+    torch.testing.assert_close(kept(fine.transform(weight, bias).dense(), positions), expected @ weight + bias)
+    take = positions.cells.valid()[..., None] & (torch.rand(fine.squared_norm().shape) < 0.5)
+    pooled = torch.where(take[..., None], fine.dense(), 0).flatten(1, 2).sum(1)
+    torch.testing.assert_close(fine.pooled_sum(take), pooled)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 8])
+@pytest.mark.parametrize("detail", [False, True])
+def test_images_are_summed_over_timesteps_and_band_sets(factor: int, detail: bool) -> None:
+    grid = token_grid((2, 3))
+    positions = Positions.everywhere(grid.mask, factor)
+    fine = fine_tokens(grid, factor, detail, positions)
+    take = grid.mask.flatten(1)[..., None] & (torch.rand(2, 72, factor**2) < 0.5)
+    tokens = torch.where(take[..., None], fine.dense(), 0).unflatten(1, (3, 4, 6)).sum(3)
+    expected = tokens.unflatten(3, (factor, factor)).transpose(2, 3).reshape(2, 3 * factor, 4 * factor, 6)
+    torch.testing.assert_close(fine.summed_images(take), expected)
+
+
+@settings(max_examples=30)
+@given(
+    factor=st.integers(1, 6), axes=st.sampled_from(AXES), detail=st.booleans(), masked=st.booleans(),
+    seed=st.integers(0, 10**6),
+)  # fmt: skip
+def test_norms_and_projections_agree_with_dense(
+    factor: int, axes: tuple[int, ...], detail: bool, masked: bool, seed: int
+) -> None:
+    grid = token_grid(axes, masked, seed)
+    positions = under(grid.mask, factor)
+    fine = fine_tokens(grid, factor, detail, positions)
+    dense = kept(fine.dense(), positions)
+    torch.testing.assert_close(kept(fine.squared_norm(), positions), dense.square().sum(-1))
+    weight = torch.randn(6, 2, dtype=DOUBLE)
+    torch.testing.assert_close(kept(fine.project(weight), positions), dense @ weight)
+
+
+@pytest.mark.parametrize("detail", [False, True])
+def test_gradients_of_the_factored_forms(detail: bool) -> None:
+    grid = token_grid((2,))
+    tokens = grid.masked().requires_grad_()
+    positions = under(grid.mask, 2)
+    take = positions.cells.valid()[..., None] & (torch.arange(4) != 1)
+
+    def fine(tokens: Tensor) -> FineTokens:
+        return fine_tokens(TokenGrid(tokens, grid.mask), 2, detail, positions)
+
+    assert torch.autograd.gradcheck(lambda x: kept(fine(x).squared_norm(), positions), (tokens,))
+    assert torch.autograd.gradcheck(lambda x: fine(x).pooled_sum(take), (tokens,))
+    assert torch.autograd.gradcheck(lambda x: kept(fine(x).project(torch.ones(6, 2).double()), positions), (tokens,))
+
+
+def made(name: str, factor: int) -> Upsampler:
+    torch.manual_seed(0)
+    match name:
+        case "bilinear":
+            return Bilinear()
+        case "learned":
+            return Learned(6, 16, {factor}).double()
+        case _:
+            return Subpixel(6, 5, factor).double()
+
+
+def shaken(upsampler: Upsampler) -> Upsampler:
+    """With every parameter at random, zeros too."""
+    assert isinstance(upsampler, torch.nn.Module)
+    for parameter in upsampler.parameters():
+        torch.nn.init.normal_(parameter)
+    return upsampler
+
+
+@pytest.mark.parametrize(("processing", "output"), RATIOS)
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("name", UPSAMPLERS)
+def test_upsamplers_start_as_interpolation(processing: int, output: int, axes: tuple[int, ...], name: str) -> None:
+    factor, grid = processing // output, token_grid(axes)
+    positions = under(grid.mask, factor)
+    fine = made(name, factor)(grid, factor, positions)
+    assert fine.dense().shape == (2, positions.cells.index.shape[1], factor**2, 6)
+    torch.testing.assert_close(kept(fine.dense(), positions), at(plain(grid, factor), positions))
+    if factor == 1:
+        tokens = grid.tokens[grid.mask]
+        torch.testing.assert_close(kept(fine.dense(), positions)[:, 0], tokens, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", UPSAMPLERS)
+@pytest.mark.parametrize("factor", [2, 3, 4, 6, 8])
+def test_upsamplers_work_on_the_positions_asked_for(name: str, factor: int) -> None:
+    grid, upsampler = token_grid((2, 3)), shaken(made(name, factor))
+    part = some(grid.mask, factor, 1)
+    whole = upsampler(grid, factor, Positions.everywhere(grid.mask, factor)).dense()
+    torch.testing.assert_close(kept(upsampler(grid, factor, part).dense(), part), at(whole, part))
+
+
+@pytest.mark.parametrize("name", UPSAMPLERS)
+def test_hidden_tokens_do_not_bleed_into_visible_ones(name: str) -> None:
+    upsampler, source = shaken(made(name, 4)), token_grid((2, 3))
+    positions = under(source.mask, 4)
+    results = []
+    for value in (0.0, 1e6, torch.nan):
+        tokens = torch.where(source.mask[..., None], source.tokens, value)
+        fine = upsampler(TokenGrid(tokens, source.mask), 4, positions)
+        take = positions.cells.valid()[..., None].expand(-1, -1, 16)
+        results.append((kept(fine.dense(), positions), kept(fine.squared_norm(), positions), fine.pooled_sum(take)))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_the_learned_stages_are_transposed_convolutions() -> None:
+    upsampler = Learned(6, 16, {2, 4, 8}).double()
+    grid = torch.randn(2, 3, 4, 6, dtype=DOUBLE)
+    mask = torch.ones(2, 3, 4).bool()
+    x = grid.movedim(-1, 1)
+    for stage in upsampler.stages:
+        assert isinstance(stage, torch.nn.Linear)
+        kernel = stage.weight.reshape(2, 2, -1, stage.in_features).permute(3, 2, 0, 1)
+        bias = stage.bias.reshape(4, -1)
+        y = F.conv_transpose2d(x, kernel, stride=2)
+        y = y + bias.reshape(2, 2, -1).movedim(-1, 0).repeat(1, x.shape[2], x.shape[3])
+        x = F.gelu(y)
+    fine = upsampler(TokenGrid(grid, mask), 8, Positions.everywhere(mask, 8))
+    assert fine.detail is not None
+    torch.testing.assert_close(images(fine.detail[..., -8:], (3, 4), 8), x.movedim(1, -1))
+
+
+@pytest.mark.parametrize("name", ["learned", "subpixel"])
+def test_a_finer_stage_begins_with_what_the_coarser_one_has_learned(name: str) -> None:
+    """Trained at 8→4, and now comes 8→2: every place has the detail of the place that it is a part of."""
+    torch.manual_seed(0)
+    upsampler = Learned(6, 16, {2, 4, 8}).double() if name == "learned" else Subpixel(6, 5, 8).double()
+    mask = torch.ones(1, 2, 2).bool()
+    grid = TokenGrid(torch.randn(1, 2, 2, 6, dtype=DOUBLE), mask)
+
+    def detail(factor: int) -> Tensor:
+        positions = Positions.everywhere(mask, factor)
+        fine = upsampler(grid, factor, positions).dense() - Bilinear()(grid, factor, positions).dense()
+        return images(fine, (2, 2), factor)
+
+    torch.nn.init.normal_(upsampler.exits["2"] if isinstance(upsampler, Learned) else upsampler.basis)
+    optimizer = torch.optim.SGD(upsampler.parameters(), lr=1.0)
+    detail(2).mul(torch.randn(4, 4, 6).double()).sum().backward()
+    optimizer.step()
+    if isinstance(upsampler, Learned):
+        assert not upsampler.exits["4"].any()
+    assert not torch.equal(detail(2)[:, 0, 0], detail(2)[:, 1, 1])
+    torch.testing.assert_close(detail(4), repeat_cells(detail(2), 2))
+
+
+def test_a_detail_without_its_basis_is_refused() -> None:
+    grid = TokenGrid(torch.zeros(1, 2, 2, 6), torch.ones(1, 2, 2).bool())
+    with pytest.raises(ValueError, match="detail and basis come together"):
+        FineTokens(grid, 1, under(grid.mask, 1), detail=torch.zeros(1, 4, 1, 5))
+
+
+@pytest.mark.parametrize("name", ["learned", "subpixel"])
+def test_a_factor_that_was_not_planned_is_refused(name: str) -> None:
+    grid = TokenGrid(torch.zeros(1, 2, 2, 6), torch.ones(1, 2, 2).bool())
+    upsampler = Learned(6, 16, {8}) if name == "learned" else Subpixel(6, 5, 8)
+    with pytest.raises(ValueError, match="factor 3"):
+        upsampler(grid, 3, under(grid.mask, 3))

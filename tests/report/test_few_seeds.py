@@ -1,0 +1,77 @@
+"""Intervals over few seeds: how often they are wrong, and that they give no verdict where they span none."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybrid_patch.report.statistics import difference, geometric, over_seeds, ratio
+
+VALUES = st.floats(-10, 10)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 6, 8, 12])
+def test_equal_members_are_told_apart_one_time_in_twenty_at_most(n: int) -> None:
+    rng = np.random.default_rng(n)
+    wrong, trials = 0, 1000 if n < 6 else 300
+    for _ in range(trials):
+        a, b = rng.normal(size=(2, n))
+        wrong += difference(dict(enumerate(a)), dict(enumerate(b))).verdict != "no difference shown"
+    # 95 %, and three standard errors of so many trials (the bootstrap of six is a little too narrow still).
+    allowed = 0.05 if n < 6 else 0.075
+    assert wrong / trials < allowed + 3 * math.sqrt(allowed * (1 - allowed) / trials)
+
+
+def test_pairing_finds_what_the_noise_of_seeds_hides() -> None:
+    seeds = {0: 0.1, 1: 0.5, 2: 0.9}
+    better = {seed: value + 0.05 + 0.001 * seed for seed, value in seeds.items()}
+    paired = difference(better, seeds)
+    assert (paired.verdict, paired.paired, paired.estimate.n) == ("more", True, 3)
+    elsewhere = difference({seed + 10: value for seed, value in better.items()}, seeds)
+    assert (elsewhere.verdict, elsewhere.paired) == ("no difference shown", False)
+
+
+def test_one_seed_has_no_interval_and_gives_no_verdict() -> None:
+    assert over_seeds([0.3])[1:] == (None, None, 1, "")
+    for a, b in (({0: 1.0}, {0: 2.0}), ({0: 1.0}, {1: 2.0}), ({0: 1.0}, {0: 2.0, 1: 3.0})):
+        found = difference(a, b)
+        assert found.verdict == "too few seeds"
+        assert found.estimate.low is None
+    assert difference({0: 1.0}, {0: 2.0, 1: 9.0}).estimate.mean == -1  # within the seed that both have
+
+
+@given(st.lists(VALUES, min_size=2, max_size=9))
+def test_an_interval_holds_its_mean(values: list[float]) -> None:
+    found = over_seeds(values)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.mean + 1e-9
+    assert found.mean <= found.high + 1e-9
+    assert found.how == ("t" if len(values) < 6 else "bootstrap")
+
+
+@given(st.dictionaries(st.integers(0, 5), VALUES, min_size=1), st.dictionaries(st.integers(0, 5), VALUES, min_size=1))
+def test_a_comparison_turned_round_says_the_opposite(a: dict[int, float], b: dict[int, float]) -> None:
+    one, other = difference(a, b), difference(b, a)
+    assert one.estimate.mean == pytest.approx(-other.estimate.mean)
+    assert one.estimate.n == other.estimate.n
+    if one.estimate.how != "bootstrap":
+        opposite = {"more": "less", "less": "more"}
+        assert other.verdict == opposite.get(one.verdict, one.verdict)
+
+
+@given(st.dictionaries(st.integers(0, 3), st.floats(0.01, 100), min_size=1), st.floats(0.1, 10))
+def test_ratios_are_of_geometric_means(values: dict[int, float], factor: float) -> None:
+    found = ratio({seed: factor * value for seed, value in values.items()}, values)
+    assert found.estimate.mean == pytest.approx(factor)
+    own = geometric(list(values.values()))
+    assert own.mean == pytest.approx(math.exp(np.mean(np.log(list(values.values())))))
+    assert own.low is None or own.low > 0
+
+
+def test_differences_that_are_all_the_same_are_differences() -> None:
+    assert difference({0: 1.0, 1: 2.0}, {0: 0.5, 1: 1.5}).verdict == "more"
+    assert difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}).verdict == "no difference shown"
+    assert difference({0: 1.0, 1: 1.0}, {5: 1.0, 6: 1.0}).verdict == "no difference shown"

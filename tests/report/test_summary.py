@@ -1,0 +1,340 @@
+"""What a page says of runs: members, what may be compared, the front, and the answer."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sweep_folders import STEPS, make_run, make_sweep
+
+from hybrid_patch.errors import InputError
+from hybrid_patch.report import benchmarks, formatting, metrics
+from hybrid_patch.report.conclusions import answer
+from hybrid_patch.report.curves import curves_of
+from hybrid_patch.report.export import as_csv, as_markdown
+from hybrid_patch.report.grouping import members_of
+from hybrid_patch.report.load_runs import columns, find, read
+from hybrid_patch.report.predictions import plans
+from hybrid_patch.report.summary import add_plans, summary
+
+HYBRID, GUIDED, BILINEAR = "patch=hybrid", "upsampler=guided", "upsampler=bilinear"
+
+
+def summed(*folders: Path, axes: tuple[str, ...] = ()) -> dict[str, Any]:
+    runs = [read(path) for path in find(folders)]
+    members, names = members_of(runs, axes)
+    return summary(runs, members, names, axes)
+
+
+def rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["label"]: row for row in found["members"]}
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sweep(tmp_path_factory.mktemp("sweep"))
+
+
+def test_a_sweep_is_members_with_seeds_held_against_pure_ones(sweep: Path) -> None:
+    found = summed(sweep)
+    assert found["axes"] == {"declared": [], "columns": ["patch", "upsampler"]}
+    members = rows(found)
+    assert set(members) == {"ps=8", "ps=1", "guided 8→1", "bilinear 8→1"}
+    guided = members["guided 8→1"]
+    assert guided["measures"]["miou"]["n"] == len(guided["runs"]) == 3
+    assert guided["against"]["ps=8"]["miou"]["verdict"] == "more"
+    assert guided["against"]["ps=8"]["step_seconds"]["estimate"]["mean"] == pytest.approx(5 / 3, rel=0.02)
+    assert guided["against"]["ps=1"]["peak_memory_bytes"]["estimate"]["mean"] == pytest.approx(0.1)
+    assert members["bilinear 8→1"]["against"]["ps=8"]["miou"]["verdict"] == "no difference shown"
+    assert set(members["ps=1"]["against"]) == {"ps=8"}
+    # Nothing is cheaper than ps=8, nothing better than ps=1; bilinear is hardly better than ps=8, by its mean.
+    assert {label for label, row in members.items() if row["front"]} >= {"ps=8", "ps=1", "guided 8→1"}
+    assert found["differences"] == []
+    assert found["absent"] == []
+
+
+def test_the_answer_is_no_stronger_than_the_numbers(sweep: Path) -> None:
+    words = " ".join(answer(summed(sweep)))
+    assert "ps=1 has the highest mean mIoU" in words
+    assert "3 seeds" in words
+    assert "shown to be above" in words
+    assert "Raw bands have mIoU .200." in words
+
+
+def test_a_member_beaten_in_all_three_is_not_on_the_front(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", HYBRID, GUIDED, miou=0.3, seconds=0.05, memory=2**20)
+    make_run(tmp_path / "b", HYBRID, BILINEAR, miou=0.29, seconds=0.06, memory=2**21)
+    make_run(tmp_path / "c", "patch=ps8", miou=0.2, seconds=0.06, memory=2**19)
+    front = {label: row["front"] for label, row in rows(summed(tmp_path)).items()}
+    assert front == {"guided 8→1": True, "bilinear 8→1": False, "ps=8": True}
+
+
+def test_one_seed_gives_no_verdict(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", HYBRID, GUIDED, miou=0.9)
+    make_run(tmp_path / "b", "patch=ps8", miou=0.1)
+    found = summed(tmp_path)
+    assert found["best"]["against"]["ps=8"]["verdict"] == "too few seeds"
+    said = answer(found)
+    assert any("too few seeds for a verdict on ps=8" in sentence for sentence in said)
+    assert not any("shown to be" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "key", "apart"),
+    [
+        (("trainer.batch_size=4",), STEPS, "trainer.batch_size", "costs"),
+        (("data.tile=32",), STEPS, "data.tile", "costs"),
+        (("data.scene_seed=7",), STEPS, "data.scene_seed", "scores"),
+        ((), STEPS // 2, "trainer.steps", "scores"),
+        (("optimizer.lr=0.5",), STEPS, "optimizer.lr", ""),
+        (("runtime.precision=bf16-mixed",), STEPS, "runtime.precision", "costs"),
+    ],
+)
+def test_what_differs_besides_is_listed_and_not_compared_in_silence(
+    overrides: tuple[str, ...], steps: int, key: str, apart: str, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path / f"a{seed}", HYBRID, GUIDED, seed=seed)
+        make_run(tmp_path / f"b{seed}", "patch=ps8", seed=seed)
+    make_run(tmp_path / "odd", HYBRID, BILINEAR, *overrides, steps=steps)
+    found = summed(tmp_path)
+    different = {one["key"]: one for one in found["differences"]}
+    assert ["odd"] in different[key]["values"].values()
+    assert apart in different[key]["effect"]
+    odd = next(row for row in found["members"] if row["runs"][0]["name"] == "odd")
+    against = odd["against"]["ps=8"]
+    assert ("miou" in against) == (apart != "scores")
+    assert ("step_seconds" in against) == (apart != "costs")
+    assert bool(odd["apart"].get(apart)) == bool(apart)
+    if apart:
+        assert not odd["front"]
+        assert key in odd["apart"][apart]
+
+
+def test_what_was_swept_over_is_compared(tmp_path: Path) -> None:
+    for size in (2, 4):
+        make_run(tmp_path / f"batch{size}", HYBRID, GUIDED, f"trainer.batch_size={size}", seed=size)
+        make_run(tmp_path / f"steps{size}", HYBRID, GUIDED, steps=STEPS + size)
+    found = summed(tmp_path, axes=("trainer.batch_size", "trainer.steps"))
+    assert found["differences"] == []
+    assert not any(any(row["apart"].values()) for row in found["members"])
+    assert found["axes"]["columns"] == ["trainer.batch_size", "trainer.steps"]
+
+
+def test_another_commit_and_another_machine_are_flagged_but_compared(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", HYBRID, GUIDED)
+    machine = json.loads((tmp_path / "a/run.json").read_text())["machine"]
+    make_run(tmp_path / "b", "patch=ps8", commit="abc", machine={**machine, "host": "elsewhere"})
+    found = summed(tmp_path)
+    effects = {one["key"]: one["effect"] for one in found["differences"]}
+    assert effects == {"code.commit": "flagged", "machine.host": "flagged", "code.evaluated at commit": "flagged"}
+    assert set(rows(found)["guided 8→1"]["against"]["ps=8"]) > {"miou", "step_seconds"}
+    make_run(tmp_path / "c", HYBRID, BILINEAR, machine={**machine, "cpus": 64})
+    assert "step_seconds" not in rows(summed(tmp_path))["bilinear 8→1"]["against"]["ps=8"]
+
+
+def test_failed_missing_and_unfinished_runs_are_shown_and_do_not_count(tmp_path: Path) -> None:
+    make_run(tmp_path / "good0", HYBRID, GUIDED, seed=0, miou=0.3)
+    make_run(tmp_path / "good1", HYBRID, GUIDED, seed=1, miou=0.3)
+    make_run(tmp_path / "failed", HYBRID, GUIDED, seed=2, miou=0.9, state="failed")
+    make_run(tmp_path / "running", HYBRID, BILINEAR, seed=0, miou=None, state="running")
+    runs = [*map(read, find([tmp_path])), read(tmp_path / "never")]
+    members, names = members_of(runs)
+    found = summary(runs, members, names, ())
+    members_found = rows(found)
+    assert members_found["guided"]["measures"]["miou"]["n"] == 2
+    assert members_found["guided"]["state"] == "failed"
+    assert members_found["bilinear"]["measures"]["step_seconds"]["n"] == 1
+    assert members_found["never"]["state"] == "missing"
+    assert found["states"] == {"done": 2, "failed": 1, "running": 1, "missing": 1}
+    assert found["absent"] == []  # seeds 1 and 2 are of one member alone
+
+
+def test_the_same_seed_twice_counts_once(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", HYBRID, GUIDED, miou=0.3)
+    make_run(tmp_path / "b", HYBRID, GUIDED, miou=0.5)
+    (row,) = summed(tmp_path)["members"]
+    assert row["measures"]["miou"] == {"mean": 0.3, "low": None, "high": None, "n": 1, "how": ""}
+    assert any("seed 0 is there already" in note for note in row["notes"])
+
+
+def test_half_written_files_cost_only_themselves(tmp_path: Path) -> None:
+    make_sweep(tmp_path, seeds=2)
+    torn, empty = tmp_path / "guided_s1", tmp_path / "ps1_s0"
+    metrics = (torn / "metrics.jsonl").read_text()
+    (torn / "metrics.jsonl").write_text(metrics[: len(metrics) // 2])
+    (torn / "run.json").write_text('{"run_id": "x", "rec')
+    (empty / "metrics.jsonl").write_text("")
+    (empty / "evaluation.json").write_text("[1, 2")
+    (tmp_path / "bilinear_s0/metrics.jsonl").write_bytes(b"\xff\xfe\n")
+    (tmp_path / "bilinear_s1/metrics.jsonl").write_text('{"step": "one"}\n{"loss": 3}\nnull\n')
+    (tmp_path / "ps8_s0/status.json").write_text("null")
+    found = summed(tmp_path)
+    notes = " ".join(note for row in found["members"] for note in row["notes"])
+    assert re.search(r"guided_s1: metrics.jsonl: (29|30|31) whole lines of 60", notes)
+    for words in (
+        *("guided_s1: run.json:", "ps1_s0: evaluation.json:"),
+        *("bilinear_s0: metrics.jsonl:", "bilinear_s1: metrics.jsonl: 0 whole lines of 60", "ps8_s0: status.json:"),
+    ):
+        assert words in notes
+    assert sum(len(row["runs"]) for row in found["members"]) == 8
+    assert found["differences"] == []  # what cannot be read differs in nothing
+    (guided,) = (row for row in found["members"] if row["label"] == "guided 8→1")
+    assert found["absent"] == [{"label": "guided 8→1", "seeds": [1]}, {"label": "guided_s1", "seeds": [0]}]
+    assert guided["measures"]["miou"]["n"] == 1
+    json.dumps(found, allow_nan=False)
+
+
+def test_bad_folders_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such folder"):
+        find([tmp_path / "nowhere"])
+    with pytest.raises(InputError, match="no run in it"):
+        find([tmp_path])
+
+
+def test_runs_are_found_at_any_depth_once(sweep: Path) -> None:
+    assert len(find([sweep])) == len(find([sweep, sweep, sweep / "ps8_s0"])) == 12
+
+
+def test_nothing_evaluated_is_an_answer_too(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", HYBRID, miou=None)
+    found = summed(tmp_path)
+    assert "none with an evaluation" in answer(found)[0]
+    assert "step_seconds" in found["members"][0]["measures"]
+
+
+def test_a_warm_up_and_stages_are_told_apart_in_the_time_of_a_step() -> None:
+    seconds = [9.0] * 20 + [1.0] * 80 + [50.0] + [3.0] * 99
+    taken = columns(
+        [
+            {"step": i + 1, "step_seconds": x, "processing_patch_size": 8, "output_patch_size": 8 if i < 100 else 1}
+            for i, x in enumerate(seconds)
+        ]
+    )
+    assert metrics.step_seconds(taken) == pytest.approx(2.0)
+    assert metrics.step_seconds(columns([])) is None
+    assert metrics.step_seconds(columns([{"step": 1, "step_seconds": 4.0}])) == 4.0
+
+
+def test_curves_have_steps_time_and_flops_and_their_changes_of_stage(tmp_path: Path) -> None:
+    stages = [(8, 8), (8, 4), (8, 2), (8, 1)]
+    make_run(tmp_path / "gradual", "curriculum=gradual", "upsampler=learned", sizes=stages, steps=400)
+    make_run(tmp_path / "mixed", "curriculum=mixed", "upsampler=learned", sizes=stages * 25, steps=400)
+    runs = [read(path) for path in find([tmp_path])]
+    members, names = members_of(runs)
+    planned, without = plans(runs[:1])
+    assert without == {}
+    loss, probe, mixed, _ = curves_of(members, planned)
+    assert [name for _, name in loss.changes] == ["8→4", "8→2", "8→1"]
+    assert [step for step, _ in loss.changes] == [100, 200, 300]
+    assert mixed.changes == []
+    assert len(loss.y) == 120
+    assert len(probe.y) == 20
+    per_stage = [planned[runs[0].path].flops[sizes] for sizes in stages]
+    assert loss.x["flops"][-1] == pytest.approx(100 * sum(per_stage))
+    assert (np.diff(loss.x["minutes"]) > 0).all()
+    found = summary(runs, members, names, ())
+    add_plans(found, members, planned)
+    assert found["members"][0]["planned"]["flops_per_step"] == pytest.approx(sum(per_stage) / 4)
+
+
+def test_csv_and_markdown_have_the_same_numbers(sweep: Path) -> None:
+    found = summed(sweep)
+    table = list(csv.DictReader(io.StringIO(as_csv(found))))
+    assert [row["member"] for row in table] == [row["label"] for row in found["members"]]
+    for line, row in zip(table, found["members"], strict=True):
+        assert float(line["miou"]) == row["measures"]["miou"]["mean"]
+        assert line["miou_n"] == "3"
+    markdown = as_markdown(found, answer(found))
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(table)
+    assert len({line.count("|") for line in lines}) == 1
+    assert "3 seeds" in lines[2]
+
+
+def test_names_end_no_cell_of_the_markdown(tmp_path: Path) -> None:
+    make_run(tmp_path / "a|b", HYBRID, 'model.name="a|b<script>*"')
+    make_run(tmp_path / "b", HYBRID, "model.name=c")
+    found = summed(tmp_path)
+    markdown = as_markdown(found, answer(found))
+    assert "<script>" not in markdown
+    cells = [line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("|")]
+    assert len(set(cells)) == 1
+
+
+def test_numbers_are_written_as_people_read_them() -> None:
+    assert [formatting.score(x) for x in (0.3414, -0.012, 1.0)] == [".341", "-.012", "1.000"]
+    assert [formatting.signed(x) for x in (0.0814, -0.012, 0.0)] == ["+.081", "−.012", "+.000"]
+    assert [formatting.seconds(x) for x in (0.0524, 1.961)] == ["52.4 ms", "1.96 s"]
+    assert [formatting.mebibytes(x) for x in (77 * 2**20, 1.25 * 2**30)] == ["77 MiB", "1.25 GiB"]
+    assert [formatting.hours(x) for x in (0.05, 3.44)] == ["3 min", "3.44 h"]
+    assert [formatting.flops(x) for x in (2.5e15, 1.2e9, 3e6)] == ["2.5 PFLOP", "1.2 GFLOP", "3 MFLOP"]
+    assert formatting.between({"low": 0.02, "high": 0.03}, formatting.seconds) == "20 to 30 ms"
+
+
+def test_a_benchmark_of_all_members_is_preferred_to_the_trainings_own_times(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", HYBRID, GUIDED, seconds=0.5)
+    make_run(tmp_path / "b", "patch=ps8", seconds=0.5)
+
+    def interval(median: float) -> dict[str, float]:
+        return {"median": median, "low": median * 0.9, "high": median * 1.1}
+
+    recipes = {name: json.loads((tmp_path / name / "run.json").read_text())["recipe"] for name in "ab"}
+    recipes["a"] = {**recipes["a"], "seed": 9, "trainer": {**recipes["a"]["trainer"], "steps": 1}}
+    report: dict[str, Any] = {
+        "rounds": 7,
+        "config": {"guided": recipes["a"], "ps8": recipes["b"]},
+        "variants": {"guided": {"step_seconds": interval(0.2)}, "ps8": {"step_seconds": interval(0.1)}},
+        "ratios": {"guided/ps8": {"step_seconds": interval(2.0)}, "ps8/guided": {"step_seconds": interval(0.5)}},
+    }
+    (tmp_path / "benchmark.json").write_text(json.dumps(report))
+
+    def used() -> tuple[dict[str, Any], str]:
+        runs = [read(path) for path in find([tmp_path])]
+        members, names = members_of(runs)
+        found = summary(runs, members, names, ())
+        benchmark = benchmarks.read([tmp_path])
+        assert benchmark is not None
+        return found, benchmarks.use(benchmark, found, members)
+
+    found, said = used()
+    guided = rows(found)["guided 8→1"]
+    assert guided["measures"]["step_seconds"]["mean"] == 0.2
+    assert (
+        formatting.with_seeds(guided["measures"]["step_seconds"], formatting.seconds)
+        == "200 ms (180 to 220 ms, 7 rounds)"
+    )
+    assert guided["against"]["ps=8"]["step_seconds"]["verdict"] == "more"
+    assert "7 rounds" in said
+    report["config"]["guided"]["upsampler"]["rank"] = 5
+    (tmp_path / "benchmark.json").write_text(json.dumps(report))
+    found, said = used()
+    assert rows(found)["guided 8→1"]["measures"]["step_seconds"]["mean"] == pytest.approx(0.505, rel=0.01)
+    assert "not used: it has no variant with the recipe of guided" in said
+    (tmp_path / "benchmark.json").write_text('{"rounds": 7')
+    assert benchmarks.read([tmp_path]) is None
+
+
+@pytest.mark.parametrize(
+    "config", ["{}", "5", "patch: 5\nupsampler: [1]\nruntime: x", "1: {2: 3}", "seed: one\ndata: {name: rasters}"]
+)
+def test_a_config_that_is_none_costs_only_its_run(config: str, tmp_path: Path) -> None:
+    make_run(tmp_path / "good", HYBRID, GUIDED)
+    bad = make_run(tmp_path / "bad", "patch=ps8")
+    (bad / "config.yaml").write_text(config)
+    (bad / "run.json").unlink()
+    (bad / "evaluation.json").write_text('{"features": {"embedding": 3}, "settings": [], "tiles": 4, "step": NaN}')
+    (bad / "metrics.jsonl").write_text('{"step": 1, "step_seconds": 0, "peak_memory_bytes": 0, "loss": NaN}\n')
+    runs = [read(path) for path in find([tmp_path])]
+    members, names = members_of(runs)
+    found = summary(runs, members, names, ())
+    planned, without = plans(runs)
+    add_plans(found, members, planned)
+    assert bad in without
+    json.dumps(found, allow_nan=False)
+    assert rows(found)[next(label for label in rows(found) if label != "bad")]["measures"]["miou"]["n"] == 1
+    assert rows(found)["bad"]["measures"] == {}

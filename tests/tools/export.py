@@ -1,0 +1,183 @@
+"""Write synthetic scenes as OlmoEarth files: `python -m tests.tools.export samples=N output=FOLDER [data…]`.
+
+For measuring how fast such a folder is read, and for trying what reads one. Exit code: 0 done · 2 bad input. A folder
+is complete when its `sample_metadata.csv` is there, which is written last; the same command goes on with one that is
+not.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import hdf5plugin
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+from rich.progress import track
+
+from hybrid_patch.config.hydra_main import compose, input_errors_end
+from hybrid_patch.config.literal import refuse_flags, take_keys, take_paths
+from hybrid_patch.config.schema import Synthetic
+from hybrid_patch.data.olmoearth.sample_file import MISSING
+from hybrid_patch.data.source import Sample, Window
+from hybrid_patch.data.synthetic.source import SyntheticSource
+from hybrid_patch.data.synthetic.spectra import CLASSES
+from hybrid_patch.errors import InputError
+from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
+
+Array = np.ndarray
+
+ZSTD_LEVEL = 3
+"""That of the original files."""
+WORLDCOVER_CODES = {
+    "water": 80,
+    "broadleaf forest": 10,
+    "conifer forest": 10,
+    "grassland": 30,
+    "winter wheat": 40,
+    "rapeseed": 40,
+    "maize": 40,
+    "sugar beet": 40,
+    "building": 50,
+    "road": 50,
+}
+"""What ESA WorldCover calls the scenes' classes."""
+OWN_KEYS = ("samples", "output", "workers")
+USAGE = f"""{__doc__}
+  samples=N           samples to write
+  output=FOLDER       new or empty, or begun by the same command
+  workers=N           processes that make them (default 1)
+  key=value           overrides of data=synthetic, as in hybrid_patch.train (its --help lists them)
+"""
+
+
+class Request(NamedTuple):
+    """What the command line asks for."""
+
+    data: Synthetic
+    samples: int
+    workers: int
+    output: Path
+
+
+def main() -> None:
+    """The command."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(USAGE)
+        return
+    with input_errors_end():
+        request = read(sys.argv[1:])
+    export(request)
+    print(f"{request.samples} samples in {request.output}")
+
+
+def read(arguments: Sequence[str]) -> Request:
+    """The request of a command line; raises InputError."""
+    refuse_flags(arguments, OWN_KEYS)
+    paths, rest = take_paths(arguments, ["output"])
+    numbers, overrides = take_keys(rest, {"samples": "", "workers": "1"})
+    for key, value in numbers.items():
+        if not value.isdigit() or int(value) == 0:
+            raise InputError(f"{key}={value}: takes a whole number above 0")
+    if "output" not in paths:
+        raise InputError("output: missing; give output=<a new folder>")
+    data = compose(["data=synthetic", *overrides]).data
+    if not isinstance(data, Synthetic):
+        raise InputError(f"data={data.name}: only synthetic scenes are written; leave it out")
+    request = Request(data, int(numbers["samples"]), int(numbers["workers"]), Path(paths["output"]))
+    _check_output(request)
+    return request
+
+
+def _check_output(request: Request) -> None:
+    """A folder that holds anything but samples of this very export is left alone."""
+    output = request.output
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise InputError(f"output={output}: is a file; give a new folder")
+    note = output / "export.json"
+    if note.is_file() and json.loads(note.read_text()) != _note(request):
+        raise InputError(f"output={output}: holds another export, {note.read_text().strip()}; give a new folder")
+    if not note.is_file() and any(output.iterdir()):
+        raise InputError(f"output={output}: holds other files; give a new or empty folder")
+
+
+def _note(request: Request) -> dict[str, object]:
+    data = request.data
+    sizes = {"scene_size": data.scene_size, "scene_timesteps": data.scene_timesteps, "scene_seed": data.scene_seed}
+    return {"samples": request.samples, **sizes, "modalities": sorted(data.modalities)}
+
+
+def export(request: Request) -> None:
+    """Write the folder. What is there already is not made again."""
+    output = request.output
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "export.json", _note(request))
+    jobs = [(request.data, index, output) for index in range(request.samples)]
+    with ProcessPoolExecutor(request.workers) as pool:
+        places = list(
+            track(pool.map(_write_sample, jobs, chunksize=4), "writing", len(jobs), disable=not sys.stdout.isatty())
+        )
+    names = sorted([*request.data.modalities, "worldcover"])
+    rows = [",".join([str(index), *["1"] * len(names)]) for index in range(request.samples)]
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(places, np.float32))
+    write_bytes(output / "latlon_distribution.npy", buffer.getvalue())
+    write_json(
+        output / "compression_settings.json", {"compression": "zstd", "compression_opts": ZSTD_LEVEL, "shuffle": None}
+    )
+    write_text(output / "sample_metadata.csv", "\n".join([",".join(["sample_index", *names]), *rows, ""]))
+
+
+def _write_sample(job: tuple[Synthetic, int, Path]) -> Float[Array, "2"]:
+    """One file, unless it is there; its place."""
+    data, index, folder = job
+    path = folder / f"sample_{index}.h5"
+    if path.exists():
+        with h5py.File(path, "r") as file:
+            return np.asarray(file["latlon"][()])
+    source = SyntheticSource(data)
+    height, width, length = source.shape(index)
+    sample = source.read(index, Window(0, 0, height, width), np.arange(length))
+    write_bytes(path, content(sample))
+    assert sample.latlon is not None
+    return np.asarray(sample.latlon, np.float32)
+
+
+def content(sample: Sample) -> bytes:
+    """A labelled sample as the bytes of a file in the layout: series packed, every array one compressed chunk."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["latlon"] = np.asarray(sample.latlon, np.float32)
+        file["timestamps"] = sample.timestamps
+        for name, image in sample.images.items():
+            valid, temporal = sample.valid[name], image.shape[2] > 1
+            present = valid.any((0, 1)) if temporal else np.ones(1, bool)
+            _add(file, name, _stored(name, image[:, :, present], valid[:, :, present]))
+            if temporal:
+                file[f"missing_timesteps_masks/{name}"] = present
+        assert sample.labels is not None
+        codes = np.array([WORLDCOVER_CODES[name] for name in CLASSES], np.uint8)
+        _add(file, "worldcover", codes[sample.labels][..., None, None])
+    return buffer.getvalue()
+
+
+def _stored(name: str, image: Float[Array, "h w t c"], valid: Bool[Array, "h w t"]) -> Shaped[Array, "h w t c"]:
+    """The numbers as they are stored: whole ones where they are, as narrow as a missing value allows."""
+    values = np.where(valid[..., None], image, np.float32(MISSING))
+    if name == "sentinel1":
+        return values
+    return values.astype(np.uint16 if valid.all() and name == "sentinel2_l2a" else np.int32)
+
+
+def _add(file: h5py.File, name: str, values: Shaped[Array, "h w t c"]) -> None:
+    file.create_dataset(name, data=values, chunks=values.shape, **hdf5plugin.Zstd(ZSTD_LEVEL))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""A step in parts gives the gradients of a step as a whole."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from building import MODALITIES, draw_for, make_batch, remade, small, some_samples
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
+
+from hybrid_patch.config.curriculum import PatchSizes
+from hybrid_patch.cost.predict import predict
+from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.packing import Packing
+from hybrid_patch.loss.objective import Objective
+from hybrid_patch.train.step import backpropagate
+
+SIZES = PatchSizes(8, 1)
+OPTIONS = [
+    ("upsampler=guided", "loss.reconstruct.weight=0.5"),
+    ("upsampler=subpixel", "loss.max_queries=20"),
+    ("upsampler=guided", "loss.max_queries=20"),
+    ("decoder.patch_size=output", "loss.patch_size=processing"),
+    ("loss.instance.weight=0", "upsampler=learned"),
+    ("loss.instance.layers=2", "loss.instance.project=before_pooling", "loss.decoded.weight=0"),
+]
+Gradients = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+def objective_for(options: tuple[str, ...]) -> Objective:
+    torch.manual_seed(0)
+    objective = Objective(small("patch=hybrid", *options), MODALITIES)
+    for parameter in objective.model.encoder_upsampler.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return objective
+
+
+def uneven() -> Batch:
+    """Samples that differ in what is missing, the last without anything to decode in one modality."""
+    return remade(make_batch(8, missing=0.3, samples=4), draw=draw_for(64, 0, most=20))
+
+
+def gradients(options: tuple[str, ...], parts: int) -> Gradients:
+    objective = objective_for(options)
+    terms = backpropagate(objective, objective.shares, uneven(), SIZES, parts)
+    return {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}, terms
+
+
+def same(found: Gradients, expected: Gradients) -> None:
+    assert found[0].keys() == expected[0].keys()
+    for which in (0, 1):
+        for name, value in expected[which].items():
+            message = f"{name}: {{}}".format
+            torch.testing.assert_close(found[which][name], value, rtol=1e-4, atol=1e-6, msg=message)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("parts", [2, 4])
+def test_gradients_and_terms_are_those_of_the_whole(options: tuple[str, ...], parts: int) -> None:
+    same(gradients(options, parts), gradients(options, 1))
+
+
+def _process(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world)
+    batch = uneven()
+    local = remade(some_samples(batch, slice(rank * 2, rank * 2 + 2)), draw=batch.draw)
+    objective = objective_for(OPTIONS[1])
+    module = DistributedDataParallel(objective)
+
+    def held(hold: bool) -> object:
+        return module.no_sync() if hold else torch.enable_grad()
+
+    terms = backpropagate(module, objective.shares, local, SIZES, 2, held=held)  # type: ignore[arg-type]
+    found = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
+    torch.save((found, terms), Path(folder) / f"{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_in_two_parts_each(tmp_path: Path) -> None:
+    spawn(_process, (2, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    same(
+        (first[0], {name: (value + second[1][name]) / 2 for name, value in first[1].items()}), gradients(OPTIONS[1], 1)
+    )
+
+
+def kept(cells: Packing) -> list[list[int]]:
+    return [row[valid].tolist() for row, valid in zip(cells.index, cells.valid(), strict=True)]
+
+
+def test_batches_are_split_with_all_that_is_of_a_sample() -> None:
+    batch = make_batch(8, missing=0.3, samples=4)
+    parts = batch.split(2)
+    for number, part in enumerate(parts):
+        expected = some_samples(batch, slice(2 * number, 2 * number + 2))
+        assert torch.equal(part.timestamps, expected.timestamps)
+        for name, cells in part.decoded.each.items():
+            assert kept(cells) == kept(expected.decoded.each[name])
+            assert torch.equal(part.pixels[name], expected.pixels[name])
+    with pytest.raises(ValueError, match="cannot be cut into 3 parts"):
+        batch.split(3)
+
+
+def test_parts_take_less_memory_and_the_encoder_once_more() -> None:
+    whole, parts = (
+        predict(small("patch=hybrid", "trainer.batch_size=8", f"runtime.accumulate={parts}")) for parts in (1, 4)
+    )
+    assert parts.memory()["activations"] < 0.5 * whole.memory()["activations"]
+    forward = [each.flops()["forward"] for each in (whole, parts)]
+    assert forward[1]["encoder"] == 2 * forward[0]["encoder"]
+    assert forward[1]["decoder"] == forward[0]["decoder"]
