@@ -7,6 +7,7 @@ import pytest
 from scenes import BANDS, DATE, TILE, call, make_run, values, write
 
 from hybrid_patch.data.source import Window
+from hybrid_patch.embed import map_parts
 from hybrid_patch.embed.scene import Scene
 
 NAME = f"{DATE}.tif"
