@@ -78,7 +78,7 @@ def test_one_bad_member_and_nothing_is_submitted(tmp_path: Path) -> None:
 def test_an_edit_after_the_submission_changes_nothing(tmp_path: Path) -> None:
     copy = tmp_path / "checkout"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(copy)], check=True)
-    trainer = copy / "hybrid_patch" / "train.py"
+    trainer = copy / "hybrid_patch" / "train" / "__main__.py"
     trainer.write_text(trainer.read_text() + "\n# not committed\n")
     words = (*QUICK, "trainer.steps=5", "seed=0,1", "sweep_name=mine", "cluster.slots=1")
     refused = launch(tmp_path, "submit", *words, "cluster.dirty=refuse", PYTHONPATH=str(copy))

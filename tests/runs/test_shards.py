@@ -15,7 +15,7 @@ import pytest
 import torch
 from building import TINY
 from ranks import TERMS, Ranked, same_to, state_of, train_together, weights_of
-from test_resume import metrics, same, wait_for_step
+from resumed_runs import metrics, same, wait_for_step
 
 import hybrid_patch
 from hybrid_patch.runs.checkpoints import checkpoints, newest

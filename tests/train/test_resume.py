@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from building import TINY
+from resumed_runs import metrics, same, wait_for_step
 
 STEPS = 40
 
@@ -32,35 +32,8 @@ def run(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(run_dir, *overrides), capture_output=True, text=True, timeout=240)
 
 
-def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """Every line, without times and memory."""
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if not name.endswith(("_seconds", "_bytes"))} for row in rows]
-
-
 def last_state(run_dir: Path) -> dict[str, Any]:
     return torch.load(run_dir / "checkpoints" / f"step_{STEPS:09d}.pt", weights_only=True)
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
-
-
-def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Until the run has written the metrics of a step."""
-    path = run_dir / "metrics.jsonl"
-    for _ in range(2000):
-        if path.exists() and path.read_text().count("\n") >= step:
-            return
-        assert process.poll() is None, "the run ended too early"
-        time.sleep(0.05)
-    raise TimeoutError
 
 
 @pytest.fixture(scope="module")
