@@ -45,6 +45,7 @@ lint: $(VENV)/dev
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
 	$(BIN) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 # One thread per worker: threads of several workers that spin on the same cores are many times slower.
 test slow: export OMP_NUM_THREADS := 1

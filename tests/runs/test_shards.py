@@ -18,9 +18,9 @@ from ranks import TERMS, Ranked, same_to, state_of, train_together, weights_of
 from resumed_runs import metrics, same, wait_for_step
 
 import hybrid_patch
-from hybrid_patch.runs.checkpoints import checkpoints, newest
 from hybrid_patch.errors import InputError
 from hybrid_patch.model.hybrid import HybridModel
+from hybrid_patch.runs.checkpoints import checkpoints, newest
 from hybrid_patch.runs.sharded_checkpoint import read
 
 STEPS, EVERY = 24, 4
