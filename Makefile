@@ -28,7 +28,7 @@ $(VENV)/runtime: pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "$(PYTHON) has no venv: install it (on Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@if [ -e $@ ]; then rm -f $@; else rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV); fi
-	$(PIP) -e .
+	$(PIP) -e '.[all]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/runtime
