@@ -16,17 +16,17 @@ from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config, Guided, ModalityCrossRandomMasking, RandomMasking
 from hybrid_patch.cost.recorder import Record, Recorder
 from hybrid_patch.cost.torch_internals import FakeTensorMode
-from hybrid_patch.data.batch import Batch, Draw, MaskedTokens
-from hybrid_patch.data.masking import Mask, coarse_presence, draw
+from hybrid_patch.data.batch import Batch, MaskedTokens, QuerySampling
+from hybrid_patch.data.masking import Mask, coarse_presence, draw_masks
 from hybrid_patch.data.packing import Packing
 from hybrid_patch.loss.objective import Objective, Share
-from hybrid_patch.model.encodings import place_in_the_series, place_on_the_ground
-from hybrid_patch.model.interpolation import cells_around, place_weights
+from hybrid_patch.model.encodings import ground_encoding, series_encoding
+from hybrid_patch.model.interpolation import bilinear_weights, neighbouring_cells
 from hybrid_patch.model.patch_embed import kernel_resize
 from hybrid_patch.train.optimizer import optimizer_of
 from hybrid_patch.train.step import backpropagate
 
-_KEPT = (place_weights, cells_around, place_on_the_ground, place_in_the_series, kernel_resize)
+_KEPT = (bilinear_weights, neighbouring_cells, ground_encoding, series_encoding, kernel_resize)
 """Functions that keep the tensors that they made."""
 
 
@@ -95,7 +95,7 @@ def fake_steps(
     encoded, decoded = MaskedTokens.of(inputs, Mask.ENCODE), MaskedTokens.of(masks, Mask.DECODE)
     parts = config.runtime.accumulate
     coarse = sum(mask.numel() for mask in masks.values())
-    seen, asked = (kept.together.index.shape[1] for kept in (encoded, decoded))
+    seen, asked = (guide_mask.together.index.shape[1] for guide_mask in (encoded, decoded))
     tokens = Tokens(seen, asked, coarse * sizes.factor**2)
     with fake_tensors():
         objective = Objective(config, modalities)
@@ -163,7 +163,7 @@ def masks_of(config: Config, modalities: Mapping[str, Modality], sizes: PatchSiz
     """Masks of one fully measured sample, `[1, h, w, T, S]`, at the ratios of the config.
 
     `modality_cross_random` hides some of the tokens from encoder or decoder. A batch is as wide as the sample that
-    keeps the most, so that all are kept here.
+    keeps the most, so that all are guide_mask here.
     """
     tile = tile_for(config, sizes)
     present = {}
@@ -174,7 +174,7 @@ def masks_of(config: Config, modalities: Mapping[str, Modality], sizes: PatchSiz
     masking = config.masking
     if isinstance(masking, ModalityCrossRandomMasking):
         masking = RandomMasking(name="random", views=1, **ratios)
-    masks = draw(masking, modalities, present, np.random.default_rng(0))
+    masks = draw_masks(masking, modalities, present, np.random.default_rng(0))
     return {name: torch.from_numpy(mask) for name, mask in masks.items()}
 
 
@@ -193,8 +193,8 @@ def _batch(
 
     def packing(one: Packing) -> Packing:
         shape = (rows, one.index.shape[1])
-        keep = torch.ones(shape, dtype=torch.bool) if padded or one.keep is not None else None
-        return Packing(torch.zeros(shape, dtype=torch.long), keep, one.length)
+        padding_mask = torch.ones(shape, dtype=torch.bool) if padded or one.padding_mask is not None else None
+        return Packing(torch.zeros(shape, dtype=torch.long), padding_mask, one.length)
 
     def of_all(one: MaskedTokens) -> MaskedTokens:
         return MaskedTokens(packing(one.together), {name: packing(each) for name, each in one.each.items()})
@@ -206,13 +206,15 @@ def _batch(
         valid[name] = torch.ones(samples, tile, tile, steps, dtype=torch.bool)
         masks[name] = torch.zeros(rows, side, side, steps, len(modality.band_sets), dtype=torch.int8)
     timestamps = torch.zeros(samples, config.data.timesteps, 3, dtype=torch.long)
-    places, strata = torch.zeros(sizes.factor**2, dtype=torch.long), torch.zeros(config.loss.max_queries or 0)
-    kept = {}
+    subpixels, strata = torch.zeros(sizes.factor**2, dtype=torch.long), torch.zeros(config.loss.max_queries or 0)
+    guide_mask = {}
     if isinstance(config.upsampler, Guided):
         for name, x in valid.items():
             if not modalities[name].decode_only:
-                kept[name] = torch.ones(rows, *x.shape[1:], dtype=torch.bool)
-    return Batch(pixels, valid, timestamps, masks, of_all(encoded), of_all(decoded), Draw(places, strata), kept)
+                guide_mask[name] = torch.ones(rows, *x.shape[1:], dtype=torch.bool)
+    return Batch(
+        pixels, valid, timestamps, masks, of_all(encoded), of_all(decoded), QuerySampling(subpixels, strata), guide_mask
+    )
 
 
 def _for_cpu(config: Config) -> Config:

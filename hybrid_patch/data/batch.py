@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.packing import Packing, pack
-from hybrid_patch.data.patchify import cut, cut_again
+from hybrid_patch.data.patchify import patchify, repatchify
 
 Change = Callable[[Tensor], Tensor]
 
@@ -47,15 +47,15 @@ class MaskedTokens:
 
 
 @dataclasses.dataclass(frozen=True)
-class Draw:
+class QuerySampling:
     """The random numbers of a step's loss, where it draws queries (`loss.max_queries`); the same in all processes.
 
     Attributes:
-        places: the f^2 places of a cell in random order.
+        subpixels: the f^2 subpixels of a cell in random order.
         strata: `[K]` uniform numbers, one for each of K cells to be drawn.
     """
 
-    places: Int[Tensor, " places"]
+    subpixels: Int[Tensor, " subpixels"]
     strata: Float[Tensor, " k"]
 
 
@@ -66,13 +66,13 @@ class Guide(NamedTuple):
         name: of the modality.
         pixels: `[B, H, W, T, C]`, normalised.
         valid: `[B, H, W, T]`, False where nothing was measured.
-        kept: `[B V, H, W, T]` the pixels that it may look at; None: all.
+        guide_mask: `[B V, H, W, T]` the pixels that it may look at; None: all.
     """
 
     name: str
     pixels: Float[Tensor, "b height width _ _"]
     valid: Bool[Tensor, "b height width _"]
-    kept: Bool[Tensor, "bv height width _"] | None
+    guide_mask: Bool[Tensor, "bv height width _"] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +86,9 @@ class Batch:
         masks: per modality `[B V, h, w, T, S]`, `Mask` values on the coarse grid.
         encoded: the ENCODE tokens, of the modalities that the encoder takes.
         decoded: the DECODE tokens.
-        draw: what the loss draws by.
-        kept: per modality `[B V, H, W, T]`, the pixels that upsamplers may look at; a modality that is not named keeps
-            all.
+        query_sampling: the random numbers by which the loss samples its queries.
+        guide_mask: per modality `[B V, H, W, T]`, the pixels that upsamplers may look at; all of a modality that is not
+            in it.
         skipped: what was wrong with each broken sample that another stands in for.
     """
 
@@ -98,8 +98,8 @@ class Batch:
     masks: Mapping[str, Int8[Tensor, "bv _ _ _ _"]]
     encoded: MaskedTokens
     decoded: MaskedTokens
-    draw: Draw
-    kept: Mapping[str, Bool[Tensor, "bv height width _"]] = dataclasses.field(default_factory=dict)
+    query_sampling: QuerySampling
+    guide_mask: Mapping[str, Bool[Tensor, "bv height width _"]] = dataclasses.field(default_factory=dict)
     skipped: tuple[str, ...] = ()
 
     @classmethod
@@ -110,14 +110,14 @@ class Batch:
         timestamps: Int[Tensor, "b t 3"],
         masks: Mapping[str, Int8[Tensor, "bv _ _ _ _"]],
         inputs: Collection[str],
-        draw: Draw,
-        kept: Mapping[str, Bool[Tensor, "bv height width _"]] | None = None,
+        query_sampling: QuerySampling,
+        guide_mask: Mapping[str, Bool[Tensor, "bv height width _"]] | None = None,
         skipped: tuple[str, ...] = (),
     ) -> "Batch":
         """The batch of these tensors; `inputs` names the modalities that the encoder takes."""
         encoded = MaskedTokens.of({name: mask for name, mask in masks.items() if name in inputs}, Mask.ENCODE)
         decoded = MaskedTokens.of(masks, Mask.DECODE)
-        return cls(pixels, valid, timestamps, masks, encoded, decoded, draw, kept or {}, skipped)
+        return cls(pixels, valid, timestamps, masks, encoded, decoded, query_sampling, guide_mask or {}, skipped)
 
     @property
     def views(self) -> int:
@@ -133,19 +133,19 @@ class Batch:
             {name: change(x) for name, x in self.masks.items()},
             self.encoded.map(change),
             self.decoded.map(change),
-            Draw(change(self.draw.places), change(self.draw.strata)),
-            {name: change(x) for name, x in self.kept.items()},
+            QuerySampling(change(self.query_sampling.subpixels), change(self.query_sampling.strata)),
+            {name: change(x) for name, x in self.guide_mask.items()},
             self.skipped,
         )
 
     def split(self, parts: int) -> "list[Batch]":
-        """So many batches of as many samples each, in order, which share what the loss draws by.
+        """So many batches of as many samples each, in order, which share the query sampling.
 
         Raises ValueError if the samples cannot be shared out.
         """
         size, rest = divmod(len(self.timestamps), parts)
         if rest:
-            raise ValueError(f"{len(self.timestamps)} samples: cannot be cut into {parts} parts")
+            raise ValueError(f"{len(self.timestamps)} samples: cannot be split into {parts} parts")
         return [self._samples(slice(start, start + size)) for start in range(0, size * parts, size)]
 
     def _samples(self, which: slice) -> "Batch":
@@ -157,21 +157,21 @@ class Batch:
             {name: x[rows] for name, x in self.masks.items()},
             self.encoded.rows(rows),
             self.decoded.rows(rows),
-            self.draw,
-            {name: x[rows] for name, x in self.kept.items()},
+            self.query_sampling,
+            {name: x[rows] for name, x in self.guide_mask.items()},
         )
 
     def guide(self, name: str) -> Guide:
         """What the tokens of a modality were made of."""
-        return Guide(name, self.pixels[name], self.valid[name], self.kept.get(name))
+        return Guide(name, self.pixels[name], self.valid[name], self.guide_mask.get(name))
 
     def pin_memory(self) -> "Batch":
         """For torch's DataLoader."""
         return self.map(Tensor.pin_memory)
 
-    def measured(self, name: str, cells: Packing, output: int) -> Bool[Tensor, "bv n places"]:
+    def valid_patches(self, name: str, cells: Packing, output: int) -> Bool[Tensor, "bv n subpixels"]:
         """`[B V, n, f^2]`: the output patches in some cells of a modality's grid all of whose pixels are valid."""
         valid, mask = self.valid[name], self.masks[name]
-        patches = cut(valid, valid.shape[1] // mask.shape[1])
-        whole = cut_again(patches[..., None], output).all(-1).flatten(1, 3)
+        patches = patchify(valid, valid.shape[1] // mask.shape[1])
+        whole = repatchify(patches[..., None], output).all(-1).flatten(1, 3)
         return cells.over(mask.shape[-1]).gather(whole) & cells.valid()[..., None]

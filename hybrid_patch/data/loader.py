@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from hybrid_patch.config.curriculum import PatchSizes, sizes_at, tile_for
 from hybrid_patch.config.schema import Config, Guided
-from hybrid_patch.data.batch import Batch, Draw
-from hybrid_patch.data.masking import coarse_presence, draw
+from hybrid_patch.data.batch import Batch, QuerySampling
+from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.source import BrokenSampleError, Source, Window
 from hybrid_patch.errors import InputError
 
@@ -76,17 +76,17 @@ class MaskedCrop(NamedTuple):
 
     Attributes:
         masks: per modality `[V, h, w, T, S]`.
-        kept: per modality `[V, H, W, T]` the pixels that upsamplers may look at; empty: all.
+        guide_mask: per modality `[V, H, W, T]` the pixels that upsamplers may look at; empty: all.
         skipped: what was wrong with the samples that it stands in for.
     """
 
     crop: Crop
     masks: dict[str, Int8[Array, "v _ _ _ _"]]
-    kept: dict[str, Bool[Array, "v _ _ _"]]
+    guide_mask: dict[str, Bool[Array, "v _ _ _"]]
     skipped: tuple[str, ...] = ()
 
 
-def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], draw: Draw) -> Batch:
+def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampling: QuerySampling) -> Batch:
     """Samples as one batch."""
     crops = [sample.crop for sample in samples]
 
@@ -99,8 +99,8 @@ def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], draw: Draw) 
         stacked(c.timestamps for c in crops),
         {name: stacked(s.masks[name] for s in samples).flatten(0, 1) for name in samples[0].masks},
         inputs,
-        draw,
-        {name: stacked(s.kept[name] for s in samples).flatten(0, 1) for name in samples[0].kept},
+        query_sampling,
+        {name: stacked(s.guide_mask[name] for s in samples).flatten(0, 1) for name in samples[0].guide_mask},
         tuple(message for sample in samples for message in sample.skipped),
     )
 
@@ -155,18 +155,18 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         sizes = sizes_at(self.config, step)
         try:
             samples = [self._sample(position, sizes) for position in range(start, start + self.local)]
-            return collate(samples, self.inputs, self._draw(step, sizes))
+            return collate(samples, self.inputs, self._query_sampling(step, sizes))
         except BrokenSampleError as error:
             return error
 
     def _epoch_order(self, epoch: int) -> Int[Array, " n"]:
         return np.random.default_rng([self.config.seed, ORDER, epoch]).permutation(self.indices)
 
-    def _draw(self, step: int, sizes: PatchSizes) -> Draw:
+    def _query_sampling(self, step: int, sizes: PatchSizes) -> QuerySampling:
         rng = np.random.default_rng([self.config.seed, STEP, step])
-        places = rng.permutation(sizes.factor**2)
+        subpixels = rng.permutation(sizes.factor**2)
         strata = rng.random(self.config.loss.max_queries or 0, dtype=np.float32)
-        return Draw(torch.from_numpy(places), torch.from_numpy(strata))
+        return QuerySampling(torch.from_numpy(subpixels), torch.from_numpy(strata))
 
     def _sample(self, position: int, sizes: PatchSizes) -> MaskedCrop:
         """The sample at a position of the endless sequence of samples."""
@@ -190,11 +190,11 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
             name: coarse_presence(valid[None], sizes.processing, len(modalities[name].band_sets))
             for name, valid in sample.valid.items()
         }
-        views = [draw(self.config.masking, modalities, present, rng) for _ in range(self.config.masking.views)]
+        views = [draw_masks(self.config.masking, modalities, present, rng) for _ in range(self.config.masking.views)]
         masks = {name: np.concatenate([view[name] for view in views]) for name in present}
-        return MaskedCrop(sample, masks, self._kept(sample, rng), tuple(skipped))
+        return MaskedCrop(sample, masks, self._guide_mask(sample, rng), tuple(skipped))
 
-    def _kept(self, sample: Crop, rng: np.random.Generator) -> dict[str, Bool[Array, "v _ _ _"]]:
+    def _guide_mask(self, sample: Crop, rng: np.random.Generator) -> dict[str, Bool[Array, "v _ _ _"]]:
         """The pixels that an upsampler may look at, drawn one by one."""
         upsampler, views = self.config.upsampler, self.config.masking.views
         if not isinstance(upsampler, Guided):

@@ -34,7 +34,7 @@ def coarse_presence(
     return np.repeat(np.any(cells, axis=(2, 4))[..., None], band_sets, axis=-1)
 
 
-def draw(
+def draw_masks(
     config: Masking,
     modalities: Mapping[str, Modality],
     present: Mapping[str, Bool[Array, "b _ _ _ _"]],
@@ -68,7 +68,7 @@ def draw(
             return masks
 
 
-def usual_tokens(config: Masking, modality: Modality, grid: tuple[int, int, int, int], value: Mask) -> int:
+def expected_tokens(config: Masking, modality: Modality, grid: tuple[int, int, int, int], value: Mask) -> int:
     """How many tokens of a grid `(h, w, T, S)` are ENCODE, or DECODE, where nothing is missing.
 
     With `modality_cross_random` it is the most.

@@ -14,21 +14,23 @@ class Packing:
 
     Attributes:
         index: `[B, n]` positions of the kept tokens, in order; a padded place points to a token that is not kept.
-        keep: `[B, n]`, False at padded places; None if there are none.
+        padding_mask: `[B, n]`, False at padded places; None if there are none.
         length: N.
     """
 
     index: Int[Tensor, "b n"]
-    keep: Bool[Tensor, "b n"] | None
+    padding_mask: Bool[Tensor, "b n"] | None
     length: int
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Packing":
         """The packing with its tensors changed: moved to a device, pinned."""
-        return Packing(change(self.index), None if self.keep is None else change(self.keep), self.length)
+        return Packing(
+            change(self.index), None if self.padding_mask is None else change(self.padding_mask), self.length
+        )
 
     def rows(self, which: slice) -> "Packing":
         """Of some of the samples."""
-        return Packing(self.index[which], None if self.keep is None else self.keep[which], self.length)
+        return Packing(self.index[which], None if self.padding_mask is None else self.padding_mask[which], self.length)
 
     def gather(self, values: Shaped[Tensor, "samples all *d"]) -> Shaped[Tensor, "b n *d"]:
         """The kept tokens, `[B, n, ...]`; padded places hold tokens that mean nothing.
@@ -40,19 +42,19 @@ class Packing:
 
     def scatter(self, values: Float[Tensor, "b n d"]) -> Float[Tensor, "b all d"]:
         """Back to their places, `[B, N, D]`, with zeros elsewhere."""
-        if self.keep is not None:
-            values = torch.where(self.keep[..., None], values, 0)
+        if self.padding_mask is not None:
+            values = torch.where(self.padding_mask[..., None], values, 0)
         b, _, d = values.shape
         rows = self.index + torch.arange(b, device=self.index.device)[:, None] * self.length
         return values.new_zeros(b * self.length, d).index_add(0, rows.flatten(), values.flatten(0, 1)).reshape(b, -1, d)
 
     def over(self, inner: int) -> "Packing":
         """The tokens' positions on a sequence without its innermost axis, of `inner` entries."""
-        return self if inner == 1 else Packing(self.index // inner, self.keep, self.length // inner)
+        return self if inner == 1 else Packing(self.index // inner, self.padding_mask, self.length // inner)
 
     def valid(self) -> Bool[Tensor, "b n"]:
-        """`keep`, written out."""
-        return torch.ones_like(self.index, dtype=torch.bool) if self.keep is None else self.keep
+        """`padding_mask`, written out."""
+        return torch.ones_like(self.index, dtype=torch.bool) if self.padding_mask is None else self.padding_mask
 
 
 def take_rows(values: Shaped[Tensor, "samples all *d"], index: Int[Tensor, "b *n"]) -> Shaped[Tensor, "rows *d"]:
@@ -75,8 +77,8 @@ def pack(mask: Bool[Tensor, "b all"]) -> Packing:
     counts = mask.sum(1)
     fewest, most = int(counts.min()), max(int(counts.max()), 1)
     index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most].contiguous()
-    keep = None if fewest == most else torch.arange(most, device=mask.device) < counts[:, None]
-    return Packing(index, keep, mask.shape[1])
+    padding_mask = None if fewest == most else torch.arange(most, device=mask.device) < counts[:, None]
+    return Packing(index, padding_mask, mask.shape[1])
 
 
 def everything(samples: int, length: int, device: torch.device) -> Packing:

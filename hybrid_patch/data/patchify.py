@@ -5,7 +5,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 
-def cut(images: Shaped[Tensor, "b height width t *c"], patch_size: int) -> Shaped[Tensor, "b h w t p q *c"]:
+def patchify(images: Shaped[Tensor, "b height width t *c"], patch_size: int) -> Shaped[Tensor, "b h w t p q *c"]:
     """`[B, H, W, T, ...]` → `[B, H/ps, W/ps, T, ps, ps, ...]`."""
     p = patch_size
     return rearrange(
@@ -13,7 +13,7 @@ def cut(images: Shaped[Tensor, "b height width t *c"], patch_size: int) -> Shape
     ).contiguous()  # it is read several times
 
 
-def cut_again(patches: Shaped[Tensor, "*n p q c"], patch_size: int) -> Shaped[Tensor, "*n places m"]:
+def repatchify(patches: Shaped[Tensor, "*n p q c"], patch_size: int) -> Shaped[Tensor, "*n subpixels m"]:
     """Patches `[..., p, q, C]` → smaller ones `[..., (p/ps)(q/ps), C ps^2]`, row by row, each as one vector."""
     if patch_size == 1:
         return patches.flatten(-3, -2)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.data.batch import Batch, Draw
+from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.loader import Crop, MaskedCrop, collate
 from hybrid_patch.data.masking import Mask, coarse_presence
-from hybrid_patch.data.patchify import cut
+from hybrid_patch.data.patchify import patchify
 from hybrid_patch.model.hybrid import HybridModel
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.tokens import FineTokens, Positions, images
@@ -55,7 +55,7 @@ def embed(
     if projection is not None and pooling != "mean":
         raise ValueError(f"pooling={pooling}: only a mean can be projected")
     batch = _everything_seen(crops, sizes, modalities, absent or {}).map(lambda x: x.to(device))
-    patches = {name: cut(pixels, sizes.processing) for name, pixels in batch.pixels.items()}
+    patches = {name: patchify(pixels, sizes.processing) for name, pixels in batch.pixels.items()}
     _, latents = model.encode(patches, batch)
     each = sizes.output if repeat else 1
     totals, counts, concatenated = [], [], []
@@ -95,7 +95,7 @@ def _everything_seen(
             masks[name][..., list(absent.get(name, ()))] = Mask.MISSING
         masked.append(MaskedCrop(crop, masks, {}))
     inputs = [name for name, modality in modalities.items() if not modality.decode_only]
-    return collate(masked, inputs, Draw(torch.zeros(0, dtype=torch.long), torch.zeros(0)))
+    return collate(masked, inputs, QuerySampling(torch.zeros(0, dtype=torch.long), torch.zeros(0)))
 
 
 def _side_by_side(fine: FineTokens) -> Float[Tensor, "n fh fw tsd"]:

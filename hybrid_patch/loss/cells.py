@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from hybrid_patch.data.batch import Batch, Draw
+from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.packing import Packing
-from hybrid_patch.data.patchify import cut_again
+from hybrid_patch.data.patchify import repatchify
 from hybrid_patch.loss.queries import Queries, draw_queries
 from hybrid_patch.model.tokens import Positions, Tokens
 
@@ -41,7 +41,7 @@ class Cells(NamedTuple):
         """The fine tokens that the queries need."""
         if self.share is None:
             return self.queries.positions
-        return Positions(self.queries.positions.cells, self.everywhere.places)
+        return Positions(self.queries.positions.cells, self.everywhere.subpixels)
 
     @property
     def everywhere(self) -> Positions:
@@ -77,14 +77,14 @@ def cells_of(
         means: compare the mean of each cell's output patches.
     """
     band_sets, factor = batch.masks[name].shape[-1], patches.shape[4] // output
-    pixels = packing.over(band_sets).gather(cut_again(patches, output).flatten(1, 3))
-    measured = batch.measured(name, packing, output)
+    pixels = packing.over(band_sets).gather(repatchify(patches, output).flatten(1, 3))
+    measured = batch.valid_patches(name, packing, output)
     band_set = packing.index % band_sets
     if not means:
-        queries = draw_queries(packing, factor, most_queries, usual_cells, batch.draw)
+        queries = draw_queries(packing, factor, most_queries, usual_cells, batch.query_sampling)
         return Cells(name, packing, band_set, measured, pixels, measured, queries, None)
-    draw = Draw(torch.zeros_like(batch.draw.places[:1]), batch.draw.strata)
-    queries = draw_queries(packing, 1, most_queries, usual_cells, draw)
+    sampling = QuerySampling(torch.zeros_like(batch.query_sampling.subpixels[:1]), batch.query_sampling.strata)
+    queries = draw_queries(packing, 1, most_queries, usual_cells, sampling)
     share = measured / measured.sum(-1, keepdim=True).clamp(min=1)
     take = measured.any(-1, keepdim=True)
     mean = (share[..., None] * pixels).sum(2, keepdim=True)

@@ -11,8 +11,8 @@ from hybrid_patch.config.curriculum import PatchSizes, all_sizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config, ContrastiveTerm
 from hybrid_patch.data.batch import Batch, Guide
-from hybrid_patch.data.masking import Mask, usual_tokens
-from hybrid_patch.data.patchify import cut
+from hybrid_patch.data.masking import Mask, expected_tokens
+from hybrid_patch.data.patchify import patchify
 from hybrid_patch.loss.all_gather import global_sum, world_size
 from hybrid_patch.loss.cells import Cells, cells_of
 from hybrid_patch.loss.heads import ProjectAndAggregate
@@ -21,7 +21,7 @@ from hybrid_patch.loss.patch_discrimination import patch_discrimination
 from hybrid_patch.loss.reconstruction import reconstruction
 from hybrid_patch.loss.targets import RandomTargets
 from hybrid_patch.model.hybrid import HybridModel
-from hybrid_patch.model.profiling import UPSAMPLER, part_of_a_step
+from hybrid_patch.model.profiling import UPSAMPLER, profiled
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid, Tokens
 from hybrid_patch.model.upsampler import Upsampler
 
@@ -95,7 +95,7 @@ class Objective(nn.Module):
             share: if this is a part of a batch (`shares`): the terms are then its share of the batch's, and add up.
         """
         terms: dict[str, Float[Tensor, ""]] = {}
-        patches = {name: cut(pixels, sizes.processing) for name, pixels in batch.pixels.items()}
+        patches = {name: patchify(pixels, sizes.processing) for name, pixels in batch.pixels.items()}
         with self._blocks(batch):
             latents, encoded = self.model.encode(patches, batch)
         if self.loss.visible.weight > 0 or self.loss.instance.weight > 0:
@@ -121,7 +121,7 @@ class Objective(nn.Module):
             global_sum(
                 torch.stack(
                     [
-                        batch.measured(name, packing, sizes.output).flatten(1).any(1).sum()
+                        batch.valid_patches(name, packing, sizes.output).flatten(1).any(1).sum()
                         for name, packing in tokens.each.items()
                     ]
                 ).float()
@@ -139,7 +139,7 @@ class Objective(nn.Module):
 
     def _vectors(self, batch: Batch, sizes: PatchSizes) -> Float[Tensor, "bv d"]:
         """What the instance term compares."""
-        patches = {name: cut(pixels, sizes.processing) for name, pixels in batch.pixels.items()}
+        patches = {name: patchify(pixels, sizes.processing) for name, pixels in batch.pixels.items()}
         with self._blocks(batch):
             _, encoded = self.model.encode(patches, batch)
         sums = []
@@ -235,7 +235,7 @@ class Objective(nn.Module):
     def _cells(self, name: str, batch: Batch, patches: Patches, sizes: PatchSizes, value: Mask) -> Cells:
         packings = batch.encoded if value == Mask.ENCODE else batch.decoded
         _, h, w, t, s = batch.masks[name].shape
-        usual = usual_tokens(self.masking, self.modalities[name], (h, w, t, s), value)
+        usual = expected_tokens(self.masking, self.modalities[name], (h, w, t, s), value)
         means = self.loss.patch_size == "processing"
         most = self.loss.max_queries
         return cells_of(name, batch, patches[name], sizes.output, packings.each[name], most, usual, means)
@@ -244,7 +244,7 @@ class Objective(nn.Module):
         """The precision of attention."""
         return torch.autocast(batch.timestamps.device.type, torch.bfloat16, enabled=self.mixed)
 
-    @part_of_a_step(UPSAMPLER)
+    @profiled(UPSAMPLER)
     def _upsample(
         self,
         upsampler: Upsampler,

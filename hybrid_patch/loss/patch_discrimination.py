@@ -18,7 +18,7 @@ SAME, FAR = 1e-13, 1e9
 def patch_discrimination(
     predictions: Tokens,
     targets: TargetKeys,
-    take: Bool[Tensor, "b n places"],
+    take: Bool[Tensor, "b n subpixels"],
     queries: Queries,
     temperature: float,
     most_distinct: int | None,
@@ -31,8 +31,8 @@ def patch_discrimination(
 
     Args:
         predictions: tokens at the positions of the queries, factored, in float32.
-        targets: of all places of all cells that may be asked about.
-        take: the places that count (no missing pixel), as keys and as queries.
+        targets: of all subpixels of all cells that may be asked about.
+        take: the subpixels that count (no missing pixel), as keys and as queries.
         queries: which of them are queries; the mean over all is estimated by theirs.
         most_distinct: where the targets have codes, positions with equal ones are no negatives of each other; so many
             distinct ones there can be at most in a sample (None: as many as positions).
@@ -51,8 +51,8 @@ def patch_discrimination(
         bias = torch.where(keep, 0.0, NEVER).to(key.dtype)
         loss = log_sum_exp(query, key, bias, backend, chunk) - (query * own).sum(-1)
     else:
-        places = min(key.shape[1], (most_distinct or key.shape[1]) + 1)
-        first, counts, kind = count_equal(targets.code.flatten(1), keep, places)
+        slots = min(key.shape[1], (most_distinct or key.shape[1]) + 1)
+        first, counts, kind = count_equal(targets.code.flatten(1), keep, slots)
         distinct = take_rows(key, first).reshape(*first.shape, -1)
         asked, asked_kind = queries.of(take).flatten(1), queries.of(kind.reshape(take.shape)).flatten(1)
         loss = _among_distinct(query, distinct, counts, asked_kind, asked, backend, chunk)
@@ -90,18 +90,18 @@ def _among_distinct(
 
 
 def count_equal(
-    code: Float[Tensor, "b n"], keep: Bool[Tensor, "b n"], places: int
+    code: Float[Tensor, "b n"], keep: Bool[Tensor, "b n"], slots: int
 ) -> tuple[Int[Tensor, "b u"], Int[Tensor, "b u"], Int[Tensor, "b n"]]:
-    """The distinct codes of the kept positions of each sample, in `places` places.
+    """The distinct codes of the kept positions of each sample, in `slots` slots.
 
     Returns:
-        A position that has each; how many have it (0 at places to spare); and which of them every kept position has.
+        A position that has each; how many have it (0 in unused slots); and which of them every kept position has.
     """
     ordered, order = code.masked_fill(~keep, FAR).sort(dim=1)
     new = torch.ones_like(keep)
     new[:, 1:] = ordered.diff(dim=1) > SAME
     run = new.cumsum(1) - 1
-    empty = torch.zeros(len(code), places, dtype=torch.long, device=code.device)
+    empty = torch.zeros(len(code), slots, dtype=torch.long, device=code.device)
     counts = empty.scatter_add(1, run, keep.gather(1, order).long())
     first = empty.scatter_reduce(1, run, order, "amax")
     return first, counts, torch.zeros_like(order).scatter(1, order, run)

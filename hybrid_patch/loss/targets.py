@@ -80,7 +80,7 @@ class RandomTargets(nn.Module):
         """The targets, D wide.
 
         Args:
-            patches: pixels of output patches, `m = C ps^2` numbers each, in p places of n cells.
+            patches: pixels of output patches, `m = C ps^2` numbers each, in p subpixels of n cells.
             band_set: which band set the tokens of a cell stand for.
         """
         return self._inputs(name, patches, band_set, patch_size) @ self.table(name, patch_size)

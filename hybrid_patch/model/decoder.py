@@ -12,7 +12,7 @@ from hybrid_patch.data.batch import MaskedTokens
 from hybrid_patch.model.encodings import Encodings
 from hybrid_patch.model.sequence import flatten
 from hybrid_patch.model.tokens import Positions
-from hybrid_patch.model.transformer import Stack
+from hybrid_patch.model.transformer import Transformer
 
 
 class Decoder(nn.Module):
@@ -29,7 +29,7 @@ class Decoder(nn.Module):
         self.context = nn.Linear(encoder_width, size.width)
         self.query = nn.Parameter(torch.randn(size.width) * 0.02)
         self.encodings = Encodings(modalities, size.width)
-        self.stack = Stack(size, runtime)
+        self.transformer = Transformer(size, runtime)
 
     def forward(
         self,
@@ -90,5 +90,5 @@ class Decoder(nn.Module):
         encodings: Mapping[str, Float[Tensor, "b _ _ _ _ w"]],
     ) -> Float[Tensor, "bv m w"]:
         """What stands where, by the encodings of what is asked."""
-        places = visible.together.gather(flatten({name: encodings[name] for name in visible.each}))
-        return self.stack(self.query + asked, self.context(latents) + places, visible.together.keep)
+        located = visible.together.gather(flatten({name: encodings[name] for name in visible.each}))
+        return self.transformer(self.query + asked, self.context(latents) + located, visible.together.padding_mask)

@@ -11,7 +11,7 @@ from hybrid_patch.data.packing import Packing
 from hybrid_patch.model.encodings import Encodings
 from hybrid_patch.model.patch_embed import PatchEmbed
 from hybrid_patch.model.sequence import flatten
-from hybrid_patch.model.transformer import Stack
+from hybrid_patch.model.transformer import Transformer
 
 
 class Encoder(nn.Module):
@@ -28,7 +28,7 @@ class Encoder(nn.Module):
         inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
         self.embed = nn.ModuleDict({name: PatchEmbed(m, size.width, base_patch_size) for name, m in inputs.items()})
         self.encodings = Encodings(inputs, size.width)
-        self.stack = Stack(size, runtime)
+        self.transformer = Transformer(size, runtime)
 
     def forward(
         self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], visible: Packing, timestamps: Int[Tensor, "b t 3"]
@@ -46,4 +46,4 @@ class Encoder(nn.Module):
             for name, x in patches.items()
             if name in self.embed
         }
-        return self.stack(visible.gather(flatten(tokens)), None, visible.keep)
+        return self.transformer(visible.gather(flatten(tokens)), None, visible.padding_mask)

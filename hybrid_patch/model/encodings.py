@@ -31,9 +31,7 @@ def cycle(length: int, width: int) -> Float[Tensor, "length width"]:
 
 
 @functools.lru_cache(maxsize=64)
-def place_on_the_ground(
-    grid: tuple[int, int], step: float, width: int, device: torch.device
-) -> Float[Tensor, "h w width"]:
+def ground_encoding(grid: tuple[int, int], step: float, width: int, device: torch.device) -> Float[Tensor, "h w width"]:
     """Sines of the rows of a grid's cells in the first half of the width, of their columns in the second.
 
     Args:
@@ -44,7 +42,7 @@ def place_on_the_ground(
 
 
 @functools.lru_cache(maxsize=64)
-def place_in_the_series(length: int, width: int, device: torch.device) -> Float[Tensor, "length width"]:
+def series_encoding(length: int, width: int, device: torch.device) -> Float[Tensor, "length width"]:
     """Sines of 0, 1, ..., length - 1."""
     return sine(torch.arange(length, device=device), width)
 
@@ -82,11 +80,11 @@ class Encodings(nn.Module):
         b, t = timestamps.shape[:2] if modality.temporal else (len(timestamps), 1)
         shape = (b, *grid, t, len(band_set), self.quarter)
         if modality.temporal:
-            order = place_in_the_series(t, self.quarter, device)[None, None, None, :, None]
+            order = series_encoding(t, self.quarter, device)[None, None, None, :, None]
             month = self.months[timestamps[..., 1]][:, None, None, :, None]  # type: ignore[index]
         else:
             order = month = torch.zeros(1, device=device)
-        space = place_on_the_ground(grid, patch_size * modality.gsd / REFERENCE_GSD, self.quarter, device)
+        space = ground_encoding(grid, patch_size * modality.gsd / REFERENCE_GSD, self.quarter, device)
         parts = (band_set, order, month, space[None, :, :, None, None])
         return torch.cat([part.to(dtype).expand(shape) for part in parts], dim=-1)
 
@@ -109,9 +107,9 @@ class Encodings(nn.Module):
         coarse = positions.cells.gather(self(name, grid, patch_size, timestamps).flatten(1, 4))
         h, w = grid
         step = patch_size / factor * self.modalities[name].gsd / REFERENCE_GSD
-        ground = place_on_the_ground((h * factor, w * factor), step, self.quarter, coarse.device)
-        places = rearrange(ground, "(h i) (w j) d -> (h w) (i j) d", h=h, w=w)[:, positions.places]
+        ground = ground_encoding((h * factor, w * factor), step, self.quarter, coarse.device)
+        ground = rearrange(ground, "(h i) (w j) d -> (h w) (i j) d", h=h, w=w)[:, positions.subpixels]
         cells = positions.cells.index // (positions.cells.length // (h * w))
-        space = places.index_select(0, cells.flatten()).unflatten(0, cells.shape).to(coarse.dtype)
+        space = ground.index_select(0, cells.flatten()).unflatten(0, cells.shape).to(coarse.dtype)
         rest = coarse[:, :, None, : 3 * self.quarter].expand(-1, -1, space.shape[2], -1)
         return torch.cat([rest, space], dim=-1)

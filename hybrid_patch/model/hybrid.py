@@ -13,7 +13,7 @@ from hybrid_patch.data.masking import Mask
 from hybrid_patch.model import upsampler
 from hybrid_patch.model.decoder import Decoder
 from hybrid_patch.model.encoder import Encoder
-from hybrid_patch.model.profiling import DECODER, ENCODER, part_of_a_step
+from hybrid_patch.model.profiling import DECODER, ENCODER, profiled
 from hybrid_patch.model.sequence import unflatten
 from hybrid_patch.model.tokens import DenseTokens, Positions, TokenGrid
 
@@ -35,7 +35,7 @@ class HybridModel(nn.Module):
             chosen = config.decoder.upsampler or config.upsampler
             self.decoder_upsampler = upsampler.build(chosen, decoder.width, factors, None)
 
-    @part_of_a_step(ENCODER)
+    @profiled(ENCODER)
     def encode(
         self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], batch: Batch
     ) -> tuple[Float[Tensor, "bv n d"], dict[str, TokenGrid]]:
@@ -47,14 +47,14 @@ class HybridModel(nn.Module):
         latents = self.encoder(patches, batch.encoded.together, batch.timestamps)
         return latents, _on_grids(latents, batch.encoded, batch.masks, Mask.ENCODE)
 
-    @part_of_a_step(DECODER)
+    @profiled(DECODER)
     def decode(self, latents: Float[Tensor, "bv n d"], batch: Batch, patch_size: int) -> dict[str, TokenGrid]:
         """Predictions for the DECODE tokens, per modality, at the processing patch size."""
         grids = _sides(batch)
         predictions = self.decoder(latents, batch.encoded, batch.decoded, grids, batch.timestamps, patch_size)
         return _on_grids(predictions, batch.decoded, batch.masks, Mask.DECODE)
 
-    @part_of_a_step(DECODER)
+    @profiled(DECODER)
     def decode_fine(
         self, latents: Float[Tensor, "bv n d"], batch: Batch, positions: Mapping[str, Positions], sizes: PatchSizes
     ) -> dict[str, DenseTokens]:

@@ -1,7 +1,7 @@
 """Where a fine token lies between coarse ones.
 
-A fine token is a weighted sum of the 3 × 3 coarse cells around it, and the weights depend only on its place in its own
-cell. So fine tokens are worked out cell by cell with small matrices, `[f^2 places, 9 neighbours]`, instead of by
+A fine token is a weighted sum of the 3 × 3 coarse cells around it, and the weights depend only on which subpixel of its
+cell it is. So fine tokens are computed cell by cell with small matrices, `[f^2 subpixels, 9 neighbours]`, instead of by
 resizing whole images. The numbers are those of `F.interpolate(mode="bilinear", align_corners=False)`: at the edge of a
 grid the missing neighbours are the edge's own cells.
 """
@@ -14,8 +14,8 @@ from torch import Tensor
 
 
 @functools.lru_cache(maxsize=64)
-def place_weights(factor: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "places around"]:
-    """`[f^2, 9]`: bilinear weights of the cells around, for every place in a cell, both row by row; `[1, 1]` for 1."""
+def bilinear_weights(factor: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "subpixels neighbours"]:
+    """`[f^2, 9]`: bilinear weights of the 3 × 3 cells, for every subpixel, both row by row; `[1, 1]` for 1."""
     if factor == 1:
         return torch.ones(1, 1, dtype=dtype, device=device)
     offset = (torch.arange(factor, dtype=torch.float64) + 0.5) / factor - 0.5
@@ -24,10 +24,12 @@ def place_weights(factor: int, dtype: torch.dtype, device: torch.device) -> Floa
 
 
 @functools.lru_cache(maxsize=64)
-def cells_around(grid: tuple[int, int], rest: int, factor: int, device: torch.device) -> Int[Tensor, "cells around"]:
-    """Of every cell of `[h, w, rest]`, flattened, the flat indices of the cells around it in its own image.
+def neighbouring_cells(
+    grid: tuple[int, int], rest: int, factor: int, device: torch.device
+) -> Int[Tensor, "cells neighbours"]:
+    """The flat indices of each cell's neighbours in its own image, for all cells of `[h, w, rest]`, flattened.
 
-    In the order of `place_weights`: 3 × 3 row by row, edges repeated; the cell alone for factor 1.
+    In the order of `bilinear_weights`: 3 × 3 row by row, edges repeated; the cell alone for factor 1.
     """
     h, w = grid
     steps = torch.tensor([0]) if factor == 1 else torch.tensor([-1, 0, 1])

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.model.profiling import EMBEDDING, part_of_a_step
+from hybrid_patch.model.profiling import EMBEDDING, profiled
 
 
 @functools.lru_cache(maxsize=64)
@@ -54,7 +54,7 @@ class PatchEmbed(nn.Module):
         resize = kernel_resize(self.base, patch_size, kernel.dtype, kernel.device)
         return (resize.mT @ kernel.reshape(self.base**2, -1)).reshape(-1, kernel.shape[1])
 
-    @part_of_a_step(EMBEDDING)
+    @profiled(EMBEDDING)
     def forward(self, patches: Float[Tensor, "b h w t p q c"]) -> Float[Tensor, "b h w t s d"]:
         """`[B, h, w, T, ps, ps, C]` → `[B, h, w, T, S, D]`."""
         size, every = patches.shape[-2], tuple(range(patches.shape[-1]))

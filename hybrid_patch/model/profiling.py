@@ -8,5 +8,5 @@ from torch.profiler import record_function
 
 EMBEDDING, ENCODER, DECODER, UPSAMPLER, LOSS = PARTS = ("embedding", "encoder", "decoder", "upsampler", "loss")
 
-part_of_a_step = record_function
+profiled = record_function
 """A decorator that takes the part's name. The function must not call itself, not even by way of another."""

@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hybrid_patch.data.packing import Packing, everything, take_rows
-from hybrid_patch.model.interpolation import cells_around, place_weights
-from hybrid_patch.model.profiling import UPSAMPLER, part_of_a_step
+from hybrid_patch.model.interpolation import bilinear_weights, neighbouring_cells
+from hybrid_patch.model.profiling import UPSAMPLER, profiled
 
 SMALLEST_WEIGHT = 1e-3
-"""A cell under the mask has a weight of 1/4 or more in its own places: this only guards padded places against 0/0."""
+"""A cell under the mask has a weight of 1/4 or more in its own subpixels: this only guards padding against 0/0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,26 +42,26 @@ class TokenGrid:
 
 @dataclasses.dataclass(frozen=True)
 class Positions:
-    """Fine positions: some coarse cells of each sample, and some of the f^2 places in them, the same in all cells.
+    """Fine positions: some coarse cells of each sample, and some of the f^2 subpixels in them, the same in all cells.
 
     Attributes:
         cells: which cells of the flattened grid `[B, h w ...]`.
-        places: `[p]` which places of a cell, counted row by row.
+        subpixels: `[p]` which subpixels of a cell, counted row by row.
     """
 
     cells: Packing
-    places: Int[Tensor, " p"]
+    subpixels: Int[Tensor, " p"]
 
     @classmethod
     def everywhere(cls, mask: Bool[Tensor, "b h w *ts"], factor: int) -> "Positions":
-        """All places of all cells of a grid, whether or not a mask covers them."""
+        """All subpixels of all cells of a grid, whether or not a mask covers them."""
         cells = everything(len(mask), mask[0].numel(), mask.device)
         return cls(cells, torch.arange(factor**2, device=mask.device))
 
 
 @dataclasses.dataclass(frozen=True)
 class FineTokens:
-    """Tokens at fine positions, factored: `[B, n, p]` of them, n cells of each sample and p places in each cell.
+    """Tokens at fine positions, factored: `[B, n, p]` of them, n cells of each sample and p subpixels in each cell.
 
     The interpolation knows the mask: only coarse tokens under it take part, `U(P m) / U(m)`, so that hidden tokens do
     not bleed into visible ones. Positions in cells outside the mask have values that mean nothing.
@@ -104,45 +104,45 @@ class FineTokens:
         basis = None if self.basis is None else self.basis @ weight
         return dataclasses.replace(self, grid=TokenGrid(tokens, self.grid.mask), basis=basis)
 
-    @part_of_a_step(UPSAMPLER)
+    @profiled(UPSAMPLER)
     def project(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "b n p k"]:
         """`fine W` without the fine tokens: `U (P W) + G (V W)`."""
-        fine = self._weights @ (self._around @ weight)
+        fine = self._weights @ (self._neighbours @ weight)
         if self.low_rank is None:
             return fine
         detail, basis = self.low_rank
         return fine + detail @ (basis @ weight)
 
-    @part_of_a_step(UPSAMPLER)
+    @profiled(UPSAMPLER)
     def squared_norm(self) -> Float[Tensor, "b n p"]:
         """`|fine|^2`, from the products of the coarse tokens around a cell with each other: `w^T (P P^T) w`."""
-        around, weights = self._around, self._weights
-        norm = ((weights @ (around @ around.mT)) * weights).sum(-1)
+        neighbours, weights = self._neighbours, self._weights
+        norm = ((weights @ (neighbours @ neighbours.mT)) * weights).sum(-1)
         if self.low_rank is not None:
             detail, basis = self.low_rank
-            across = weights @ (around @ basis.mT)
+            across = weights @ (neighbours @ basis.mT)
             norm = norm + ((2 * across + detail @ (basis @ basis.mT)) * detail).sum(-1)
         return norm.clamp(min=0)
 
-    @part_of_a_step(UPSAMPLER)
+    @profiled(UPSAMPLER)
     def dense(self) -> Float[Tensor, "b n p d"]:
         """The fine tokens themselves, D numbers each. Costs f^2 times the memory of the coarse ones."""
-        fine = self._weights @ self._around
+        fine = self._weights @ self._neighbours
         if self.low_rank is None:
             return fine
         detail, basis = self.low_rank
         return fine + detail @ basis
 
-    @part_of_a_step(UPSAMPLER)
+    @profiled(UPSAMPLER)
     def pooled_sum(self, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
         """The sum of the fine tokens to take, per sample: U transposed does the work, on one number per coarse cell."""
         tokens = self.grid.masked().flatten(1, -2)
         share = torch.einsum("bnpa,bnp->bna", self._weights, take.to(tokens.dtype)).flatten(1)
-        per_cell = torch.zeros_like(tokens[..., 0]).scatter_add(1, self._cells_around.flatten(1), share)
+        per_cell = torch.zeros_like(tokens[..., 0]).scatter_add(1, self._neighbouring_cells.flatten(1), share)
         total = torch.einsum("bnd,bn->bd", tokens, per_cell)
         return total if self.low_rank is None else total + self.detail_sum(take)
 
-    @part_of_a_step(UPSAMPLER)
+    @profiled(UPSAMPLER)
     def detail_sum(self, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
         """The same of the detail alone; zeros if there is none."""
         if self.low_rank is None:
@@ -150,16 +150,16 @@ class FineTokens:
         detail, basis = self.low_rank
         return torch.where(take[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
 
-    @part_of_a_step(UPSAMPLER)
+    @profiled(UPSAMPLER)
     def cell_means(self, share: Float[Tensor, "b n p"]) -> "DenseTokens":
         """One token per cell: the sum of its fine tokens, each times its share."""
-        means = torch.einsum("bnpa,bnp->bna", self._weights, share)[:, :, None] @ self._around
+        means = torch.einsum("bnpa,bnp->bna", self._weights, share)[:, :, None] @ self._neighbours
         if self.low_rank is not None:
             detail, basis = self.low_rank
             means = means + torch.einsum("bnpr,bnp->bnr", detail, share)[:, :, None] @ basis
         return DenseTokens(means)
 
-    @part_of_a_step(UPSAMPLER)
+    @profiled(UPSAMPLER)
     def summed_images(self, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b fh fw d"]:
         """The sum over timesteps and band sets of the fine tokens to take, for positions everywhere.
 
@@ -167,32 +167,32 @@ class FineTokens:
         """
         h, w = self.grid.mask.shape[1:3]
         weights = (self._weights * take[..., None]).unflatten(1, (h * w, -1))
-        around = self._around.unflatten(1, (h * w, -1))
-        total = torch.einsum("bntpa,bntad->bnpd", weights, around)
+        neighbours = self._neighbours.unflatten(1, (h * w, -1))
+        total = torch.einsum("bntpa,bntad->bnpd", weights, neighbours)
         if self.low_rank is not None:
             detail, basis = self.low_rank
             total = total + torch.where(take[..., None], detail, 0).unflatten(1, (h * w, -1)).sum(2) @ basis
         return images(total, (h, w), self.factor)
 
     @functools.cached_property
-    def _cells_around(self) -> Int[Tensor, "b n around"]:
+    def _neighbouring_cells(self) -> Int[Tensor, "b n neighbours"]:
         h, w, *rest = self.grid.mask.shape[1:]
-        cells = cells_around((h, w), torch.Size(rest).numel(), self.factor, self.grid.mask.device)
+        cells = neighbouring_cells((h, w), torch.Size(rest).numel(), self.factor, self.grid.mask.device)
         index = self.positions.cells.index
         return cells.index_select(0, index.flatten()).reshape(*index.shape, -1)
 
     @functools.cached_property
-    def _around(self) -> Float[Tensor, "b n around d"]:
+    def _neighbours(self) -> Float[Tensor, "b n neighbours d"]:
         """The coarse tokens around each cell, zeros where there is none."""
         tokens = self.grid.masked().flatten(1, -2)
-        return take_rows(tokens, self._cells_around).reshape(*self._cells_around.shape, -1)
+        return take_rows(tokens, self._neighbouring_cells).reshape(*self._neighbouring_cells.shape, -1)
 
     @functools.cached_property
-    def _weights(self) -> Float[Tensor, "b n p around"]:
+    def _weights(self) -> Float[Tensor, "b n p neighbours"]:
         """What each of them counts at each place: `U(. m) / U(m)`."""
         tokens = self.grid.tokens
-        there = take_rows(self.grid.mask.flatten(1), self._cells_around).reshape(self._cells_around.shape)
-        weights = place_weights(self.factor, tokens.dtype, tokens.device).index_select(0, self.positions.places)
+        there = take_rows(self.grid.mask.flatten(1), self._neighbouring_cells).reshape(self._neighbouring_cells.shape)
+        weights = bilinear_weights(self.factor, tokens.dtype, tokens.device).index_select(0, self.positions.subpixels)
         masked = weights * there[:, :, None, :]
         return masked / masked.sum(-1, keepdim=True).clamp(min=SMALLEST_WEIGHT)
 
@@ -236,8 +236,10 @@ def _widened(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def images(values: Float[Tensor, "b hw places *d"], grid: tuple[int, int], factor: int) -> Float[Tensor, "b fh fw *d"]:
-    """Values of all places of all cells of a grid `[h, w]`, laid out as images."""
+def images(
+    values: Float[Tensor, "b hw subpixels *d"], grid: tuple[int, int], factor: int
+) -> Float[Tensor, "b fh fw *d"]:
+    """Values of all subpixels of all cells of a grid `[h, w]`, laid out as images."""
     b, _, _, *d = values.shape
     h, w = grid
     return values.reshape(b, h, w, factor, factor, *d).transpose(2, 3).reshape(b, h * factor, w * factor, *d)

@@ -15,27 +15,27 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.width, self.heads = width, heads
-        self.query_key_value = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
     def forward(
         self,
         x: Float[Tensor, "b n d"],
         context: Float[Tensor, "b m d"] | None,
-        keep: Bool[Tensor, "b m"] | None,
+        padding_mask: Bool[Tensor, "b m"] | None,
     ) -> Float[Tensor, "b n d"]:
         """Attends to `context`, or to `x` itself where that is None.
 
-        `keep` is False at tokens that are padding in what is attended to; None if there are none.
+        `padding_mask` is False at tokens that are padding in what is attended to; None if there are none.
         """
         query, key, value = self._heads(x, context)
-        mask = None if keep is None else keep[:, None, None, :]
+        mask = None if padding_mask is None else padding_mask[:, None, None, :]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, `[B, heads, N, D / heads]`: one product where all three are of the same tokens."""
-        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        weight, bias = self.qkv.weight, self.qkv.bias
         if context is None:
             parts = F.linear(x, weight, bias).chunk(3, dim=-1)
         else:
@@ -57,14 +57,17 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(
-        self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b m d"] | None, keep: Bool[Tensor, "b m"] | None
+        self,
+        x: Float[Tensor, "b n d"],
+        context: Float[Tensor, "b m d"] | None,
+        padding_mask: Bool[Tensor, "b m"] | None,
     ) -> Float[Tensor, "b n d"]:
-        """Self-attention where `context` is None; `keep` masks the sequence that is attended to."""
-        x = x + self.attention(self.attention_norm(x), context, keep)
+        """Self-attention where `context` is None; `padding_mask` masks the sequence that is attended to."""
+        x = x + self.attention(self.attention_norm(x), context, padding_mask)
         return x + self.mlp(self.mlp_norm(x))
 
 
-class Stack(nn.Module):
+class Transformer(nn.Module):
     """Blocks in a row, and a norm at the end.
 
     Of the runtime's options, `gradient_checkpointing` keeps only the blocks' inputs for the backward pass, and
@@ -82,14 +85,17 @@ class Stack(nn.Module):
                 block.compile()
 
     def forward(
-        self, x: Float[Tensor, "b n d"], context: Float[Tensor, "b m d"] | None, keep: Bool[Tensor, "b m"] | None
+        self,
+        x: Float[Tensor, "b n d"],
+        context: Float[Tensor, "b m d"] | None,
+        padding_mask: Bool[Tensor, "b m"] | None,
     ) -> Float[Tensor, "b n d"]:
         """All blocks over `x`; each attends to `context`, or to `x` itself where that is None."""
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, context, keep, use_reentrant=False)
+                x = checkpoint(block, x, context, padding_mask, use_reentrant=False)
             else:
-                x = block(x, context, keep)
+                x = block(x, context, padding_mask)
         return self.norm(x)
 
 
@@ -98,5 +104,5 @@ def _initialise(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
     if isinstance(module, Attention):
-        for part in module.query_key_value.weight.chunk(3):  # three maps, though one parameter
+        for part in module.qkv.weight.chunk(3):  # three maps, though one parameter
             nn.init.xavier_uniform_(part)

@@ -31,8 +31,8 @@ class Hand:
         self.forward = dict.fromkeys(PARTS, 0)
         self.backward = dict.fromkeys(PARTS, 0)
         self.side = config.data.tile // sizes.processing
-        self.places = sizes.factor**2
-        self.around = 9 if sizes.factor > 1 else 1
+        self.subpixels = sizes.factor**2
+        self.neighbours = 9 if sizes.factor > 1 else 1
         self.width = config.model.encoder.width
         self.guided = ""  # the modality whose tokens are upsampled, guided
         self._embedding()
@@ -92,21 +92,21 @@ class Hand:
             self._product(part, ROWS * tokens, hidden, width, learning=2)
 
     def _drawn(self, name: str, ratio: float) -> tuple[int, int]:
-        """Cells and places that a loss asks about."""
+        """Cells and subpixels that a loss asks about."""
         cells, most = self._count(name, ratio), self.config.loss.max_queries
-        if most is None or cells * self.places <= most:
-            return cells, self.places
-        return min(cells, most), min(max(most // cells, 1), self.places)
+        if most is None or cells * self.subpixels <= most:
+            return cells, self.subpixels
+        return min(cells, most), min(max(most // cells, 1), self.subpixels)
 
     def _encoder_terms(self, name: str) -> None:
-        cells, places = self._drawn(name, self.config.masking.encode_ratio)
+        cells, subpixels = self._drawn(name, self.config.masking.encode_ratio)
         everywhere = self._count(name, self.config.masking.encode_ratio)
-        self.guided = name if isinstance(self.config.upsampler, Guided) and self.places > 1 else ""
-        self._upsampler(name, cells, places, self.width)
-        self._discrimination(name, cells, places, everywhere, self.width)
+        self.guided = name if isinstance(self.config.upsampler, Guided) and self.subpixels > 1 else ""
+        self._upsampler(name, cells, subpixels, self.width)
+        self._discrimination(name, cells, subpixels, everywhere, self.width)
         # Pooled: how much of each coarse token, their weighted sum, and that of the detail where it is asked for.
-        if self.places > 1:
-            self._product("upsampler", ROWS * everywhere * self.around, self.places, 1, learning=0)
+        if self.subpixels > 1:
+            self._product("upsampler", ROWS * everywhere * self.neighbours, self.subpixels, 1, learning=0)
         self._product("upsampler", ROWS, self._grid(name), self.width, learning=1)
         if self._rank:
             self._product("upsampler", ROWS, self._rank, self.width, learning=2)
@@ -114,13 +114,13 @@ class Hand:
 
     def _decoder_terms(self, name: str) -> None:
         width = self.config.model.decoder.width
-        cells, places = self._drawn(name, self.config.masking.decode_ratio)
-        self._upsampler(name, cells, places, width)
-        self._discrimination(name, cells, places, self._count(name, self.config.masking.decode_ratio), width)
+        cells, subpixels = self._drawn(name, self.config.masking.decode_ratio)
+        self._upsampler(name, cells, subpixels, width)
+        self._discrimination(name, cells, subpixels, self._count(name, self.config.masking.decode_ratio), width)
         if self.config.loss.reconstruct.weight:
             pixels = self.modalities[name].channels * self.sizes.output**2
             self._head(name, width, pixels)
-            self._dense(cells, places, pixels)
+            self._dense(cells, subpixels, pixels)
 
     @property
     def _rank(self) -> int:
@@ -144,23 +144,23 @@ class Hand:
         assert isinstance(self.config.upsampler, Learned)
         return [max(self.config.upsampler.width >> stage, 8) for stage in range(int(math.log2(self.sizes.factor)))]
 
-    def _upsampler(self, name: str, cells: int, places: int, width: int) -> None:
-        """The upsampler itself: a detail for each place asked for, or in stages, for all places of a cell.
+    def _upsampler(self, name: str, cells: int, subpixels: int, width: int) -> None:
+        """The upsampler itself: a detail for each place asked for, or in stages, for all subpixels of a cell.
 
-        Guided, it looks at all places of all images, or at some, where what is around these is less.
+        Guided, it looks at all subpixels of all images, or at some, where what is around these is less.
         """
         if self.guided:
             assert isinstance(self.config.upsampler, Guided)
             rank, random = self.config.upsampler.rank, self.config.upsampler.random_features
-            convolved = places if 9 * places < self.places else self.places
+            convolved = subpixels if 9 * subpixels < self.subpixels else self.subpixels
             images = ROWS * self._timesteps(name) * self.side**2 * convolved
             self._product("upsampler", images, 9 * self._looked_at, rank, learning=1)
             self._product("upsampler", ROWS * self._grid(name), width, rank, learning=2)
-            self._product("upsampler", ROWS * cells * places, self.around, rank, learning=1)
-            self._product("upsampler", ROWS * cells * places, rank, rank, learning=2)
-            self._product("upsampler", ROWS * cells * places, self.modalities[name].channels, random, learning=0)
+            self._product("upsampler", ROWS * cells * subpixels, self.neighbours, rank, learning=1)
+            self._product("upsampler", ROWS * cells * subpixels, rank, rank, learning=2)
+            self._product("upsampler", ROWS * cells * subpixels, self.modalities[name].channels, random, learning=0)
         if isinstance(self.config.upsampler, Subpixel) and self._rank:
-            self._product("upsampler", ROWS * cells, width, places * self._rank, learning=2)
+            self._product("upsampler", ROWS * cells, width, subpixels * self._rank, learning=2)
         if isinstance(self.config.upsampler, Learned) and self._rank:
             inputs = width
             for stage, outputs in enumerate(self._learned_widths()):
@@ -172,36 +172,36 @@ class Hand:
         self._product("loss", ROWS * self._grid(name), inputs, outputs, learning=2)
         self._product("loss", self._rank, inputs, outputs, learning=2)
 
-    def _dense(self, cells: int, places: int, width: int) -> None:
-        fine = ROWS * cells * places
-        self._product("upsampler", fine, self.around, width, learning=1)
+    def _dense(self, cells: int, subpixels: int, width: int) -> None:
+        fine = ROWS * cells * subpixels
+        self._product("upsampler", fine, self.neighbours, width, learning=1)
         self._product("upsampler", fine, self._rank, width, learning=2)
 
-    def _discrimination(self, name: str, cells: int, places: int, all_cells: int, inputs: int) -> None:
-        """Patch discrimination of queries in `cells` × `places` against the targets of all places of all cells."""
-        modality, width, rank, around = self.modalities[name], self.width, self._rank, self.around
-        fine, targets = ROWS * cells * places, ROWS * all_cells * self.places
+    def _discrimination(self, name: str, cells: int, subpixels: int, all_cells: int, inputs: int) -> None:
+        """Patch discrimination of queries in `cells` × `subpixels` against all targets."""
+        modality, width, rank, neighbours = self.modalities[name], self.width, self._rank, self.neighbours
+        fine, targets = ROWS * cells * subpixels, ROWS * all_cells * self.subpixels
         columns = modality.channels * self.sizes.output**2 + len(modality.band_sets)
         self._head(name, inputs, width)
         # The norm of the predictions: products of the tokens around a cell, and of those with the basis.
-        self._product("upsampler", ROWS * cells * around, width, around, learning=2)
-        self._product("upsampler", fine, around, around, learning=1)
-        self._product("upsampler", ROWS * cells * around, width, rank, learning=2)
-        self._product("upsampler", fine, around, rank, learning=1)
+        self._product("upsampler", ROWS * cells * neighbours, width, neighbours, learning=2)
+        self._product("upsampler", fine, neighbours, neighbours, learning=1)
+        self._product("upsampler", ROWS * cells * neighbours, width, rank, learning=2)
+        self._product("upsampler", fine, neighbours, rank, learning=1)
         self._product("upsampler", rank, width, rank, learning=2)
         self._product("upsampler", fine, rank, rank, learning=2)
         if columns > width:  # targets as wide as tokens are
             self._product("loss", targets, columns, width, learning=0)
-            self._dense(cells, places, width)
+            self._dense(cells, subpixels, width)
             columns = width
         else:
             self._product("loss", columns, width, columns, learning=0)  # the root of their norm
             self._product("loss", targets, columns, columns, learning=0)
-            self._product("upsampler", ROWS * cells * around, width, columns, learning=1)
-            self._product("upsampler", fine, around, columns, learning=1)
+            self._product("upsampler", ROWS * cells * neighbours, width, columns, learning=1)
+            self._product("upsampler", fine, neighbours, columns, learning=1)
             self._product("upsampler", rank, width, columns, learning=1)
             self._product("upsampler", fine, rank, columns, learning=2)
-        keys = all_cells * self.places
+        keys = all_cells * self.subpixels
         if modality.kind == "categorical":  # a key for each distinct target, and one for those left out
             keys = min(keys, modality.channels ** (self.sizes.output**2) + 1)
         padded = 8 * math.ceil((columns + 1) / 8)  # the bias is one more column
@@ -220,7 +220,7 @@ CASES = {
     "ps1 from a kernel of 8": ["patch=ps1", "model.base_patch_size=8"],
     "one date": ["patch=hybrid", "data.timesteps=1"],
     "four dates": ["patch=hybrid", "data.timesteps=4"],
-    "drawn places": ["patch=hybrid", "loss.max_queries=40"],
+    "drawn subpixels": ["patch=hybrid", "loss.max_queries=40"],
     "drawn cells": ["patch=ps1", "loss.max_queries=16"],
     "drawn, subpixel": ["patch=hybrid", "loss.max_queries=40", "upsampler=subpixel"],
     "few drawn, guided": ["patch=hybrid", "loss.max_queries=16", "upsampler=guided", "data.timesteps=4"],

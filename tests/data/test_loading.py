@@ -125,26 +125,26 @@ def test_each_epoch_sees_every_training_sample_once_in_another_order() -> None:
 
 def test_what_the_loss_draws_by_is_the_steps_own() -> None:
     options = ("patch=hybrid", "loss.max_queries=32")
-    first, again, other = (batch_of(steps(Memory(), *options), step).draw for step in (2, 2, 3))
-    assert sorted(first.places.tolist()) == list(range(64))
+    first, again, other = (batch_of(steps(Memory(), *options), step).query_sampling for step in (2, 2, 3))
+    assert sorted(first.subpixels.tolist()) == list(range(64))
     assert first.strata.shape == (32,)
-    assert torch.equal(first.places, again.places)
+    assert torch.equal(first.subpixels, again.subpixels)
     assert torch.equal(first.strata, again.strata)
-    assert not torch.equal(first.places, other.places)
+    assert not torch.equal(first.subpixels, other.subpixels)
     assert not torch.equal(first.strata, other.strata)
 
 
 def test_the_pixels_that_guide_are_the_sample_s_own_draw() -> None:
     source = Memory()
-    assert not batch_of(steps(source, "upsampler=subpixel"), 0).kept
+    assert not batch_of(steps(source, "upsampler=subpixel"), 0).guide_mask
     guided = batch_of(steps(source, "upsampler=guided", "upsampler.pixel_dropout=0.25"), 3)
     again = batch_of(steps(source, "upsampler=guided", "upsampler.pixel_dropout=0.25"), 3)
-    for name, kept in guided.kept.items():
-        assert kept.shape == (guided.views * len(guided.timestamps), *guided.valid[name].shape[1:])
-        assert kept.float().mean() == pytest.approx(0.75, abs=0.05)
-        assert torch.equal(kept, again.kept[name])
-        assert not torch.equal(kept[0], kept[1])
-    assert set(guided.kept) == set(guided.encoded.each)
+    for name, guide_mask in guided.guide_mask.items():
+        assert guide_mask.shape == (guided.views * len(guided.timestamps), *guided.valid[name].shape[1:])
+        assert guide_mask.float().mean() == pytest.approx(0.75, abs=0.05)
+        assert torch.equal(guide_mask, again.guide_mask[name])
+        assert not torch.equal(guide_mask[0], guide_mask[1])
+    assert set(guided.guide_mask) == set(guided.encoded.each)
 
 
 @pytest.mark.parametrize("views", [1, 2])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid_patch.config.schema import Masking, ModalityCrossRandomMasking, RandomMasking, SpaceMasking, TimeMasking
-from hybrid_patch.data.masking import Mask, coarse_presence, draw, usual_tokens
+from hybrid_patch.data.masking import Mask, coarse_presence, draw_masks, expected_tokens
 
 RATIOS = st.tuples(st.floats(0.05, 1), st.floats(0, 1)).map(lambda r: (r[0], min(r[1], 1 - r[0])))
 
@@ -24,7 +24,7 @@ def test_random_masking_keeps_its_ratios_in_every_sample(ratios: tuple[float, fl
     rng = np.random.default_rng(seed)
     present = presence(share, rng)
     config = RandomMasking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
-    masks = draw(config, MODALITIES, present, rng)
+    masks = draw_masks(config, MODALITIES, present, rng)
     for name, mask in masks.items():
         assert ((mask == Mask.MISSING) == ~present[name]).all()
         for there, values in zip(present[name], mask, strict=True):
@@ -45,8 +45,8 @@ def test_cross_masking_leaves_something_to_see_and_to_predict(
     cross = ModalityCrossRandomMasking(
         name="modality_cross_random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1
     )
-    before = draw(random, MODALITIES, present, np.random.default_rng(seed))
-    masks = draw(cross, MODALITIES, present, np.random.default_rng(seed))
+    before = draw_masks(random, MODALITIES, present, np.random.default_rng(seed))
+    masks = draw_masks(cross, MODALITIES, present, np.random.default_rng(seed))
     for value in (Mask.ENCODE, Mask.DECODE):
         for sample in range(4):
             some = {
@@ -65,7 +65,7 @@ def test_masks_are_uniform_over_positions() -> None:
     rng = np.random.default_rng(0)
     present = {"optical": np.ones((2000, 2, 2, 2, 2), bool)}
     config = RandomMasking(name="random", encode_ratio=0.25, decode_ratio=0.5, views=1)
-    mask = draw(config, MODALITIES, present, rng)["optical"]
+    mask = draw_masks(config, MODALITIES, present, rng)["optical"]
     assert np.abs((mask == Mask.ENCODE).mean(0) - 0.25).max() < 0.05
     assert np.abs((mask == Mask.DECODE).mean(0) - 0.5).max() < 0.05
 
@@ -98,7 +98,7 @@ def test_space_masking_hides_places_with_all_that_is_there(
     rng = np.random.default_rng(seed)
     present = presence(share, rng)
     config = SpaceMasking(name="space", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
-    masks = draw(config, MODALITIES, present, rng)
+    masks = draw_masks(config, MODALITIES, present, rng)
     inputs = [name for name, m in MODALITIES.items() if not m.decode_only]
     jointly_drawn([masks[name] for name in inputs], [present[name] for name in inputs], (3, 4))
     there = np.logical_or.reduce([present[name].any((3, 4)) for name in inputs])
@@ -121,7 +121,7 @@ def test_time_masking_hides_whole_timesteps_of_series(ratios: tuple[float, float
     modalities = {**MODALITIES, "radar": radar}
     present = presence(share, rng) | {"radar": rng.random((4, 3, 2, 2, 2)) < share}
     config = TimeMasking(name="time", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
-    masks = draw(config, modalities, present, rng)
+    masks = draw_masks(config, modalities, present, rng)
     assert list(masks) == list(present)
     for name, mask in masks.items():
         assert ((mask == Mask.MISSING) == ~present[name]).all()
@@ -148,6 +148,8 @@ def test_the_usual_number_of_tokens_is_that_where_nothing_is_missing(
 ) -> None:
     config = maskings(*ratios)[kind]
     modality = MODALITIES["optical"]
-    masks = draw(config, {"optical": modality}, {"optical": np.ones((1, 3, 2, t, 2), bool)}, np.random.default_rng(0))
+    masks = draw_masks(
+        config, {"optical": modality}, {"optical": np.ones((1, 3, 2, t, 2), bool)}, np.random.default_rng(0)
+    )
     for value in (Mask.ENCODE, Mask.DECODE):
-        assert usual_tokens(config, modality, (3, 2, t, 2), value) == (masks["optical"] == value).sum()
+        assert expected_tokens(config, modality, (3, 2, t, 2), value) == (masks["optical"] == value).sum()

@@ -33,4 +33,4 @@ def test_nothing_kept_leaves_one_padded_place(samples: int, length: int) -> None
 
 
 def test_full_rows_need_no_mask() -> None:
-    assert pack(torch.tensor([[True, False, True], [False, True, True]])).keep is None
+    assert pack(torch.tensor([[True, False, True], [False, True, True]])).padding_mask is None

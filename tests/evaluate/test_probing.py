@@ -10,7 +10,7 @@ from building import MODALITIES, OPTICAL, make_batch, remade, small, some_sample
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.loader import Crop
 from hybrid_patch.data.masking import Mask
-from hybrid_patch.data.patchify import cut
+from hybrid_patch.data.patchify import patchify
 from hybrid_patch.data.synthetic.spectra import CLASSES
 from hybrid_patch.embed.per_pixel import Projection, embed
 from hybrid_patch.evaluate.pictures import class_colours, shown_modality, stretch, visible_channels
@@ -41,7 +41,7 @@ def test_a_pixel_is_the_mean_of_its_tokens(processing: int, output: int) -> None
     sets = {name: (1, side, side, 2 if m.temporal else 1, len(m.band_sets)) for name, m in MODALITIES.items()}
     masks = {name: torch.full(shape, Mask.ENCODE, dtype=torch.int8) for name, shape in sets.items()}
     batch = remade(some_samples(make_batch(processing, samples=1), slice(0, 1)), masks=masks)
-    _, latents = model.encode({name: cut(x, processing) for name, x in batch.pixels.items()}, batch)
+    _, latents = model.encode({name: patchify(x, processing) for name, x in batch.pixels.items()}, batch)
     tokens = []
     for grid in latents.values():
         cells = model.encoder_upsampler(grid, sizes.factor, Positions.everywhere(grid.mask, sizes.factor)).dense()

@@ -12,8 +12,8 @@ from torch import Tensor
 from hybrid_patch.config.hydra_main import compose
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config, RandomMasking
-from hybrid_patch.data.batch import Batch, Draw
-from hybrid_patch.data.masking import coarse_presence, draw
+from hybrid_patch.data.batch import Batch, QuerySampling
+from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.packing import pack
 from hybrid_patch.data.registry import open_source
 from hybrid_patch.loss.objective import Objective
@@ -84,7 +84,7 @@ def make_batch(
         pixels[name], valid[name] = values, there
     present = {name: coarse_presence(v, patch_size, len(modalities[name].band_sets)) for name, v in valid.items()}
     masking = RandomMasking(name="random", encode_ratio=0.5, decode_ratio=0.5, views=2)
-    views = [draw(masking, modalities, present, rng) for _ in range(2)]
+    views = [draw_masks(masking, modalities, present, rng) for _ in range(2)]
     masks = {name: torch.from_numpy(np.stack([view[name] for view in views], axis=1)).flatten(0, 1) for name in present}
     months = rng.integers(12, size=(samples, timesteps))
     timestamps = np.stack([np.full_like(months, 15), months, np.full_like(months, 2024)], axis=-1)
@@ -94,7 +94,7 @@ def make_batch(
         torch.from_numpy(timestamps),
         masks,
         inputs(modalities),
-        draw_for(patch_size**2, seed),
+        query_sampling_for(patch_size**2, seed),
     )
 
 
@@ -103,14 +103,14 @@ def inputs(modalities: Mapping[str, Modality]) -> list[str]:
     return [name for name, modality in modalities.items() if not modality.decode_only]
 
 
-def draw_for(places: int, seed: int = 0, most: int = 16) -> Draw:
+def query_sampling_for(subpixels: int, seed: int = 0, most: int = 16) -> QuerySampling:
     """Random numbers of a step whose output patch size is 1."""
     rng = torch.Generator().manual_seed(seed)
-    return Draw(torch.randperm(places, generator=rng), torch.rand(most, generator=rng))
+    return QuerySampling(torch.randperm(subpixels, generator=rng), torch.rand(most, generator=rng))
 
 
 def under(mask: Tensor, factor: int) -> Positions:
-    """All places of the cells under a mask `[B, h, w, ...]`."""
+    """All subpixels of the cells under a mask `[B, h, w, ...]`."""
     return Positions(pack(mask.flatten(1)), torch.arange(factor**2))
 
 
@@ -127,7 +127,7 @@ def some_samples(batch: Batch, which: slice) -> Batch:
 
 def remade(batch: Batch, **changes: Any) -> Batch:
     """The batch with other pixels, masks, ... and what follows from them."""
-    names = ("pixels", "valid", "timestamps", "masks", "draw")
+    names = ("pixels", "valid", "timestamps", "masks", "query_sampling")
     parts = {name: getattr(batch, name) for name in names} | changes
     return Batch.of(**parts, inputs=list(batch.encoded.each))
 

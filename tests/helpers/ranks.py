@@ -74,7 +74,7 @@ def weights_of(run_dir: Path) -> dict[str, Tensor]:
     """
     weights: dict[str, Tensor] = {}
     for name, tensor in state_of(run_dir)["objective"].items():
-        if name.endswith("query_key_value.bias"):
+        if name.endswith("qkv.bias"):
             query, _, value = tensor.chunk(3)
             tensor = torch.cat([query, value])
         weights[name] = tensor

@@ -3,14 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from building import MODALITIES, draw_for, make_batch, remade, small
+from building import MODALITIES, make_batch, query_sampling_for, remade, small
 from torch import Tensor
 
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.packing import pack
-from hybrid_patch.data.patchify import cut, cut_again
+from hybrid_patch.data.patchify import patchify, repatchify
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.tokens import DenseTokens, FineTokens, Positions, TokenGrid
 
@@ -18,8 +18,8 @@ TEMPERATURE = 0.1
 
 
 def dense_of(objective: Objective, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
-    """Predictions of a modality at all places of its DECODE cells, through the head."""
-    latents, _ = objective.model.encode({n: cut(x, sizes.processing) for n, x in batch.pixels.items()}, batch)
+    """Predictions of a modality at all subpixels of its DECODE cells, through the head."""
+    latents, _ = objective.model.encode({n: patchify(x, sizes.processing) for n, x in batch.pixels.items()}, batch)
     where = {n: Positions(each, torch.arange(sizes.factor**2)) for n, each in batch.decoded.each.items()}
     if objective.model.predicts_fine:
         dense = objective.model.decode_fine(latents, batch, where, sizes)[name].dense()
@@ -32,8 +32,8 @@ def dense_of(objective: Objective, batch: Batch, sizes: PatchSizes, name: str) -
 def plain(objective: Objective, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
     """The loss of each sample that has one: means by hand, the whole matrix, torch's cross-entropy."""
     cells, sets = batch.decoded.each[name], len(MODALITIES[name].band_sets)
-    take = batch.measured(name, cells, sizes.output)
-    patches = cut_again(cut(batch.pixels[name], sizes.processing), sizes.output).flatten(1, 3)
+    take = batch.valid_patches(name, cells, sizes.output)
+    patches = repatchify(patchify(batch.pixels[name], sizes.processing), sizes.output).flatten(1, 3)
     targets = objective.targets(name, cells.over(sets).gather(patches), cells.index % sets, sizes.output)
     losses = []
     for p, t, chosen in zip(dense_of(objective, batch, sizes, name), targets, take, strict=True):
@@ -81,7 +81,10 @@ def test_drawn_cells_estimate_the_same() -> None:
     objectives[1].load_state_dict(objectives[0].state_dict())
     batch, sizes = make_batch(8), PatchSizes(8, 1)
     expected = objectives[0](batch, sizes)["decoded"]
-    found = [objectives[1](remade(batch, draw=draw_for(64, seed, 3)), sizes)["decoded"].detach() for seed in range(200)]
+    found = [
+        objectives[1](remade(batch, query_sampling=query_sampling_for(64, seed, 3)), sizes)["decoded"].detach()
+        for seed in range(200)
+    ]
     assert torch.stack(found).mean().item() == pytest.approx(expected.item(), rel=0.02)
 
 
@@ -118,7 +121,7 @@ def test_equal_means_of_a_map_are_no_negatives() -> None:
     one_class = torch.zeros_like(batch.pixels["cover"])
     one_class[..., 1] = 1
     batch = remade(batch, pixels={**batch.pixels, "cover": one_class})
-    patches = {name: cut(x, 8) for name, x in batch.pixels.items()}
+    patches = {name: patchify(x, 8) for name, x in batch.pixels.items()}
     cells = {name: objective._cells(name, batch, patches, sizes, Mask.DECODE) for name in MODALITIES}
     latents, _ = objective.model.encode(patches, batch)
     fine = objective._predict(batch, sizes, latents, cells)["cover"]

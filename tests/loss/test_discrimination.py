@@ -5,15 +5,15 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from building import MODALITIES, draw_for, make_batch
+from building import MODALITIES, make_batch, query_sampling_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hybrid_patch.data.batch import Batch, Draw
+from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.packing import pack
-from hybrid_patch.data.patchify import cut, cut_again
+from hybrid_patch.data.patchify import patchify, repatchify
 from hybrid_patch.loss.instance import instance_contrast
 from hybrid_patch.loss.logsumexp import Backend
 from hybrid_patch.loss.patch_discrimination import count_equal, patch_discrimination
@@ -56,10 +56,10 @@ def case(
         torch.nn.init.normal_(parameter, std=0.5)
     cells = batch.decoded.each[name]
     targets = RandomTargets(MODALITIES, width, [output], seed=0, centre=True).double()
-    patches = cut_again(cut(batch.pixels[name].double(), processing), output).flatten(1, 3)
+    patches = repatchify(patchify(batch.pixels[name].double(), processing), output).flatten(1, 3)
     sets = len(MODALITIES[name].band_sets)
     pixels, band_set = cells.over(sets).gather(patches), cells.index % sets
-    take = batch.measured(name, cells, output)
+    take = batch.valid_patches(name, cells, output)
     take[2:4] = False  # a sample with nothing to decode
     keys = targets.keys(name, pixels, band_set, output, name == "cover" if coded is None else coded)
     dense = targets(name, pixels, band_set, output)
@@ -117,7 +117,7 @@ def test_gradcheck_of_the_reference_path(name: str, most: int | None) -> None:
     c.take[2:4] = True
     if most is not None:
         cells = c.queries.positions.cells
-        c.queries = draw_queries(cells, 2, most, 2, draw_for(4, most=most))
+        c.queries = draw_queries(cells, 2, most, 2, query_sampling_for(4, most=most))
 
     def loss(coarse: Tensor) -> Tensor:
         c.grid = TokenGrid(coarse, c.grid.mask)
@@ -159,9 +159,9 @@ def test_drawn_queries_estimate_the_same_loss(name: str, factor: int, most: int)
     expected = mean(plain_losses(c, 0.1, name == "cover")).detach()
     estimates = []
     for seed in range(150):
-        c.queries = draw_queries(cells, factor, most, usual, draw_for(factor**2, seed, most))
+        c.queries = draw_queries(cells, factor, most, usual, query_sampling_for(factor**2, seed, most))
         drawn = c.queries.positions
-        assert drawn.cells.index.shape[1] * len(drawn.places) <= most
+        assert drawn.cells.index.shape[1] * len(drawn.subpixels) <= most
         estimates.append(our_loss(c, 0.1)[0].detach())
     values = torch.stack(estimates)
     error, spread = values.mean(0) - expected, values.std(0) / len(values) ** 0.5
@@ -174,9 +174,9 @@ def test_the_gradient_of_drawn_queries_is_unbiased_too() -> None:
     (expected,) = torch.autograd.grad(mean(plain_losses(c, 0.1, False)).sum(), c.coarse)
     total = torch.zeros_like(expected)
     for first in range(0, 64, 4):  # every place once
-        draw = dataclasses.replace(draw_for(64), places=torch.arange(64).roll(-first))
+        draw = dataclasses.replace(query_sampling_for(64), subpixels=torch.arange(64).roll(-first))
         c.queries = draw_queries(cells, 8, 32, 8, draw)
-        assert c.queries.positions.places.tolist() == list(range(first, first + 4))
+        assert c.queries.positions.subpixels.tolist() == list(range(first, first + 4))
         total += torch.autograd.grad(our_loss(c, 0.1)[0].sum(), c.coarse)[0] / 16
     torch.testing.assert_close(total, expected, rtol=1e-8, atol=1e-10)
 
@@ -188,7 +188,7 @@ def test_drawn_cells_stand_for_all_cells() -> None:
         mask[sample, :count] = True
     cells, total = pack(mask), torch.zeros(4, 40)
     for u in (torch.arange(460) + 0.5) / 460:
-        queries = draw_queries(cells, 1, 10, 40, Draw(torch.zeros(1).long(), u.expand(10)))
+        queries = draw_queries(cells, 1, 10, 40, QuerySampling(torch.zeros(1).long(), u.expand(10)))
         drawn = queries.positions.cells
         weight = queries.weight[:, None] * drawn.valid()
         total.scatter_add_(1, drawn.index, weight / 460)
@@ -198,8 +198,8 @@ def test_drawn_cells_stand_for_all_cells() -> None:
 def test_few_tokens_are_all_queries() -> None:
     cells = pack(torch.ones(2, 5).bool())
     for most in (None, 5 * 64, 10**6):
-        assert not draw_queries(cells, 8, most, 5, draw_for(64, most=most or 0)).drawn
-    assert draw_queries(cells, 8, 319, 5, draw_for(64, most=319)).drawn
+        assert not draw_queries(cells, 8, most, 5, query_sampling_for(64, most=most or 0)).drawn
+    assert draw_queries(cells, 8, 319, 5, query_sampling_for(64, most=319)).drawn
 
 
 @settings(max_examples=60)
@@ -222,7 +222,7 @@ def test_equal_codes_are_counted(seed: int, n: int, kinds: int) -> None:
 def test_equal_patches_of_a_map_have_equal_codes(output: int) -> None:
     rng = torch.Generator().manual_seed(0)
     kind = torch.randint(3, (2, 9 * 4, 9 * 4, 1), generator=rng).repeat_interleave(4, 1)[:, : 9 * 4]
-    cells = cut_again(cut(F.one_hot(kind, 4).float(), 4), output).flatten(1, 3)
+    cells = repatchify(patchify(F.one_hot(kind, 4).float(), 4), output).flatten(1, 3)
     targets = RandomTargets(MODALITIES, 200, [output], seed=0, centre=True)
     code = targets.keys("cover", cells, torch.zeros(2, 81).long(), output, coded=True).code
     assert code is not None

@@ -7,9 +7,9 @@ import torch
 from building import MODALITIES, make_batch, remade, small
 from torch import Tensor
 
-from hybrid_patch.data.batch import Batch, Draw
+from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.masking import Mask
-from hybrid_patch.data.patchify import cut
+from hybrid_patch.data.patchify import patchify
 from hybrid_patch.loss.cells import cells_of
 from hybrid_patch.loss.heads import ProjectAndAggregate
 from hybrid_patch.loss.instance import token_sum
@@ -28,19 +28,23 @@ def batch_of_uneven_samples() -> Batch:
     return remade(batch, masks={**batch.masks, "optical": mask})
 
 
-def draws(cells: int, places: list[Tensor]) -> list[Draw]:
-    """All of them: `cells` of a sample's cells at each of some lists of places."""
+def draws(cells: int, subpixels: list[Tensor]) -> list[QuerySampling]:
+    """All of them: `cells` of a sample's cells at each of some lists of subpixels."""
     strata = [torch.full((cells,), (i + 0.5) / CELLS) for i in range(CELLS if cells < CELLS else 1)]
-    return [Draw(some, stratum) for some in places for stratum in strata]
+    return [QuerySampling(some, stratum) for some in subpixels for stratum in strata]
 
 
 EVERYWHERE = torch.arange(FACTOR**2)
 DRAWS = {
-    "some places of all cells": draws(CELLS, [EVERYWHERE.roll(-i) for i in range(0, FACTOR**2, FEW)]),
+    "some subpixels of all cells": draws(CELLS, [EVERYWHERE.roll(-i) for i in range(0, FACTOR**2, FEW)]),
     "a place of some cells": draws(CELLS // 2, [EVERYWHERE.roll(-i) for i in range(FACTOR**2)]),
     "means of some cells": draws(CELLS // 2, [EVERYWHERE]),
 }
-MOST = {"some places of all cells": CELLS * FEW, "a place of some cells": CELLS // 2, "means of some cells": CELLS // 2}
+MOST = {
+    "some subpixels of all cells": CELLS * FEW,
+    "a place of some cells": CELLS // 2,
+    "means of some cells": CELLS // 2,
+}
 
 
 @pytest.mark.parametrize("upsampler", ["bilinear", "learned", "subpixel", "guided"])
@@ -51,13 +55,13 @@ def test_the_mean_of_all_draws_is_the_sum_over_all_positions(upsampler: str, cas
     objective = Objective(small("patch=hybrid", f"upsampler={upsampler}"), MODALITIES)
     for parameter in objective.model.encoder_upsampler.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    patches = {name: cut(pixels, 8) for name, pixels in batch.pixels.items()}
+    patches = {name: patchify(pixels, 8) for name, pixels in batch.pixels.items()}
     grid = objective.model.encode(patches, batch)[1]["optical"]
     aggregate = ProjectAndAggregate(grid.tokens.shape[-1], 2, before_pooling=False)
     packing = batch.encoded.each["optical"]
 
-    def found(most: int | None, draw: Draw) -> Tensor:
-        drawn_from = dataclasses.replace(batch, draw=draw)
+    def found(most: int | None, sampling: QuerySampling) -> Tensor:
+        drawn_from = dataclasses.replace(batch, query_sampling=sampling)
         some = cells_of("optical", drawn_from, patches["optical"], 1, packing, most, CELLS, means)
         assert some.queries.drawn == (most is not None)
         fine = objective.model.encoder_upsampler(grid, FACTOR, some.positions, batch.guide("optical"))
@@ -66,7 +70,7 @@ def test_the_mean_of_all_draws_is_the_sum_over_all_positions(upsampler: str, cas
         assert len(count.unique()) > 1
         return total
 
-    exact = found(None, batch.draw)
-    estimates = torch.stack([found(MOST[case], draw) for draw in DRAWS[case]])
+    exact = found(None, batch.query_sampling)
+    estimates = torch.stack([found(MOST[case], sampling) for sampling in DRAWS[case]])
     torch.testing.assert_close(estimates.mean(0), exact, rtol=2e-4, atol=2e-4)
     assert torch.allclose(estimates[0], exact) == (upsampler == "bilinear")

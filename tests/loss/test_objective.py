@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from building import MODALITIES, draw_for, make_batch, remade, small, some_samples
+from building import MODALITIES, make_batch, query_sampling_for, remade, small, some_samples
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.masking import Mask
-from hybrid_patch.data.patchify import cut
+from hybrid_patch.data.patchify import patchify
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.tokens import FineTokens, TokenGrid
@@ -51,7 +51,7 @@ def test_every_trainable_parameter_learns_and_no_frozen_one(
     for seed in range(2):  # the zero exits of the learned upsampler let gradients through after one step
         optimizer.zero_grad()
         batch = make_batch(processing, missing=missing, seed=seed)
-        batch = remade(batch, draw=draw_for((processing // output) ** 2, seed, most=5))
+        batch = remade(batch, query_sampling=query_sampling_for((processing // output) ** 2, seed, most=5))
         terms = objective(batch, PatchSizes(processing, output))
         terms["loss"].backward()
         optimizer.step()
@@ -121,7 +121,7 @@ def test_missing_pixels_of_a_hidden_patch_are_neither_keys_nor_queries(
 def test_an_output_patch_is_measured_if_all_of_its_pixels_are(processing: int, output: int) -> None:
     batch, factor = make_batch(processing, missing=0.02), processing // output
     for name, cells in batch.decoded.each.items():
-        found = batch.measured(name, cells, output)
+        found = batch.valid_patches(name, cells, output)
         sets, t = batch.masks[name].shape[-1], batch.masks[name].shape[3]
         assert found.any()
         assert output == 1 or not found.all()
@@ -163,7 +163,7 @@ def test_losses_are_in_float32_where_blocks_are_in_bfloat16() -> None:
         make_batch(8),
         PatchSizes(8, 1),
     )
-    patches = {name: cut(pixels, 8) for name, pixels in batch.pixels.items()}
+    patches = {name: patchify(pixels, 8) for name, pixels in batch.pixels.items()}
     cells = objective._cells("optical", batch, patches, sizes, Mask.DECODE)
     grid = TokenGrid(torch.randn(*batch.masks["optical"].shape, 48), batch.masks["optical"] == Mask.DECODE)
     fine = objective._upsample(objective.model.decoder_upsampler, grid, sizes, cells.queries.positions)
@@ -252,7 +252,7 @@ def test_drawn_queries_train_every_parameter(processing: int, output: int, upsam
         optimizer.zero_grad()
         missing = 0.2 if output == 1 else 0.0  # larger patches would hardly be whole
         sizes, batch = PatchSizes(processing, output), make_batch(processing, missing=missing, seed=seed)
-        terms = objective(remade(batch, draw=draw_for(sizes.factor**2, seed)), sizes)
+        terms = objective(remade(batch, query_sampling=query_sampling_for(sizes.factor**2, seed)), sizes)
         assert all(torch.isfinite(term) for term in terms.values())
         terms["loss"].backward()
         optimizer.step()

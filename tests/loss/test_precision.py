@@ -53,13 +53,13 @@ class Problem:
         torch.nn.init.normal_(self.upsampler.basis)
         self.positions = under(self.mask, self.factor)
         cells = self.positions.cells
-        places, numbers = self.factor**2, modality.channels * output**2
+        subpixels, numbers = self.factor**2, modality.channels * output**2
         if modality.kind == "categorical":
-            classes = torch.randint(modality.channels, (*cells.index.shape, places, output**2))
+            classes = torch.randint(modality.channels, (*cells.index.shape, subpixels, output**2))
             self.pixels = F.one_hot(classes, modality.channels).flatten(3).to(DOUBLE)
         else:
-            self.pixels = torch.rand(*cells.index.shape, places, numbers, dtype=DOUBLE)
-        self.take = cells.valid()[..., None] & (torch.rand(*cells.index.shape, places) < 0.8)
+            self.pixels = torch.rand(*cells.index.shape, subpixels, numbers, dtype=DOUBLE)
+        self.take = cells.valid()[..., None] & (torch.rand(*cells.index.shape, subpixels) < 0.8)
         self.take[2:] = False
         self.take[2, 0, 0] = True
         self.targets = RandomTargets({"m": modality}, width, [output], seed=0, centre=False)

@@ -5,14 +5,14 @@ import torch
 from building import COVER, MODALITIES, OPTICAL, make_batch
 from torch import Tensor
 
-from hybrid_patch.data.patchify import cut, cut_again
+from hybrid_patch.data.patchify import patchify, repatchify
 from hybrid_patch.loss.targets import RandomTargets
 
 
 def cells_of(name: str, pixels: Tensor, output: int) -> tuple[Tensor, Tensor]:
     """Output patches of all cells of 8 pixels a side, band set by band set, and their band sets."""
     sets = len(MODALITIES[name].band_sets)
-    cells = cut_again(cut(pixels, 8), output).flatten(1, 3)
+    cells = repatchify(patchify(pixels, 8), output).flatten(1, 3)
     return cells.repeat_interleave(sets, 1), torch.arange(cells.shape[1] * sets).expand(len(cells), -1) % sets
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.packing import everything, pack
-from hybrid_patch.data.patchify import cut
+from hybrid_patch.data.patchify import patchify
 from hybrid_patch.model.encodings import Encodings
 from hybrid_patch.model.hybrid import HybridModel
 from hybrid_patch.model.tokens import Positions, images
@@ -32,7 +32,7 @@ def test_encodings_of_fine_tokens_are_those_of_a_fine_grid(name: str, factor: in
 
 def predicted(model: HybridModel, positions: dict[str, Positions] | None = None) -> tuple[dict[str, Tensor], ...]:
     batch, sizes = make_batch(8, missing=0.2), PatchSizes(8, 1)
-    latents, _ = model.encode({name: cut(x, 8) for name, x in batch.pixels.items()}, batch)
+    latents, _ = model.encode({name: patchify(x, 8) for name, x in batch.pixels.items()}, batch)
     where = positions or {name: Positions(each, torch.arange(64)) for name, each in batch.decoded.each.items()}
     found = model.decode_fine(latents, batch, where, sizes)
     inside = {name: each.cells.valid() for name, each in where.items()}
@@ -40,16 +40,16 @@ def predicted(model: HybridModel, positions: dict[str, Positions] | None = None)
 
 
 def test_each_prediction_stands_alone() -> None:
-    """Some of the positions, of fewer cells and places, and without the other modalities: the same numbers."""
+    """Some of the positions, of fewer cells and subpixels, and without the other modalities: the same numbers."""
     torch.manual_seed(0)
     model = HybridModel(small("patch=hybrid", "decoder.patch_size=output"), MODALITIES)
     everywhere, _ = predicted(model)
     cells = make_batch(8, missing=0.2).decoded.each["optical"]
     mask = torch.zeros(6, cells.length, dtype=torch.bool)
     mask.scatter_(1, cells.index[:, :2], True)
-    places = torch.tensor([3, 60, 17])
-    alone, inside = predicted(model, {"optical": Positions(pack(mask & hidden_cells()), places)})
-    expected = everywhere["optical"][:, :, places]
+    subpixels = torch.tensor([3, 60, 17])
+    alone, inside = predicted(model, {"optical": Positions(pack(mask & hidden_cells()), subpixels)})
+    expected = everywhere["optical"][:, :, subpixels]
     count = int(inside["optical"].sum(1).min())
     assert count > 0
     torch.testing.assert_close(alone["optical"][:, :count], expected[:, :count])
@@ -65,7 +65,7 @@ def test_at_ratio_one_it_is_the_coarse_decoder() -> None:
     torch.manual_seed(0)
     model = HybridModel(small("patch=ps8", "decoder.patch_size=output"), MODALITIES)
     batch = make_batch(8, missing=0.2)
-    latents, _ = model.encode({name: cut(x, 8) for name, x in batch.pixels.items()}, batch)
+    latents, _ = model.encode({name: patchify(x, 8) for name, x in batch.pixels.items()}, batch)
     coarse = model.decode(latents, batch, 8)
     where = {name: Positions(each, torch.arange(1)) for name, each in batch.decoded.each.items()}
     fine = model.decode_fine(latents, batch, where, PatchSizes(8, 8))

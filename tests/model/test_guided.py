@@ -11,7 +11,7 @@ from torch import Tensor
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch, Guide
 from hybrid_patch.data.masking import Mask
-from hybrid_patch.data.patchify import cut
+from hybrid_patch.data.patchify import patchify
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid, images
@@ -59,8 +59,8 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
             image = torch.cat([rgb, nir, seen.float()], -1).movedim(-1, 0)[None]
             convolved = convolution(F.avg_pool2d(image, output))[0].movedim(0, -1)
             for band_set in range(s):
-                around = context[view].reshape(h * w, t, s, factor**2, 5)[:, step, band_set]
-                plain = F.gelu(upsampler.mix(F.gelu(convolved + images(around[None], (h, w), factor)[0])))
+                neighbours = context[view].reshape(h * w, t, s, factor**2, 5)[:, step, band_set]
+                plain = F.gelu(upsampler.mix(F.gelu(convolved + images(neighbours[None], (h, w), factor)[0])))
                 detail = fine.detail[view].reshape(h * w, t, s, factor**2, -1)[:, step, band_set]
                 bands = torch.where(
                     torch.cat([seen[..., :1].expand(*seen.shape[:2], 3), seen[..., 1:]], -1), 4 * pixels - 2, 0
@@ -75,14 +75,14 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
     torch.testing.assert_close(fine.basis, torch.cat([upsampler.basis, upsampler.bands["optical"], random.basis()]))
 
 
-@pytest.mark.parametrize("places", [[5], [5, 63], [0, 7, 8, 20, 55, 56, 63], list(range(0, 64, 2))])
-def test_it_works_on_the_positions_asked_for(places: list[int]) -> None:
+@pytest.mark.parametrize("subpixels", [[5], [5, 63], [0, 7, 8, 20, 55, 56, 63], list(range(0, 64, 2))])
+def test_it_works_on_the_positions_asked_for(subpixels: list[int]) -> None:
     batch, upsampler = make_batch(8), guided()
     grid, guide = grid_of(batch, "optical"), batch.guide("optical")
     cells = under(grid.mask, 8).cells
-    part = Positions(cells, torch.tensor(places))
+    part = Positions(cells, torch.tensor(subpixels))
     whole = upsampler(grid, 8, Positions.everywhere(grid.mask, 8), guide).dense()
-    torch.testing.assert_close(upsampler(grid, 8, part, guide).dense(), cells.gather(whole)[:, :, places])
+    torch.testing.assert_close(upsampler(grid, 8, part, guide).dense(), cells.gather(whole)[:, :, subpixels])
 
 
 def test_all_views_have_their_own_masks_and_their_sample_s_pixels() -> None:
@@ -106,7 +106,7 @@ def perturbed(batch: Batch, unseen: dict[str, Tensor]) -> Batch:
 
 def latents(objective: Objective, batch: Batch) -> list[Tensor]:
     """Dense fine tokens of all that was seen."""
-    patches = {name: cut(pixels, 8) for name, pixels in batch.pixels.items()}
+    patches = {name: patchify(pixels, 8) for name, pixels in batch.pixels.items()}
     _, encoded = objective.model.encode(patches, batch)
     found = []
     for name, grid in encoded.items():
@@ -120,7 +120,7 @@ def test_pixels_that_the_encoder_did_not_see_change_nothing() -> None:
     """Bit for bit. One view, so that what is hidden in it is hidden from all; missing pixels are zeros already."""
     batch = make_batch(8, missing=0.2)
     first = {name: mask[::2] for name, mask in batch.masks.items()}
-    batch = Batch.of(batch.pixels, batch.valid, batch.timestamps, first, ["optical", "height"], batch.draw)
+    batch = Batch.of(batch.pixels, batch.valid, batch.timestamps, first, ["optical", "height"], batch.query_sampling)
     torch.manual_seed(0)
     objective = Objective(small("patch=hybrid", "upsampler=guided"), MODALITIES)
     assert isinstance(objective.model.encoder_upsampler, Guided)

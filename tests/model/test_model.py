@@ -8,7 +8,7 @@ from torch import Tensor
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.masking import Mask
-from hybrid_patch.data.patchify import cut
+from hybrid_patch.data.patchify import patchify
 from hybrid_patch.model.hybrid import HybridModel
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.tokens import FineTokens, TokenGrid
@@ -26,7 +26,7 @@ def model_for(processing: int, output: int, upsampler: str = "bilinear") -> Hybr
 
 
 def encode(model: HybridModel, batch: Batch, sizes: PatchSizes) -> tuple[Tensor, dict[str, TokenGrid]]:
-    return model.encode({name: cut(pixels, sizes.processing) for name, pixels in batch.pixels.items()}, batch)
+    return model.encode({name: patchify(pixels, sizes.processing) for name, pixels in batch.pixels.items()}, batch)
 
 
 def fine_tokens(model: HybridModel, batch: Batch, sizes: PatchSizes) -> tuple[dict[str, FineTokens], ...]:

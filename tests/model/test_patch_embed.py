@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from building import OPTICAL
 
-from hybrid_patch.data.patchify import cut, cut_again
+from hybrid_patch.data.patchify import patchify, repatchify
 from hybrid_patch.model.patch_embed import PatchEmbed, kernel_resize
 
 DOUBLE = torch.float64
@@ -40,9 +40,9 @@ def test_a_smaller_kernel_is_exact_on_patches_that_lose_nothing(base: int, size:
 def test_uniform_ground_has_one_embedding_at_every_patch_size(patch_size: int) -> None:
     embed = PatchEmbed(OPTICAL, 16, 8).double()
     pixels = torch.rand(1, 1, 1, 2, 4, dtype=DOUBLE).expand(1, 24, 24, 2, 4)
-    tokens = embed(cut(pixels, patch_size))
+    tokens = embed(patchify(pixels, patch_size))
     assert tokens.shape == (1, 24 // patch_size, 24 // patch_size, 2, 2, 16)
-    torch.testing.assert_close(tokens, embed(cut(pixels, 8))[:, :1, :1].expand_as(tokens))
+    torch.testing.assert_close(tokens, embed(patchify(pixels, 8))[:, :1, :1].expand_as(tokens))
 
 
 def test_the_embedding_is_a_convolution() -> None:
@@ -51,14 +51,14 @@ def test_the_embedding_is_a_convolution() -> None:
     kernel = embed.kernel(0, 4).reshape(4, 4, 3, 16).permute(3, 2, 0, 1)
     images = pixels[..., :3].permute(0, 3, 4, 1, 2).flatten(0, 1)
     expected = F.conv2d(images, kernel, stride=4).unflatten(0, (2, 3)).permute(0, 3, 4, 1, 2)
-    torch.testing.assert_close(embed(cut(pixels, 4))[..., 0, :], expected + embed.bias[0])
+    torch.testing.assert_close(embed(patchify(pixels, 4))[..., 0, :], expected + embed.bias[0])
 
 
 def test_patches_are_cut_pixel_by_pixel_and_row_by_row() -> None:
     pixels = torch.arange(4 * 4 * 2).reshape(1, 4, 4, 1, 2).float()
-    whole = cut(pixels, 2)
+    whole = patchify(pixels, 2)
     assert whole.shape == (1, 2, 2, 1, 2, 2, 2)
-    assert cut_again(whole, 2)[0, 1, 0, 0, 0].tolist() == [16, 17, 18, 19, 24, 25, 26, 27]
-    assert cut_again(whole, 1)[0, 1, 0, 0].tolist() == [[16, 17], [18, 19], [24, 25], [26, 27]]
-    coarse = cut(pixels, 4)
-    assert torch.equal(cut_again(coarse, 2)[0, 0, 0, 0], cut_again(whole, 2)[0].flatten(0, 3))
+    assert repatchify(whole, 2)[0, 1, 0, 0, 0].tolist() == [16, 17, 18, 19, 24, 25, 26, 27]
+    assert repatchify(whole, 1)[0, 1, 0, 0].tolist() == [[16, 17], [18, 19], [24, 25], [26, 27]]
+    coarse = patchify(pixels, 4)
+    assert torch.equal(repatchify(coarse, 2)[0, 0, 0, 0], repatchify(whole, 2)[0].flatten(0, 3))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hybrid_patch.data.packing import Packing
-from hybrid_patch.model.interpolation import cells_around, place_weights, repeat_cells
+from hybrid_patch.model.interpolation import bilinear_weights, neighbouring_cells, repeat_cells
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid, images
 from hybrid_patch.model.upsampler import Upsampler
 from hybrid_patch.model.upsampler.bilinear import Bilinear
@@ -31,18 +31,18 @@ def token_grid(axes: tuple[int, ...], masked: bool = True, seed: int = 0) -> Tok
 
 
 def fine_tokens(grid: TokenGrid, factor: int, detail: bool, positions: Positions | None = None) -> FineTokens:
-    """At all places under the mask, unless said otherwise."""
+    """At all subpixels under the mask, unless said otherwise."""
     positions = positions or under(grid.mask, factor)
     if not detail:
         return FineTokens(grid, factor, positions)
     rng = torch.Generator().manual_seed(1)
     everywhere = torch.randn(2, grid.mask[0].numel(), factor**2, 5, generator=rng, dtype=DOUBLE)
-    g = positions.cells.gather(everywhere)[:, :, positions.places]
+    g = positions.cells.gather(everywhere)[:, :, positions.subpixels]
     return FineTokens(grid, factor, positions, g, torch.randn(5, 6, generator=rng, dtype=DOUBLE))
 
 
 def plain(grid: TokenGrid, factor: int) -> Tensor:
-    """U(P m) / U(m) by torch's own interpolation, one image per trailing axis: `[B, cells, places, D]`."""
+    """U(P m) / U(m) by torch's own interpolation, one image per trailing axis: `[B, cells, subpixels, D]`."""
     b, h, w, *_, d = grid.tokens.shape
     tokens = grid.masked().reshape(b, h, w, -1, d)
     mask = grid.mask.reshape(b, h, w, -1).double()
@@ -60,8 +60,8 @@ def plain(grid: TokenGrid, factor: int) -> Tensor:
 
 
 def at(values: Tensor, positions: Positions) -> Tensor:
-    """Of values at all places of all cells, those at the positions, one sample after the other."""
-    return positions.cells.gather(values)[:, :, positions.places][positions.cells.valid()]
+    """Of values at all subpixels of all cells, those at the positions, one sample after the other."""
+    return positions.cells.gather(values)[:, :, positions.subpixels][positions.cells.valid()]
 
 
 def kept(values: Tensor, positions: Positions) -> Tensor:
@@ -69,14 +69,14 @@ def kept(values: Tensor, positions: Positions) -> Tensor:
 
 
 def some(mask: Tensor, factor: int, seed: int) -> Positions:
-    """Some of the cells under a mask, in any order, and some places in them."""
+    """Some of the cells under a mask, in any order, and some subpixels in them."""
     rng = torch.Generator().manual_seed(seed)
     chosen = []
     for row in mask.flatten(1):
         under = row.nonzero()[:, 0]
         chosen.append(under[torch.randint(len(under), (3,), generator=rng)])
-    places = torch.randperm(factor**2, generator=rng)[: max(factor**2 // 3, 1)]
-    return Positions(Packing(torch.stack(chosen), None, mask[0].numel()), places)
+    subpixels = torch.randperm(factor**2, generator=rng)[: max(factor**2 // 3, 1)]
+    return Positions(Packing(torch.stack(chosen), None, mask[0].numel()), subpixels)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
@@ -84,9 +84,9 @@ def some(mask: Tensor, factor: int, seed: int) -> Positions:
 def test_the_interpolation_is_torchs(size: int, factor: int) -> None:
     image = torch.randn(1, 1, size, size + 1, dtype=DOUBLE)
     theirs = F.interpolate(image, scale_factor=factor, mode="bilinear", align_corners=False)
-    weights = place_weights(factor, DOUBLE, image.device)
-    around = image.flatten()[cells_around((size, size + 1), 1, factor, image.device)]
-    ours = images((weights @ around[..., None])[None, ..., 0], (size, size + 1), factor)
+    weights = bilinear_weights(factor, DOUBLE, image.device)
+    neighbours = image.flatten()[neighbouring_cells((size, size + 1), 1, factor, image.device)]
+    ours = images((weights @ neighbours[..., None])[None, ..., 0], (size, size + 1), factor)
     torch.testing.assert_close(ours, theirs[:, 0])
     torch.testing.assert_close(weights.sum(1), torch.ones(factor**2, dtype=DOUBLE))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from building import MODALITIES, draw_for, make_batch, remade, small, some_samples
+from building import MODALITIES, make_batch, query_sampling_for, remade, small, some_samples
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
@@ -38,7 +38,7 @@ def objective_for(options: tuple[str, ...]) -> Objective:
 
 def uneven() -> Batch:
     """Samples that differ in what is missing, the last without anything to decode in one modality."""
-    return remade(make_batch(8, missing=0.3, samples=4), draw=draw_for(64, 0, most=20))
+    return remade(make_batch(8, missing=0.3, samples=4), query_sampling=query_sampling_for(64, 0, most=20))
 
 
 def gradients(options: tuple[str, ...], parts: int) -> Gradients:
@@ -65,7 +65,7 @@ def _process(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world)
     batch = uneven()
-    local = remade(some_samples(batch, slice(rank * 2, rank * 2 + 2)), draw=batch.draw)
+    local = remade(some_samples(batch, slice(rank * 2, rank * 2 + 2)), query_sampling=batch.query_sampling)
     objective = objective_for(OPTIONS[1])
     module = DistributedDataParallel(objective)
 
@@ -100,7 +100,7 @@ def test_batches_are_split_with_all_that_is_of_a_sample() -> None:
         for name, cells in part.decoded.each.items():
             assert kept(cells) == kept(expected.decoded.each[name])
             assert torch.equal(part.pixels[name], expected.pixels[name])
-    with pytest.raises(ValueError, match="cannot be cut into 3 parts"):
+    with pytest.raises(ValueError, match="cannot be split into 3 parts"):
         batch.split(3)
 
 

@@ -30,9 +30,9 @@ class Guided(nn.Module):
     them (`RandomFeatures`). It brings to the token what training alone does not: the convolution learns the two or
     three strongest directions of the bands (docs/results.md).
 
-    It must not leak: pixels whose token the encoder did not see, that are missing, or that `Guide.kept` drops are zeros
-    in both. So it is for the encoder's tokens alone. In training pixels are dropped at random: the `visible` loss asks
-    for a place's own pixel, and to tell it would be to copy it.
+    It must not leak: pixels whose token the encoder did not see, that are missing, or that the guide mask drops are
+    zeros in both. So it is for the encoder's tokens alone. In training pixels are dropped at random: the `visible` loss
+    asks for a place's own pixel, and to tell it would be to copy it.
     """
 
     def __init__(self, width: int, rank: int, random_features: int, modalities: Mapping[str, Modality]) -> None:
@@ -74,10 +74,10 @@ class Guided(nn.Module):
             by_cell = rearrange(values, "(b t) h w p k -> b (h w t) p k", b=len(grid.mask)).contiguous()
             return positions.cells.over(grid.mask.shape[-1]).gather(by_cell)
 
-        looked_at = there(at_places(images, factor, positions.places))
+        looked_at = there(at_subpixels(images, factor, positions.subpixels))
         convolution = self.pixels[guide.name]
         assert isinstance(convolution, nn.Conv2d)
-        convolved = there(convolved_at_places(convolution, images, factor, positions.places))
+        convolved = there(convolved_at_subpixels(convolution, images, factor, positions.subpixels))
         detail = F.gelu(self.mix(F.gelu(convolved + fine.transform(self.context).dense())))
         spectrum, random = self._spectrum(guide.name, looked_at), self.random[guide.name]
         assert isinstance(random, RandomFeatures)
@@ -101,8 +101,8 @@ class Guided(nn.Module):
         b, views = len(guide.pixels), len(grid.mask) // len(guide.pixels)
         patch_size = guide.pixels.shape[1] // grid.mask.shape[1]
         there = guide.valid.expand(views, *guide.valid.shape).transpose(0, 1).flatten(0, 1)
-        if guide.kept is not None:
-            there = there & guide.kept
+        if guide.guide_mask is not None:
+            there = there & guide.guide_mask
         seen = repeat_cells(grid.mask, patch_size) & there[..., None]
         pixels = guide.pixels[:, None].expand(b, views, *guide.pixels.shape[1:]).flatten(0, 1)
         owner = self.get_buffer(f"owner_{guide.name}")
@@ -111,27 +111,29 @@ class Guided(nn.Module):
         return F.avg_pool2d(images, patch_size // factor)
 
 
-def at_places(image: Float[Tensor, "n k fh fw"], factor: int, places: Int[Tensor, " p"]) -> Float[Tensor, "n h w p k"]:
-    """Some places of all cells of images, `factor` × `factor` places each."""
+def at_subpixels(
+    image: Float[Tensor, "n k fh fw"], factor: int, subpixels: Int[Tensor, " p"]
+) -> Float[Tensor, "n h w p k"]:
+    """Some subpixels of all cells of images, `factor` × `factor` subpixels each."""
     cells = rearrange(image, "n k (h i) (w j) -> n h w (i j) k", i=factor, j=factor)
-    return cells.index_select(3, places)
+    return cells.index_select(3, subpixels)
 
 
-def convolved_at_places(
-    convolution: nn.Conv2d, images: Float[Tensor, "n k fh fw"], factor: int, places: Int[Tensor, " p"]
+def convolved_at_subpixels(
+    convolution: nn.Conv2d, images: Float[Tensor, "n k fh fw"], factor: int, subpixels: Int[Tensor, " p"]
 ) -> Float[Tensor, "n h w p r"]:
-    """A convolution at some places of all cells.
+    """A convolution at some subpixels of all cells.
 
-    Of few places (in long series one or two are drawn) only what is around them is looked at; the pixels around many
-    are more numbers than the images have.
+    Of few subpixels (in long series one or two are drawn) only what is around them is looked at; the pixels around
+    many are more numbers than the images have.
     """
-    if KERNEL**2 * len(places) >= factor**2:
-        return at_places(convolution(images), factor, places)
-    around = F.pad(images, [KERNEL // 2] * 4)
+    if KERNEL**2 * len(subpixels) >= factor**2:
+        return at_subpixels(convolution(images), factor, subpixels)
+    padded = F.pad(images, [KERNEL // 2] * 4)
     side = factor + KERNEL - 1
-    cells = around.unfold(2, side, factor).unfold(3, side, factor)
-    step = torch.arange(KERNEL, device=places.device)
-    rows = (places // factor)[:, None, None] + step[:, None]
-    columns = (places % factor)[:, None, None] + step
+    cells = padded.unfold(2, side, factor).unfold(3, side, factor)
+    step = torch.arange(KERNEL, device=subpixels.device)
+    rows = (subpixels // factor)[:, None, None] + step[:, None]
+    columns = (subpixels % factor)[:, None, None] + step
     windows = rearrange(cells[..., rows, columns], "n k h w p y x -> n h w p (k y x)")
     return F.linear(windows, convolution.weight.flatten(1), convolution.bias)

@@ -53,10 +53,10 @@ class Learned(nn.Module):
         hidden = positions.cells.gather(grid.masked().flatten(1, -2))[:, :, None]
         details, basis = [], []
         for depth, (reached, stage, width) in enumerate(zip(self.reached, self.stages, self.widths, strict=True)):
-            # [B, n, places so far, k^2 o] → [B, n, places, o]: the parts of a place follow one another.
+            # [B, n, subpixels so far, k^2 o] → [B, n, subpixels, o]: the parts of a place follow one another.
             hidden = F.gelu(stage(hidden)).flatten(2).unflatten(2, (-1, width))
             if str(reached) in self.exits:
-                order = _nested(positions.places, factor, self.sides[: depth + 1])
+                order = _nested(positions.subpixels, factor, self.sides[: depth + 1])
                 details.append(hidden.index_select(2, order))
                 basis.append(self.exits[str(reached)])
             if reached == factor:
@@ -64,10 +64,10 @@ class Learned(nn.Module):
         return FineTokens(grid, factor, positions, torch.cat(details, dim=-1), torch.cat(basis))
 
 
-def _nested(places: Int[Tensor, " p"], factor: int, sides: Sequence[int]) -> Int[Tensor, " p"]:
-    """Where places of a cell, counted row by row, lie in the order of stages with these sides: part of part of part."""
-    row, column = places // factor, places % factor
-    nested = torch.zeros_like(places)
+def _nested(subpixels: Int[Tensor, " p"], factor: int, sides: Sequence[int]) -> Int[Tensor, " p"]:
+    """Subpixels of a cell, counted row by row → their index in the order of stages with these sides: part of part."""
+    row, column = subpixels // factor, subpixels % factor
+    nested = torch.zeros_like(subpixels)
     rest = factor
     for side in sides:
         rest //= side

@@ -13,9 +13,9 @@ class Subpixel(nn.Module):
     """Interpolation plus the detail `gelu(W_place · norm(token) + b_place)`, of low rank (Shi et al. 2016, ESPCN).
 
     It looks at no pixel, so that it cannot leak one. Every place of a cell has its own `W [r, D]`; only those of the
-    positions asked for are used. All places begin with the same weights (Aitken et al. 2017, "ICNR"), and a smaller
-    factor uses the means over blocks of places: when a curriculum reaches its next factor, the finer places begin with
-    what their block has learned.
+    positions asked for are used. All subpixels begin with the same weights (Aitken et al. 2017, "ICNR"), and a smaller
+    factor uses the means over blocks of subpixels: when a curriculum reaches its next factor, the finer subpixels begin
+    with what their block has learned.
     """
 
     def __init__(self, width: int, rank: int, largest_factor: int) -> None:
@@ -35,15 +35,15 @@ class Subpixel(nn.Module):
             return FineTokens(grid, 1, positions)
         if self.largest % factor:
             raise ValueError(f"factor {factor}: does not divide the largest, {self.largest}")
-        places = positions.places
-        weight = self._of(self.weight, factor).index_select(0, places).flatten(0, 1)
-        bias = self._of(self.bias, factor).index_select(0, places).flatten()
+        subpixels = positions.subpixels
+        weight = self._of(self.weight, factor).index_select(0, subpixels).flatten(0, 1)
+        bias = self._of(self.bias, factor).index_select(0, subpixels).flatten()
         tokens = self.norm(positions.cells.gather(grid.masked().flatten(1, -2)))
-        detail = F.gelu(F.linear(tokens, weight, bias)).unflatten(-1, (len(places), -1))
+        detail = F.gelu(F.linear(tokens, weight, bias)).unflatten(-1, (len(subpixels), -1))
         return FineTokens(grid, factor, positions, detail, self.basis)
 
-    def _of(self, values: Float[Tensor, "places *d"], factor: int) -> Float[Tensor, "_ *d"]:
-        """The parameters of a factor's places: means over blocks of the largest factor's."""
+    def _of(self, values: Float[Tensor, "subpixels *d"], factor: int) -> Float[Tensor, "_ *d"]:
+        """The parameters of a factor's subpixels: means over blocks of the largest factor's."""
         if factor == self.largest:
             return values
         block = self.largest // factor
