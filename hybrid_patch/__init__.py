@@ -5,11 +5,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hybrid_patch.embed.trained_model import TrainedModel, load
 
-__all__ = ["TrainedModel", "load"]
+    __version__: str
+
+__all__ = ["TrainedModel", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load` and `TrainedModel`, imported at their first use: commands that check their arguments stay quick."""
+    """What is exported, imported at its first use: commands that check their arguments stay quick."""
+    if name == "__version__":
+        from hybrid_patch.config.options import version
+
+        return version()
     if name in __all__:
         from hybrid_patch.embed import trained_model
 

@@ -1,5 +1,53 @@
-"""Errors that are meant for the person at the terminal."""
+"""How commands end: exit codes, and errors that are meant for the person at the terminal."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+STOPPED = 75
+"""Stopped by a signal with its state saved: the same command goes on from there."""
+LOST = 76
+"""Another attempt has taken the run over."""
+INTERRUPTED = 130
+"""Stopped at once by Ctrl-C."""
+BROKEN_PIPE = 141
+"""Whatever read the output is gone (`| head`)."""
 
 
 class InputError(Exception):
     """Bad input: one line for the person; the commands print it and exit with 2."""
+
+
+@contextmanager
+def input_errors_end(one_line: bool = True) -> Iterator[None]:
+    """Around any command: an InputError ends the process with exit code 2 and one line on stderr.
+
+    Args:
+        one_line: False for a command whose errors may list several things, a line each.
+    """
+    try:
+        yield
+    except InputError as error:
+        print("error:", " ".join(str(error).splitlines()) if one_line else error, file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+@contextmanager
+def broken_pipe_ends() -> Iterator[None]:
+    """Around whatever prints: a reader that has gone (`| head`) ends the process without a traceback."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its exit
+        sys.exit(BROKEN_PIPE)
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Raises InputError that names the extra if one of the modules is not installed."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"{', '.join(missing)}: not installed; pip install 'hybrid_patch[{extra}]'")

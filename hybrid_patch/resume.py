@@ -8,9 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
-from hybrid_patch.config.hydra_main import input_errors_end
-from hybrid_patch.config.threads import wait_briefly
-from hybrid_patch.errors import InputError
+from hybrid_patch.config.options import wait_briefly
+from hybrid_patch.errors import InputError, input_errors_end
 
 
 def main() -> None:

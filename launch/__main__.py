@@ -26,9 +26,8 @@ from typing import NoReturn
 from rich.console import RenderableType
 from rich.table import Table
 
-from hybrid_patch.config.hydra_main import input_errors_end
-from hybrid_patch.config.threads import wait_briefly
-from hybrid_patch.errors import InputError
+from hybrid_patch.config.options import wait_briefly
+from hybrid_patch.errors import InputError, input_errors_end
 from hybrid_patch.runs.directory import RunDirectory, provenance
 from launch import config
 from launch.commands import (

@@ -5,8 +5,8 @@ import io
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,12 +27,7 @@ from hybrid_patch.config.compose import (
 from hybrid_patch.config.multirun import Member, MemberRunner, exit_code, summary
 from hybrid_patch.config.recipe import run_directory
 from hybrid_patch.config.schema import Config
-from hybrid_patch.errors import InputError
-
-__all__ = ["check_command_line", "compose", "input_errors_end", "run_hydra"]
-
-BAD_INPUT = 2
-INTERRUPTED = 130
+from hybrid_patch.errors import INTERRUPTED, InputError, input_errors_end
 
 
 def check_command_line() -> None:
@@ -84,20 +79,6 @@ def run_hydra(train: Callable[[Config], int]) -> NoReturn:
         print("stopped at once by a second Ctrl-C; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(next((code for code in codes if code), 0))
-
-
-@contextmanager
-def input_errors_end(one_line: bool = True) -> Iterator[None]:
-    """Around any command: an InputError ends the process with exit code 2 and one line on stderr.
-
-    Args:
-        one_line: False for a command whose errors may list several things, a line each.
-    """
-    try:
-        yield
-    except InputError as error:
-        print("error:", " ".join(str(error).splitlines()) if one_line else error, file=sys.stderr)
-        sys.exit(BAD_INPUT)
 
 
 def _parsed(argv: Sequence[str]) -> Namespace:

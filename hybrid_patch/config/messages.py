@@ -19,6 +19,7 @@ PLAIN_WORDS = {
     "a valid number": "a number",
     "a valid boolean": "true or false",
     "a valid array": "a list, like [a,b]",
+    "a valid date or datetime": "a date, like 2024-05-31",
 }
 
 
@@ -93,7 +94,7 @@ def _schema_line(error: Any, plain: Mapping[str, Any], groups: Mapping[str, Sequ
         keys.append(part)
     key = ".".join(map(str, keys)) or "config"
     value = shown(node)
-    kind, context = error["type"], error.get("ctx", {})
+    kind = error["type"]
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         known = list(fields.annotations(fields.class_of(*owner) or schema))
         holder = _name(keys[:-1], owner[1])
@@ -109,13 +110,20 @@ def _schema_line(error: Any, plain: Mapping[str, Any], groups: Mapping[str, Sequ
         wanted = f"choose one of: {', '.join(groups[key])}" if key in groups else "give its values one by one"
         return f"{key}={value}: must be a group of values; {wanted}"
     if kind == "value_error":
-        return f"{key}: {context['error']}" if isinstance(node, Mapping) else f"{key}={value}: {context['error']}"
+        return f"{key}: {plain_reason(error)}" if isinstance(node, Mapping) else f"{key}={value}: {plain_reason(error)}"
     if kind == "string_type":
         return f"{key}={value}: must be text; write {key}=\"'{value}'\""
-    reason = error["msg"].replace("Input should be", "must be", 1)
+    return f"{key}={value}: {plain_reason(error)}"
+
+
+def plain_reason(error: Any) -> str:
+    """What is wrong with a value, from pydantic's words."""
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    reason = error["msg"].replace("Input should be", "must be", 1).partition(", unable to")[0]
     for term, word in PLAIN_WORDS.items():
         reason = reason.replace(term, word)
-    return f"{key}={value}: {reason}"
+    return str(reason)
 
 
 def shown(value: object) -> str:

@@ -17,13 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.compose import Sources, sweep_members
-from hybrid_patch.config.hydra_main import BAD_INPUT, input_errors_end
 from hybrid_patch.config.literal import output_file, refuse_flags, take_paths
-from hybrid_patch.config.threads import wait_briefly
+from hybrid_patch.config.options import wait_briefly
 from hybrid_patch.cost.devices import RESERVE, Device, device_named
 from hybrid_patch.cost.weak_scaling import Links, scaling
 from hybrid_patch.cost.weak_scaling import table as scaling_table
-from hybrid_patch.errors import InputError
+from hybrid_patch.errors import BAD_INPUT, InputError, input_errors_end
 from hybrid_patch.runs.atomic_files import write_json
 
 if TYPE_CHECKING:

@@ -16,10 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hybrid_patch.config.hydra_main import INTERRUPTED, input_errors_end
 from hybrid_patch.config.literal import output_file, refuse_flags, take_paths
-from hybrid_patch.config.threads import wait_briefly
-from hybrid_patch.errors import InputError
+from hybrid_patch.config.options import wait_briefly
+from hybrid_patch.errors import INTERRUPTED, InputError, input_errors_end
 from hybrid_patch.runs.stop_signal import stop_requests
 
 if TYPE_CHECKING:

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_patch.config.hydra_main import input_errors_end
 from hybrid_patch.config.literal import output_file, refuse_flags, take_paths
-from hybrid_patch.config.threads import wait_briefly
-from hybrid_patch.errors import InputError
+from hybrid_patch.config.options import wait_briefly
+from hybrid_patch.errors import InputError, input_errors_end
 from hybrid_patch.runs.atomic_files import write_json
 
 USAGE = f"""{__doc__}

@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hybrid_patch.config.hydra_main import input_errors_end
 from hybrid_patch.config.literal import output_file, refuse_flags
-from hybrid_patch.config.threads import wait_briefly
-from hybrid_patch.errors import InputError
+from hybrid_patch.config.options import wait_briefly
+from hybrid_patch.errors import InputError, input_errors_end
 from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ if __name__ == "__main__":
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: Ctrl-C ends the imports without a word
     from hybrid_patch.config.hydra_main import check_command_line
-    from hybrid_patch.config.threads import wait_briefly
+    from hybrid_patch.config.options import wait_briefly
 
     check_command_line()  # bad input ends here, before anything heavy is imported
     wait_briefly()

@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from hybrid_patch.config.checks import problems
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.errors import InputError
 
 

@@ -7,8 +7,7 @@ import pytest
 import yaml
 
 from hybrid_patch.config import fields
-from hybrid_patch.config.compose import Sources, conf_folder
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import Sources, compose, conf_folder
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError

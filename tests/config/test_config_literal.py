@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.literal import PATH_KEYS, plain_argument, quote_path, take_paths
 from hybrid_patch.errors import InputError
 

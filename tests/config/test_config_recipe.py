@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from hybrid_patch.config import fields
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.recipe import difference, recipe, recipe_hash, run_directory, run_id
 from hybrid_patch.config.schema import Config, Data
 

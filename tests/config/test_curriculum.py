@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid_patch import load
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.curriculum import PatchSizes, all_sizes, sizes_after, sizes_at, tile_for
-from hybrid_patch.config.hydra_main import compose
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.predict import predict
 from hybrid_patch.data.batch import Batch

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.recipe import run_id
 
 IDS: list[tuple[list[str], str]] = json.loads(Path(__file__).with_name("run_ids.json").read_text())

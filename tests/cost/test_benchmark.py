@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.cost.benchmark import read
 from hybrid_patch.cost.growth import slope
 from hybrid_patch.cost.isolated_memory import FailedAlone, memory_alone

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from building import TINY
 
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.cost.plan import read, report_of, tables
 from hybrid_patch.cost.predict_sweep import plan
 from hybrid_patch.errors import InputError

@@ -44,7 +44,7 @@ def test_memory_is_what_torch_allocates(overrides: list[str]) -> None:
 @pytest.mark.parametrize("patch", ["ps8", "hybrid", "ps1"])
 @pytest.mark.parametrize("model", ["nano", "tiny"])
 def test_memory_of_whole_models(model: str, patch: str) -> None:
-    from hybrid_patch.config.hydra_main import compose
+    from hybrid_patch.config.compose import compose
 
     config = compose(
         [f"model={model}", f"patch={patch}", "logger=none", "data.tile=32", "data.timesteps=1", "trainer.batch_size=2"]

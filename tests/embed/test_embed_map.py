@@ -197,7 +197,7 @@ def test_a_series(run: Path, tmp_path: Path) -> None:
 def test_several_modalities(tmp_path: Path) -> None:
     from building import TINY
 
-    from hybrid_patch.config.hydra_main import compose
+    from hybrid_patch.config.compose import compose
     from hybrid_patch.cost.map_benchmark import untrained_run
 
     untrained_run(tmp_path / "run", compose([*TINY, f"data.tile={TILE}", "~data.modalities.sentinel1"]))

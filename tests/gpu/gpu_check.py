@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_patch.config.hydra_main import compose, input_errors_end
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.literal import output_file, refuse_flags, take_keys, take_paths
+from hybrid_patch.config.options import wait_briefly
 from hybrid_patch.config.schema import Config
-from hybrid_patch.config.threads import wait_briefly
 from hybrid_patch.cost.benchmark import VARIANTS
-from hybrid_patch.errors import InputError
+from hybrid_patch.errors import InputError, input_errors_end
 from hybrid_patch.runs.atomic_files import write_json
 
 if TYPE_CHECKING:

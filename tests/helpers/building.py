@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config, RandomMasking
 from hybrid_patch.data.batch import Batch, QuerySampling

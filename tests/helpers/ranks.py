@@ -16,7 +16,7 @@ import torch
 from building import TINY
 from torch import Tensor
 
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.runs.checkpoints import checkpoints, read
 from hybrid_patch.train.__main__ import train

@@ -13,7 +13,7 @@ import rasterio
 from building import TINY
 from rasterio.transform import from_origin
 
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.cost.map_benchmark import BY_RESOLUTION, ONE_SCENE, untrained_run
 from hybrid_patch.embed import __main__ as embed_command
 

@@ -11,7 +11,7 @@ import yaml
 from building import TINY
 from pydantic import TypeAdapter
 
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.recipe import recipe, run_id
 from hybrid_patch.config.schema import Config
 from hybrid_patch.runs.directory import RunDirectory, provenance

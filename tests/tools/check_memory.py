@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.compose import Sources, compose, sweep_members
-from hybrid_patch.config.hydra_main import input_errors_end
 from hybrid_patch.config.schema import Config
+from hybrid_patch.errors import input_errors_end
 
 COMMON = ("logger=none", "evaluation=none", "runtime.device=cpu", "data.tile=32", "data.timesteps=1")
 SWEEP = ("model=nano,tiny", "patch=ps8,hybrid,ps1", "trainer.batch_size=4")

@@ -7,7 +7,7 @@ the default loss in two. Steps take turns (`cost/timing.py`), and so does the lo
 """
 
 if __name__ == "__main__":
-    from hybrid_patch.config.threads import wait_briefly
+    from hybrid_patch.config.options import wait_briefly
 
     wait_briefly()
 
@@ -21,12 +21,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_patch.config.hydra_main import compose, input_errors_end
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.literal import take_paths
 from hybrid_patch.cost.isolated_memory import memory_alone
 from hybrid_patch.cost.step import Step
 from hybrid_patch.cost.timing import Interval, interleave, interval, ratio, totals_of
-from hybrid_patch.errors import InputError
+from hybrid_patch.errors import InputError, input_errors_end
 from hybrid_patch.loss.logsumexp import Backend, log_sum_exp
 from hybrid_patch.runs.atomic_files import write_json
 from hybrid_patch.runs.directory import provenance

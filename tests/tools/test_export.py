@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.schema import OlmoEarth, Synthetic
 from hybrid_patch.data.olmoearth.source import WORLDCOVER, OlmoEarthSource
 from hybrid_patch.data.source import Window

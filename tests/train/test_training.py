@@ -18,7 +18,7 @@ from building import TINY
 from lightning_fabric import Fabric
 from rasterio.errors import NotGeoreferencedWarning
 
-from hybrid_patch.config.hydra_main import compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.registry import open_source
 from hybrid_patch.loss.objective import Objective

@@ -1,0 +1,375 @@
+"""Command lines from dataclasses: parsing, help and errors of every command that is not Hydra's.
+
+Each field of a command's options is an option, `name=value`, whose type says what it takes (pydantic reads it) and
+whose `Annotated` mark explains it:
+
+    @dataclass(frozen=True, kw_only=True)
+    class EmbedOptions:
+        run: Annotated[Path, Positional("DIR", "the trained run")]
+        dims: Annotated[Count, Option("N", "numbers per pixel")] = 64
+
+A field without a default must be given. Paths and texts are taken literally; tuples are written `[a,b]`; a `dict` takes
+`name.KEY=value`. What does not go together is told by `__post_init__`, as an InputError.
+"""
+
+import dataclasses
+import os
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+
+from hybrid_patch.config.messages import did_you_mean, plain_reason
+from hybrid_patch.errors import INTERRUPTED, InputError, broken_pipe_ends, input_errors_end
+
+T = TypeVar("T")
+KEY = r"[+~]{0,2}[A-Za-z_][\w./@]*"
+"""What stands before the `=` of an override of Hydra's; of anything else, `=` is part of a path."""
+HELP_FLAGS = ("--help", "-h")
+SPINS = "1000"
+"""Turns that a waiting thread of GNU's OpenMP spins before it sleeps: a few microseconds.
+
+Threads that sleep at once double the time of a small step on a quiet machine, since each of its many short parallel
+parts has to wake them; threads that spin for long make a step many times slower where something else runs too. On
+2 cores, nano at patch size 8: 58 ms and 33 ms a step with 0 and 1,000 spins on the quiet machine (docs/performance.md
+has the command), 51 ms and 79 ms beside one busy process; with 100,000 spins, 400 ms beside it.
+"""
+
+
+# --- marks of fields --------------------------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """An option that is given by its name, `name=VALUE`."""
+
+    value: str
+    """How help writes the value; empty: from the type."""
+    help: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Positional(Option):
+    """An option that may be given without its name, in the order of the fields; a tuple takes all that are left."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A bool that is true where its flag is given."""
+
+    flag: str
+    help: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Overrides:
+    """A tuple of overrides of a run's config, passed on as they were typed.
+
+    Attributes:
+        help: what help says, by how it writes the override.
+        groups: what may be overridden; empty: anything.
+    """
+
+    help: Mapping[str, str]
+    groups: tuple[str, ...] = ()
+
+    def takes(self, key: str) -> bool:
+        """Whether the key of an argument is one of these."""
+        root = key.lstrip("+~").partition(".")[0]
+        return re.fullmatch(KEY, key) is not None and (not self.groups or root in self.groups)
+
+
+# --- types of options -------------------------------------------------------------------------------------------------
+def _with_folder(path: Path) -> Path:
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent}")
+    return path
+
+
+def _items(value: object) -> object:
+    """`[a,b]` as a list; commas within brackets belong to an item."""
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"\[.*\]", value, re.DOTALL):
+        raise ValueError("not a list; write it as [a,b]")
+    return [item.strip() for item in re.split(r",(?![^\[{]*[\]}])", value[1:-1]) if item.strip()]
+
+
+OutputFile = Annotated[Path, AfterValidator(_with_folder)]
+"""A file whose folder exists."""
+Items = Annotated[tuple[T, ...], BeforeValidator(_items)]
+"""A list, `[a,b]`."""
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+def run_command(
+    name: str,
+    description: str | None,
+    options: type[T],
+    run: Callable[[T], int | None],
+    arguments: Sequence[str] | None = None,
+    *,
+    one_line: bool = True,
+) -> NoReturn:
+    """Run a command and exit with what it returns (None: 0); bad input is one line and exit code 2.
+
+    Args:
+        name: how the command is typed.
+        description: for the help; the docstring of the command's module, usually.
+        options: a dataclass, as in the docstring of this module.
+        run: the command; it imports what is heavy by itself.
+        arguments: None: those of the process.
+        one_line: False for a command whose errors may list several things, a line each.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    answer_help(words, lambda: help_text(name, description or "", options))
+    wait_briefly()
+    with input_errors_end(one_line), broken_pipe_ends():
+        try:
+            code = run(parse(options, words))
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+    sys.exit(code or 0)
+
+
+def answer_help(arguments: Sequence[str], text: Callable[[], str]) -> None:
+    """Where the arguments ask for help or the version, print it and exit."""
+    asked = next((word for word in arguments if word in (*HELP_FLAGS, "--version")), None)
+    if asked is not None:
+        with broken_pipe_ends():
+            print(f"hybrid_patch {version()}" if asked == "--version" else text())
+        sys.exit(0)
+
+
+def version() -> str:
+    """The installed version of this package."""
+    try:
+        return metadata.version("hybrid_patch")
+    except metadata.PackageNotFoundError:
+        return "unknown (a checkout that is not installed)"
+
+
+def wait_briefly() -> None:
+    """Let waiting CPU threads spin for a moment and then sleep, unless the environment says otherwise.
+
+    To be called before torch is imported: OpenMP reads it once.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+# --- parsing ----------------------------------------------------------------------------------------------------------
+def parse(options: type[T], arguments: Sequence[str]) -> T:
+    """The options of a command line. Raises InputError, one line."""
+    fields = _fields(options)
+    given: dict[str, Any] = {}
+    for argument in arguments:
+        option = _option_of(argument, fields, given)
+        key, equals, value = argument.partition("=")
+        if isinstance(option.mark, Flag):
+            given[option.name] = True
+        elif option.many:
+            given.setdefault(option.name, []).append(argument)
+        elif option.is_dict:
+            key = key.removeprefix(f"{option.name}.")
+            _set_once(given.setdefault(option.name, {}), key, value, f"{option.name}.{key}")
+        else:
+            _set_once(given, option.name, value if equals and key == option.name else argument, option.name)
+    return _built(options, fields, given)
+
+
+def _option_of(argument: str, fields: Mapping[str, "_Option"], given: Mapping[str, Any]) -> "_Option":
+    """The option that an argument gives. Raises InputError if there is none, or it is not to be given again."""
+    if argument.startswith("-"):
+        flags = {option.shown: option for option in fields.values() if isinstance(option.mark, Flag)}
+        if argument not in flags:
+            takes = [*flags, "--help", "--version"]
+            raise InputError(f"{argument}: no such flag; takes: {', '.join(takes)}{did_you_mean(argument, takes)}")
+        return flags[argument]
+    key, equals, _ = argument.partition("=")
+    named = fields.get(key if key in fields else key.partition(".")[0])
+    if equals and named and named.is_dict == (key not in fields) and named.has_name:
+        return named
+    if equals or key.startswith("~"):
+        for option in fields.values():
+            if isinstance(option.mark, Overrides) and option.mark.takes(key):
+                return option
+        if re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.]*", key):
+            known = [name for option in fields.values() for name in option.names()]
+            raise InputError(f"{argument}: unknown key; takes: {', '.join(known)}{did_you_mean(key, known)}")
+    for option in fields.values():
+        if isinstance(option.mark, Positional) and (option.many or option.name not in given):
+            return option
+    known = [name for option in fields.values() for name in option.names()]
+    raise InputError(f"{argument}: one argument too many; takes: {', '.join(known)}")
+
+
+def _set_once(values: dict[str, Any], key: str, value: str, shown: str) -> None:
+    if key in values:
+        raise InputError(f"{shown}={value}: given twice; before it was {values[key]}")
+    values[key] = value
+
+
+def _built(options: type[T], fields: Mapping[str, "_Option"], given: Mapping[str, Any]) -> T:
+    values = {}
+    for name, option in fields.items():
+        if name not in given:
+            if option.required:
+                raise InputError(f"{name}: missing; give {option.shown}")
+            continue
+        if option.is_dict:
+            item = get_args(option.bare)[1]
+            values[name] = {key: _value(f"{name}.{key}", item, text) for key, text in given[name].items()}
+        else:
+            values[name] = _value(name, option.annotation, given[name])
+    return options(**values)
+
+
+def _value(key: str, annotation: Any, text: Any) -> Any:
+    try:
+        return _adapter(annotation).validate_python(text)
+    except ValidationError as error:
+        reasons = dict.fromkeys(plain_reason(each) for each in error.errors(include_url=False))
+        first, *others = reasons
+        reason = " or ".join([first, *(each.removeprefix("must be ") for each in others)])
+        choices = [choice for choice in _choices(annotation) if isinstance(choice, str)]
+        shown = text if isinstance(text, str) else " ".join(text)
+        raise InputError(f"{key}={shown}: {reason}{did_you_mean(shown, choices)}") from None
+
+
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
+# --- what a dataclass says --------------------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class _Option:
+    """A field of a command's options."""
+
+    name: str
+    annotation: Any
+    mark: Option | Flag | Overrides
+    default: Any
+
+    @property
+    def bare(self) -> Any:
+        """The type without its marks and `| None`."""
+        bare = self.annotation
+        while get_origin(bare) is Annotated:
+            bare = get_args(bare)[0]
+        if get_origin(bare) in (Union, UnionType):
+            types = [each for each in get_args(bare) if each is not type(None)]
+            bare = dataclasses.replace(self, annotation=types[0]).bare if len(types) == 1 else bare
+        return bare
+
+    @property
+    def is_dict(self) -> bool:
+        """Whether it is given as `name.KEY=value`."""
+        return get_origin(self.bare) is dict
+
+    @property
+    def many(self) -> bool:
+        """Whether each argument without its name is one of its items."""
+        is_tuple = get_origin(self.bare) is tuple
+        return isinstance(self.mark, Overrides) or (isinstance(self.mark, Positional) and is_tuple)
+
+    @property
+    def has_name(self) -> bool:
+        """Whether it can be given by name."""
+        return isinstance(self.mark, Option) and not self.many
+
+    @property
+    def required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    def names(self) -> list[str]:
+        """The keys that it takes, for messages."""
+        if isinstance(self.mark, Overrides) and not self.mark.groups:
+            return ["key=value"]
+        return [] if isinstance(self.mark, Flag) else [shown.partition("=")[0] for shown, _ in self.lines()]
+
+    @property
+    def shown(self) -> str:
+        """How it is typed."""
+        if isinstance(self.mark, Flag):
+            return self.mark.flag
+        assert isinstance(self.mark, Option)
+        value = self.mark.value or "|".join(map(str, _choices(self.annotation)))
+        if self.many:
+            return f"{value} ..."
+        return f"{self.name}.{value}" if self.is_dict else f"{self.name}={value}"
+
+    def lines(self) -> list[tuple[str, str]]:
+        """How it is typed, and what that does."""
+        if isinstance(self.mark, Overrides):
+            return list(self.mark.help.items())
+        shows_default = not self.required and self.default not in (None, False, ()) and "default" not in self.mark.help
+        default = f" (default: {_shown_default(self.default)})" if shows_default and not self.is_dict else ""
+        return [(self.shown, self.mark.help + default)]
+
+
+def _fields(options: type) -> dict[str, _Option]:
+    hints = get_type_hints(options, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(options):
+        marks = [mark for mark in get_args(hints[field.name]) if isinstance(mark, Option | Flag | Overrides)]
+        if marks:
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            found[field.name] = _Option(field.name, hints[field.name], marks[0], default)
+    return found
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """The words that a type takes, if it takes some words."""
+    if annotation is bool:
+        return ["true", "false"]
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    parts = get_args(annotation)
+    parts = parts[:1] if get_origin(annotation) is Annotated else parts
+    return [choice for part in parts for choice in _choices(part)]
+
+
+def _shown_default(default: Any) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"[{','.join(map(str, default))}]" if isinstance(default, tuple) else str(default)
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+def help_text(name: str, description: str, options: type) -> str:
+    """How a command is typed, what it does, and a line or more for each of its options."""
+    fields = _fields(options)
+    usage = [name]
+    for option in fields.values():
+        if isinstance(option.mark, Overrides):
+            usage.append("[key=value ...]")
+        elif isinstance(option.mark, Positional):
+            usage.append(option.shown if option.required else f"[{option.shown}]")
+    if any(not isinstance(option.mark, Positional | Overrides) for option in fields.values()):
+        usage.append("[options]")
+    rows = [row for option in fields.values() for row in option.lines()]
+    rows += [("--help, --version", "print this, or the version, and do nothing else")]
+    return f"usage: {' '.join(usage)}\n\n{description.strip()}\n\n{rows_text(rows)}"
+
+
+def rows_text(rows: Sequence[tuple[str, str]], first: int = 20) -> str:
+    """Two columns, the second wrapped to the terminal's width (at most 120)."""
+    width = min(max(shutil.get_terminal_size((120, 24)).columns, 60), 120)
+    lines = []
+    for shown, explained in rows:
+        begin = f"  {shown:<{first}}"
+        wrapped = textwrap.wrap(explained, width - first - 4) or [""]
+        if len(shown) > first:
+            lines.append(begin)
+            begin = " " * (first + 2)
+        lines += [f"{begin}  {wrapped[0]}".rstrip(), *(" " * (first + 4) + line for line in wrapped[1:])]
+    return "\n".join(lines)
