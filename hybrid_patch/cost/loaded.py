@@ -9,8 +9,7 @@ from hybrid_patch.cost.timing import Clock, Interval, interval, ratio
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loader import TrainingSteps, batches
 from hybrid_patch.data.prefetch import on_device
-from hybrid_patch.data.registry import open_source
-from hybrid_patch.data.source import BrokenSampleError
+from hybrid_patch.data.source import BrokenSampleError, open_source
 from hybrid_patch.errors import InputError
 
 READ_AHEAD = 2

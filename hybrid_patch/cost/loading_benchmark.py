@@ -100,8 +100,7 @@ def read(arguments: Sequence[str]) -> Request:
 def measure(request: Request) -> dict[str, Any]:
     """The report, as plain values. Raises InputError for data that cannot be read."""
     from hybrid_patch.data.loader import TrainingSteps, batches
-    from hybrid_patch.data.registry import open_source
-    from hybrid_patch.data.source import BrokenSampleError
+    from hybrid_patch.data.source import BrokenSampleError, open_source
     from hybrid_patch.runs.directory import provenance
 
     config, steps = request.config, request.steps

@@ -89,7 +89,7 @@ def read(arguments: Sequence[str]) -> Plan:
 def measure(plan: Plan) -> dict[str, Any]:
     """The report: `variants` by name, with the seconds of each phase, and the `ratios` of pairs."""
     from hybrid_patch.cost.timing import interleave, interval, ratio, totals_of
-    from hybrid_patch.data.registry import open_source
+    from hybrid_patch.data.source import open_source
     from hybrid_patch.embed.make_map import Request, make_map
     from hybrid_patch.embed.trained_model import load
     from hybrid_patch.runs.directory import provenance
@@ -166,7 +166,7 @@ def untrained_run(folder: Path, config: Config) -> None:
     import torch
 
     from hybrid_patch.config.frozen import as_yaml
-    from hybrid_patch.data.registry import open_source
+    from hybrid_patch.data.source import open_source
     from hybrid_patch.loss.objective import Objective
     from hybrid_patch.runs import checkpoints
 

@@ -19,7 +19,7 @@ from hybrid_patch.cost import sharded_memory
 from hybrid_patch.cost.devices import Device
 from hybrid_patch.cost.fake_step import Tokens, fake_steps
 from hybrid_patch.cost.recorder import MemoryClass, Phase, Record
-from hybrid_patch.data.registry import open_source
+from hybrid_patch.data.source import open_source
 from hybrid_patch.model.profiling import PARTS
 
 CLASSES: tuple[MemoryClass, ...] = ("parameters", "gradients", "optimizer", "activations", "temporary")

@@ -8,7 +8,7 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.timing import Clock
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loader import TrainingSteps
-from hybrid_patch.data.registry import open_source
+from hybrid_patch.data.source import open_source
 from hybrid_patch.errors import InputError
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.train.distributed import accelerator

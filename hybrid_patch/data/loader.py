@@ -51,7 +51,7 @@ class Crop:
     labels: Int[Array, "_ _"] | None
     label: int | None = None
 
-    def seen(self, inputs: Collection[str]) -> Bool[Array, "h w"]:
+    def any_valid(self, inputs: Collection[str]) -> Bool[Array, "h w"]:
         """`[H, W]`: where any of some modalities was measured at any time."""
         return np.any([self.valid[name].any(-1) for name in inputs], axis=0)
 

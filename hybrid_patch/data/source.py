@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.schema import OlmoEarth, Rasters, Synthetic
 
 Array = np.ndarray
 UNLABELLED = -1
@@ -87,3 +88,21 @@ class Source(Protocol):
         Raises BrokenSampleError if the file is truncated, corrupt, or unreadable.
         """
         ...
+
+
+def open_source(data: Synthetic | OlmoEarth | Rasters) -> Source:
+    """The source that a configuration names; only its own libraries are imported.
+
+    Raises InputError if its files are not what the configuration says.
+    """
+    if isinstance(data, Synthetic):
+        from hybrid_patch.data.synthetic.source import SyntheticSource
+
+        return SyntheticSource(data)
+    if isinstance(data, OlmoEarth):
+        from hybrid_patch.data.olmoearth.source import OlmoEarthSource
+
+        return OlmoEarthSource(data)
+    from hybrid_patch.data.rasters.source import RasterSource
+
+    return RasterSource(data)

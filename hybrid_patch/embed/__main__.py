@@ -111,9 +111,9 @@ def read(arguments: Sequence[str]) -> "tuple[Path, Literal['auto', 'cpu', 'cuda'
     if output.exists():
         raise InputError(f"output={output}: exists already; remove it or name another")
     from hybrid_patch.embed.make_map import Request
-    from hybrid_patch.embed.scene_files import Options
+    from hybrid_patch.embed.scene_files import ReadOptions
 
-    reading = Options(
+    reading = ReadOptions(
         date=_date(own["date"]) if "date" in own else None,
         drop_bands=chosen["missing_bands"] == "drop",
         any_resolution=chosen["resolution"] == "any",

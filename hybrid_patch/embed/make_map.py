@@ -19,8 +19,8 @@ from hybrid_patch.embed.geotiff import OVERVIEWS, DType, MapFile, check_disk
 from hybrid_patch.embed.map_parts import PartsFolder, divide
 from hybrid_patch.embed.pipeline import Pipeline, Stopped, batch_from_memory
 from hybrid_patch.embed.reduction import LARGEST, Basis, Reduce, fit, sample
-from hybrid_patch.embed.scene import Scene
-from hybrid_patch.embed.scene_files import Options
+from hybrid_patch.embed.scene import SceneReader
+from hybrid_patch.embed.scene_files import ReadOptions
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.embed.windows import Tiling
 from hybrid_patch.errors import InputError
@@ -57,7 +57,7 @@ class Request(NamedTuple):
     batch: int | None = None
     patches: bool = False
     cog: bool = True
-    reading: Options = Options()
+    reading: ReadOptions = ReadOptions()
 
     def options(self) -> dict[str, Any]:
         """All that changes the numbers of the map, as plain values."""
@@ -93,7 +93,7 @@ def _make_map(model: TrainedModel, request: Request, say: Callable[[str], None],
     if request.output.exists():
         raise InputError(f"output={request.output}: exists already; remove it or name another")
     inputs = {name: model.modalities[name] for name in model.inputs}
-    scene = Scene(request.input, inputs, model.config.data.timesteps, request.reading)
+    scene = SceneReader(request.input, inputs, model.config.data.timesteps, request.reading)
     for note in scene.inputs.notes:
         say(note)
     reduce, dims = _kept(request, model)
@@ -184,7 +184,7 @@ def _tiling(model: TrainedModel, request: Request, unit: int) -> Tiling:
     return Tiling(*(x // unit for x in model.tiling(request.overlap)))
 
 
-def _job(model: TrainedModel, scene: Scene, request: Request) -> dict[str, Any]:
+def _job(model: TrainedModel, scene: SceneReader, request: Request) -> dict[str, Any]:
     return {"run": _run_id(model), "step": model.step, **request.options(), "files": scene.files()}
 
 
@@ -195,7 +195,7 @@ def _run_id(model: TrainedModel) -> str:
         return model.run.resolve().name
 
 
-def _file(model: TrainedModel, scene: Scene, request: Request, basis: Basis, unit: int) -> MapFile:
+def _file(model: TrainedModel, scene: SceneReader, request: Request, basis: Basis, unit: int) -> MapFile:
     bands, t = basis.descriptions(), scene.grid.transform
     steps = request.dtype == "int8"
     tags = {

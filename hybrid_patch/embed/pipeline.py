@@ -16,7 +16,7 @@ from hybrid_patch.data.loader import Crop
 from hybrid_patch.data.source import Window
 from hybrid_patch.embed.geotiff import NODATA, MapFile
 from hybrid_patch.embed.reduction import LARGEST, Basis
-from hybrid_patch.embed.scene import Scene
+from hybrid_patch.embed.scene import SceneReader
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.embed.windows import Tiling, blended
 from hybrid_patch.embed.workers import workers
@@ -60,7 +60,14 @@ class Pipeline:
     """
 
     def __init__(
-        self, model: TrainedModel, scene: Scene, basis: Basis, file: MapFile, tiling: Tiling, unit: int, batch: int
+        self,
+        model: TrainedModel,
+        scene: SceneReader,
+        basis: Basis,
+        file: MapFile,
+        tiling: Tiling,
+        unit: int,
+        batch: int,
     ) -> None:
         self.model, self.scene, self.file = model, scene, file
         self.tiling, self.unit, self.batch = tiling, unit, batch
@@ -154,7 +161,7 @@ class Pipeline:
         origin, end = lefts[0], lefts[-1] + side
         place = Window(*(self.unit * x for x in (top, origin, side, end - origin)))
         crop = self.scene.read(place)
-        seen = np.any(crop.seen(list(crop.valid)).reshape(side, self.unit, end - origin, self.unit), axis=(1, 3))
+        seen = np.any(crop.any_valid(list(crop.valid)).reshape(side, self.unit, end - origin, self.unit), axis=(1, 3))
         groups = [lefts[start : start + self.batch] for start in range(0, len(lefts), self.batch)]
         windows = {
             group[0]: self._workers.submit(self._embed, crop, [left - origin for left in group]) for group in groups
@@ -197,7 +204,7 @@ class Pipeline:
         self.seconds["writing"] += time.perf_counter() - began
 
 
-def batch_from_memory(model: TrainedModel, scene: Scene, numbers: int) -> int:
+def batch_from_memory(model: TrainedModel, scene: SceneReader, numbers: int) -> int:
     """How many windows to embed together: what free memory holds, up to where more are no faster.
 
     Args:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from hybrid_patch.data.loader import Crop
 from hybrid_patch.embed.per_pixel import Projection
-from hybrid_patch.embed.scene import Scene
+from hybrid_patch.embed.scene import SceneReader
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.embed.workers import workers
 from hybrid_patch.errors import InputError
@@ -77,7 +77,7 @@ def load_basis(path: Path) -> Basis:
         return Basis(kind, *(arrays[name] for name in Basis._fields[1:]))
 
 
-def sample(model: TrainedModel, scene: Scene) -> tuple[Float[Array, "n d"], Float[Array, "m side side d"]]:
+def sample(model: TrainedModel, scene: SceneReader) -> tuple[Float[Array, "n d"], Float[Array, "m side side d"]]:
     """Embeddings of pixels drawn from windows spread over the scene, and of a few whole windows.
 
     Raises InputError if nothing was measured anywhere.
@@ -98,7 +98,7 @@ def sample(model: TrainedModel, scene: Scene) -> tuple[Float[Array, "n d"], Floa
         for crops, dense in zip(drawn, pool.map(embedded, drawn), strict=True):
             whole = whole or [dense]
             for crop, image in zip(crops, dense, strict=True):
-                seen = np.flatnonzero(crop.seen(list(crop.valid)))
+                seen = np.flatnonzero(crop.any_valid(list(crop.valid)))
                 rows.append(
                     image.reshape(-1, image.shape[-1])[
                         rng.permutation(seen)[: max(PIXELS // count * len(seen) // side**2, 1)]

@@ -13,13 +13,13 @@ from hybrid_patch.data.loader import Crop
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.layout import UNDATED
 from hybrid_patch.data.source import BrokenSampleError, Window
-from hybrid_patch.embed.scene_files import Inputs, Options, find_inputs
+from hybrid_patch.embed.scene_files import ReadOptions, SceneInputs, find_inputs
 from hybrid_patch.errors import InputError
 
 Array = np.ndarray
 
 
-class Scene:
+class SceneReader:
     """The files of a scene, open for reading in windows. Not for several threads at once.
 
     Attributes:
@@ -30,11 +30,11 @@ class Scene:
     """
 
     def __init__(
-        self, path: Path, modalities: Mapping[str, Modality], timesteps: int, options: Options | None = None
+        self, path: Path, modalities: Mapping[str, Modality], timesteps: int, options: ReadOptions | None = None
     ) -> None:
         """Look at all files; raises InputError for whatever does not fit (see `find_inputs`)."""
         self._files = RasterFiles()
-        self.inputs: Inputs = find_inputs(path, modalities, timesteps, options or Options(), self._files)
+        self.inputs: SceneInputs = find_inputs(path, modalities, timesteps, options or ReadOptions(), self._files)
         self.modalities = {name: modality for name, modality in modalities.items() if name in self.inputs.layers}
         self.height, self.width = self.grid.height, self.grid.width
         dates = [[date.day, date.month - 1, date.year] for date in self.inputs.dates]

@@ -22,7 +22,7 @@ DATE = re.compile(r"(?<!\d)(\d{4})(-?)(\d{2})\2(\d{2})(?!\d)")
 TAG = "TIFFTAG_DATETIME"
 
 
-class Options(NamedTuple):
+class ReadOptions(NamedTuple):
     """How an input is read.
 
     Attributes:
@@ -56,7 +56,7 @@ class Layer(NamedTuple):
     nodata: float | None
 
 
-class Inputs(NamedTuple):
+class SceneInputs(NamedTuple):
     """The files of a scene, all on one grid.
 
     Attributes:
@@ -73,8 +73,8 @@ class Inputs(NamedTuple):
 
 
 def find_inputs(
-    path: Path, modalities: Mapping[str, Modality], timesteps: int, options: Options, files: RasterFiles
-) -> Inputs:
+    path: Path, modalities: Mapping[str, Modality], timesteps: int, options: ReadOptions, files: RasterFiles
+) -> SceneInputs:
     """Look at a GeoTIFF, at a folder of dated ones, or at a folder with one of these for each modality.
 
     Args:
@@ -116,7 +116,7 @@ def find_inputs(
     absent = [name for name in modalities if name not in layers]
     if absent:
         notes.append(f"not in the input, so missing: {', '.join(absent)}")
-    return Inputs(layers, tuple(dates), grid, tuple(notes))
+    return SceneInputs(layers, tuple(dates), grid, tuple(notes))
 
 
 def date_in(text: str) -> datetime.date | None:
@@ -131,7 +131,7 @@ def date_in(text: str) -> datetime.date | None:
 
 # --- which files ------------------------------------------------------------------------------------------------------
 def _by_modality(
-    path: Path, modalities: Mapping[str, Modality], options: Options, files: RasterFiles, notes: list[str]
+    path: Path, modalities: Mapping[str, Modality], options: ReadOptions, files: RasterFiles, notes: list[str]
 ) -> dict[str, list[Path]]:
     """The files of each modality, in order."""
     if path.is_file():
@@ -155,7 +155,7 @@ def _by_modality(
 
 
 def _modality_of(
-    path: Path, modalities: Mapping[str, Modality], options: Options, files: RasterFiles, notes: list[str]
+    path: Path, modalities: Mapping[str, Modality], options: ReadOptions, files: RasterFiles, notes: list[str]
 ) -> str:
     """The input modality whose bands a file has; if none has all, the one of which it has the largest share."""
     header, meta = files.header(path), _meta(path.parent, path)
@@ -176,7 +176,7 @@ def _meta(root: Path, path: Path) -> Meta:
     return read_meta(next((place for place in places if (place / "meta.json").is_file()), root) / "meta.json")
 
 
-def _date(path: Path, options: Options, files: RasterFiles) -> datetime.date:
+def _date(path: Path, options: ReadOptions, files: RasterFiles) -> datetime.date:
     if options.date is not None:
         return options.date
     found = date_in(path.name) or date_in(files.tags(path).get(TAG, "").replace(":", "-"))
@@ -200,7 +200,7 @@ def _layer(
     modality: Modality,
     placed: Mapping[int, Path],
     meta: Meta,
-    options: Options,
+    options: ReadOptions,
     files: RasterFiles,
     notes: list[str],
 ) -> Layer:
@@ -237,7 +237,7 @@ def _layer(
     return Layer(placed, bands, kept, absent, nodata)
 
 
-def _check_grid(header: Header, grid: Header, name: str, modality: Modality, options: Options) -> None:
+def _check_grid(header: Header, grid: Header, name: str, modality: Modality, options: ReadOptions) -> None:
     if not header.same_grid(grid):
         raise InputError(
             f"{header.path}: {header.height}×{header.width} pixels at {tuple(header.transform)[:6]}, but {grid.path} "

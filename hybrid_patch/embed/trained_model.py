@@ -109,7 +109,7 @@ class TrainedModel:
                 pixels[name], valid[name] = modality.normalise(images[name], np.isfinite(images[name]).all(-1))
         whole = Crop(pixels, valid, timestamps, None)
         embedding = self.embed_whole(whole, tiling, pooling)
-        embedding[~whole.seen(self.inputs)] = np.nan
+        embedding[~whole.any_valid(self.inputs)] = np.nan
         return embedding
 
     def embed_whole(self, whole: Crop, tiling: Tiling, pooling: Pooling = "mean") -> Float[Array, "h w d"]:

@@ -101,7 +101,7 @@ def _named(value: str) -> dict[str, Path]:
 def run(request: Request) -> dict[str, Any]:
     """The report, written, and the pictures."""
     from hybrid_patch.config.recipe import data_fingerprint
-    from hybrid_patch.data.registry import open_source
+    from hybrid_patch.data.source import open_source
     from hybrid_patch.embed.trained_model import load
     from hybrid_patch.evaluate.evaluation import evaluate
     from hybrid_patch.evaluate.settings import settings_of

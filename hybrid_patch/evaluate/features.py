@@ -71,7 +71,7 @@ def tiles(source: Source, split: str, most: int | None, timesteps: int) -> Itera
         except BrokenSampleError as error:
             log.warning("left out of the evaluation: %s", error)
             continue
-        seen = whole.seen(inputs)
+        seen = whole.any_valid(inputs)
         labels = None if whole.labels is None else np.where(seen, whole.labels, UNLABELLED)
         if whole.label is not None:
             labels = np.full((1, 1), whole.label if seen.any() else UNLABELLED)

@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from hybrid_patch.data.registry import open_source
-from hybrid_patch.data.source import UNLABELLED, Source
+from hybrid_patch.data.source import UNLABELLED, Source, open_source
 from hybrid_patch.embed.trained_model import load
 from hybrid_patch.errors import InputError
 from hybrid_patch.evaluate.features import Features, Tile, embedding_of, tiles

@@ -34,8 +34,7 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loader import TrainingSteps, batches
 from hybrid_patch.data.prefetch import on_device
-from hybrid_patch.data.registry import open_source
-from hybrid_patch.data.source import BrokenSampleError, Source
+from hybrid_patch.data.source import BrokenSampleError, Source, open_source
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.errors import InputError
 from hybrid_patch.loss.objective import Objective

@@ -16,7 +16,7 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.predict import predict
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loader import TrainingSteps
-from hybrid_patch.data.registry import open_source
+from hybrid_patch.data.source import open_source
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.directory import RunDirectory
 

@@ -8,7 +8,7 @@ from scenes import BANDS, DATE, TILE, call, make_run, values, write
 
 from hybrid_patch.data.source import Window
 from hybrid_patch.embed import map_parts
-from hybrid_patch.embed.scene import Scene
+from hybrid_patch.embed.scene import SceneReader
 
 NAME = f"{DATE}.tif"
 IMAGE = values(40, 40)
@@ -126,7 +126,7 @@ def test_a_file_that_is_broken_in_the_middle(run: Path, tmp_path: Path, monkeypa
     """Where the sample of the scene did not look: parts that were begun are removed again."""
     monkeypatch.setattr(map_parts, "PART_BYTES", 1)
     monkeypatch.setattr(map_parts, "STRIP_BYTES", 1)
-    monkeypatch.setattr(Scene, "windows_with_data", lambda self, *_: iter([self.read(Window(0, 0, TILE, TILE))]))
+    monkeypatch.setattr(SceneReader, "windows_with_data", lambda self, *_: iter([self.read(Window(0, 0, TILE, TILE))]))
     scene = write(tmp_path / NAME, values(600, 60))
     with scene.open("r+b") as file:
         file.truncate(scene.stat().st_size * 3 // 4)

@@ -15,7 +15,7 @@ from hybrid_patch.config.schema import Config, RandomMasking
 from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.packing import pack
-from hybrid_patch.data.registry import open_source
+from hybrid_patch.data.source import open_source
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.tokens import Positions
 from hybrid_patch.runs.directory import RunDirectory

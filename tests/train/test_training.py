@@ -20,7 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from hybrid_patch.config.compose import compose
 from hybrid_patch.config.schema import Config
-from hybrid_patch.data.registry import open_source
+from hybrid_patch.data.source import open_source
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.stop_signal import StopRequest

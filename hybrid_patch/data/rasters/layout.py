@@ -27,7 +27,7 @@ ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
 
 
 @dataclass(frozen=True)
-class Scene:
+class SceneFiles:
     """The files of one place, all on one grid.
 
     Attributes:
@@ -55,13 +55,13 @@ class Tiles:
     folders: Mapping[str, tuple[Path, frozenset[str]]]
     labels: tuple[Path, frozenset[str]] | None
 
-    def scene(self, number: int) -> Scene:
+    def scene(self, number: int) -> SceneFiles:
         """A tile. One that no folder has is looked for in all of them, and so found missing when it is read."""
         name = self.index.files[number]
         there = {modality: folder for modality, (folder, names) in self.folders.items() if name in names}
         folders = there or {modality: folder for modality, (folder, _) in self.folders.items()}
         labels = self.labels[0] / name if self.labels and name in self.labels[1] else None
-        return Scene(name, {modality: {0: folder / name} for modality, folder in folders.items()}, UNDATED, labels)
+        return SceneFiles(name, {modality: {0: folder / name} for modality, folder in folders.items()}, UNDATED, labels)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Layout:
         grid: the header of one of the scene's files; None for tiles.
     """
 
-    content: Tiles | Scene
+    content: Tiles | SceneFiles
     modalities: Mapping[str, Modality]
     meta: Meta
     grid: Header | None
@@ -82,7 +82,7 @@ class Layout:
     @property
     def label_files(self) -> list[Path]:
         """All files of labels, in order."""
-        if isinstance(self.content, Scene):
+        if isinstance(self.content, SceneFiles):
             return [self.content.labels] if self.content.labels else []
         if self.content.labels is None:
             return []
@@ -192,7 +192,7 @@ def _tiles(root: Path, places: Mapping[str, Path], labels: Path | None) -> Tiles
     return Tiles(read_index(root, frozenset().union(*(names for _, names in folders.values()))), folders, label_folder)
 
 
-def _series(root: Path, places: Mapping[str, Path], labels: Path | None) -> Scene:
+def _series(root: Path, places: Mapping[str, Path], labels: Path | None) -> SceneFiles:
     dated: dict[str, dict[datetime.date, Path]] = {}
     for name, place in places.items():
         if place.is_dir():
@@ -212,12 +212,12 @@ def _series(root: Path, places: Mapping[str, Path], labels: Path | None) -> Scen
         for name, place in places.items()
     }
     timestamps = np.array([[date.day, date.month - 1, date.year] for date in dates], np.int64) if dates else UNDATED
-    return Scene(root.name, files, timestamps, labels)
+    return SceneFiles(root.name, files, timestamps, labels)
 
 
 # --- what the modalities are ------------------------------------------------------------------------------------------
-def _files_of(modality: str, content: Tiles | Scene) -> Iterable[Path]:
-    if isinstance(content, Scene):
+def _files_of(modality: str, content: Tiles | SceneFiles) -> Iterable[Path]:
+    if isinstance(content, SceneFiles):
         return content.files[modality].values()
     folder, names = content.folders[modality]
     return (folder / name for name in sorted(names))
@@ -250,7 +250,7 @@ def _declared(modality: Modality, name: str, kind: str, header: Header, meta: Me
 
 
 def _check_grid(
-    scene: Scene, modalities: Mapping[str, Modality], first: Header, meta: Meta, files: RasterFiles
+    scene: SceneFiles, modalities: Mapping[str, Modality], first: Header, meta: Meta, files: RasterFiles
 ) -> None:
     """All files of a scene lie on each other and have the bands; a file that cannot be opened is found when read."""
     for name, modality in modalities.items():

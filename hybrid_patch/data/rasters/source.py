@@ -12,7 +12,7 @@ from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Rasters
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles, match_bands
 from hybrid_patch.data.rasters.labels import find_labels
-from hybrid_patch.data.rasters.layout import Layout, Scene, Tiles, find_layout
+from hybrid_patch.data.rasters.layout import Layout, SceneFiles, Tiles, find_layout
 from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Sample, Window
 from hybrid_patch.data.split import hold_out, split_blocks
 from hybrid_patch.data.statistics import fit
@@ -128,10 +128,10 @@ class RasterSource:
                 f"({grid.height}×{grid.width})"
             )
 
-    def _sample(self, index: int) -> tuple[Scene, Window, Header]:
+    def _sample(self, index: int) -> tuple[SceneFiles, Window, Header]:
         """The files of a sample, which part of them it is, and their grid."""
         content, blocks, grid = self._layout.content, self._division.blocks, self._layout.grid
-        if isinstance(content, Scene):
+        if isinstance(content, SceneFiles):
             assert blocks is not None
             assert grid is not None
             return content, blocks[index], grid
@@ -149,7 +149,7 @@ def _names(tile_labels: tuple[str, ...] | None) -> tuple[str, ...]:
     return tuple(sorted({name for name in tile_labels or () if name}))
 
 
-def _any_file(scene: Scene) -> Path:
+def _any_file(scene: SceneFiles) -> Path:
     """The first file of a scene."""
     return next(path for series in scene.files.values() for path in series.values())
 
@@ -178,7 +178,7 @@ def _divide(layout: Layout, config: Rasters) -> Division:
 
 def _why_no_validation(layout: Layout, config: Rasters) -> str:
     content = layout.content
-    if isinstance(content, Scene):
+    if isinstance(content, SceneFiles):
         assert layout.grid is not None
         would = max(layout.grid.height, layout.grid.width) // 2
         return (

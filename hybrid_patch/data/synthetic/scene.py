@@ -27,7 +27,7 @@ LOOKS = 4
 
 
 @dataclass(frozen=True)
-class Scene:
+class SyntheticScene:
     """What the pixels of a scene are made from.
 
     Attributes:
@@ -57,7 +57,7 @@ class Scene:
         return sum(array.nbytes for array in maps + tables)
 
 
-def make_scene(rng: np.random.Generator, size: int, timesteps: int) -> Scene:
+def make_scene(rng: np.random.Generator, size: int, timesteps: int) -> SyntheticScene:
     """A scene of `size` pixels a side, with `timesteps` dates spread over a year."""
     ground = make_ground(rng, size)
     days = np.floor((np.arange(timesteps) + rng.random(timesteps)) * 365 / timesteps).astype(np.int64)
@@ -73,7 +73,7 @@ def make_scene(rng: np.random.Generator, size: int, timesteps: int) -> Scene:
         axis=1,
     )
     vigour = (0.5 * (smooth_noise(rng, size, 14, 3) - 0.5)).astype(np.float32)
-    return Scene(
+    return SyntheticScene(
         ground,
         look(rng, ground.classes, days),
         vigour,
@@ -112,7 +112,7 @@ def _swath(rng: np.random.Generator, size: int, timesteps: int) -> Float[Array, 
 
 
 def measured(
-    scene: Scene, sensor: str, timesteps: Int[Array, " t"], rows: slice, columns: slice
+    scene: SyntheticScene, sensor: str, timesteps: Int[Array, " t"], rows: slice, columns: slice
 ) -> Bool[Array, "h w t"]:
     """Where a sensor delivered pixels."""
     a, b, c = scene.edges[sensor][timesteps].T
@@ -121,7 +121,7 @@ def measured(
     return (a * row + b * column > c) & scene.present[sensor][timesteps]
 
 
-def reflectance(scene: Scene, t: int, rows: slice, columns: slice) -> Float32[Array, "h w 12"]:
+def reflectance(scene: SyntheticScene, t: int, rows: slice, columns: slice) -> Float32[Array, "h w 12"]:
     """Sentinel-2 at a timestep: reflectance × 10,000 in whole numbers, clouds and their shadows in the picture."""
     objects = scene.ground.objects[rows, columns]
     size = len(scene.vigour)
@@ -139,7 +139,7 @@ def reflectance(scene: Scene, t: int, rows: slice, columns: slice) -> Float32[Ar
     return np.rint(10000 * np.clip(x, 1e-4, 1.6))
 
 
-def backscatter(scene: Scene, t: int, rows: slice, columns: slice) -> Float32[Array, "h w 2"]:
+def backscatter(scene: SyntheticScene, t: int, rows: slice, columns: slice) -> Float32[Array, "h w 2"]:
     """Sentinel-1 at a timestep, dB, with speckle."""
     size = len(scene.vigour)
     bits = _hash(scene.key - 1 - t, size, 2, rows, columns)

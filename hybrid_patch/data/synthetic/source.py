@@ -13,7 +13,15 @@ from jaxtyping import Int
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Synthetic
 from hybrid_patch.data.source import Sample, Window
-from hybrid_patch.data.synthetic.scene import OPTICAL, RADAR, Scene, backscatter, make_scene, measured, reflectance
+from hybrid_patch.data.synthetic.scene import (
+    OPTICAL,
+    RADAR,
+    SyntheticScene,
+    backscatter,
+    make_scene,
+    measured,
+    reflectance,
+)
 from hybrid_patch.data.synthetic.spectra import CLASSES
 from hybrid_patch.errors import InputError
 
@@ -58,7 +66,7 @@ class SyntheticSource:
             name: _with_statistics(name, modality) for name, modality in config.modalities.items()
         }
         self.classes = CLASSES
-        self._scenes: dict[int, Scene] = {}
+        self._scenes: dict[int, SyntheticScene] = {}
 
     def indices(self, split: str) -> Int[Array, " n"]:
         """Sample numbers of `train` or `val`."""
@@ -96,7 +104,7 @@ class SyntheticSource:
         labels = scene.ground.classes[scene.ground.objects[rows, columns]]
         return Sample(images, valid, scene.timestamps[timesteps], scene.latlon, labels)
 
-    def _scene(self, index: int) -> Scene:
+    def _scene(self, index: int) -> SyntheticScene:
         """The scene, from memory if it was read lately."""
         scene = self._scenes.pop(index, None)
         if scene is None:
