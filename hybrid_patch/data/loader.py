@@ -3,21 +3,19 @@
 A resumed run sees exactly what it would have seen, on any number of workers and processes.
 """
 
-import dataclasses
 import functools
 import signal
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Int8
-from torch import Tensor
+from jaxtyping import Bool, Int
 from torch.utils.data import DataLoader, Dataset
 
 from hybrid_patch.config.curriculum import PatchSizes, sizes_at, tile_for
 from hybrid_patch.config.schema import Config, Guided
 from hybrid_patch.data.batch import Batch, QuerySampling
+from hybrid_patch.data.crops import Crop, MaskedCrop, collate, read_crop
 from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.source import BrokenSampleError, Source, Window
 from hybrid_patch.errors import InputError
@@ -31,106 +29,6 @@ SUBSTITUTES = 20
 
 # Streams of random numbers that never meet: the order of an epoch, what happens to one sample, and to one step.
 ORDER, SAMPLE, STEP = 0, 1, 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Crop:
-    """A sample's window as arrays of fixed size.
-
-    Attributes:
-        pixels: per modality `[H, W, T, C]`, normalised, zeros where missing.
-        valid: per modality `[H, W, T]`.
-        timestamps: `[T, 3]`.
-        labels: `[h, w]` of the part of the window that is inside the sample; None if the source has none of pixels.
-        label: of the whole sample; None if the source has none of samples.
-    """
-
-    pixels: dict[str, Float[Array, "h w _ _"]]
-    valid: dict[str, Bool[Array, "h w _"]]
-    timestamps: Int[Array, "t 3"]
-    labels: Int[Array, "_ _"] | None
-    label: int | None = None
-
-    def any_valid(self, inputs: Collection[str]) -> Bool[Array, "h w"]:
-        """`[H, W]`: where any of some modalities was measured at any time."""
-        return np.any([self.valid[name].any(-1) for name in inputs], axis=0)
-
-    def window(self, window: Window) -> "Crop":
-        """A part of it, without labels; what lies outside is missing."""
-        rows, columns = (
-            slice(start, start + length) for start, length in ((window.top, window.height), (window.left, window.width))
-        )
-
-        def part(values: Array) -> Array:
-            inside = values[rows, columns]
-            whole = np.zeros((window.height, window.width, *values.shape[2:]), values.dtype)
-            whole[: inside.shape[0], : inside.shape[1]] = inside
-            return whole
-
-        pixels = {name: part(values) for name, values in self.pixels.items()}
-        return Crop(pixels, {name: part(there) for name, there in self.valid.items()}, self.timestamps, None)
-
-
-class MaskedCrop(NamedTuple):
-    """A crop in V views.
-
-    Attributes:
-        masks: per modality `[V, h, w, T, S]`.
-        guide_mask: per modality `[V, H, W, T]` the pixels that upsamplers may look at; empty: all.
-        skipped: what was wrong with the samples that it stands in for.
-    """
-
-    crop: Crop
-    masks: dict[str, Int8[Array, "v _ _ _ _"]]
-    guide_mask: dict[str, Bool[Array, "v _ _ _"]]
-    skipped: tuple[str, ...] = ()
-
-
-def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampling: QuerySampling) -> Batch:
-    """Samples as one batch."""
-    crops = [sample.crop for sample in samples]
-
-    def stacked(arrays: Iterable[Array]) -> Tensor:
-        return torch.from_numpy(np.stack(list(arrays)))
-
-    return Batch.of(
-        {name: stacked(c.pixels[name] for c in crops) for name in crops[0].pixels},
-        {name: stacked(c.valid[name] for c in crops) for name in crops[0].valid},
-        stacked(c.timestamps for c in crops),
-        {name: stacked(s.masks[name] for s in samples).flatten(0, 1) for name in samples[0].masks},
-        inputs,
-        query_sampling,
-        {name: stacked(s.guide_mask[name] for s in samples).flatten(0, 1) for name in samples[0].guide_mask},
-        tuple(message for sample in samples for message in sample.skipped),
-    )
-
-
-def crop(source: Source, index: int, window: Window, timesteps: Int[Array, " t"], series: int) -> Crop:
-    """Read a window of a sample, normalised; what lies outside the sample, or it does not have, is missing.
-
-    Args:
-        timesteps: which of the sample's timesteps, ascending.
-        series: timesteps of the result, at least as many.
-
-    Raises BrokenSampleError.
-    """
-    height, width, _ = source.shape(index)
-    inside = Window(
-        window.top, window.left, min(window.height, height - window.top), min(window.width, width - window.left)
-    )
-    sample = source.read(index, inside, timesteps)
-    pixels, valid = {}, {}
-    for name, modality in source.modalities.items():
-        length = series if modality.temporal else 1
-        pixels[name] = np.zeros((window.height, window.width, length, modality.channels), np.float32)
-        valid[name] = np.zeros((window.height, window.width, length), bool)
-        if name in sample.images:
-            values, there = modality.normalise(sample.images[name], sample.valid[name])
-            h, w, t = there.shape
-            pixels[name][:h, :w, :t], valid[name][:h, :w, :t] = values, there
-    timestamps = np.zeros((series, 3), np.int64)
-    timestamps[: len(timesteps)] = sample.timestamps
-    return Crop(pixels, valid, timestamps, sample.labels, sample.label)
 
 
 class TrainingSteps(Dataset[Batch | BrokenSampleError]):
@@ -213,7 +111,7 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
                 int(rng.integers(max(height - tile, 0) + 1)), int(rng.integers(max(width - tile, 0) + 1)), tile, tile
             )
             timesteps = np.sort(rng.permutation(length)[: data.timesteps])
-            sample = crop(self.source, index, window, timesteps, data.timesteps)
+            sample = read_crop(self.source, index, window, timesteps, data.timesteps)
             if any(sample.valid[name].any() for name in self.inputs):
                 return sample
         return self._crop_around_data(index, tile, rng)
@@ -222,7 +120,7 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         """A crop of a sample that is mostly missing: around a valid pixel, at its timestep and others."""
         data = self.config.data
         height, width, length = self.source.shape(index)
-        whole = crop(self.source, index, Window(0, 0, height, width), np.arange(length), length)
+        whole = read_crop(self.source, index, Window(0, 0, height, width), np.arange(length), length)
         places = [np.argwhere(whole.valid[name]) for name in self.inputs]
         found = np.concatenate(places)
         if len(found) == 0:
@@ -234,7 +132,7 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         )
         others = rng.permutation(np.delete(np.arange(length), time))[: data.timesteps - 1]
         window = Window(top, left, tile, tile)
-        return crop(self.source, index, window, np.sort(np.append(others, time)), data.timesteps)
+        return read_crop(self.source, index, window, np.sort(np.append(others, time)), data.timesteps)
 
 
 def batches(dataset: TrainingSteps, start: int, workers: int, pin_memory: bool) -> Iterable[Batch | BrokenSampleError]:

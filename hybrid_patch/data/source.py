@@ -27,6 +27,15 @@ class Window:
     height: int
     width: int
 
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Its rows and columns."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    def within(self, height: int, width: int) -> "Window":
+        """The part of it that is inside an image."""
+        return Window(self.top, self.left, min(self.height, height - self.top), min(self.width, width - self.left))
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:

@@ -11,7 +11,7 @@ from torch import Tensor
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.batch import Batch, QuerySampling
-from hybrid_patch.data.loader import Crop, MaskedCrop, collate
+from hybrid_patch.data.crops import Crop, MaskedCrop, collate
 from hybrid_patch.data.masking import Mask, coarse_presence
 from hybrid_patch.data.patchify import patchify
 from hybrid_patch.model.hybrid import HybridModel

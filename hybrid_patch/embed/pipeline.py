@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from hybrid_patch.data.loader import Crop
+from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.source import Window
 from hybrid_patch.embed.geotiff import NODATA, MapFile
 from hybrid_patch.embed.reduction import LARGEST, Basis

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from hybrid_patch.data.loader import Crop
+from hybrid_patch.data.crops import Crop
 from hybrid_patch.embed.per_pixel import Projection
 from hybrid_patch.embed.scene import SceneReader
 from hybrid_patch.embed.trained_model import TrainedModel

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.data.loader import Crop
+from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.layout import UNDATED
 from hybrid_patch.data.source import BrokenSampleError, Window

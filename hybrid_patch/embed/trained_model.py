@@ -14,7 +14,7 @@ from hybrid_patch.config.curriculum import PatchSizes, sizes_after, tile_for
 from hybrid_patch.config.frozen import frozen_config
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
-from hybrid_patch.data.loader import Crop
+from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.source import Window
 from hybrid_patch.embed.per_pixel import Pooling, Projection, embed
 from hybrid_patch.embed.windows import Tiling, blended

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from hybrid_patch.data.loader import Crop, crop
+from hybrid_patch.data.crops import Crop, read_crop
 from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Source, Window
 from hybrid_patch.embed.per_pixel import Pooling
 from hybrid_patch.embed.trained_model import TrainedModel
@@ -67,7 +67,7 @@ def tiles(source: Source, split: str, most: int | None, timesteps: int) -> Itera
         try:
             height, width, length = source.shape(index)
             chosen = np.unique(np.linspace(0, length - 1, min(timesteps, length)).astype(int))
-            whole = crop(source, index, Window(0, 0, height, width), chosen, timesteps)
+            whole = read_crop(source, index, Window(0, 0, height, width), chosen, timesteps)
         except BrokenSampleError as error:
             log.warning("left out of the evaluation: %s", error)
             continue

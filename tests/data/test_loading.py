@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.batch import Batch
-from hybrid_patch.data.loader import TrainingSteps, batches, crop
+from hybrid_patch.data.crops import read_crop
+from hybrid_patch.data.loader import TrainingSteps, batches
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.prefetch import on_device
 from hybrid_patch.data.source import BrokenSampleError, Sample, Window
@@ -187,7 +188,7 @@ def test_a_sample_smaller_than_the_tile_is_filled_up_with_missing_pixels() -> No
 
 
 def test_map_codes_become_channels() -> None:
-    part = crop(Memory(), 0, Window(0, 0, 8, 8), np.array([1]), 1)
+    part = read_crop(Memory(), 0, Window(0, 0, 8, 8), np.array([1]), 1)
     assert part.pixels["cover"][0, 0, 0].tolist() == [0, 1, 0, 0]
     assert part.labels is not None
 

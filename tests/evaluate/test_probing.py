@@ -8,7 +8,7 @@ import torch
 from building import MODALITIES, OPTICAL, make_batch, remade, small, some_samples
 
 from hybrid_patch.config.curriculum import PatchSizes
-from hybrid_patch.data.loader import Crop
+from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.patchify import patchify
 from hybrid_patch.data.synthetic.spectra import CLASSES

@@ -1,0 +1,110 @@
+"""Crops: windows of samples, normalised, as arrays of one size, and batches of them."""
+
+import dataclasses
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Int8
+from torch import Tensor
+
+from hybrid_patch.data.batch import Batch, QuerySampling
+from hybrid_patch.data.source import Source, Window
+
+Array = np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """A sample's window as arrays of fixed size.
+
+    Attributes:
+        pixels: per modality `[H, W, T, C]`, normalised, zeros where missing.
+        valid: per modality `[H, W, T]`.
+        timestamps: `[T, 3]`.
+        labels: `[h, w]` of the part of the window that is inside the sample; None if the source has none of pixels.
+        label: of the whole sample; None if the source has none of samples.
+    """
+
+    pixels: dict[str, Float[Array, "h w _ _"]]
+    valid: dict[str, Bool[Array, "h w _"]]
+    timestamps: Int[Array, "t 3"]
+    labels: Int[Array, "_ _"] | None
+    label: int | None = None
+
+    def any_valid(self, inputs: Collection[str]) -> Bool[Array, "h w"]:
+        """`[H, W]`: where any of some modalities was measured at any time."""
+        return np.any([self.valid[name].any(-1) for name in inputs], axis=0)
+
+    def window(self, window: Window) -> "Crop":
+        """A part of it, without labels; what lies outside is missing."""
+
+        def part(values: Array) -> Array:
+            inside = values[window.slices]
+            padded = np.zeros((window.height, window.width, *values.shape[2:]), values.dtype)
+            padded[: inside.shape[0], : inside.shape[1]] = inside
+            return padded
+
+        pixels = {name: part(values) for name, values in self.pixels.items()}
+        return Crop(pixels, {name: part(valid) for name, valid in self.valid.items()}, self.timestamps, None)
+
+
+class MaskedCrop(NamedTuple):
+    """A crop in V views.
+
+    Attributes:
+        masks: per modality `[V, h, w, T, S]`.
+        guide_mask: per modality `[V, H, W, T]` the pixels that upsamplers may look at; empty: all.
+        skipped: what was wrong with the samples that it stands in for.
+    """
+
+    crop: Crop
+    masks: dict[str, Int8[Array, "v _ _ _ _"]]
+    guide_mask: dict[str, Bool[Array, "v _ _ _"]]
+    skipped: tuple[str, ...] = ()
+
+
+def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampling: QuerySampling) -> Batch:
+    """Samples as one batch."""
+    crops = [sample.crop for sample in samples]
+
+    def stacked(arrays: Iterable[Array]) -> Tensor:
+        return torch.from_numpy(np.stack(list(arrays)))
+
+    return Batch.of(
+        {name: stacked(c.pixels[name] for c in crops) for name in crops[0].pixels},
+        {name: stacked(c.valid[name] for c in crops) for name in crops[0].valid},
+        stacked(c.timestamps for c in crops),
+        {name: stacked(s.masks[name] for s in samples).flatten(0, 1) for name in samples[0].masks},
+        inputs,
+        query_sampling,
+        {name: stacked(s.guide_mask[name] for s in samples).flatten(0, 1) for name in samples[0].guide_mask},
+        tuple(message for sample in samples for message in sample.skipped),
+    )
+
+
+def read_crop(source: Source, index: int, window: Window, timesteps: Int[Array, " t"], series: int) -> Crop:
+    """Read a window of a sample, normalised; what lies outside the sample, or it does not have, is missing.
+
+    Args:
+        timesteps: which of the sample's timesteps, ascending.
+        series: timesteps of the result, at least as many.
+
+    Raises BrokenSampleError.
+    """
+    height, width, _ = source.shape(index)
+    sample = source.read(index, window.within(height, width), timesteps)
+    pixels, valid = {}, {}
+    for name, modality in source.modalities.items():
+        length = series if modality.temporal else 1
+        pixels[name] = np.zeros((window.height, window.width, length, modality.channels), np.float32)
+        valid[name] = np.zeros((window.height, window.width, length), bool)
+        if name in sample.images:
+            h, w, t = sample.valid[name].shape
+            pixels[name][:h, :w, :t], valid[name][:h, :w, :t] = modality.normalise(
+                sample.images[name], sample.valid[name]
+            )
+    timestamps = np.zeros((series, 3), np.int64)
+    timestamps[: len(timesteps)] = sample.timestamps
+    return Crop(pixels, valid, timestamps, sample.labels, sample.label)
