@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -104,14 +105,6 @@ def open_source(data: Synthetic | OlmoEarth | Rasters) -> Source:
 
     Raises InputError if its files are not what the configuration says.
     """
-    if isinstance(data, Synthetic):
-        from hybrid_patch.data.synthetic.source import SyntheticSource
-
-        return SyntheticSource(data)
-    if isinstance(data, OlmoEarth):
-        from hybrid_patch.data.olmoearth.source import OlmoEarthSource
-
-        return OlmoEarthSource(data)
-    from hybrid_patch.data.rasters.source import RasterSource
-
-    return RasterSource(data)
+    class_name = {"synthetic": "SyntheticSource", "olmoearth": "OlmoEarthSource", "rasters": "RasterSource"}[data.name]
+    source: Source = getattr(import_module(f"hybrid_patch.data.{data.name}.source"), class_name)(data)
+    return source
