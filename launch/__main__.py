@@ -63,8 +63,9 @@ def main() -> NoReturn:
 
 def plan_command(arguments: Sequence[str]) -> int:
     """The members, how they stand, and what they will take."""
-    from hybrid_patch.cost import plan as planning
     from hybrid_patch.cost.devices import device_named
+    from hybrid_patch.cost.plan_report import plan_report
+    from hybrid_patch.cost.plan_tables import plan_tables
 
     own, overrides = config.split(arguments)
     launch = config.read(own)
@@ -73,11 +74,7 @@ def plan_command(arguments: Sequence[str]) -> int:
     device = None if launch.cluster.device is None else device_named(launch.cluster.device)
     limit = queue_of(launch.cluster).memory()
     request, costs = planned(request, limit, device)
-    lines = [list(member.arguments) for member in request.members()]
-    report = planning.report_of(
-        planning.Request(lines, device, None, worlds=(), links=None, step=None, output=None), costs
-    )
-    show(members_table(request, found), *planning.tables(report), *_notes(request, found))
+    show(members_table(request, found), *plan_tables(plan_report(costs, device)), *_notes(request, found))
     return 0
 
 

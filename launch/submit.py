@@ -23,7 +23,7 @@ from launch.status import Standing, standings
 from launch.sweep import RUNS, Member, Submission, Sweep
 
 if TYPE_CHECKING:
-    from hybrid_patch.cost.predict_sweep import Planned
+    from hybrid_patch.cost.predict_sweep import PlannedSweep
 
 
 class Judged(NamedTuple):
@@ -98,7 +98,7 @@ def _member(run_id: str, line: Sequence[str], config: Config) -> Member:
     )
 
 
-def planned(request: Request, limit: int | None, device: Any) -> tuple[Request, "Planned"]:
+def planned(request: Request, limit: int | None, device: Any) -> tuple[Request, "PlannedSweep"]:
     """The same request with the memory that each member needs. Raises InputError for those that cannot fit.
 
     Args:
@@ -106,25 +106,25 @@ def planned(request: Request, limit: int | None, device: Any) -> tuple[Request, 
         device: to plan for besides, a `hybrid_patch.cost.devices.Device`; None: none.
     """
     from hybrid_patch.cost.devices import RESERVE
-    from hybrid_patch.cost.plan import size
-    from hybrid_patch.cost.predict_sweep import plan_configs
+    from hybrid_patch.cost.formatting import format_bytes
+    from hybrid_patch.cost.predict_sweep import predict_sweep
 
     limits = [most for most in (limit, None if device is None else device.memory) if most is not None]
-    found = plan_configs(
+    found = predict_sweep(
         [each.member.arguments for each in request.judged],
         [each.config for each in request.judged],
         growth=device is not None,  # its table tells the largest batch
     )
     bad, judged = [], []
-    for each, plan in zip(request.judged, found.members, strict=True):
+    for each, plan in zip(request.judged, found.runs, strict=True):
         if plan.prediction is None:
             bad.append(f"{each.member.id}: {plan.error}")
             continue
         peak = plan.prediction.peak()
         if limits and peak + RESERVE > min(limits):
             bad.append(
-                f"{each.member.id}: a process needs {size(peak)} and {size(RESERVE)} for itself, and has "
-                f"{size(min(limits))}; would do: a smaller trainer.batch_size, data.tile or model"
+                f"{each.member.id}: a process needs {format_bytes(peak)} and {format_bytes(RESERVE)} for itself, "
+                f"and has {format_bytes(min(limits))}; try a smaller trainer.batch_size, data.tile or model"
             )
         judged.append(each._replace(member=replace(each.member, memory=peak)))
     if bad:

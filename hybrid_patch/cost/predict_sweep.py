@@ -1,84 +1,76 @@
-"""The predictions of many runs: worked out by several processes, equal shapes once."""
+"""Predictions of many runs, shared out over processes; equal shapes are worked out once."""
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple, TypeVar
 
-from hybrid_patch.config.compose import Sources
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
-from hybrid_patch.config.sweep import each_config
-from hybrid_patch.cost.predict import Prediction, Stage, StageCost, modalities_of, stage_cost, stages_of
+from hybrid_patch.cost.predict import Prediction, Stage, modalities_of, stage_cost, stages_of
 from hybrid_patch.errors import InputError
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 FEW = 2
-"""Things that are done in this process: others take seconds to start."""
+"""Up to so many items are done in this process: starting others takes seconds."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
-    """A run of a sweep: its arguments, and what it will take, or why it cannot run."""
+class PlannedRun:
+    """A run of a sweep: its arguments, and its prediction, or why it cannot run."""
 
     arguments: Sequence[str]
     prediction: Prediction | None = None
     error: str = ""
 
 
-class Planned(NamedTuple):
-    """The members in order, and how many stages of different shapes were worked out for them."""
+class PlannedSweep(NamedTuple):
+    """The runs of a sweep in order, and how many stages of different shapes were worked out for them."""
 
-    members: list[Member]
-    distinct: int
+    runs: list[PlannedRun]
+    distinct_shapes: int
 
 
-def plan(lines: Sequence[Sequence[str]], growth: bool, processes: int | None = None) -> Planned:
-    """The predictions of the runs that some lines of arguments describe. A bad line stops no other.
+def predict_sweep(
+    lines: Sequence[Sequence[str]], configs: Sequence[Config | InputError], growth: bool, processes: int | None = None
+) -> PlannedSweep:
+    """The predictions of a sweep's runs: the arguments of each, and the config that they make, or what is wrong.
 
-    Args:
-        growth: also how memory grows with the batch.
-        processes: that work at it; None: as many as there are processors for this one.
+    An invalid run does not stop the others. The other arguments are those of `predict_each`.
     """
-    return plan_configs(lines, each_config(lines, Sources()), growth, processes)
-
-
-def plan_configs(
-    lines: Sequence[Sequence[str]],
-    configs: Sequence[Config | InputError],
-    growth: bool,
-    processes: int | None = None,
-) -> Planned:
-    """The same, of lines that are composed already."""
-    found, distinct = predictions(configs, growth, processes)
-    members = [
-        Member(line, error=str(one)) if isinstance(one, InputError) else Member(line, one)
-        for line, one in zip(lines, found, strict=True)
+    predictions, distinct_shapes = predict_each(configs, growth, processes)
+    runs = [
+        PlannedRun(line, error=str(prediction)) if isinstance(prediction, InputError) else PlannedRun(line, prediction)
+        for line, prediction in zip(lines, predictions, strict=True)
     ]
-    return Planned(members, distinct)
+    return PlannedSweep(runs, distinct_shapes)
 
 
-def predictions(
+def predict_each(
     configs: Sequence[Config | InputError], growth: bool, processes: int | None = None
 ) -> tuple[list[Prediction | InputError], int]:
     """The predictions of runs in order, or why they cannot run, and how many stages of different shapes there were.
 
-    A config that is an error stays that error. The other arguments are those of `plan`.
+    Args:
+        configs: one that is an error stays that error.
+        growth: also how memory grows with the batch.
+        processes: that share the work; None: one per processor.
     """
     source = _Modalities()
     runs = [source.run(config) for config in configs]
     stages = {key: stage for run in runs if isinstance(run, _Run) for key, stage in run.stages}
-    found = _each(_Worker(growth), list(stages.values()), processes or len(os.sched_getaffinity(0)))
-    costs = dict(zip(stages, found, strict=True))
-    predicted = [
+    work = functools.partial(stage_cost, growth=growth)
+    costs = dict(zip(stages, _map(work, list(stages.values()), processes or len(os.sched_getaffinity(0))), strict=True))
+    predictions = [
         Prediction(run.config, tuple(costs[key] for key, _ in run.stages)) if isinstance(run, _Run) else run
         for run in runs
     ]
-    return predicted, len(stages)
+    return predictions, len(stages)
 
 
 class _Run(NamedTuple):
@@ -110,17 +102,7 @@ class _Modalities:
         return _Run(config, [(stage.key(), stage) for stage in stages_of(config, modalities)])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Worker:
-    """`stage_cost`, as a worker process takes it."""
-
-    growth: bool
-
-    def __call__(self, stage: Stage) -> StageCost:
-        return stage_cost(stage, self.growth)
-
-
-def _each(function: Callable[[A], B], items: Sequence[A], processes: int) -> list[B]:
+def _map(function: Callable[[A], B], items: Sequence[A], processes: int) -> list[B]:
     """The function of each item, by several processes where there are enough items."""
     workers = min(processes, len(items))
     if workers == 1 or len(items) <= FEW:

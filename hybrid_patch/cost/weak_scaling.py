@@ -13,6 +13,7 @@ from rich.table import Table
 
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.devices import Device
+from hybrid_patch.cost.formatting import new_table
 from hybrid_patch.errors import InputError
 
 FP32 = 4
@@ -60,6 +61,14 @@ class Links:
         return self.node if world <= self.per_node else min(self.node, self.per_node * self.network)
 
 
+class Scaling(NamedTuple):
+    """What to scale to: numbers of devices, their links, and the seconds of a measured step (None: the roofline's)."""
+
+    worlds: tuple[int, ...]
+    links: Links
+    step: float | None = None
+
+
 class Sent(NamedTuple):
     """Bytes that each device sends in a step.
 
@@ -89,51 +98,37 @@ def bytes_sent(config: Config, parameters: int, samples: int, world: int) -> Sen
     return Sent(2 * share * FP32 * parameters + pooled, 3 * share * FP32 * parameters + pooled)
 
 
-def scaling(
-    config: Config, parameters: int, samples: int, computing: float, worlds: tuple[int, ...], links: Links
-) -> list[dict[str, Any]]:
-    """Rows of a weak-scaling table, one for each number of devices and strategy, as plain values.
+def scaling_rows(config: Config, parameters: int, computing: float, scaling: Scaling) -> list[dict[str, Any]]:
+    """Rows of a run's weak-scaling table, one for each number of devices and strategy, as plain values.
 
     Args:
         parameters: trainable numbers.
-        samples: per device.
-        computing: seconds of a step on one device.
+        computing: seconds of a step on one device, without communication, unless `scaling` has a measured one.
     """
-    rows = []
-    for world in worlds:
-        for strategy, bytes_ in bytes_sent(config, parameters, samples, world)._asdict().items():
-            sending = bytes_ / links.bandwidth(world)
-            rows.append(
-                {
-                    "world": world,
-                    "strategy": strategy,
-                    "samples_per_step": samples * world,
-                    "bytes_sent": bytes_,
-                    "sending_seconds": sending,
-                    "step_seconds": [max(computing, sending), computing + sending],
-                    "efficiency": [computing / (computing + sending), computing / max(computing, sending)],
-                }
-            )
-    return rows
+    samples = config.trainer.batch_size // config.runtime.world_size
+    computing = computing if scaling.step is None else scaling.step
+    return [
+        {
+            "world": world,
+            "strategy": strategy,
+            "samples_per_step": samples * world,
+            "bytes_sent": sent,
+            "sending_seconds": (sending := sent / scaling.links.bandwidth(world)),
+            "step_seconds": [max(computing, sending), computing + sending],
+            "efficiency": [computing / (computing + sending), computing / max(computing, sending)],
+        }
+        for world in scaling.worlds
+        for strategy, sent in bytes_sent(config, parameters, samples, world)._asdict().items()
+    ]
 
 
-def table(title: str, members: list[tuple[str, list[dict[str, Any]]]]) -> Table:
+def scaling_table(title: str, members: list[tuple[str, list[dict[str, Any]]]]) -> Table:
     """Members by name, with their rows."""
-    found = Table(title=title)
-    for column in (
-        "member",
-        "devices",
-        "samples a step",
-        "strategy",
-        "sent, MB",
-        "sending, s",
-        "step, s",
-        "efficiency",
-    ):
-        found.add_column(column, justify="left" if column in ("member", "strategy") else "right")
+    columns = ("member", "devices", "samples a step", "strategy", "sent, MB", "sending, s", "step, s", "efficiency")
+    table = new_table(title, columns, ("member", "strategy"))
     for name, rows in members:
         for row in rows:
-            found.add_row(
+            table.add_row(
                 name,
                 f"{row['world']:,}",
                 f"{row['samples_per_step']:,}",
@@ -143,5 +138,5 @@ def table(title: str, members: list[tuple[str, list[dict[str, Any]]]]) -> Table:
                 "–".join(f"{seconds:.3g}" for seconds in row["step_seconds"]),
                 "–".join(f"{share:.0%}" for share in row["efficiency"]),
             )
-        found.add_section()
-    return found
+        table.add_section()
+    return table

@@ -31,7 +31,7 @@ class Plan(NamedTuple):
 def plans(runs: Sequence[Run]) -> tuple[dict[Path, Plan], dict[Path, str]]:
     """The plans of runs by directory, and of those that have none, why. Equal shapes are worked out once."""
     from hybrid_patch.config.curriculum import all_sizes
-    from hybrid_patch.cost.predict_sweep import predictions
+    from hybrid_patch.cost.predict_sweep import predict_each
 
     configs: dict[str, Config | InputError] = {}
     keys = {}
@@ -42,7 +42,7 @@ def plans(runs: Sequence[Run]) -> tuple[dict[Path, Plan], dict[Path, str]]:
         if keys[run.path] not in configs:
             configs[keys[run.path]] = _config(run)
     try:
-        predicted = predictions(list(configs.values()), growth=False, processes=1)[0]
+        predicted = predict_each(list(configs.values()), growth=False, processes=1)[0]
     except Exception as error:  # what the planner cannot do is no reason to have no report
         return {}, {run.path: f"the planner failed ({' '.join(str(error).split())[:200]})" for run in runs}
     found = dict(zip(configs, predicted, strict=True))

@@ -10,15 +10,14 @@ import pytest
 from building import TINY
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.cost.plan import read, report_of, tables
-from hybrid_patch.cost.predict_sweep import plan
+from hybrid_patch.cost.plan import plan, read
+from hybrid_patch.cost.plan_tables import plan_tables
+from hybrid_patch.cost.predict import predict
 from hybrid_patch.errors import InputError
 
 
 def report(*arguments: str) -> dict[str, object]:
-    request = read([*TINY, *arguments])
-    planned = plan(request.lines, growth=request.device is not None or request.max_memory is not None)
-    return report_of(request, planned)
+    return plan(read([*TINY, *arguments]))
 
 
 def rows_of(found: dict[str, object]) -> Sequence[dict[str, object]]:
@@ -36,7 +35,7 @@ def test_equal_shapes_are_planned_once_and_all_members_are_told() -> None:
     assert len({row["peak_memory_bytes"] for row in rows}) == 2
     assert "patch=ps8" in str(rows[0]["member"])
     assert "logger=none" not in str(rows[0]["member"])
-    assert [table.row_count for table in tables(found)] == [2, 2]
+    assert [table.row_count for table in plan_tables(found)] == [2, 2]
 
 
 def test_a_bad_member_is_named_and_the_rest_is_planned() -> None:
@@ -58,7 +57,7 @@ def test_a_device_adds_fit_time_and_hours() -> None:
     assert hours[1] == pytest.approx(3 * hours[0])
     assert found["gpu_hours"] == pytest.approx(sum(hours))
     assert hours[0] == pytest.approx(float(str(first["step_seconds"])) * 100 / 3600)
-    assert [table.row_count for table in tables(found)] == [2, 2, 3]
+    assert [table.row_count for table in plan_tables(found)] == [2, 2, 3]
 
 
 def test_max_memory_refuses_with_a_reason() -> None:
@@ -70,12 +69,9 @@ def test_max_memory_refuses_with_a_reason() -> None:
 
 
 def test_undeclared_modalities_are_read_off_the_files(shared_data: Path) -> None:
-    config = compose(["data=rasters", f"data.root={shared_data / 'landcover_tiles'}", "logger=none"])
+    config = compose(["data=rasters", f"data.root={shared_data / 'landcover_tiles'}", "logger=none", "data.tile=16"])
     assert config.data.modalities == {}
-    lines = [["data=rasters", f"data.root={shared_data / 'landcover_tiles'}", "logger=none", "data.tile=16"]]
-    (member,) = plan(lines, growth=False).members
-    assert member.prediction is not None
-    assert member.prediction.worst.tokens.encoder > 0
+    assert predict(config).worst.tokens.encoder > 0
 
 
 @pytest.mark.parametrize(
@@ -113,7 +109,6 @@ def test_the_command_plans_in_several_processes(tmp_path: Path) -> None:
     assert "patch=hybrid" in done.stdout
     rows = json.loads(output.read_text())["members"]
     assert [bool(row["error"]) for row in rows] == [False, True] * 4 + [False] * 4
-    alone = plan([[*TINY, "patch=hybrid"]], growth=False).members[0].prediction
-    assert alone is not None
+    alone = predict(compose([*TINY, "patch=hybrid"]))
     assert rows[4]["flops"] == alone.flops()
     assert rows[4]["memory_bytes"] == alone.memory()

@@ -1,5 +1,6 @@
 """Steps on many devices: bytes by hand, limits, and bad input."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -7,9 +8,9 @@ from building import TINY, small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_patch.cost.plan import read, report_of, tables
-from hybrid_patch.cost.predict_sweep import plan
-from hybrid_patch.cost.weak_scaling import Links, bytes_sent, scaling
+from hybrid_patch.cost.plan import plan, read
+from hybrid_patch.cost.plan_tables import plan_tables
+from hybrid_patch.cost.weak_scaling import Links, Scaling, bytes_sent, scaling_rows
 from hybrid_patch.errors import InputError
 
 LINKS = Links(per_node=8, node=400e9, network=25e9)
@@ -39,7 +40,9 @@ def test_the_slowest_link_counts() -> None:
     world=st.integers(1, 999),
 )
 def test_a_step_is_never_quicker_than_computing(computing: float, parameters: int, samples: int, world: int) -> None:
-    for row in scaling(small(), parameters, samples, computing, (world,), LINKS):
+    config = small()
+    config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, batch_size=samples))
+    for row in scaling_rows(config, parameters, computing, Scaling((world,), LINKS)):
         best, worst = row["step_seconds"]
         low, high = row["efficiency"]
         assert computing <= best <= worst
@@ -50,8 +53,7 @@ def test_a_step_is_never_quicker_than_computing(computing: float, parameters: in
 
 
 def report(*arguments: str) -> dict[str, Any]:
-    request = read([*TINY, *arguments])
-    return report_of(request, plan(request.lines, growth=True))
+    return plan(read([*TINY, *arguments]))
 
 
 def test_the_plan_scales_its_members() -> None:
@@ -60,7 +62,7 @@ def test_the_plan_scales_its_members() -> None:
         assert [scaled["world"] for scaled in row["scaling"]] == [8, 8, 64, 64]
         assert all(scaled["step_seconds"][0] == 0.5 for scaled in row["scaling"])
     assert found["computing"] == "a step of 0.5 s"
-    assert tables(found)[-1].row_count == 8
+    assert plan_tables(found)[-1].row_count == 8
     slow = report("device=h100-80gb", "world=64", "links=8,1,0.001")["members"][0]["scaling"]
     assert slow[0]["efficiency"][1] < 0.5
 
@@ -88,4 +90,6 @@ def test_this_machines_links_are_not_known(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("hybrid_patch.cost.devices.SECONDS", 0.01)
     with pytest.raises(InputError, match=r"^device=this: its links are not known; give them, as links=8,450,50"):
         read([*TINY, "world=8", "device=this"])
-    assert read([*TINY, "world=8", "device=this", "links=[8,450,50]"]).worlds == (8,)
+    scaling = read([*TINY, "world=8", "device=this", "links=[8,450,50]"]).scaling
+    assert scaling is not None
+    assert scaling.worlds == (8,)

@@ -1,0 +1,23 @@
+"""Sizes and tables for the terminal."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def format_bytes(number: float | int) -> str:
+    """A size with its unit: `1.5 GiB`."""
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if number >= UNITS[unit]:
+            return f"{number / UNITS[unit]:.3g} {unit}"
+    return f"{number:.0f} B"
+
+
+def new_table(title: str, columns: Sequence[str], text_columns: Sequence[str], caption: str | None = None) -> Table:
+    """An empty table whose columns are aligned right, but for those of text."""
+    table = Table(title=title, caption=caption)
+    for column in columns:
+        table.add_column(column, justify="left" if column in text_columns else "right")
+    return table
