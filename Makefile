@@ -39,7 +39,7 @@ $(VENV)/dev: $(VENV)/runtime
 setup: $(VENV)/dev
 
 demo: $(VENV)/runtime
-	@$(BIN) -m hybrid_patch.demo
+	@$(BIN) -m tests.tools.demo
 
 lint: $(VENV)/dev
 	$(BIN) -m ruff check .

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from hybrid_patch.cost.torch_internals import (
     PART_BEGINS,
@@ -19,7 +18,9 @@ from hybrid_patch.cost.torch_internals import (
     TorchDispatchMode,
     backward_node,
     flops,
-    nodes_made,
+    in_place,
+    next_node,
+    tensors_in,
 )
 from hybrid_patch.model.profiling import LOSS
 
@@ -72,7 +73,7 @@ class Recorder(TorchDispatchMode):
         self._phase: Phase = "forward"
         self._parts = [LOSS]
         self._part_of_node: list[str] = []
-        self._first_node = nodes_made()
+        self._first_node = next_node()
         self._flops: Counter[tuple[Phase, str]] = Counter()
         self._work: Counter[tuple[int, int, bool]] = Counter()
         self._storages: list[_Storage] = []
@@ -135,16 +136,16 @@ class Recorder(TorchDispatchMode):
             else:
                 self._parts.pop()
         out = func(*args, **kwargs)
-        outputs = _tensors(out)
+        outputs = tensors_in(out)
         if outputs:
             part = self._part()
             count = len(self._storages)
             for tensor in outputs:
                 self._seen(tensor, part)
-            if len(self._storages) > count or func._schema.is_mutable:
+            if len(self._storages) > count or in_place(func):
                 number = flops(func, args, kwargs, out)
                 self._flops[self._phase, part] += number
-                self._work[number, _traffic(func, _tensors((args, kwargs)), outputs), outputs[0].itemsize == 2] += 1
+                self._work[number, _traffic(func, tensors_in((args, kwargs)), outputs), outputs[0].itemsize == 2] += 1
         return out
 
     def _seen(self, tensor: Tensor, part: str = LOSS) -> int:
@@ -177,12 +178,8 @@ class Recorder(TorchDispatchMode):
 
     def _name_nodes(self) -> None:
         """Nodes made since the last look belong to the part that ends, or pauses, now."""
-        made = nodes_made() - self._first_node
+        made = next_node() - self._first_node
         self._part_of_node += [self._parts[-1]] * (made - len(self._part_of_node))
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(values) if isinstance(x, Tensor)]
 
 
 def _traffic(operation: Any, inputs: list[Tensor], outputs: list[Tensor]) -> int:

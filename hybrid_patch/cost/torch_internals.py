@@ -1,4 +1,7 @@
-"""All that the planner needs of torch and that is not its public API. If it has moved, an InputError says so.
+"""Everything the planner uses of torch that is not public API. If it has moved, an InputError says so.
+
+`pyproject.toml` caps torch at the versions this is known to work with; `tests/cost/test_torch_internals.py` names the
+signatures, and is what to run before raising the cap.
 
 Fake tensors have shapes and no numbers. A dispatch mode sees every operation that reaches a kernel, forward and
 backward. Nodes of the autograd graph are numbered in the order in which the forward pass makes them.
@@ -16,6 +19,7 @@ try:
     from torch._C._autograd import _get_sequence_nr
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
     from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
     PART_BEGINS = torch.ops.profiler._record_function_enter_new.default
@@ -24,26 +28,46 @@ try:
     _CPU_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 except (ImportError, AttributeError) as error:
     raise InputError(
-        f"torch={torch.__version__}: what the planner uses of it has moved ({error}); "
-        "it is known to work with torch 2.13, and hybrid_patch/cost/torch_internals.py is the place to change"
+        f"torch={torch.__version__}: private parts that the planner uses have moved ({error}); it is known to work "
+        "with torch 2.11 to 2.13; adapt hybrid_patch/cost/torch_internals.py for another version"
     ) from error
 
-__all__ = ["PART_BEGINS", "PART_ENDS", "FakeTensorMode", "TorchDispatchMode", "backward_node", "flops", "nodes_made"]
+__all__ = [
+    "PART_BEGINS",
+    "PART_ENDS",
+    "FakeTensorMode",
+    "TorchDispatchMode",
+    "backward_node",
+    "flops",
+    "in_place",
+    "next_node",
+    "tensors_in",
+]
 
 _ACCUMULATES = 2**64 - 1
-"""The number of all nodes that put a gradient where it belongs."""
+"""The number of every node that accumulates a gradient."""
 
 
-def nodes_made() -> int:
-    """How many nodes of the autograd graph this thread has made: the number of the next one."""
+def next_node() -> int:
+    """The number that the next node of the autograd graph on this thread will have."""
     return _get_sequence_nr()
 
 
 def backward_node() -> int | None:
-    """The number of the node that a backward pass is at; None outside of one, and where gradients are accumulated."""
+    """The number of the node a backward pass is at; None outside of one, and where gradients are accumulated."""
     node = _current_autograd_node()
     number = None if node is None else node._sequence_nr()
     return None if number == _ACCUMULATES else number
+
+
+def tensors_in(values: Any) -> list[torch.Tensor]:
+    """The tensors of nested arguments or results."""
+    return [x for x in tree_leaves(values) if isinstance(x, torch.Tensor)]
+
+
+def in_place(operation: Any) -> bool:
+    """Whether an operation changes one of its inputs."""
+    return bool(operation._schema.is_mutable)
 
 
 def flops(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
@@ -57,7 +81,7 @@ def _attention(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> 
 
 
 def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
-    """Five products: the scores are worked out once more."""
+    """Five products: the scores are computed once more."""
     return sdpa_backward_flop_count(grad, query, key, value)
 
 

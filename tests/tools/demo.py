@@ -1,4 +1,4 @@
-"""What `make demo` runs: pure ps=8, hybrid 8→1 and a short pure ps=1 on synthetic scenes, one table, and a report.
+"""`make demo`: pure ps=8, hybrid 8→1 and a short pure ps=1 on synthetic scenes, compared in a table and a report.
 
 Each variant is a run like any other, made by `hybrid_patch.train`; delete runs/demo to train them again.
 """
@@ -35,7 +35,7 @@ VARIANTS = (
 
 
 def main() -> int:
-    """Train the variants one after the other; print the table, write the report. Returns the first bad exit code."""
+    """Train the variants, print the table and write the report. Returns the first exit code that is not 0."""
     console = Console(width=None if sys.stdout.isatty() else 100)
     began = time.monotonic()
     for variant in VARIANTS:
