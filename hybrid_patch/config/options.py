@@ -361,7 +361,7 @@ def help_text(name: str, description: str, options: type) -> str:
     return f"usage: {' '.join(usage)}\n\n{description.strip()}\n\n{rows_text(rows)}"
 
 
-def rows_text(rows: Sequence[tuple[str, str]], first: int = 20) -> str:
+def rows_text(rows: Sequence[tuple[str, str]], first: int = 24) -> str:
     """Two columns, the second wrapped to the terminal's width (at most 120)."""
     width = min(max(shutil.get_terminal_size((120, 24)).columns, 60), 120)
     lines = []

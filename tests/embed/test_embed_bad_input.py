@@ -65,11 +65,11 @@ SCENES: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "no image": (text, [], "2024-05-31.tif: "),
     "no file": (lambda f: f / "nowhere.tif", [], "nowhere.tif: no such file or folder"),
     "dims": (lambda f: write(f / NAME, IMAGE), ["dims=33"], "dims=33: the model's width is 32; takes 1 to 32, or full"),
-    "dims word": (lambda f: write(f / NAME, IMAGE), ["dims=many"], "dims=many: not a whole number from 1, or full"),
+    "dims word": (lambda f: write(f / NAME, IMAGE), ["dims=many"], "dims=many: must be a whole number or 'full'"),
     "overlap": (lambda f: write(f / NAME, IMAGE), ["overlap=32"], "overlap=32: takes 0 to 31 pixels"),
-    "dtype": (lambda f: write(f / NAME, IMAGE), ["dtype=uint8"], "dtype=uint8: takes float32, float16, int8"),
-    "date": (lambda f: write(f / NAME, IMAGE), ["date=31.5."], "date=31.5.: not a date; write it as 2024-05-31"),
-    "option": (lambda f: write(f / NAME, IMAGE), ["cogs=true"], "cogs=true: unknown option; takes run, input"),
+    "dtype": (lambda f: write(f / NAME, IMAGE), ["dtype=uint8"], "dtype=uint8: must be 'float32', 'float16' or 'int8'"),
+    "date": (lambda f: write(f / NAME, IMAGE), ["date=31.5."], "date=31.5.: must be a date, like 2024-05-31"),
+    "option": (lambda f: write(f / NAME, IMAGE), ["cogs=true"], "cogs=true: unknown key; takes: run, input"),
     "twice": (lambda f: write(f / NAME, IMAGE), ["dims=3", "dims=4"], "dims=4: given twice; before it was 3"),
 }
 
@@ -99,7 +99,7 @@ def test_output_exists(run: Path, tmp_path: Path) -> None:
     [
         ({"run": "nowhere"}, "run=nowhere: not a run directory"),
         ({"output": "nowhere/map.tif"}, "output=nowhere/map.tif: there is no folder nowhere"),
-        ({"input": None}, "input=: not given"),
+        ({"input": None}, "input: missing; give input=SCENE"),
     ],
 )
 def test_paths(run: Path, tmp_path: Path, changes: dict[str, str | None], message: str) -> None:
