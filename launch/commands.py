@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
+from hybrid_patch.config.options import parse
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.directory import RunDirectory
 from launch.status import Standing, counts, standings
@@ -98,6 +99,7 @@ def collect_command(arguments: Sequence[str]) -> int:
 def report_command(arguments: Sequence[str]) -> int:
     """One page of all members, those that are missing among them."""
     from hybrid_patch.report import __main__
+    from hybrid_patch.report.options import ReportOptions
 
     own = [word for word in arguments if "=" in word]
     _, names = split([word for word in arguments if word not in own], (), 1)
@@ -106,7 +108,7 @@ def report_command(arguments: Sequence[str]) -> int:
     defaults = {"output": str(sweep.folder / "report.html"), "axes": f"[{','.join(swept(members))}]"}
     said = {word.partition("=")[0] for word in own}
     words = [*own, *(f"{key}={value}" for key, value in defaults.items() if key not in said)]
-    request = __main__.read([str(sweep.folder), *words])
+    request = parse(ReportOptions, [str(sweep.folder), *words])
     answer = __main__.write(
         request, lambda text: print(text, file=sys.stderr, flush=True), [sweep.run(member.id) for member in members]
     )

@@ -81,8 +81,9 @@ class Overrides:
 
     def takes(self, key: str) -> bool:
         """Whether the key of an argument is one of these."""
-        root = key.lstrip("+~").partition(".")[0]
-        return re.fullmatch(KEY, key) is not None and (not self.groups or root in self.groups)
+        if self.groups:
+            return key.lstrip("+").partition(".")[0] in self.groups
+        return re.fullmatch(KEY, key) is not None
 
 
 # --- types of options -------------------------------------------------------------------------------------------------
@@ -92,10 +93,8 @@ def _with_folder(path: Path) -> Path:
     return path
 
 
-def _items(value: object) -> object:
-    """`[a,b]` as a list; commas within brackets belong to an item."""
-    if not isinstance(value, str):
-        return value
+def split_list(value: str) -> list[str]:
+    """`[a,b]` as a list; commas within brackets belong to an item. Raises ValueError."""
     if not re.fullmatch(r"\[.*\]", value, re.DOTALL):
         raise ValueError("not a list; write it as [a,b]")
     return [item.strip() for item in re.split(r",(?![^\[{]*[\]}])", value[1:-1]) if item.strip()]
@@ -103,7 +102,7 @@ def _items(value: object) -> object:
 
 OutputFile = Annotated[Path, AfterValidator(_with_folder)]
 """A file whose folder exists."""
-Items = Annotated[tuple[T, ...], BeforeValidator(_items)]
+Items = Annotated[tuple[T, ...], BeforeValidator(split_list)]
 """A list, `[a,b]`."""
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[int, Field(ge=0)]
@@ -311,8 +310,10 @@ class _Option:
         """How it is typed, and what that does."""
         if isinstance(self.mark, Overrides):
             return list(self.mark.help.items())
-        shows_default = not self.required and self.default not in (None, False, ()) and "default" not in self.mark.help
-        default = f" (default: {_shown_default(self.default)})" if shows_default and not self.is_dict else ""
+        shows_default = (
+            not self.required and self.default not in (None, False, (), {}) and "default" not in self.mark.help
+        )
+        default = f" (default: {_shown_default(self.default)})" if not says_default else ""
         return [(self.shown, self.mark.help + default)]
 
 

@@ -1,104 +1,87 @@
-"""What a run's embeddings are worth: `python -m hybrid_patch.evaluate run=<run dir> [data=rasters data.root=<folder>]`.
+"""Score a trained run's embeddings of every pixel: on its own data, or on others (`data=rasters data.root=FOLDER`).
 
 Classifiers of every pixel's class (linear, and the 20 nearest neighbours) learn from the frozen embeddings of training
 tiles and are scored on all pixels of validation tiles, beside the same on raw bands, their 8 × 8 means, the untrained
 model, and each 8 × 8 pixels' true majority.
 """
 
-import re
 import sys
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_patch.config.literal import output_file, refuse_flags, take_paths
-from hybrid_patch.config.options import wait_briefly
-from hybrid_patch.errors import InputError, input_errors_end
+from hybrid_patch.config.options import Items, Option, OutputFile, Overrides, Positional, run_command
+from hybrid_patch.errors import InputError, require_extra
 from hybrid_patch.runs.atomic_files import write_json
 
-USAGE = f"""{__doc__}
-  run=DIR             the run
-  compare=[DIR,DIR]   more runs for the pictures, as NAME:DIR to name them
-  data=OPTION         another source than the run's, as in hybrid_patch.train: data=rasters data.root=FOLDER. Its
-                      modalities are the run's, normalised as in the run; their bands are found by name
-  data.KEY=VALUE      a value of the source
-  evaluation=OPTION   full (the default: all tiles, three seeds) or default (a few tiles)
-  evaluation.KEY=VALUE  as evaluation.tiles=40, evaluation.knn_pixels=0, evaluation.pooling=concat
-  output=FILE.json    the report; without it evaluation.json in the run, and pictures in its pictures/; with it they are
-                      in a folder beside it, FILE_pictures/
-"""
-OWN_KEYS = ("run", "compare", "output", "data", "data.KEY", "evaluation", "evaluation.KEY")
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What the command line asks for."""
 
-class Request(NamedTuple):
-    """What the command line asks for.
+    run: Annotated[Path, Positional("DIR", "the trained run")]
+    output: Annotated[
+        OutputFile | None,
+        Positional(
+            "FILE.json",
+            "the report, with pictures in a folder beside it, FILE_pictures/ (default: evaluation.json in the run, and "
+            "pictures in its pictures/)",
+        ),
+    ] = None
+    compare: Annotated[Items[str], Option("[DIR,DIR]", "more runs for the pictures, as NAME:DIR to name them")] = ()
+    overrides: Annotated[
+        tuple[str, ...],
+        Overrides(
+            {
+                "data=OPTION": "another source than the run's, as in hybrid-patch train: data=rasters data.root=FOLDER."
+                " Its modalities are the run's, normalised as in the run; their bands are found by name",
+                "data.KEY=VALUE": "a value of the source",
+                "evaluation=OPTION": "full (the default: all tiles, three seeds) or default (a few tiles)",
+                "evaluation.KEY=VALUE": "as evaluation.tiles=40, evaluation.knn_pixels=0, evaluation.pooling=concat",
+            },
+            groups=("data", "evaluation"),
+        ),
+    ] = ()
 
-    Attributes:
-        run: directory.
-        compare: more run directories by name.
-        overrides: of the run's data and evaluation.
-        output: the report's file.
-        pictures: the folder of the pictures.
-    """
+    def __post_init__(self) -> None:
+        if len(self.others) < len(self.compare):
+            raise InputError(f"compare=[{','.join(self.compare)}]: two runs of one name; write [name:DIR,other:DIR]")
 
-    run: Path
-    compare: dict[str, Path]
-    overrides: list[str]
-    output: Path
-    pictures: Path
+    @property
+    def others(self) -> dict[str, Path]:
+        """The runs to compare with, by name."""
+        named = [word.rpartition(":") for word in self.compare]
+        return {name or Path(path).name: Path(path) for name, _, path in named}
+
+    @property
+    def report(self) -> Path:
+        """The report's file."""
+        return self.output or self.run / "evaluation.json"
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of the pictures."""
+        return self.run / "pictures" if self.output is None else self.output.with_name(f"{self.output.stem}_pictures")
 
 
 def main() -> None:
     """The command."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(USAGE)
-        return
-    wait_briefly()
-    with input_errors_end():
-        request = read(sys.argv[1:])
-        report = run(request)
+    run_command("hybrid-patch evaluate", __doc__, EvaluateOptions, evaluate_command)
+
+
+def evaluate_command(options: EvaluateOptions) -> None:
+    """Evaluate and print the scores."""
+    require_extra("eval", "sklearn", "scipy", "matplotlib")
+    report = run(options)
     Console(width=None if sys.stdout.isatty() else 130).print(*tables(report))
-    print(f"{request.output}, pictures in {request.pictures}")
+    print(f"{options.report}, pictures in {options.pictures}")
 
 
-def read(arguments: Sequence[str]) -> Request:
-    """The request of a command line; raises InputError."""
-    refuse_flags(arguments, OWN_KEYS)
-    paths, rest = take_paths(arguments, ["run", "output"])
-    if "run" not in paths:
-        raise InputError("run: missing; name the directory of a run, run=DIR")
-    compare: dict[str, Path] = {}
-    overrides = []
-    for argument in rest:
-        key, _, value = argument.partition("=")
-        if key == "compare":
-            compare = _named(value)
-        elif re.fullmatch(r"\+*(data|evaluation)(\..+)?", key):
-            overrides.append(argument)
-        else:
-            raise InputError(f"{argument}: not a key of this command; takes: {', '.join(OWN_KEYS)}")
-    folder, output = Path(paths["run"]), output_file(paths)
-    if output is None:
-        return Request(folder, compare, overrides, folder / "evaluation.json", folder / "pictures")
-    return Request(folder, compare, overrides, output, output.with_name(f"{output.stem}_pictures"))
-
-
-def _named(value: str) -> dict[str, Path]:
-    """`[a,name:b]` as paths by name."""
-    found = re.fullmatch(r"\[(.*)\]", value)
-    words = [word.strip() for word in (found[1] if found else value).split(",") if word.strip()]
-    named = [word.rpartition(":") for word in words]
-    paths = {name or Path(path).name: Path(path) for name, _, path in named}
-    if len(paths) < len(words):
-        raise InputError(f"compare={value}: two runs of one name; write [name:DIR,other:DIR]")
-    return paths
-
-
-def run(request: Request) -> dict[str, Any]:
+def run(options: EvaluateOptions) -> dict[str, Any]:
     """The report, written, and the pictures."""
     from hybrid_patch.config.recipe import data_fingerprint
     from hybrid_patch.data.source import open_source
@@ -110,19 +93,19 @@ def run(request: Request) -> dict[str, Any]:
 
     start_logging(None, quiet=False)
     began = time.monotonic()
-    model = load(request.run)
-    others = {name: load(path) for name, path in request.compare.items()}
-    data, evaluation = settings_of(model, request.overrides)
+    model = load(options.run)
+    others = {name: load(path) for name, path in options.others.items()}
+    data, evaluation = settings_of(model, options.overrides)
     source = open_source(data)
-    report, _ = evaluate(model, source, evaluation, request.pictures, others)
+    report, _ = evaluate(model, source, evaluation, options.pictures, others)
     report = {
-        "run": str(request.run),
+        "run": str(options.run),
         "data": {"name": data.name, "root": getattr(data, "root", None), "fingerprint": data_fingerprint(data)},
         **report,
         "seconds": time.monotonic() - began,
         "machine": provenance(),
     }
-    write_json(request.output, report)
+    write_json(options.report, report)
     return report
 
 

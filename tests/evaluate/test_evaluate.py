@@ -12,8 +12,9 @@ from matplotlib.image import imread
 from olmoearth_folder import make_folder
 from raster_folders import write
 
+from hybrid_patch.config.options import parse
 from hybrid_patch.errors import InputError
-from hybrid_patch.evaluate.__main__ import read, run, tables
+from hybrid_patch.evaluate.__main__ import EvaluateOptions, run, tables
 
 QUICK = ("evaluation.train_pixels=600", "evaluation.knn_pixels=100", "evaluation.seeds=2", "evaluation.pictures=2")
 BANDS = ("blue", "red", "nir")
@@ -51,7 +52,7 @@ def rasters_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluated(folder: Path, *arguments: str) -> dict[str, object]:
-    return run(read([f"run={folder}", *QUICK, *arguments]))
+    return run(parse(EvaluateOptions, [f"run={folder}", *QUICK, *arguments]))
 
 
 def test_a_synthetic_run(synthetic_run: Path, tmp_path: Path) -> None:
@@ -150,10 +151,13 @@ def test_olmoearth_has_worldcover_for_labels(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["run={nowhere}"], "run={nowhere}: not a run directory; there is no config.yaml in it"),
-        ([], "run: missing; name the directory of a run, run=DIR"),
-        (["run={run}", "trainer.steps=3"], "trainer.steps=3: not a key of this command; takes: run, compare"),
+        ([], "run: missing; give run=DIR"),
+        (
+            ["run={run}", "trainer.steps=3"],
+            "trainer.steps=3: unknown key; takes: run, output, compare, data",
+        ),
         (["run={run}", "--fast"], "--fast: no such flag"),
-        (["run={run}", "~data.modalities.images"], "~data.modalities.images: not a key of this command"),
+        (["run={run}", "~data.modalities.images"], "~data.modalities.images: unknown key"),
         (["run={run}", "compare=[a/x,b/x]"], "compare=[a/x,b/x]: two runs of one name"),
         (["run={run}", "evaluation.tile=3"], "evaluation.tile=3: unknown key"),
         (["run={run}", "evaluation.seeds=0"], "evaluation.seeds"),
@@ -167,7 +171,7 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, rasters_run: 
         return text.replace("{run}", str(rasters_run)).replace("{nowhere}", str(tmp_path / "nowhere"))
 
     with pytest.raises(InputError) as caught:
-        run(read([filled(argument) for argument in arguments]))
+        run(parse(EvaluateOptions, [filled(argument) for argument in arguments]))
     assert filled(message) in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -13,17 +13,19 @@ from browser import CHROMIUM, WIDTHS, opened
 from building import TINY, trained_run
 from sweep_folders import make_run, make_sweep
 
+from hybrid_patch.config.options import parse
 from hybrid_patch.errors import InputError
-from hybrid_patch.evaluate.__main__ import read as read_evaluation
+from hybrid_patch.evaluate.__main__ import EvaluateOptions
 from hybrid_patch.evaluate.__main__ import run as evaluate
-from hybrid_patch.report.__main__ import read, write
+from hybrid_patch.report.__main__ import write
+from hybrid_patch.report.options import ReportOptions
 
 MOST_BYTES = 10 * 10**6
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 
 
 def written(output: Path, *arguments: str | Path, expected: tuple[Path, ...] = ()) -> Path:
-    write(read([*map(str, arguments), f"output={output}"]), lambda words: None, expected)
+    write(parse(ReportOptions, [*map(str, arguments), f"output={output}"]), lambda words: None, expected)
     return output
 
 
@@ -180,7 +182,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "evaluation.seeds=1",
             "evaluation.pictures=0",
         )
-        evaluate(read_evaluation([f"run={folder}", *quick, "evaluation.baselines=[raw]"]))
+        evaluate(parse(EvaluateOptions, [f"run={folder}", *quick, "evaluation.baselines=[raw]"]))
         status = json.loads((folder / "status.json").read_text())
         (folder / "status.json").write_text(json.dumps({**status, "state": "done", "step": 2}))
     return root
@@ -219,14 +221,14 @@ def test_the_command(trained: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no folder"),
+        ([], "folders: missing; give FOLDER ..."),
         (["{empty}"], "{empty}: no run in it"),
         (["{empty}/nowhere"], "there is no such folder"),
         (["{empty}", "output={empty}/no/x.html"], "there is no folder"),
         (["{empty}", "output={empty}/x.pdf"], "write one that ends in .html"),
-        (["{empty}", "pictures=many"], "pictures=many: not a whole number"),
+        (["{empty}", "pictures=many"], "pictures=many: must be a whole number"),
         (["{empty}", "axes=patch"], "axes=patch: not a list"),
-        (["{empty}", "axis=[patch]"], "axis=[patch]: not a key of this command; takes: folders, output, axes"),
+        (["{empty}", "axis=[patch]"], "axis=[patch]: unknown key; takes: FOLDER ..., output, axes"),
         (["{empty}", "pictures=1", "pictures=2"], "pictures=2: given twice"),
         (["{empty}", "--fast"], "--fast: no such flag"),
     ],
@@ -237,7 +239,7 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], message:
 
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError) as caught:
-        write(read([filled(one) for one in arguments]), lambda words: None)
+        write(parse(ReportOptions, [filled(one) for one in arguments]), lambda words: None)
     assert filled(message) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.rglob("*.html")) == []

@@ -1,0 +1,33 @@
+"""What the report's command line asks for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from hybrid_patch.config.options import Amount, Items, Option, OutputFile, Positional
+from hybrid_patch.errors import InputError
+
+PICTURES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """The runs, and the page about them."""
+
+    folders: Annotated[tuple[Path, ...], Positional("FOLDER", "run directories, or folders with some at any depth")]
+    output: Annotated[
+        OutputFile, Option("FILE.html", "the page; beside it FILE.json, FILE.csv, FILE.md and FILE_figures/")
+    ] = Path("report.html")
+    axes: Annotated[
+        Items[str],
+        Option(
+            "[KEY,KEY]",
+            "config keys that were swept over, as [upsampler,optimizer.lr]; without it they are told from what differs "
+            "among patch, upsampler, curriculum, model, masking and loss, and all else is flagged",
+        ),
+    ] = ()
+    pictures: Annotated[Amount, Option("N", "tiles that are drawn by up to eight members; 0: none")] = PICTURES
+
+    def __post_init__(self) -> None:
+        if self.output.suffix != ".html":
+            raise InputError(f"output={self.output}: not a page's name; write one that ends in .html")
