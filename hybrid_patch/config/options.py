@@ -310,10 +310,8 @@ class _Option:
         """How it is typed, and what that does."""
         if isinstance(self.mark, Overrides):
             return list(self.mark.help.items())
-        shows_default = (
-            not self.required and self.default not in (None, False, (), {}) and "default" not in self.mark.help
-        )
-        default = f" (default: {_shown_default(self.default)})" if not says_default else ""
+        quiet = self.required or self.default in (None, False, (), {}) or "default" in self.mark.help
+        default = f" (default: {_shown_default(self.default)})" if not quiet else ""
         return [(self.shown, self.mark.help + default)]
 
 
