@@ -28,7 +28,8 @@ from rich.table import Table
 
 from hybrid_patch.config.options import wait_briefly
 from hybrid_patch.errors import InputError, input_errors_end
-from hybrid_patch.runs.directory import RunDirectory, provenance
+from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.provenance import provenance
 from launch import config
 from launch.commands import (
     chosen_sweep,

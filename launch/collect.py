@@ -8,7 +8,7 @@ from typing import Any
 
 from hybrid_patch.config.recipe import leaves
 from hybrid_patch.runs.atomic_files import write_text, write_whole
-from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.directory import METRICS, RunDirectory
 from launch.status import last_metrics
 from launch.sweep import Member, Sweep
 
@@ -46,7 +46,7 @@ def _row(run: RunDirectory, member: Member, apart: Row) -> Row:
         "attempt": status.get("attempt"),
         "commit": run.identity().get("commit") if run.exists() else None,
         **apart,
-        **last_metrics(run.path / "metrics.jsonl"),
+        **last_metrics(run.path / METRICS),
     }
     if run.evaluation.exists():
         scores = json.loads(run.evaluation.read_text())["scores"]

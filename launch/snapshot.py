@@ -14,7 +14,7 @@ from typing import Literal
 from hybrid_patch.config.compose import conf_folder
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json, write_text
-from hybrid_patch.runs.directory import SNAPSHOT, provenance
+from hybrid_patch.runs.provenance import SNAPSHOT, provenance
 
 PARTS = ("hybrid_patch", "launch", "conf")
 PATCH = "dirty.patch"

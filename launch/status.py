@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hybrid_patch.runs.atomic_files import last_lines
-from hybrid_patch.runs.directory import RunDirectory
-from hybrid_patch.runs.lock import STALE_SECONDS, is_alive, named
+from hybrid_patch.runs.directory import METRICS, RunDirectory
+from hybrid_patch.runs.lock import STALE_SECONDS, holder_text, is_alive
 from launch.queue import Live, QueueSilentError, queue_of
 from launch.sweep import Member, Submission, Sweep
 
@@ -126,11 +126,12 @@ def standing(folder: Path, member: Member, live: Live | None) -> Standing:
         state = "queued"
     else:
         state = "failed" if said == "failed" else "stopped"
-    last = last_metrics(folder / "metrics.jsonl")
+    last = last_metrics(folder / METRICS)
     seconds = last.get("step_seconds", 0.0) + last.get("data_seconds", 0.0)
     reason = status["reason"]
     if state == "stale":
-        reason = f"no sign of life for {time.time() - heartbeat:.0f} s; was {named(holder) or 'host ' + status['host']}"
+        who = holder_text(holder) or f"host {status['host']}"
+        reason = f"no sign of life for {time.time() - heartbeat:.0f} s; was {who}"
         reason += "; its queue still has it, and may start it again" if live else ""
     return Standing(
         member=member,
@@ -143,7 +144,7 @@ def standing(folder: Path, member: Member, live: Live | None) -> Standing:
         cause=status.get("cause", ""),
         frame=status.get("frame", ""),
         attempt=status["attempt"],
-        who=named(holder),
+        who=holder_text(holder),
         live=live is not None,
     )
 

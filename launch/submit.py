@@ -15,7 +15,8 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sweep import Fingerprints, each_config
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_text
-from hybrid_patch.runs.directory import RunDirectory, provenance
+from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.provenance import provenance
 from launch import snapshot
 from launch.config import Cluster, Slurm
 from launch.queue import QueueSilentError, queue_of

@@ -140,7 +140,7 @@ def measure(plan: Plan) -> dict[str, Any]:
     """The report: the machine, and what `compare` says; with a sweep, that for each value, and exponents of growth."""
     from hybrid_patch.cost.compare import compare
     from hybrid_patch.cost.growth import exponents
-    from hybrid_patch.runs.directory import provenance
+    from hybrid_patch.runs.provenance import provenance
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -101,7 +101,7 @@ def measure(request: Request) -> dict[str, Any]:
     """The report, as plain values. Raises InputError for data that cannot be read."""
     from hybrid_patch.data.loader import TrainingSteps, batches
     from hybrid_patch.data.source import BrokenSampleError, open_source
-    from hybrid_patch.runs.directory import provenance
+    from hybrid_patch.runs.provenance import provenance
 
     config, steps = request.config, request.steps
     began = time.perf_counter()

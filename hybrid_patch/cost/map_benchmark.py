@@ -25,6 +25,7 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.benchmark import VARIANTS
 from hybrid_patch.errors import InputError, input_errors_end
 from hybrid_patch.runs.atomic_files import write_json, write_text
+from hybrid_patch.runs.directory import CHECKPOINTS, CONFIG, IDENTITY
 
 if TYPE_CHECKING:
     from hybrid_patch.config.modality import Modality
@@ -92,7 +93,7 @@ def measure(plan: Plan) -> dict[str, Any]:
     from hybrid_patch.data.source import open_source
     from hybrid_patch.embed.make_map import Request, make_map
     from hybrid_patch.embed.trained_model import load
-    from hybrid_patch.runs.directory import provenance
+    from hybrid_patch.runs.provenance import provenance
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -168,17 +169,17 @@ def untrained_run(folder: Path, config: Config) -> None:
     from hybrid_patch.config.frozen import as_yaml
     from hybrid_patch.data.source import open_source
     from hybrid_patch.loss.objective import Objective
-    from hybrid_patch.runs import checkpoints
+    from hybrid_patch.runs.checkpoints import save_checkpoint
 
     torch.manual_seed(config.seed)
     modalities = open_source(config.data).modalities
-    write_text(folder / "config.yaml", as_yaml(config))
-    write_json(folder / "run.json", {"run_id": f"untrained_{folder.name}"})
+    write_text(folder / CONFIG, as_yaml(config))
+    write_json(folder / IDENTITY, {"run_id": f"untrained_{folder.name}"})
     state = {
         "objective": Objective(config, modalities).state_dict(),
         "modalities": {name: dataclasses.asdict(modality) for name, modality in modalities.items()},
     }
-    checkpoints.save(folder / "checkpoints", config.trainer.steps, state, keep=1)
+    save_checkpoint(folder / CHECKPOINTS, config.trainer.steps, state, keep_newest=1)
 
 
 def synthetic_scene(path: Path, modality: "Modality", height: int, width: int, seed: int = 0) -> None:

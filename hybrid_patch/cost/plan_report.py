@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from hybrid_patch.cost.devices import RESERVE, Device
 from hybrid_patch.cost.formatting import format_bytes
 from hybrid_patch.cost.weak_scaling import Scaling, scaling_rows
-from hybrid_patch.runs.directory import provenance
+from hybrid_patch.runs.provenance import provenance
 
 if TYPE_CHECKING:
     from hybrid_patch.cost.predict import Prediction

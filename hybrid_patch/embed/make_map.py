@@ -24,8 +24,9 @@ from hybrid_patch.embed.scene_files import ReadOptions
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.embed.windows import Tiling
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.directory import provenance
-from hybrid_patch.runs.meter import Meter, metered
+from hybrid_patch.runs.directory import IDENTITY
+from hybrid_patch.runs.progress import pixel_progress
+from hybrid_patch.runs.provenance import provenance
 
 Array = np.ndarray
 
@@ -130,8 +131,8 @@ def _make_map(model: TrainedModel, request: Request, say: Callable[[str], None],
     try:
         pipeline = Pipeline(model, scene, basis, file, tiling, unit, batch)
         total = sum(map(_pixels, every))
-        meter = Meter(total, total - sum(map(_pixels, pending)), scene.pixel_km2 * unit**2)
-        with metered(meter) as report:
+        resumed_pixels = total - sum(map(_pixels, pending))
+        with pixel_progress(total, resumed_pixels, scene.pixel_km2 * unit**2) as report:
 
             def write(part: Window, values: Shaped[Array, "k h w"]) -> None:
                 file.write_part(folder.file(part), values, (part.top, part.left))
@@ -190,7 +191,7 @@ def _job(model: TrainedModel, scene: SceneReader, request: Request) -> dict[str,
 
 def _run_id(model: TrainedModel) -> str:
     try:
-        return str(json.loads((model.run / "run.json").read_text())["run_id"])
+        return str(json.loads((model.run / IDENTITY).read_text())["run_id"])
     except (OSError, ValueError, KeyError):
         return model.run.resolve().name
 

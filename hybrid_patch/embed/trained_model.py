@@ -20,7 +20,8 @@ from hybrid_patch.embed.per_pixel import Pooling, Projection, embed
 from hybrid_patch.embed.windows import Tiling, blended
 from hybrid_patch.errors import InputError
 from hybrid_patch.model.hybrid import HybridModel
-from hybrid_patch.runs import checkpoints
+from hybrid_patch.runs.checkpoints import newest_checkpoint
+from hybrid_patch.runs.directory import CHECKPOINTS
 
 Array = np.ndarray
 WINDOWS = 16
@@ -152,7 +153,7 @@ def load(run: str | Path, device: str = "auto") -> TrainedModel:
     """
     folder = Path(run)
     config = frozen_config(folder)
-    found = checkpoints.newest(folder / "checkpoints")
+    found = newest_checkpoint(folder / CHECKPOINTS)
     if found is None:
         raise InputError(
             f"run={folder}: has no checkpoint yet; its end writes one, and trainer.checkpoint_every before that"

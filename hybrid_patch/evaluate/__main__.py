@@ -17,6 +17,7 @@ from rich.table import Table
 from hybrid_patch.config.options import Items, Option, OutputFile, Overrides, Positional, run_command
 from hybrid_patch.errors import InputError, require_extra
 from hybrid_patch.runs.atomic_files import write_json
+from hybrid_patch.runs.directory import EVALUATION, PICTURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +61,12 @@ class EvaluateOptions:
     @property
     def report(self) -> Path:
         """The report's file."""
-        return self.output or self.run / "evaluation.json"
+        return self.output or self.run / EVALUATION
 
     @property
     def pictures(self) -> Path:
         """The folder of the pictures."""
-        return self.run / "pictures" if self.output is None else self.output.with_name(f"{self.output.stem}_pictures")
+        return self.run / PICTURES if self.output is None else self.output.with_name(f"{self.output.stem}_pictures")
 
 
 def main() -> None:
@@ -88,8 +89,8 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     from hybrid_patch.embed.trained_model import load
     from hybrid_patch.evaluate.evaluation import evaluate
     from hybrid_patch.evaluate.settings import settings_of
-    from hybrid_patch.runs.directory import provenance
     from hybrid_patch.runs.progress import start_logging
+    from hybrid_patch.runs.provenance import provenance
 
     start_logging(None, quiet=False)
     began = time.monotonic()

@@ -23,7 +23,8 @@ from hybrid_patch.evaluate.settings import settings_of
 from hybrid_patch.report.grouping import Member
 from hybrid_patch.report.load_runs import Run
 from hybrid_patch.runs.atomic_files import write_bytes, write_json
-from hybrid_patch.runs.checkpoints import checkpoints
+from hybrid_patch.runs.checkpoints import list_checkpoints
+from hybrid_patch.runs.directory import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 Array = np.ndarray
@@ -95,7 +96,7 @@ def chosen(members: Sequence[Member]) -> list[Drawn]:
     """Pure ps=8, hybrids from the best on, pure ps=1: what has a run that is done, on the same data as the first."""
     found = []
     for member in members:
-        runs = [run for run in member.runs if run.state == "done" and checkpoints(run.path / "checkpoints")]
+        runs = [run for run in member.runs if run.state == "done" and list_checkpoints(run.path / CHECKPOINTS)]
         if runs:
             run = min(runs, key=lambda one: (not one.evaluation, one.seed or 0))
             found.append(Drawn(member.label, run, member.pure))
@@ -115,7 +116,7 @@ def _data(run: Run) -> object:
 
 def _saved(run: Run) -> tuple[str, int]:
     """The newest checkpoint, and when it was written."""
-    _, path = checkpoints(run.path / "checkpoints")[-1]
+    _, path = list_checkpoints(run.path / CHECKPOINTS)[-1]
     return path.name, path.stat().st_mtime_ns
 
 

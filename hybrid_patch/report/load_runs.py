@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from hybrid_patch.config.frozen import LOADER
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.directory import CONFIG, EVALUATION, IDENTITY, STATUS, RunDirectory
 
 COLUMNS = (
     *("step", "loss", "step_seconds", "data_seconds", "peak_memory_bytes"),
@@ -22,7 +22,7 @@ COLUMNS = (
 """Of metrics.jsonl, what a report needs."""
 SILENT_SECONDS = 600.0
 """A run that says `running` but has given no sign for so long is said to have gone silent."""
-MARKS = ("run.json", "config.yaml", "status.json")
+MARKS = (IDENTITY, CONFIG, STATUS)
 """A folder with one of these is a run's."""
 
 Columns = dict[str, Float[np.ndarray, " steps"]]
@@ -103,10 +103,10 @@ def read(path: Path) -> Run:
     if not path.is_dir():
         return Run(path, "missing", "there is no such directory", {}, {}, columns([]), {})
     notes: list[str] = []
-    identity = _json(path / "run.json", notes)
-    status = _json(path / "status.json", notes)
-    evaluation = _json(path / "evaluation.json", notes)
-    config = _config(path / "config.yaml", notes)
+    identity = _json(path / IDENTITY, notes)
+    status = _json(path / STATUS, notes)
+    evaluation = _json(path / EVALUATION, notes)
+    config = _config(path / CONFIG, notes)
     try:
         rows = RunDirectory(path).metrics()
     except (OSError, ValueError) as error:

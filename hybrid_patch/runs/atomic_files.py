@@ -15,11 +15,11 @@ def write_whole(
     permit: AbstractContextManager[None] | None = None,
     flush: bool = True,
 ) -> None:
-    """Write a file under a temporary name, flush it to the disk, and only then give it its name.
+    """Write a file under a temporary name, flush it to the disk, and only then rename it.
 
     Args:
-        permit: entered while it gets its name; what it raises leaves no file.
-        flush: whether to wait for the disk; who writes many files may call `os.sync` once instead.
+        permit: entered for the rename; if it raises, no file is left.
+        flush: whether to wait for the disk; a writer of many files may call `os.sync` once instead.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -38,7 +38,7 @@ def write_whole(
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote has left below a folder nobody writes to now."""
+    """Remove the unfinished files of killed processes below a folder that nobody writes to now."""
     for part in list(folder.rglob(".*.part")):
         if part.is_dir():
             shutil.rmtree(part)
@@ -47,7 +47,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """A new name is on the disk only when its folder is."""
+    """Flush a folder: a new name is on the disk only when its folder is."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -56,7 +56,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file; a last one that a full disk has torn stays by itself."""
+    """Append a line to a file; a last line torn by a full disk stays a line of its own."""
     with path.open("a+b") as file:
         torn = False
         if file.seek(0, os.SEEK_END):
@@ -66,7 +66,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes, flush: bool = True) -> None:
-    """`write_whole` for what is in memory already."""
+    """`write_whole` for bytes in memory."""
     write_whole(path, lambda file: file.write(content), flush=flush)
 
 
@@ -81,7 +81,7 @@ def write_json(path: Path, value: Any, flush: bool = True) -> None:
 
 
 def last_lines(path: Path, size: int = 4096) -> list[str]:
-    """The lines in the last bytes of a file; of the first of them there may be only the end."""
+    """The lines in the last `size` bytes of a file; the first may be cut off."""
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - size, 0))
         return file.read().decode(errors="replace").splitlines()

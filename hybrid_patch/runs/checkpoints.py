@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, the newest good one found without being named."""
+"""Checkpoints: whole or absent; the newest readable one is found without being named."""
 
 import logging
 import pickle
@@ -17,76 +17,76 @@ log = logging.getLogger(__name__)
 
 NAME = re.compile(r"step_(\d{9})\.(pt|shards)")
 DAMAGED = (RuntimeError, EOFError, ValueError, KeyError, FileNotFoundError, pickle.UnpicklingError)
-"""What is raised for a file of which a part is lost; anything else (no memory, no disk) is no fault of the file."""
+"""Errors that mean part of a checkpoint is lost; any other (no memory, no disk) is not the checkpoint's fault."""
 
 
-def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """The steps and paths in a folder of checkpoints, oldest first: `….pt`, a file; `….shards`, a folder."""
-    found = ((NAME.fullmatch(path.name), path) for path in folder.glob("step_*"))
-    return sorted((int(match[1]), path) for match, path in found if match)
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The steps and paths of a folder's checkpoints, oldest first: `….pt`, a file; `….shards`, a folder."""
+    matches = ((NAME.fullmatch(path.name), path) for path in folder.glob("step_*"))
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
-def path_of(folder: Path, step: int, sharded: bool = False) -> Path:
-    """Where the state after so many steps is, as a file or in shards."""
+def checkpoint_path(folder: Path, step: int, sharded: bool = False) -> Path:
+    """The path of the state after `step` steps, as a file or in shards."""
     return folder / f"step_{step:09d}.{'shards' if sharded else 'pt'}"
 
 
-def save(
-    folder: Path, step: int, state: dict[str, Any], keep: int, permit: AbstractContextManager[None] | None = None
+def save_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], keep_newest: int, permit: AbstractContextManager[None] | None = None
 ) -> Path:
-    """Write the state after `step` steps into a file, then remove all but the newest `keep` checkpoints.
+    """Write the state after `step` steps as a file, then remove all but the newest `keep_newest` checkpoints.
 
     Args:
         permit: entered when the file gets its name (`RunDirectory.held`).
     """
-    path = path_of(folder, step)
+    path = checkpoint_path(folder, step)
     write_whole(path, lambda file: torch.save(state, file), permit)
-    prune(folder, keep)
+    prune_checkpoints(folder, keep_newest)
     return path
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    for _, old in checkpoints(folder)[:-keep]:
+def prune_checkpoints(folder: Path, keep_newest: int) -> None:
+    """Remove all but the newest checkpoints."""
+    for _, old in list_checkpoints(folder)[:-keep_newest]:
         if old.is_dir():
-            # Under another name first: half a folder must not look like a checkpoint.
+            # Renamed first: half a folder must not look like a checkpoint.
             shutil.rmtree(old.rename(old.with_name(f".{old.name}.part")))
         else:
             old.unlink()
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint of either form, whole and on the CPU. No code of the checkpoint's is run.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint of either form, whole and on the CPU. Never runs code from the checkpoint.
 
     Raises one of `DAMAGED` if a part of it is lost.
     """
     if path.suffix == ".pt":
         return torch.load(path, map_location="cpu", weights_only=True)
-    from hybrid_patch.runs import sharded_checkpoint
+    from hybrid_patch.runs.sharded_checkpoint import read_sharded
 
-    return sharded_checkpoint.read(path)
+    return read_sharded(path)
 
 
-def newest(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, as (step, state on the CPU); None if there is none.
+def newest_checkpoint(folder: Path) -> tuple[int, dict[str, Any]] | None:
+    """The newest readable checkpoint as (step, state on the CPU); None if there is none.
 
-    A damaged one (a disk that lost a part of it) is said, renamed to `….damaged`, and the one before it is taken.
-    Raises InputError if all are damaged: that a run begins anew is for a person to decide.
+    A damaged one (a disk that lost a part of it) is reported, renamed to `….damaged`, and passed over for the one
+    before it. Raises InputError if all are damaged: whether to start the run over is for a person to decide.
     """
-    found = checkpoints(folder)
-    for step, path in reversed(found):
+    checkpoints = list_checkpoints(folder)
+    for step, path in reversed(checkpoints):
         try:
-            return step, read(path)
+            return step, read_checkpoint(path)
         except DAMAGED as error:
             log.warning("%s cannot be read (%s), trying the one before it", path, (str(error).splitlines() or [""])[0])
             _set_aside(path)
-    if found or any(folder.glob("*.damaged")):
+    if checkpoints or any(folder.glob("*.damaged")):
         raise InputError(f"{folder}: no checkpoint there can be read; remove the folder to begin the run anew")
     return None
 
 
 def _set_aside(path: Path) -> None:
     damaged = path.with_name(f"{path.name}.damaged")
-    if damaged.is_dir():  # of the same step, before: a folder does not take the place of another by itself
+    if damaged.is_dir():  # of the same step, before: a folder does not replace another by itself
         shutil.rmtree(damaged)
     path.rename(damaged)

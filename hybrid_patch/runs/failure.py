@@ -1,4 +1,4 @@
-"""What became of a run that failed, so that failures can be told apart and grouped: a cause, and where."""
+"""Why a run failed, so that failures can be told apart and grouped: a cause and a place in the code."""
 
 import errno
 import traceback
@@ -10,7 +10,7 @@ BAD_INPUT, OUT_OF_MEMORY, DISK_FULL, ERROR = "bad input", "out of memory", "disk
 
 
 def cause_of(error: BaseException) -> str:
-    """The cause, in a word or three."""
+    """One of the causes above."""
     if isinstance(error, InputError):
         return BAD_INPUT
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -18,21 +18,20 @@ def cause_of(error: BaseException) -> str:
     if "No space left on device" in str(error):  # a library's own error around the system's
         return DISK_FULL
     # torch's allocators: OutOfMemoryError on a GPU, a RuntimeError on a CPU.
-    words = f"{type(error).__name__} {error}".lower()
-    if isinstance(error, MemoryError) or any(
-        word in words for word in ("outofmemory", "out of memory", "can't allocate memory", "cannot allocate memory")
-    ):
+    text = f"{type(error).__name__} {error}".lower()
+    phrases = ("outofmemory", "out of memory", "can't allocate memory", "cannot allocate memory")
+    if isinstance(error, MemoryError) or any(phrase in text for phrase in phrases):
         return OUT_OF_MEMORY
     return ERROR
 
 
 def last_frame(error: BaseException) -> str:
-    """The innermost place in this package that an error passed through: `train.py:123 in fit`."""
+    """The innermost place in this package that an error passed through: `train/trainer.py:123 in fit`."""
     package = Path(__file__).parent.parent
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).is_relative_to(package)] or frames
-    if not own:
+    stack = list(traceback.extract_tb(error.__traceback__))
+    frames = [frame for frame in stack if Path(frame.filename).is_relative_to(package)] or stack
+    if not frames:
         return ""
-    path = Path(own[-1].filename)
+    path = Path(frames[-1].filename)
     name = path.relative_to(package) if path.is_relative_to(package) else path.name
-    return f"{name}:{own[-1].lineno} in {own[-1].name}"
+    return f"{name}:{frames[-1].lineno} in {frames[-1].name}"

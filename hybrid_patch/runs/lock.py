@@ -1,9 +1,9 @@
-"""Who may write to a run's directory: one attempt at a time, named in `lock.json`.
+"""One attempt at a time writes to a run's directory: the one named in `lock.json`.
 
-A lock of the operating system alone does not do: it knows nothing of other machines, and a process that its scheduler
-has lost (an orphan) would keep it. So the attempt is named in a file with its host and job, and whoever writes looks
-there first, under a lock of the operating system that is held for as long as the write takes. An attempt that a later
-one of the same job has replaced finds another's name there, and ends.
+A lock of the operating system is not enough: it does not reach other machines, and a process that its scheduler has
+lost (an orphan) would keep it. So a file names the attempt with its host and job, and every writer checks it first,
+under a lock of the operating system that lasts as long as the write. An attempt that a later one of the same job has
+replaced finds the other's name there, and ends.
 """
 
 import fcntl
@@ -24,11 +24,12 @@ from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json
 
 HEARTBEAT_SECONDS = 10.0
-"""Between heartbeats of a run at work."""
+"""Between the heartbeats of a running run."""
 STALE_SECONDS = 90.0
-"""Without a heartbeat after which an attempt on another machine counts as dead."""
+"""Without a heartbeat, until an attempt on another machine counts as dead."""
 PATIENCE_SECONDS = 60.0
-"""How long to wait for another process to end its write."""
+"""How long to wait for another process to finish its write."""
+LOCK_FILES = (MUTEX, HOLDER) = (".lock", "lock.json")
 
 
 class LostLockError(Exception):
@@ -36,28 +37,28 @@ class LostLockError(Exception):
 
 
 class RunLock:
-    """The lock on a run's directory, in the hands of this process or not."""
+    """The lock on a run's directory, whether or not this process holds it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._path = folder / "lock.json"
+        self._path = folder / HOLDER
         self._token: str | None = None
         self._threads = threading.RLock()
         self._depth = 0
         self._file: int | None = None
 
     def holder(self) -> dict[str, Any]:
-        """Who holds the lock: host, process, job; empty if nobody does."""
+        """The holder's host, process and job; empty if nobody holds the lock."""
         try:
             return json.loads(self._path.read_text())
         except FileNotFoundError:
             return {}
 
-    def take(self, heartbeat: float) -> None:
+    def acquire(self, heartbeat: float) -> None:
         """Take the lock, unless its holder is alive.
 
         Args:
-            heartbeat: when the run last gave a sign of life, for a holder on another machine.
+            heartbeat: time of the run's last sign of life, for a holder on another machine.
 
         Raises InputError if the holder is alive.
         """
@@ -66,7 +67,7 @@ class RunLock:
             holder = self.holder()
             if holder and self._token != holder["token"] and is_alive(holder, heartbeat):
                 raise InputError(
-                    f"run_dir={self._folder}: another process is at work on this run ({named(holder)}); "
+                    f"run_dir={self._folder}: another process is at work on this run ({holder_text(holder)}); "
                     "wait for it, or end it"
                 )
             token = uuid.uuid4().hex
@@ -75,10 +76,10 @@ class RunLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Around every write, one by one. Raises LostLockError if another attempt has the lock now."""
+        """Surround a single write. Raises LostLockError if another attempt has the lock now."""
         with self._exclusive():
             if self._token is not None and self.holder().get("token") != self._token:
-                by = named(self.holder()) or "nobody"
+                by = holder_text(self.holder()) or "nobody"
                 raise LostLockError(f"{self._folder}: this attempt has lost the run; it is held by {by}")
             yield
 
@@ -93,12 +94,12 @@ class RunLock:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """No other process, and no other thread of this one, is in here for this directory."""
+        """Exclude other processes, and other threads of this one, from this directory."""
         with self._threads:
             if self._file is None:
                 # One descriptor for as long as the run is held: closing any other of this file would drop the
-                # process's locks on it. Who holds nothing keeps none open: a sweep has more runs than a process files.
-                self._file = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                # process's locks on it. Without a lock none stays open: a sweep has more runs than a process may open.
+                self._file = os.open(self._folder / MUTEX, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._depth += 1
             try:
                 if self._depth == 1:
@@ -125,18 +126,18 @@ class RunLock:
                 time.sleep(0.02)
 
 
-def named(holder: dict[str, Any]) -> str:
-    """The holder of a lock, for people; empty if there is none."""
+def holder_text(holder: dict[str, Any]) -> str:
+    """The holder of a lock for messages; empty if there is none."""
     if not holder:
         return ""
     return f"host {holder['host']}, process {holder['pid']}" + (f", job {holder['job']}" if holder["job"] else "")
 
 
 def is_alive(holder: dict[str, Any], heartbeat: float) -> bool:
-    """Whether the holder of a lock is at work, as far as one can know from here.
+    """Whether the holder of a lock is still running, as far as this process can know.
 
-    Not if the scheduler has started the holder's own job once more: it means the one before to be gone, and if it is
-    not, this is an orphan that has to end. On this machine the process table says; elsewhere the heartbeat.
+    The process table decides on this machine, the heartbeat elsewhere. A holder whose own job the scheduler has started
+    again counts as dead: if it still runs, it is an orphan and has to end.
     """
     me = _myself()
     if me["job"] is not None and holder["job"] == me["job"] and holder["restart"] != me["restart"]:
@@ -147,15 +148,15 @@ def is_alive(holder: dict[str, Any], heartbeat: float) -> bool:
 
 
 def process_here(holder: dict[str, Any]) -> int | None:
-    """The process of a lock's holder, if it lives on this machine."""
+    """The process id of a lock's holder, if it runs on this machine."""
     if not holder or holder["machine"] != _machine():
         return None
-    began = _process(holder["pid"])
+    began = _start_time(holder["pid"])
     return holder["pid"] if began is not None and began == holder["began"] else None
 
 
 def _machine() -> str:
-    """This machine since it was started, and the space that its process numbers are of."""
+    """This boot of this machine, with the namespace of its process ids."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     machine = boot.read_text().strip() if boot.exists() else socket.gethostname()
     space = os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""
@@ -163,20 +164,20 @@ def _machine() -> str:
 
 
 def _myself() -> dict[str, Any]:
-    """This process, named so that it can be told from every other on any machine."""
+    """This process, identified uniquely across machines."""
     return {
         "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
         "machine": _machine(),
         "pid": os.getpid(),
-        "began": _process(os.getpid()),
+        "began": _start_time(os.getpid()),
         "job": os.environ.get("SLURM_JOB_ID"),
         "restart": os.environ.get("SLURM_RESTART_COUNT", "0"),
         "time": time.time(),
     }
 
 
-def _process(pid: int) -> float | None:
-    """When a process of this machine began; None if there is none, or only its unburied remains."""
+def _start_time(pid: int) -> float | None:
+    """When a process of this machine began; None if absent or a zombie."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()

@@ -1,4 +1,4 @@
-"""Checkpoints in parts: every process writes the shards that it holds, one process can read the whole."""
+"""Sharded checkpoints: every process writes its own shards, and one process can read the whole."""
 
 import os
 import pickle
@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from hybrid_patch.runs.atomic_files import flush_folder, write_whole
 
 REST = "rest.pt"
-"""In the folder of a checkpoint: all that is not a tensor of the weights or the optimizer."""
+"""In a checkpoint's folder: everything but the tensors of the weights and the optimizer."""
 ALLOWED = {
     "pathlib": {"Path", "PosixPath", "PurePosixPath"},
     "torch": {"Size", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))},
@@ -33,17 +33,17 @@ ALLOWED = {
         "_MEM_FORMAT_ENCODING",
     },
 }
-"""What the table of a checkpoint's parts, a pickle, may be made of; none of it does anything."""
+"""The classes that a checkpoint's metadata, a pickle, may name; all of them are inert."""
 
 
-def write(path: Path, state: Mapping[str, Any], permit: AbstractContextManager[None]) -> None:
-    """Write a state, of which weights and optimizer may be sharded, as a folder: whole, or not at all.
+def write_sharded(path: Path, state: Mapping[str, Any], permit: AbstractContextManager[None]) -> None:
+    """Write a state with sharded weights and optimizer as a folder: whole, or not at all.
 
     All processes of the group must call this. torch's distributed checkpoint tells all of them when one could not
-    write its shards (a full disk), so that none waits for another that has ended.
+    write its shards (a full disk), so that none waits for a process that has ended.
 
     Args:
-        state: `objective` and `optimizer` are state dicts; the rest is of the first process.
+        state: `objective` and `optimizer` are state dicts; the rest is written by the first process.
         permit: entered in the first process while the folder gets its name.
     """
     first = dist.get_rank() == 0
@@ -64,11 +64,11 @@ def write(path: Path, state: Mapping[str, Any], permit: AbstractContextManager[N
         flush_folder(path.parent)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The state of a folder that any number of processes wrote, whole and on the CPU, as a single file would hold it.
+def read_sharded(path: Path) -> dict[str, Any]:
+    """The state that any number of processes wrote, whole and on the CPU, as a single file would hold it.
 
-    By this process alone: no group is needed. No code of the checkpoint's is run. Raises one of torch's or pickle's
-    errors, or an OSError, where a part is lost.
+    Needs no process group, and never runs code from the checkpoint. Raises one of torch's or pickle's errors, or an
+    OSError, if a part is lost.
     """
     state: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=True)
     reader = _Reader(path)
@@ -80,7 +80,7 @@ def read(path: Path) -> dict[str, Any]:
     }
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # on purpose
             state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
     except CheckpointException as error:
         raise next(iter(error.failures.values()))[0] from None
@@ -97,8 +97,8 @@ def read(path: Path) -> dict[str, Any]:
     return {**state, "objective": objective, "optimizer": {"state": optimizer, "param_groups": groups}}
 
 
-class _Table(pickle.Unpickler):
-    """Reads the table of a checkpoint's parts. Raises UnpicklingError for what it has no need of."""
+class _MetadataUnpickler(pickle.Unpickler):
+    """Reads a checkpoint's metadata. Raises UnpicklingError for classes that are not allowed there."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name not in ALLOWED.get(module, ()):
@@ -107,22 +107,22 @@ class _Table(pickle.Unpickler):
 
 
 class _Reader(filesystem.FileSystemReader):
-    """torch's own would run whatever code the table names."""
+    """Restricts the unpickling: torch's own reader would run whatever code the metadata names."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
         try:
             with (Path(self.path) / ".metadata").open("rb") as file:
-                found = _Table(file).load()
-        except (AttributeError, ImportError, IndexError, TypeError) as error:  # what a damaged pickle may raise besides
+                table = _MetadataUnpickler(file).load()
+        except (AttributeError, ImportError, IndexError, TypeError) as error:  # what else a damaged pickle may raise
             raise pickle.UnpicklingError(f"its table of parts is damaged: {error}") from None
-        if not isinstance(found, metadata.Metadata):
+        if not isinstance(table, metadata.Metadata):
             raise pickle.UnpicklingError("it has no table of its parts")
-        return found
+        return table
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Those of a state's weights and optimizer, by one name each."""
-    found = {f"objective.{name}": tensor for name, tensor in state["objective"].items()}
+    """The tensors of a state's weights and optimizer by unique names."""
+    tensors = {f"objective.{name}": tensor for name, tensor in state["objective"].items()}
     for index, values in state["optimizer"]["state"].items():
-        found |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
-    return found
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
+    return tensors

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted when they come, obeyed at the next step boundary."""
+"""Signals that ask a run to stop: recorded when they arrive, obeyed at the next step boundary."""
 
 import signal
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class StopRequest:
-    """Whether, and by which signal, a run was asked to stop."""
+    """The signal that asked a run to stop; false while there was none."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -26,7 +26,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Handle SIGINT, SIGTERM and SIGUSR2 inside the block; the handlers from before are put back after it."""
+    """Handle SIGINT, SIGTERM and SIGUSR2 inside the block, and restore the former handlers after it."""
     request = StopRequest()
     before = {number: signal.signal(number, request.note) for number in STOPPING}
     try:

@@ -40,10 +40,11 @@ from hybrid_patch.errors import InputError
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.hybrid import HybridModel
 from hybrid_patch.runs.atomic_files import remove_parts, write_json
-from hybrid_patch.runs.directory import RunDirectory, provenance
+from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.failure import ERROR, cause_of, last_frame
 from hybrid_patch.runs.lock import LostLockError
 from hybrid_patch.runs.progress import progress, start_logging
+from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.stop_signal import StopRequest, stop_requests
 from hybrid_patch.train import checkpointing
 from hybrid_patch.train.distributed import DONE, end_together, open_fabric, together
@@ -133,7 +134,7 @@ def refuse_another_run(run: RunDirectory, config: Config) -> None:
     changed = difference(run.recipe(), recipe(config)) if run.exists() else []
     if changed:
         raise InputError(f"run_dir={run.path}: holds another run ({'; '.join(changed)}); choose another directory")
-    if not run.exists() and (found := run.foreign()):
+    if not run.exists() and (found := run.foreign_files()):
         raise InputError(f"run_dir={run.path}: holds other files ({', '.join(found)}); choose a new or empty directory")
 
 
@@ -357,7 +358,7 @@ class Trainer:
                 self.counters["bad_in_a_row"] = 0  # a run that gave up gets another try
             log.info("going on after step %d", self.step)
         if self.fabric.is_global_zero:
-            kept = self.run.keep_metrics(self.step)
+            kept = self.run.truncate_metrics(self.step)
             if kept < self.step:
                 log.warning("metrics.jsonl has only %d of the first %d steps", kept, self.step)
 

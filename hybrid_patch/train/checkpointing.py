@@ -11,8 +11,16 @@ from torch.optim import Optimizer
 from hybrid_patch.config.schema import Config
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.hybrid import HybridModel
-from hybrid_patch.runs import checkpoints, sharded_checkpoint
+from hybrid_patch.runs.checkpoints import (
+    checkpoint_path,
+    list_checkpoints,
+    newest_checkpoint,
+    prune_checkpoints,
+    read_checkpoint,
+    save_checkpoint,
+)
 from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.sharded_checkpoint import write_sharded
 from hybrid_patch.train import fsdp
 from hybrid_patch.train.distributed import together
 
@@ -31,23 +39,23 @@ def save(fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], ke
         run.flush_metrics()
     if not fsdp.is_sharded(state["objective"]):
         if first:
-            checkpoints.save(folder, step, state, keep, run.held())
-    elif not fabric.broadcast(step in dict(checkpoints.checkpoints(folder))):  # a stop right after it was saved
-        sharded_checkpoint.write(checkpoints.path_of(folder, step, sharded=True), state, run.held())
+            save_checkpoint(folder, step, state, keep, run.held())
+    elif not fabric.broadcast(step in dict(list_checkpoints(folder))):  # a stop right after it was saved
+        write_sharded(checkpoint_path(folder, step, sharded=True), state, run.held())
         if first:
-            checkpoints.prune(folder, keep)
+            prune_checkpoints(folder, keep)
     fabric.barrier()
 
 
 def newest(fabric: Fabric, folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """`checkpoints.newest`, the same in all processes: the first one finds it, and says which are damaged.
+    """`newest_checkpoint`, the same in all processes: the first one finds it, and says which are damaged.
 
     Raises InputError in the first process if all are damaged; the others end.
     """
     found: list[tuple[int, dict[str, Any]]] = []
 
     def find() -> None:
-        newest = checkpoints.newest(folder)
+        newest = newest_checkpoint(folder)
         if newest is not None:
             found.append(newest)
 
@@ -55,7 +63,7 @@ def newest(fabric: Fabric, folder: Path) -> tuple[int, dict[str, Any]] | None:
     step = fabric.broadcast(found[0][0] if found else None)
     if step is None or found:
         return found[0] if found else None
-    return step, checkpoints.read(dict(checkpoints.checkpoints(folder))[step])
+    return step, read_checkpoint(dict(list_checkpoints(folder))[step])
 
 
 def restore(objective: Objective, optimizer: Optimizer, state: Mapping[str, Any]) -> None:

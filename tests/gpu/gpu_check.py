@@ -98,7 +98,7 @@ def read(arguments: Sequence[str]) -> Request:
 
 def check(request: Request) -> dict[str, Any]:
     """The report: `checks` by name, each with `ok` (None: not for this device), and `benchmarks`."""
-    from hybrid_patch.runs.directory import provenance
+    from hybrid_patch.runs.provenance import provenance
 
     began = time.monotonic()
     checks = {}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hybrid_patch.config.compose import compose
 from hybrid_patch.loss.objective import Objective
-from hybrid_patch.runs.checkpoints import checkpoints, read
+from hybrid_patch.runs.checkpoints import list_checkpoints, read_checkpoint
 from hybrid_patch.train.__main__ import train
 
 TERMS = ("upsampler=guided", "loss.reconstruct.weight=0.5", "trainer.batch_size=4")
@@ -64,8 +64,8 @@ def train_together(folder: Path, *runs: Ranked) -> None:
 
 def state_of(run_dir: Path, step: int | None = None) -> dict[str, Any]:
     """Of the checkpoint after a step, or of the newest one."""
-    found = dict(checkpoints(run_dir / "checkpoints"))
-    return read(found[max(found) if step is None else step])
+    found = dict(list_checkpoints(run_dir / "checkpoints"))
+    return read_checkpoint(found[max(found) if step is None else step])
 
 
 def weights_of(run_dir: Path) -> dict[str, Tensor]:

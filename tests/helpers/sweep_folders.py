@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 from hybrid_patch.config.compose import compose
 from hybrid_patch.config.recipe import recipe, run_id
 from hybrid_patch.config.schema import Config
-from hybrid_patch.runs.directory import RunDirectory, provenance
+from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.provenance import provenance
 
 _CONFIG = TypeAdapter(Config)
 STEPS = 60

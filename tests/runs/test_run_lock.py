@@ -33,7 +33,7 @@ def test_the_twin_of_a_requeued_job_takes_over_and_the_orphan_can_write_no_more(
     for write in (
         lambda: orphan.add_metrics({"step": 2}),
         lambda: orphan.set_status("running"),
-        lambda: orphan.keep_metrics(0),
+        lambda: orphan.truncate_metrics(0),
         lambda: orphan.begin("", {}),
     ):
         with pytest.raises(LostLockError):

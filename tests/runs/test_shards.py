@@ -20,8 +20,8 @@ from resumed_runs import metrics, same, wait_for_step
 import hybrid_patch
 from hybrid_patch.errors import InputError
 from hybrid_patch.model.hybrid import HybridModel
-from hybrid_patch.runs.checkpoints import checkpoints, newest
-from hybrid_patch.runs.sharded_checkpoint import read
+from hybrid_patch.runs.checkpoints import list_checkpoints, newest_checkpoint
+from hybrid_patch.runs.sharded_checkpoint import read_sharded
 
 STEPS, EVERY = 24, 4
 COMMON = (f"trainer.steps={STEPS}", f"trainer.checkpoint_every={EVERY}", "trainer.keep_checkpoints=9")
@@ -43,7 +43,7 @@ def without_its_end(run_dir: Path, copy: Path) -> Path:
     """A copy of a run, as if it had been killed right before its last checkpoint."""
     shutil.copytree(run_dir, copy)
     (copy / "status.json").unlink()
-    _, path = checkpoints(copy / "checkpoints")[-1]
+    _, path = list_checkpoints(copy / "checkpoints")[-1]
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     return copy
 
@@ -64,7 +64,7 @@ def test_any_number_of_processes_goes_on_with_them(straight: Path, tmp_path: Pat
         assert [row["step"] for row in metrics(folder)] == list(range(1, STEPS + 1))
         assert f"going on after step {STEPS - EVERY}" in (folder / "log.txt").read_text()
         same_to(1e-6, weights_of(folder), weights_of(straight / ("single" if folder == whole else "fsdp")))
-    names = {name: checkpoints(tmp_path / name / "checkpoints")[-1][1].suffix for name in (*ways, "whole")}
+    names = {name: list_checkpoints(tmp_path / name / "checkpoints")[-1][1].suffix for name in (*ways, "whole")}
     assert names == {"2": ".shards", "1": ".shards", "4": ".shards", "ddp": ".pt", "single": ".pt", "whole": ".shards"}
 
 
@@ -82,8 +82,8 @@ def test_after_one_rank_was_killed_all_end_and_all_go_on(straight: Path, tmp_pat
         assert time.monotonic() - began < 30
         # The first one may still say that its companion has gone.
         assert json.loads((tmp_path / "status.json").read_text())["state"] in ("running", "failed")
-        for number, path in checkpoints(tmp_path / "checkpoints"):
-            assert same(read(path), state_of(straight / "fsdp", number))
+        for number, path in list_checkpoints(tmp_path / "checkpoints"):
+            assert same(read_sharded(path), state_of(straight / "fsdp", number))
     half = tmp_path / "checkpoints" / f".step_{STEPS:09d}.shards.part"  # as if it had been killed while it saved
     half.mkdir()
     (half / "__1_0.distcp").write_bytes(b"half")
@@ -101,16 +101,16 @@ def test_after_one_rank_was_killed_all_end_and_all_go_on(straight: Path, tmp_pat
 def test_shards_of_which_a_part_is_lost_are_passed_over(straight: Path, tmp_path: Path, lost: str) -> None:
     folder = tmp_path / "checkpoints"
     shutil.copytree(straight / "fsdp" / "checkpoints", folder)
-    _, path = checkpoints(folder)[-1]
+    _, path = list_checkpoints(folder)[-1]
     part = path / lost.removeprefix("a half of ")
     part.write_bytes(part.read_bytes()[: part.stat().st_size // 2]) if "half" in lost else part.unlink()
-    found = newest(folder)
-    assert found is not None
-    assert found[0] == STEPS - EVERY
-    assert same(found[1], state_of(straight / "fsdp", STEPS - EVERY))
+    newest = newest_checkpoint(folder)
+    assert newest is not None
+    assert newest[0] == STEPS - EVERY
+    assert same(newest[1], state_of(straight / "fsdp", STEPS - EVERY))
     assert path.with_name(f"{path.name}.damaged").is_dir()
     path.mkdir()  # saved anew, and damaged again
-    again = newest(folder)
+    again = newest_checkpoint(folder)
     assert again is not None
     assert again[0] == STEPS - EVERY
 
@@ -135,5 +135,5 @@ def test_no_code_of_a_checkpoint_is_run(straight: Path, tmp_path: Path, monkeypa
     shutil.copytree(straight / "fsdp" / "checkpoints" / path.name, path)
     (path / ".metadata").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(InputError, match="no checkpoint there can be read"):
-        newest(tmp_path / "checkpoints")
+        newest_checkpoint(tmp_path / "checkpoints")
     assert not Path("ran").exists()

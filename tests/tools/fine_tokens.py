@@ -29,7 +29,7 @@ from hybrid_patch.cost.timing import Interval, interleave, interval, ratio, tota
 from hybrid_patch.errors import InputError, input_errors_end
 from hybrid_patch.loss.logsumexp import Backend, log_sum_exp
 from hybrid_patch.runs.atomic_files import write_json
-from hybrid_patch.runs.directory import provenance
+from hybrid_patch.runs.provenance import provenance
 
 COMMON = (
     "logger=none", "evaluation=none", "model=nano", "data=synthetic", "~data.modalities.sentinel1",
