@@ -10,14 +10,15 @@ import pytest
 from building import TINY
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.cost.plan import plan, read
+from hybrid_patch.config.options import parse
+from hybrid_patch.cost.plan import PlanOptions, plan
 from hybrid_patch.cost.plan_tables import plan_tables
 from hybrid_patch.cost.predict import predict
 from hybrid_patch.errors import InputError
 
 
 def report(*arguments: str) -> dict[str, object]:
-    return plan(read([*TINY, *arguments]))
+    return plan(parse(PlanOptions, [*TINY, *arguments]))
 
 
 def rows_of(found: dict[str, object]) -> Sequence[dict[str, object]]:
@@ -82,13 +83,13 @@ def test_undeclared_modalities_are_read_off_the_files(shared_data: Path) -> None
         (["max_memory=lots"], "max_memory=lots: not a number of bytes"),
         (["max_memory=0GiB"], "max_memory=0GiB"),
         (["output=/no/such/plan.json"], "there is no folder /no/such"),
-        (["-m", "seed=0,1"], "-m: no such flag; takes --help and: device, "),
-        (["device=h200", "device=l40s"], "device=l40s: given twice"),
+        (["-m", "seed=0,1"], "-m: no such flag; takes: --help, --version"),
+        (["device=h200", "device=l40s"], "device=l40s: given twice; before it was h200"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
-        read(arguments)
+        parse(PlanOptions, arguments)
     assert "\n" not in str(caught.value)
 
 
@@ -96,7 +97,7 @@ def test_bad_input_is_one_line(arguments: list[str], said: str) -> None:
     ("text", "number"), [("40GiB", 40 * 2**30), ("500MB", 500_000_000), ("1.5KiB", 1536), ("7", 7)]
 )
 def test_bytes(text: str, number: int) -> None:
-    assert read([f"max_memory={text}"]).max_memory == number
+    assert parse(PlanOptions, [f"max_memory={text}"]).max_memory == number
 
 
 def test_the_command_plans_in_several_processes(tmp_path: Path) -> None:

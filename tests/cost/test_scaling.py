@@ -8,7 +8,8 @@ from building import TINY, small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_patch.cost.plan import plan, read
+from hybrid_patch.config.options import parse
+from hybrid_patch.cost.plan import PlanOptions, plan
 from hybrid_patch.cost.plan_tables import plan_tables
 from hybrid_patch.cost.weak_scaling import Links, Scaling, bytes_sent, scaling_rows
 from hybrid_patch.errors import InputError
@@ -53,7 +54,7 @@ def test_a_step_is_never_quicker_than_computing(computing: float, parameters: in
 
 
 def report(*arguments: str) -> dict[str, Any]:
-    return plan(read([*TINY, *arguments]))
+    return plan(parse(PlanOptions, [*TINY, *arguments]))
 
 
 def test_the_plan_scales_its_members() -> None:
@@ -70,26 +71,26 @@ def test_the_plan_scales_its_members() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["world=8"], "world=8: needs a device"),
-        (["world=8,many", "device=h200"], "world=8,many: takes numbers of devices"),
-        (["world=0", "device=h200"], "world=0: takes numbers of devices"),
-        (["links=8,450,50"], "links=8,450,50: is for scaling; give world=8,64,512 too"),
-        (["step=1"], "step=1: is for scaling"),
+        (["world=8"], "world: needs a device"),
+        (["world=8,many", "device=h200"], "world=8,many: must be a whole number"),
+        (["world=0", "device=h200"], "world=0: must be greater than or equal to 1"),
+        (["links=8,450,50"], "links: is for weak scaling; give world=8,64,512 too"),
+        (["step=1"], "step: is for weak scaling"),
         (["world=8", "device=h200", "links=8,450"], "links=8,450: takes devices per node, and GB/s"),
         (["world=8", "device=h200", "links=8,450,0"], "links=8,450,0: takes devices per node"),
-        (["world=8", "device=h200", "step=soon"], "step=soon: takes seconds above 0"),
+        (["world=8", "device=h200", "step=soon"], "step=soon: must be a number"),
     ],
 )
 def test_bad_input(arguments: list[str], message: str) -> None:
     with pytest.raises(InputError) as error:
-        read([*TINY, *arguments])
+        parse(PlanOptions, [*TINY, *arguments])
     assert str(error.value).startswith(message)
 
 
 def test_this_machines_links_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybrid_patch.cost.devices.SECONDS", 0.01)
     with pytest.raises(InputError, match=r"^device=this: its links are not known; give them, as links=8,450,50"):
-        read([*TINY, "world=8", "device=this"])
-    scaling = read([*TINY, "world=8", "device=this", "links=[8,450,50]"]).scaling
+        parse(PlanOptions, [*TINY, "world=8", "device=this"])
+    scaling = parse(PlanOptions, [*TINY, "world=8", "device=this", "links=[8,450,50]"]).scaling
     assert scaling is not None
     assert scaling.worlds == (8,)
