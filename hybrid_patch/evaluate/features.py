@@ -1,4 +1,4 @@
-"""Whole tiles of a source, and the features of their pixels that classifiers are given."""
+"""Whole tiles of a source, and the features of their pixels that classifiers learn from."""
 
 import dataclasses
 import logging
@@ -26,15 +26,15 @@ class Tile:
         name: its path or name.
         group: tiles of one group may share ground.
         whole: its pixels.
-        seen: `[H, W]` where any input modality was measured.
-        labels: `[H, W]`, `UNLABELLED` where there is none or nothing was measured; `[1, 1]` if the whole tile has one
-            label; None if the source has none.
+        valid_mask: `[H, W]` where any input modality has data.
+        labels: `[H, W]`, `UNLABELLED` where there is no label or no data; `[1, 1]` if the whole tile has one label;
+            None if the source has none.
     """
 
     name: str
     group: int
     whole: Crop
-    seen: Bool[Array, "h w"]
+    valid_mask: Bool[Array, "h w"]
     labels: Int[Array, "rows columns"] | None
 
     @property
@@ -42,26 +42,33 @@ class Tile:
         """Whether the whole tile has one label."""
         return self.whole.label is not None
 
-    @property
-    def known(self) -> Bool[Array, "rows columns"]:
-        """Where of `labels` there are features: where anything was measured."""
-        return np.full((1, 1), self.seen.any()) if self.pooled else self.seen
+    def per_label(self, features: Float[Array, "h w n"]) -> Float[Array, "rows columns n"]:
+        """Features in the shape of `labels`: of every pixel, or their mean over the pixels that have data."""
+        return features[self.valid_mask].mean(0)[None, None] if self.pooled and self.valid_mask.any() else features
 
-    def described(self, features: Float[Array, "h w n"]) -> Float[Array, "rows columns n"]:
-        """Features of what is labelled: of every pixel, or their mean over those that were measured."""
-        return features[self.seen].mean(0)[None, None] if self.pooled and self.seen.any() else features
+    def predict(
+        self, predict: Callable[[Float[Array, "n d"]], Int[Array, " n"]], features: Float[Array, "h w d"]
+    ) -> Int[Array, "rows columns"]:
+        """A map of predicted classes in the shape of `labels`; `UNLABELLED` where there is no data."""
+        mask = np.full((1, 1), self.valid_mask.any()) if self.pooled else self.valid_mask
+        classes = np.full(mask.shape, UNLABELLED, np.int64)
+        if mask.any():
+            classes[mask] = predict(self.per_label(features)[mask])
+        return classes
 
 
 Features = Callable[[Tile], Float[Array, "h w n"]]
-"""What a classifier is given of a tile: numbers for each pixel."""
+"""What a classifier gets to see of a tile: a vector for each pixel."""
 
 
-def tiles(source: Source, split: str, most: int | None, timesteps: int) -> Iterator[Tile]:
-    """At most `most` samples of a split, evenly spread over it, each at up to so many timesteps; broken ones are left
-    out, and said."""
+def read_tiles(source: Source, split: str, max_tiles: int | None, timesteps: int) -> Iterator[Tile]:
+    """At most `max_tiles` samples of a split, evenly spread over it, each at up to `timesteps` timesteps.
+
+    Broken samples are skipped with a warning.
+    """
     indices = source.indices(split)
-    if most is not None:
-        indices = indices[np.unique(np.linspace(0, len(indices) - 1, min(most, len(indices))).astype(int))]
+    if max_tiles is not None:
+        indices = indices[np.unique(np.linspace(0, len(indices) - 1, min(max_tiles, len(indices))).astype(int))]
     inputs = [name for name, modality in source.modalities.items() if not modality.decode_only]
     for index in indices.tolist():
         try:
@@ -71,11 +78,11 @@ def tiles(source: Source, split: str, most: int | None, timesteps: int) -> Itera
         except BrokenSampleError as error:
             log.warning("left out of the evaluation: %s", error)
             continue
-        seen = whole.any_valid(inputs)
-        labels = None if whole.labels is None else np.where(seen, whole.labels, UNLABELLED)
+        valid_mask = whole.any_valid(inputs)
+        labels = None if whole.labels is None else np.where(valid_mask, whole.labels, UNLABELLED)
         if whole.label is not None:
-            labels = np.full((1, 1), whole.label if seen.any() else UNLABELLED)
-        yield Tile(source.name(index), source.group(index), whole, seen, labels)
+            labels = np.full((1, 1), whole.label if valid_mask.any() else UNLABELLED)
+        yield Tile(source.name(index), source.group(index), whole, valid_mask, labels)
 
 
 def embedding_of(model: TrainedModel, pooling: Pooling) -> Features:
@@ -85,7 +92,7 @@ def embedding_of(model: TrainedModel, pooling: Pooling) -> Features:
 
 
 def untrained(model: TrainedModel) -> TrainedModel:
-    """The same model as its training began."""
+    """The model with the weights that its training began with."""
     torch.manual_seed(model.config.seed)
     network = HybridModel(model.config, model.modalities).eval().to(model.device)
     return dataclasses.replace(model, network=network, step=0)
@@ -93,20 +100,23 @@ def untrained(model: TrainedModel) -> TrainedModel:
 
 def raw_bands(inputs: list[str]) -> Features:
     """The normalised bands of all input modalities and timesteps, zeros where missing."""
-    return lambda tile: np.concatenate([tile.whole.pixels[name].reshape(*tile.seen.shape, -1) for name in inputs], -1)
+    return lambda tile: np.concatenate(
+        [tile.whole.pixels[name].reshape(*tile.valid_mask.shape, -1) for name in inputs], -1
+    )
 
 
 def patch_means(inputs: list[str], side: int) -> Features:
-    """The raw bands averaged over patches of `side` × `side` pixels: what a patch says at most, without detail."""
+    """The raw bands averaged over patches of `side` × `side` pixels: a patch without any detail inside it."""
     raw = raw_bands(inputs)
 
     def means(tile: Tile) -> Float[Array, "h w n"]:
         values = raw(tile)
         h, w, n = values.shape
-        padded = np.pad(values * tile.seen[..., None], ((0, -h % side), (0, -w % side), (0, 0)))
-        there = np.pad(tile.seen.astype(np.float32), ((0, -h % side), (0, -w % side)))
+        padding = ((0, -h % side), (0, -w % side))
+        padded = np.pad(values * tile.valid_mask[..., None], (*padding, (0, 0)))
+        weights = np.pad(tile.valid_mask.astype(np.float32), padding)
         shape = (padded.shape[0] // side, side, padded.shape[1] // side, side)
-        total, count = padded.reshape(*shape, n).sum((1, 3)), there.reshape(shape).sum((1, 3))
+        total, count = padded.reshape(*shape, n).sum((1, 3)), weights.reshape(shape).sum((1, 3))
         mean = total / np.maximum(count, 1)[..., None]
         return mean.repeat(side, 0).repeat(side, 1)[:h, :w]
 

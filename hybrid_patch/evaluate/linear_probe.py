@@ -1,4 +1,4 @@
-"""How well a linear classifier reads the labels off per-pixel features."""
+"""A linear probe: multinomial logistic regression on the features of pixels."""
 
 import dataclasses
 
@@ -9,16 +9,12 @@ from scipy.optimize import minimize
 Array = np.ndarray
 
 WEIGHT_DECAYS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-"""Strengths of the L2 penalty that are tried, against the mean loss of a pixel."""
-MOST_ITERATIONS = 1000
+"""Candidate strengths of the L2 penalty, relative to the mean loss per pixel."""
+MAX_ITERATIONS = 1000
 TOLERANCE = 1e-5
-"""Of the preconditioned gradient's largest entry, and of the loss's relative decrease."""
-TRIED_ON = 40_000
-"""Pixels that a penalty is tried on, at most."""
-
-
-class NotEnoughLabelsError(ValueError):
-    """Labels of fewer than two classes."""
+"""On the preconditioned gradient's largest entry; the one on the loss's relative decrease is a thousandth of it."""
+MAX_SEARCH_PIXELS = 40_000
+"""About this many pixels at most train the candidates."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +23,10 @@ class LinearProbe:
 
     Attributes:
         classes: `[c]` the labels, ascending.
-        mean, scale: `[d]` of the features it was fitted on.
+        mean, scale: `[d]` of the training features.
         weight: `[d, c]`; bias: `[c]`.
         decay: strength of the penalty.
-        converged: whether the fit ended before its most iterations.
+        converged: whether the fit ended before `MAX_ITERATIONS`.
     """
 
     classes: Int[Array, " c"]
@@ -42,40 +38,39 @@ class LinearProbe:
     converged: bool
 
     def predict(self, features: Float[Array, "n d"]) -> Int[Array, " n"]:
-        """The most likely class of each."""
+        """The most likely class of each pixel."""
         weight = self.weight / self.scale[:, None]
         logits = features @ weight.astype(features.dtype) + (self.bias - self.mean @ weight).astype(features.dtype)
         return self.classes[logits.argmax(1)]
 
 
 def fit_linear_probe(features: Float[Array, "n d"], labels: Int[Array, " n"], tiles: Int[Array, " n"]) -> LinearProbe:
-    """A probe whose penalty is the one that does best on a quarter of the tiles after learning on the others.
+    """A probe with the penalty that scores best on a held-out quarter of the tiles, fitted on all pixels.
 
-    Pixels of one tile are too much alike to judge one another.
+    Whole tiles are held out because pixels of one tile are too similar to validate each other.
 
-    Raises NotEnoughLabelsError if there are fewer than two classes.
+    Args:
+        labels: of at least two classes.
     """
-    if len(np.unique(labels)) < 2:
-        raise NotEnoughLabelsError("a classifier needs training labels of two classes at least")
     held_out = np.unique(tiles, return_inverse=True)[1].reshape(-1) % 4 == 0
-    judged = held_out.any() and len(np.unique(labels[~held_out])) > 1
-    step = max(int((~held_out).sum()) // TRIED_ON, 1)
-    learned = np.flatnonzero(~held_out)[::step]
+    can_search = held_out.any() and len(np.unique(labels[~held_out])) > 1
+    step = max(int((~held_out).sum()) // MAX_SEARCH_PIXELS, 1)
+    training = np.flatnonzero(~held_out)[::step]
 
     def score(decay: float) -> float:
-        probe = logistic_regression(features[learned], labels[learned], decay)
+        probe = logistic_regression(features[training], labels[training], decay)
         return float((probe.predict(features[held_out]) == labels[held_out]).mean())
 
-    best = max(WEIGHT_DECAYS, key=score) if judged else WEIGHT_DECAYS[len(WEIGHT_DECAYS) // 2]
+    best = max(WEIGHT_DECAYS, key=score) if can_search else WEIGHT_DECAYS[len(WEIGHT_DECAYS) // 2]
     return logistic_regression(features, labels, best)
 
 
 def logistic_regression(features: Float[Array, "n d"], labels: Int[Array, " n"], decay: float) -> LinearProbe:
     """The minimum of the mean cross-entropy plus `decay / 2 · |weight|^2` (the bias is free).
 
-    L-BFGS, which has no learning rate to choose, in coordinates in which the standardised features' covariance plus the
-    penalty is the identity: features of a network are so correlated that without this it takes thousands of steps
-    (scikit-learn's, which minimises the same, took minutes for a probe).
+    L-BFGS (no learning rate to choose), preconditioned: in its coordinates the covariance of the standardised features
+    plus the penalty is the identity. A network's features are so correlated that without this it takes thousands of
+    steps; scikit-learn's solvers, which minimise the same, took minutes for a probe.
     """
     mean = features.mean(0, dtype=np.float64)
     scale = features.std(0, dtype=np.float64)
@@ -85,34 +80,32 @@ def logistic_regression(features: Float[Array, "n d"], labels: Int[Array, " n"],
     variance, axes = np.linalg.eigh((standard.T @ standard).astype(np.float64) / n)
     # Softmax has a curvature of 1/4 at most.
     to_weight = axes / np.sqrt(np.maximum(variance, 0) / 4 + decay + 1e-8)
-    turned = standard @ to_weight.astype(np.float32)
+    whitened = standard @ to_weight.astype(np.float32)
     classes, truth = np.unique(labels, return_inverse=True)
     truth, c, rows = truth.reshape(-1), len(classes), np.arange(n)
 
     def loss_and_gradient(flat: Float[Array, " _"]) -> tuple[float, Float[Array, " _"]]:
         parameters = flat.reshape(d + 1, c)
-        logits = turned @ parameters[:d].astype(np.float32) + parameters[d].astype(np.float32)
+        logits = whitened @ parameters[:d].astype(np.float32) + parameters[d].astype(np.float32)
         logits -= logits.max(1, keepdims=True)
-        own = logits[rows, truth].copy()
+        true_logits = logits[rows, truth].copy()
         np.exp(logits, out=logits)
         total = logits.sum(1)
         logits /= total[:, None]
         logits[rows, truth] -= 1
         weight = to_weight @ parameters[:d]
-        loss = float((np.log(total, dtype=np.float64) - own).mean() + decay / 2 * (weight**2).sum())
-        gradient = np.concatenate([turned.T @ logits, logits.sum(0, keepdims=True)]).astype(np.float64) / n
+        loss = float((np.log(total, dtype=np.float64) - true_logits).mean() + decay / 2 * (weight**2).sum())
+        gradient = np.concatenate([whitened.T @ logits, logits.sum(0, keepdims=True)]).astype(np.float64) / n
         gradient[:d] += decay * (to_weight.T @ weight)
         return loss, gradient.ravel()
 
-    # Curvatures are about 1 in these coordinates, so that the gradient's entries are distances from the minimum.
-    found = minimize(
+    # Curvatures are about 1 in these coordinates, so the gradient's entries are distances from the minimum.
+    fit = minimize(
         loss_and_gradient,
         np.zeros((d + 1) * c),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": MOST_ITERATIONS, "gtol": TOLERANCE, "ftol": TOLERANCE * 1e-3},
+        options={"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE, "ftol": TOLERANCE * 1e-3},
     )
-    parameters = found.x.reshape(d + 1, c)
-    return LinearProbe(
-        classes, mean, scale, to_weight @ parameters[:d], parameters[d], decay, found.nit < MOST_ITERATIONS
-    )
+    parameters = fit.x.reshape(d + 1, c)
+    return LinearProbe(classes, mean, scale, to_weight @ parameters[:d], parameters[d], decay, fit.nit < MAX_ITERATIONS)

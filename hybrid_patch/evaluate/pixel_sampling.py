@@ -8,18 +8,21 @@ from jaxtyping import Float, Int
 
 from hybrid_patch.data.source import UNLABELLED
 from hybrid_patch.evaluate.features import Features, Tile
-from hybrid_patch.evaluate.linear_probe import NotEnoughLabelsError
 
 Array = np.ndarray
 
 
-class Pool(NamedTuple):
-    """Labelled pixels (or whole tiles, where these have the labels) of the train split.
+class NotEnoughLabelsError(ValueError):
+    """The training labels have fewer than two classes."""
+
+
+class PixelSample(NamedTuple):
+    """Labelled pixels of the train split (or whole tiles, where these have the labels).
 
     Attributes:
         features: `[n, d]`.
         labels: `[n]`.
-        tiles: `[n]` number of the tile that each is from.
+        tiles: `[n]` the number of the tile that each comes from.
     """
 
     features: Float[Array, "n d"]
@@ -27,33 +30,39 @@ class Pool(NamedTuple):
     tiles: Int[Array, " n"]
 
 
-def draw_pools(features: Features, train: Iterable[Tile], most: int, seeds: int) -> list[Pool]:
-    """A draw for every seed: as many pixels from each tile, at most `most` in all.
+def sample_pixels(features: Features, train: Iterable[Tile], max_pixels: int, seeds: int) -> list[PixelSample]:
+    """A sample for every seed: the same number of pixels from each tile, at most `max_pixels` in all.
 
-    Tiles are gone through once, and no more than twice as many pixels are held for each seed.
+    Reads the tiles once, and holds at most twice `max_pixels` for each seed.
 
-    Raises NotEnoughLabelsError if there is none.
+    Raises NotEnoughLabelsError if a sample has labels of fewer than two classes.
     """
-    parts: list[list[Pool]] = [[] for _ in range(seeds)]
+    parts: list[list[PixelSample]] = [[] for _ in range(seeds)]
     for number, tile in enumerate(train):
         assert tile.labels is not None
         labels = tile.labels.ravel()
-        there = np.flatnonzero(labels != UNLABELLED)
-        if not len(there):
+        labelled = np.flatnonzero(labels != UNLABELLED)
+        if not len(labelled):
             continue
-        values = tile.described(features(tile))
+        values = tile.per_label(features(tile))
         values = values.reshape(-1, values.shape[-1])
         for seed, part in enumerate(parts):
-            drawn = np.random.default_rng([seed, number]).permutation(there)[:most]
-            part.append(Pool(values[drawn], labels[drawn], np.full(len(drawn), number)))
-            if sum(len(pool.labels) for pool in part) > 2 * most:
-                part[:] = _shortened(part, most)
+            drawn = np.random.default_rng([seed, number]).permutation(labelled)[:max_pixels]
+            part.append(PixelSample(values[drawn], labels[drawn], np.full(len(drawn), number)))
+            if sum(len(sample.labels) for sample in part) > 2 * max_pixels:
+                part[:] = _shortened(part, max_pixels)
     if not parts[0]:
         raise NotEnoughLabelsError("no training tile has a labelled pixel")
-    return [Pool(*(np.concatenate(arrays) for arrays in zip(*_shortened(part, most), strict=True))) for part in parts]
+    samples = [
+        PixelSample(*(np.concatenate(arrays) for arrays in zip(*_shortened(part, max_pixels), strict=True)))
+        for part in parts
+    ]
+    if any(len(np.unique(sample.labels)) < 2 for sample in samples):
+        raise NotEnoughLabelsError("a classifier needs training labels of at least two classes")
+    return samples
 
 
-def _shortened(pools: Sequence[Pool], most: int) -> list[Pool]:
-    """As many pixels of each tile, at most `most` in all, but one of each at least; they are in random order."""
-    each = max(most // len(pools), 1)
-    return [Pool(*(array[:each].copy() for array in pool)) for pool in pools]
+def _shortened(samples: Sequence[PixelSample], max_pixels: int) -> list[PixelSample]:
+    """The same number of pixels of each tile (they are in random order), at least one, at most `max_pixels` in all."""
+    per_tile = max(max_pixels // len(samples), 1)
+    return [PixelSample(*(array[:per_tile].copy() for array in sample)) for sample in samples]

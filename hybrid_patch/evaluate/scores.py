@@ -1,27 +1,27 @@
-"""Scores of a map of classes, from counts of which class was taken for which."""
+"""Scores of predicted class maps, computed from confusion matrices."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from hybrid_patch.data.source import UNLABELLED
 from hybrid_patch.evaluate.label_maps import boundary_pixels, mixed_patches
 
 Array = np.ndarray
 Confusion = Int[Array, "truth predicted"]
-"""How many pixels of each class (rows) were taken for each class (columns)."""
+"""How many pixels of each class (rows) were predicted as each class (columns)."""
 
 PARTS = ("all", "mixed", "boundary")
-"""Pixels that are scored apart: all of them, those in patches of several classes, those beside another class."""
-DRAWS = 1000
+"""Sets of pixels with scores of their own: all, those in patches of several classes, those next to another class."""
+BOOTSTRAP_DRAWS = 1000
 COVERAGE = 95
-"""Per cent, of bootstrap intervals."""
+"""Of the bootstrap intervals, per cent."""
 
 
 class Estimate(NamedTuple):
-    """A score: its mean over seeds, the interval of a bootstrap over groups, and the score of each seed."""
+    """A score: its mean over seeds, a bootstrap interval over groups, and its value for each seed."""
 
     mean: float
     low: float
@@ -32,17 +32,15 @@ class Estimate(NamedTuple):
 def confusions(
     labels: Int[Array, "h w"], predicted: Int[Array, "h w"], classes: int, patch_size: int
 ) -> dict[str, Confusion]:
-    """The counts of a tile in each of `PARTS`; unlabelled pixels are not counted."""
-    takes = {
+    """A tile's confusion matrix in each of `PARTS`; unlabelled pixels do not count."""
+    masks = {
         "all": labels != UNLABELLED,
         "mixed": mixed_patches(labels, patch_size),
         "boundary": boundary_pixels(labels),
     }
-    return {part: _confusion(labels, predicted, take, classes) for part, take in takes.items()}
-
-
-def _confusion(labels: Int[Array, "h w"], predicted: Int[Array, "h w"], take: Bool[Array, "h w"], n: int) -> Confusion:
-    return np.bincount(labels[take] * n + predicted[take], minlength=n * n).reshape(n, n)
+    pairs = labels * classes + predicted
+    shape = (classes, classes)
+    return {part: np.bincount(pairs[mask], minlength=classes**2).reshape(shape) for part, mask in masks.items()}
 
 
 def class_iou(confusion: Int[Array, "n truth predicted"]) -> Float[Array, "n classes"]:
@@ -54,11 +52,11 @@ def class_iou(confusion: Int[Array, "n truth predicted"]) -> Float[Array, "n cla
 
 
 def miou(confusion: Int[Array, "n truth predicted"]) -> Float[Array, " n"]:
-    """IoU averaged over the classes that pixels have; NaN without any pixel."""
+    """IoU averaged over the classes that occur; NaN without any pixel."""
     iou = class_iou(confusion)
-    there = ~np.isnan(iou)
+    occurs = ~np.isnan(iou)
     with np.errstate(invalid="ignore"):
-        return np.where(there, iou, 0).sum(-1) / there.sum(-1)
+        return np.where(occurs, iou, 0).sum(-1) / occurs.sum(-1)
 
 
 def accuracy(confusion: Int[Array, "n truth predicted"]) -> Float[Array, " n"]:
@@ -72,51 +70,55 @@ Score = Callable[[Int[Array, "n truth predicted"]], Float[Array, " n"]]
 SCORES: dict[str, Score] = {"miou": miou, "accuracy": accuracy}
 
 
-class Counts:
-    """The counts of all tiles of a split, by seed, part of the pixels, and group.
+class ConfusionCounts:
+    """Confusion matrices of a split, summed by seed, part of the pixels, and group of tiles.
 
-    Tiles of one group may share ground, so groups and not tiles are what a bootstrap draws.
+    The bootstrap draws groups, not tiles, because tiles of one group may share ground.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: Sequence[str]) -> None:
         self.classes = classes
         self._counts: dict[tuple[int, str], dict[int, Confusion]] = {}
 
-    def add(self, seed: int, group: int, counts: Mapping[str, Confusion]) -> None:
-        """The counts of one tile."""
-        for part, confusion in counts.items():
+    def add(self, seed: int, group: int, labels: Int[Array, "h w"], predicted: Int[Array, "h w"], side: int) -> None:
+        """Count the predictions for one tile; `side` is that of the patches that may be mixed."""
+        for part, confusion in confusions(labels, predicted, len(self.classes), side).items():
             groups = self._counts.setdefault((seed, part), {})
             groups[group] = groups.get(group, np.zeros_like(confusion)) + confusion
 
-    def report(self, names: Sequence[str], seed: int = 0) -> dict[str, dict[str, object]]:
+    def report(self, bootstrap_seed: int = 0) -> dict[str, dict[str, object]]:
         """By part: each of `SCORES` as an `Estimate`, and IoU (mean over seeds) and support (pixels) by class.
 
-        A part without a pixel is left out. `seed` is the bootstrap's.
+        Parts without pixels are left out.
         """
         report: dict[str, dict[str, object]] = {}
         for part in PARTS:
-            by_seed = [self._of(one, part) for one in sorted({one for one, _ in self._counts})]
+            by_seed = [self._by_group(seed, part) for seed in sorted({seed for seed, _ in self._counts})]
             if not by_seed or not by_seed[0].any():
                 continue
-            iou = np.concatenate([class_iou(counts.sum(0, keepdims=True)) for counts in by_seed])
+            iou = np.concatenate([class_iou(counts.sum(0, keepdims=True)) for counts in by_seed]).mean(0)
             support = by_seed[0].sum((0, 2))
-            there = np.flatnonzero(support)
             report[part] = {
-                **{name: self._estimate(score, by_seed, seed)._asdict() for name, score in SCORES.items()},
-                "classes": {names[int(i)]: {"iou": float(iou[:, i].mean()), "support": int(support[i])} for i in there},
+                **{name: _estimate(score, by_seed, bootstrap_seed)._asdict() for name, score in SCORES.items()},
+                "classes": {
+                    name: {"iou": float(iou[i]), "support": int(support[i])}
+                    for i, name in enumerate(self.classes)
+                    if support[i]
+                },
             }
         return report
 
-    def _of(self, seed: int, part: str) -> Int[Array, "groups truth predicted"]:
+    def _by_group(self, seed: int, part: str) -> Int[Array, "groups truth predicted"]:
         groups = self._counts[seed, part]
         return np.stack([groups[group] for group in sorted(groups)])
 
-    def _estimate(self, score: Score, by_seed: Sequence[Int[Array, "groups t p"]], seed: int) -> Estimate:
-        seeds = [float(score(counts.sum(0, keepdims=True))[0]) for counts in by_seed]
-        rng = np.random.default_rng(seed)
-        groups = len(by_seed[0])
-        drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS)
-        means = np.mean([score(np.einsum("dg,gtp->dtp", drawn, counts)) for counts in by_seed], axis=0)
-        tail = (100 - COVERAGE) / 2
-        low, high = np.nanpercentile(means, [tail, 100 - tail])
-        return Estimate(float(np.mean(seeds)), float(low), float(high), seeds)
+
+def _estimate(score: Score, by_seed: Sequence[Int[Array, "groups t p"]], bootstrap_seed: int) -> Estimate:
+    seeds = [float(score(counts.sum(0, keepdims=True))[0]) for counts in by_seed]
+    rng = np.random.default_rng(bootstrap_seed)
+    groups = len(by_seed[0])
+    drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=BOOTSTRAP_DRAWS)
+    means = np.mean([score(np.einsum("dg,gtp->dtp", drawn, counts)) for counts in by_seed], axis=0)
+    tail = (100 - COVERAGE) / 2
+    low, high = np.nanpercentile(means, [tail, 100 - tail])
+    return Estimate(float(np.mean(seeds)), float(low), float(high), seeds)

@@ -1,4 +1,4 @@
-"""What can be said of embeddings without labels: whether patches show in them, and how much room they use."""
+"""Figures of embeddings that need no labels: whether patches show in them, and how many directions they use."""
 
 from typing import NamedTuple
 
@@ -7,16 +7,19 @@ from jaxtyping import Bool, Float
 
 Array = np.ndarray
 
+NEIGHBOURS = ((np.s_[1:, :], np.s_[:-1, :]), (np.s_[:, 1:], np.s_[:, :-1]))
+"""Slices of an image, by axis, whose pixels are neighbours of each other."""
+
 
 class Structure(NamedTuple):
     """Figures of embeddings, without labels.
 
     Attributes:
-        lattice_ratio: how much stronger the embedding changes across patch borders than inside patches: the ratio of
-            the mean distances of neighbouring pixels. 1: no grid shows. (Pure ps=8 changes at borders only: infinite,
-            which JSON has not, so None; None too where a patch is one pixel.)
-        effective_rank: `exp(H(p))`, p the shares of the singular values of the centred embeddings (Roy & Vetterli 2007,
-            "The effective rank"): over how many directions they are spread.
+        lattice_ratio: how much more the embedding changes across patch borders than inside patches: the ratio of the
+            mean distances of neighbouring pixels. 1: no grid shows. None where a patch is one pixel, and where nothing
+            changes inside patches (pure ps=8: the ratio is infinite, which JSON cannot express).
+        effective_rank: over how many directions the embeddings spread: `exp(H(p))`, p the normalised singular values of
+            the centred embeddings (Roy & Vetterli 2007, "The effective rank").
         neighbour_similarity: mean cosine of neighbouring pixels' centred embeddings.
     """
 
@@ -25,47 +28,44 @@ class Structure(NamedTuple):
     neighbour_similarity: float
 
 
-class StructureOf:
-    """Gathers tiles, then gives their `Structure`."""
+class StructureAccumulator:
+    """Accumulates tiles, then computes their `Structure`."""
 
     def __init__(self, patch_size: int) -> None:
         self.patch_size = patch_size
+        # Sums and counts.
         self._border = np.zeros(2)
         self._inside = np.zeros(2)
         self._cosine = np.zeros(2)
         self._moments: tuple[float, Float[Array, " d"], Float[Array, "d d"]] | None = None
 
-    def add(self, embedding: Float[Array, "h w d"], seen: Bool[Array, "h w"]) -> None:
-        """One tile, `[H, W, D]`, and where anything was measured in it."""
-        values = embedding[seen].astype(np.float64)
+    def add(self, embedding: Float[Array, "h w d"], valid_mask: Bool[Array, "h w"]) -> None:
+        """Add one tile, `[H, W, D]`, and where it has data."""
+        values = embedding[valid_mask].astype(np.float64)
         if not len(values):
             return
         count, total, squares = self._moments or (0.0, np.zeros(values.shape[1]), np.zeros((values.shape[1],) * 2))
         self._moments = count + len(values), total + values.sum(0), squares + values.T @ values
         centred = embedding - values.mean(0).astype(embedding.dtype)
         norm = np.linalg.norm(centred, axis=-1)
-        for axis in (0, 1):
-            a = centred.take(range(1, centred.shape[axis]), axis)
-            b = centred.take(range(centred.shape[axis] - 1), axis)
-            both = seen.take(range(1, seen.shape[axis]), axis) & seen.take(range(seen.shape[axis] - 1), axis)
-            length = norm.take(range(1, norm.shape[axis]), axis) * norm.take(range(norm.shape[axis] - 1), axis)
-            distance = np.linalg.norm(a - b, axis=-1)
-            place = np.arange(1, centred.shape[axis]) % self.patch_size == 0
-            at_border = np.broadcast_to(place[:, None] if axis == 0 else place, both.shape)
-            for sums, take in ((self._border, both & at_border), (self._inside, both & ~at_border)):
-                sums += (distance[take].sum(), take.sum())
-            cosine = (a * b).sum(-1) / np.maximum(length, 1e-12)
-            self._cosine += (cosine[both].sum(), both.sum())
+        for axis, (after, before) in enumerate(NEIGHBOURS):
+            both_valid = valid_mask[after] & valid_mask[before]
+            distance = np.linalg.norm(centred[after] - centred[before], axis=-1)
+            at_border = np.expand_dims(np.arange(1, centred.shape[axis]) % self.patch_size == 0, 1 - axis)
+            for sums, mask in ((self._border, both_valid & at_border), (self._inside, both_valid & ~at_border)):
+                sums += (distance[mask].sum(), mask.sum())
+            cosine = (centred[after] * centred[before]).sum(-1) / np.maximum(norm[after] * norm[before], 1e-12)
+            self._cosine += (cosine[both_valid].sum(), both_valid.sum())
 
     def result(self) -> Structure | None:
-        """None without any pixel."""
+        """The figures; None without two neighbouring pixels."""
         if self._moments is None or not self._cosine[1]:
             return None
         count, total, squares = self._moments
         covariance = squares / count - np.outer(total, total) / count**2
         singular = np.sqrt(np.linalg.eigvalsh(covariance).clip(min=0))
         share = singular[singular > 0] / singular.sum() if singular.any() else np.ones(1)
-        border, inside = (sums[0] / sums[1] if sums[1] else 0.0 for sums in (self._border, self._inside))
+        border, inside = (total / count if count else 0.0 for total, count in (self._border, self._inside))
         return Structure(
             float(border / inside) if inside > 0 and self._border[1] else None,
             float(np.exp(-(share * np.log(share)).sum())),

@@ -15,10 +15,10 @@ from PIL import Image
 from hybrid_patch.data.source import UNLABELLED, Source, open_source
 from hybrid_patch.embed.trained_model import load
 from hybrid_patch.errors import InputError
-from hybrid_patch.evaluate.features import Features, Tile, embedding_of, tiles
-from hybrid_patch.evaluate.linear_probe import NotEnoughLabelsError, fit_linear_probe
-from hybrid_patch.evaluate.pictures import Panel, class_colours, common_colours, shown_modality, stretch, visible_image
-from hybrid_patch.evaluate.pixel_sampling import draw_pools
+from hybrid_patch.evaluate.features import Features, Tile, embedding_of, read_tiles
+from hybrid_patch.evaluate.linear_probe import fit_linear_probe
+from hybrid_patch.evaluate.pictures import ClassColours, EmbeddedTiles, Panel, common_colours, tile_panels
+from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, sample_pixels
 from hybrid_patch.evaluate.settings import settings_of
 from hybrid_patch.report.grouping import Member
 from hybrid_patch.report.load_runs import Run
@@ -127,7 +127,7 @@ def _made(drawn: Sequence[Drawn], count: int, folder: Path, say: Callable[[str],
     data, evaluation = settings_of(first, ["evaluation=default"])
     source = open_source(data)
     split = "val" if len(source.indices("val")) else "train"
-    found = list(tiles(source, split, max(LOOKED_AT, count), first.config.data.timesteps))
+    found = list(read_tiles(source, split, max(LOOKED_AT, count), first.config.data.timesteps))
     shown = sorted(found, key=_mix, reverse=True)[:count]
     if not shown:
         raise InputError("no tile of the data can be read")
@@ -140,7 +140,7 @@ def _made(drawn: Sequence[Drawn], count: int, folder: Path, say: Callable[[str],
         if source.classes and split == "val" and not shown[0].pooled:
             predicted[label] = _predicted(features, source, model.config.data.timesteps, shown, embedded[label])
     own = next((one.label for one in drawn if one.pure is None), drawn[0].label)
-    panels = [Panel(label, values, label == own) for label, values in embedded.items()]
+    panels = [EmbeddedTiles(label, values, label == own) for label, values in embedded.items()]
     colours = common_colours(panels, next(panel for panel in panels if panel.name == own))
     return _written(folder, source, shown, colours, {k: v for k, v in predicted.items() if v}, own)
 
@@ -162,20 +162,13 @@ def _predicted(
     embedded: Sequence[Float[Array, "h w d"]],
 ) -> list[Int[Array, "h w"]]:
     """What a probe of a model's embedding makes of tiles; nothing where there are too few labels to learn from."""
-    train = tiles(source, "train", LEARNT_ON, timesteps)
+    train = read_tiles(source, "train", LEARNT_ON, timesteps)
     try:
-        pool = next(iter(draw_pools(features, train, PIXELS, 1)))
-        probe = fit_linear_probe(*pool)
+        probe = fit_linear_probe(*sample_pixels(features, train, PIXELS, 1)[0])
     except NotEnoughLabelsError as error:
         log.warning("no predictions in the pictures: %s", error)
         return []
-    found = []
-    for tile, values in zip(shown, embedded, strict=True):
-        classes = np.full(tile.seen.shape, UNLABELLED, np.int64)
-        if tile.seen.any():
-            classes[tile.seen] = probe.predict(values[tile.seen])
-        found.append(classes)
-    return found
+    return [tile.predict(probe.predict, values) for tile, values in zip(shown, embedded, strict=True)]
 
 
 def _written(
@@ -186,37 +179,24 @@ def _written(
     predicted: Mapping[str, Sequence[Int[Array, "h w"]]],
     own: str,
 ) -> dict[str, Any]:
-    palette = class_colours(source.classes)
-    rgb = np.array([[int(one[i : i + 2], 16) / 255 for i in (1, 3, 5)] for one in palette] or [[1, 1, 1]])
-    modality = shown_modality(source.modalities)
-    present: set[int] = set()
-    found = []
+    class_colours = ClassColours(source.classes)
 
-    def panel(number: int, row: int, place: int, caption: str, image: Float[Array, "h w 3"]) -> dict[str, str]:
+    def written(name: str, panel: Panel) -> dict[str, str]:
         buffer = io.BytesIO()
-        Image.fromarray((np.clip(np.nan_to_num(image), 0, 1) * 255).round().astype(np.uint8)).save(buffer, "png")
-        name = f"tile_{number}_{'ab'[row]}{place}.png"
+        Image.fromarray((np.clip(np.nan_to_num(panel.image), 0, 1) * 255).round().astype(np.uint8)).save(buffer, "png")
         write_bytes(folder / name, buffer.getvalue())
-        return {"caption": caption, "file": name}
+        return {"caption": panel.caption, "file": name}
 
-    def painted(classes: Int[Array, "h w"]) -> Float[Array, "h w 3"]:
-        known = classes != UNLABELLED
-        present.update(np.unique(classes[known]).tolist())
-        return np.where(known[..., None], rgb[np.where(known, classes, 0)], 1.0)
-
+    pictures = []
     for number, tile in enumerate(shown):
-        rows = [[panel(number, 0, 0, "image", stretch(visible_image(tile, modality, source)))]]
-        rows[0] += [panel(number, 0, i, label, of[number]) for i, (label, of) in enumerate(colours.items(), 1)]
-        if tile.labels is not None and not tile.pooled:
-            rows.append([panel(number, 1, 0, "labels", painted(tile.labels))])
-            known = tile.labels != UNLABELLED
-            for i, (label, maps) in enumerate(predicted.items(), 1):
-                wrong = (maps[number] != tile.labels)[known].mean() if known.any() else np.nan
-                share = f", {wrong:.0%} wrong" if known.any() else ""
-                rows[1].append(panel(number, 1, i, f"probe of {label}{share}", painted(maps[number])))
-        found.append({"name": Path(tile.name).name, "rows": rows})
-    classes = [(source.classes[i], palette[i]) for i in sorted(present)]
-    return {"tiles": found, "classes": classes, "own": own}
+        embeddings = {label: images[number] for label, images in colours.items()}
+        predictions = {f"probe of {label}": maps[number] for label, maps in predicted.items()}
+        rows = [
+            [written(f"tile_{number}_{'ab'[row]}{column}.png", panel) for column, panel in enumerate(panels)]
+            for row, panels in enumerate(tile_panels(tile, source, class_colours, embeddings, predictions))
+        ]
+        pictures.append({"name": Path(tile.name).name, "rows": rows})
+    return {"tiles": pictures, "classes": class_colours.legend(), "own": own}
 
 
 def _from_files(made: Mapping[str, Any], folder: Path) -> Gallery:

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from hybrid_patch.data.crops import Crop
+from hybrid_patch.data.source import UNLABELLED
+from hybrid_patch.evaluate.features import Tile
 from hybrid_patch.evaluate.knn import draw_by_class, fit_knn
-from hybrid_patch.evaluate.linear_probe import NotEnoughLabelsError, fit_linear_probe, logistic_regression
+from hybrid_patch.evaluate.linear_probe import fit_linear_probe, logistic_regression
+from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, sample_pixels
 
 Array = np.ndarray
 
@@ -63,12 +67,25 @@ def test_the_penalty_is_judged_by_tile() -> None:
     assert (fit_linear_probe(linear, labels, tile).predict(linear) == labels).mean() > 0.97
 
 
-def test_classifiers_say_what_they_lack() -> None:
-    features, one = np.zeros((4, 2)), np.zeros(4, int)
-    with pytest.raises(NotEnoughLabelsError, match="two classes"):
-        fit_linear_probe(features, one, np.arange(4))
-    with pytest.raises(NotEnoughLabelsError, match="two classes"):
-        fit_knn(features, one, 10, np.random.default_rng(0))
+def labelled_tile(*labels: int) -> Tile:
+    shape = (1, len(labels))
+    whole = Crop({}, {}, np.zeros((1, 3), np.int64), None)
+    return Tile("tile", 0, whole, np.ones(shape, bool), np.array([labels]))
+
+
+@pytest.mark.parametrize(
+    ("tiles", "message"),
+    [([[UNLABELLED] * 3], "no training tile has a labelled pixel"), ([[1, UNLABELLED], [1]], "at least two classes")],
+)
+def test_a_sample_of_pixels_has_two_classes(tiles: list[list[int]], message: str) -> None:
+    with pytest.raises(NotEnoughLabelsError, match=message):
+        sample_pixels(lambda tile: np.zeros((*tile.valid_mask.shape, 2)), [labelled_tile(*x) for x in tiles], 10, 2)
+
+
+def test_each_tile_gives_the_same_number_of_pixels() -> None:
+    tiles = [labelled_tile(*[number % 2] * 50) for number in range(6)]
+    samples = sample_pixels(lambda tile: np.zeros((*tile.valid_mask.shape, 2)), tiles, 30, 2)
+    assert [np.bincount(sample.tiles).tolist() for sample in samples] == [[5] * 6] * 2
 
 
 @pytest.mark.parametrize("d", [3, 20])

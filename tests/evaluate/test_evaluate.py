@@ -14,7 +14,9 @@ from raster_folders import write
 
 from hybrid_patch.config.options import parse
 from hybrid_patch.errors import InputError
-from hybrid_patch.evaluate.__main__ import EvaluateOptions, run, tables
+from hybrid_patch.evaluate.evaluation import evaluate_run
+from hybrid_patch.evaluate.options import EvaluateOptions
+from hybrid_patch.evaluate.tables import tables
 
 QUICK = ("evaluation.train_pixels=600", "evaluation.knn_pixels=100", "evaluation.seeds=2", "evaluation.pictures=2")
 BANDS = ("blue", "red", "nir")
@@ -52,7 +54,7 @@ def rasters_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluated(folder: Path, *arguments: str) -> dict[str, object]:
-    return run(parse(EvaluateOptions, [f"run={folder}", *QUICK, *arguments]))
+    return evaluate_run(parse(EvaluateOptions, [f"run={folder}", *QUICK, *arguments]))
 
 
 def test_a_synthetic_run(synthetic_run: Path, tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_a_synthetic_run(synthetic_run: Path, tmp_path: Path) -> None:
     pictures = sorted((tmp_path / "report_pictures").iterdir())
     assert [path.name for path in pictures] == ["tile_0.png"]
     height, width, _ = imread(pictures[0]).shape
-    assert width > height  # two rows of four: image, labels, tokens, 8→1, the other's, probe, errors
+    assert width > height  # image, tokens, 8→1 and the other model; below them labels, probe and errors
     assert [table.row_count for table in tables(written)] == [9, len(features["raw"]["linear"]["all"]["classes"]), 3]
     assert not (synthetic_run / "evaluation.json").exists()
 
@@ -171,7 +173,7 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, rasters_run: 
         return text.replace("{run}", str(rasters_run)).replace("{nowhere}", str(tmp_path / "nowhere"))
 
     with pytest.raises(InputError) as caught:
-        run(parse(EvaluateOptions, [filled(argument) for argument in arguments]))
+        evaluate_run(parse(EvaluateOptions, [filled(argument) for argument in arguments]))
     assert filled(message) in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -13,7 +13,7 @@ from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.patchify import patchify
 from hybrid_patch.data.synthetic.spectra import CLASSES
 from hybrid_patch.embed.per_pixel import Projection, embed
-from hybrid_patch.evaluate.pictures import class_colours, shown_modality, stretch, visible_channels
+from hybrid_patch.evaluate.pictures import class_colours, drawn_modality, stretch, visible_channels
 from hybrid_patch.model.hybrid import HybridModel
 from hybrid_patch.model.tokens import Positions
 
@@ -97,7 +97,7 @@ def test_an_absent_band_set_takes_no_part() -> None:
 
 def test_the_shown_bands_are_the_visible_ones() -> None:
     assert visible_channels(OPTICAL) == [0, 1, 2]
-    assert shown_modality(MODALITIES) == "optical"
+    assert drawn_modality(MODALITIES) == "optical"
 
 
 def test_classes_have_the_colours_of_what_their_names_say() -> None:

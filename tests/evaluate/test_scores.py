@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
 from hybrid_patch.data.source import UNLABELLED
 from hybrid_patch.evaluate.label_maps import block_majority, boundary_pixels, mixed_patches
-from hybrid_patch.evaluate.scores import Counts, accuracy, class_iou, confusions, miou
+from hybrid_patch.evaluate.scores import ConfusionCounts, accuracy, class_iou, confusions, miou
 
 Array = np.ndarray
 NAMES = ("a", "b", "c", "d")
@@ -62,27 +62,26 @@ def test_nothing_is_better_per_patch_than_its_majority() -> None:
 def test_a_bootstrap_draws_groups_and_not_tiles() -> None:
     """Ten tiles of one group are one: there is nothing to draw. As ten groups they spread."""
     rng = np.random.default_rng(0)
-    together, apart = Counts(4), Counts(4)
+    together, separate = ConfusionCounts(NAMES), ConfusionCounts(NAMES)
     for tile in range(10):
         labels = rng.integers(4, size=(16, 16))
         predicted = np.where(rng.random((16, 16)) < tile / 10, labels, 0)
-        counts = confusions(labels, predicted, 4, 8)
-        together.add(0, 7, counts)
-        apart.add(0, tile, counts)
-    one, ten = together.report(NAMES)["all"]["accuracy"], apart.report(NAMES)["all"]["accuracy"]
-    assert isinstance(one, dict)
-    assert isinstance(ten, dict)
-    assert one["low"] == one["mean"] == one["high"] == pytest.approx(ten["mean"])
-    assert ten["low"] < ten["mean"] - 0.05 < ten["mean"] + 0.05 < ten["high"]
+        together.add(0, 7, labels, predicted, 8)
+        separate.add(0, tile, labels, predicted, 8)
+    single, spread = together.report()["all"]["accuracy"], separate.report()["all"]["accuracy"]
+    assert isinstance(single, dict)
+    assert isinstance(spread, dict)
+    assert single["low"] == single["mean"] == single["high"] == pytest.approx(spread["mean"])
+    assert spread["low"] < spread["mean"] - 0.05 < spread["mean"] + 0.05 < spread["high"]
 
 
 def test_a_report_has_support_and_leaves_out_what_is_not_there() -> None:
-    counts = Counts(4)
+    counts = ConfusionCounts(NAMES)
     labels = np.zeros((16, 16), np.int64)
     labels[:, 8:] = 2  # whole patches: nothing is mixed
     for seed in (0, 1):
-        counts.add(seed, 0, confusions(labels, np.full((16, 16), 2 * seed), 4, 8))
-    report = counts.report(NAMES)
+        counts.add(seed, 0, labels, np.full((16, 16), 2 * seed), 8)
+    report = counts.report()
     assert set(report) == {"all", "boundary"}
     assert report["all"]["classes"] == {
         "a": {"iou": pytest.approx(0.25), "support": 128},

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hybrid_patch.evaluate.unsupervised import Structure, StructureOf
+from hybrid_patch.evaluate.unsupervised import Structure, StructureAccumulator
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
@@ -11,7 +11,7 @@ SEEN = np.ones((64, 64), bool)
 
 
 def structure(embedding: Array, seen: Array = SEEN) -> Structure:
-    gathered = StructureOf(8)
+    gathered = StructureAccumulator(8)
     gathered.add(embedding.astype(np.float32), seen)
     found = gathered.result()
     assert found is not None
@@ -52,6 +52,6 @@ def test_pixels_that_were_not_measured_do_not_count() -> None:
     with_junk = np.where(seen[..., None], embedding, 1e3)
     for a, b in zip(structure(embedding, seen), structure(with_junk, seen), strict=True):
         assert a == pytest.approx(b, rel=1e-5)
-    nothing = StructureOf(8)
+    nothing = StructureAccumulator(8)
     nothing.add(embedding, np.zeros((64, 64), bool))
     assert nothing.result() is None

@@ -15,8 +15,8 @@ from sweep_folders import make_run, make_sweep
 
 from hybrid_patch.config.options import parse
 from hybrid_patch.errors import InputError
-from hybrid_patch.evaluate.__main__ import EvaluateOptions
-from hybrid_patch.evaluate.__main__ import run as evaluate
+from hybrid_patch.evaluate.evaluation import evaluate_run
+from hybrid_patch.evaluate.options import EvaluateOptions
 from hybrid_patch.report.__main__ import write
 from hybrid_patch.report.options import ReportOptions
 
@@ -182,7 +182,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "evaluation.seeds=1",
             "evaluation.pictures=0",
         )
-        evaluate(parse(EvaluateOptions, [f"run={folder}", *quick, "evaluation.baselines=[raw]"]))
+        evaluate_run(parse(EvaluateOptions, [f"run={folder}", *quick, "evaluation.baselines=[raw]"]))
         status = json.loads((folder / "status.json").read_text())
         (folder / "status.json").write_text(json.dumps({**status, "state": "done", "step": 2}))
     return root
