@@ -9,9 +9,9 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from hybrid_patch.config.compose import Sources, composed, held_to, hydra_overrides
+from hybrid_patch.config.field_types import Amount, Count
 from hybrid_patch.config.literal import key_of
 from hybrid_patch.config.modality import STRICT
-from hybrid_patch.config.schema import Amount, Count
 from hybrid_patch.errors import InputError
 
 

@@ -15,32 +15,13 @@ from hybrid_patch.config.curriculum import prime_factors
 from hybrid_patch.config.schema import (
     Config,
     Learned,
-    OlmoEarth,
-    Rasters,
     Stage,
     Subpixel,
-    Synthetic,
     TimeMasking,
     Transformer,
     Upsampler,
 )
 
-SYNTHETIC_MODALITIES = ("sentinel2_l2a", "sentinel1", "srtm")
-"""What the synthetic scenes can show."""
-OLMOEARTH_MODALITIES = (
-    "sentinel2_l2a",
-    "sentinel1",
-    "landsat",
-    "srtm",
-    "worldcover",
-    "cdl",
-    "wri_canopy_height_map",
-    "worldcereal",
-    "openstreetmap_raster",
-)
-"""What the OlmoEarth layout can hold."""
-OLMOEARTH_TILE = 128
-"""Side of an OlmoEarth sample, pixels."""
 ENCODING_PARTS = 16
 """Widths are divisible by this: encodings take quarters, and space splits its own in sine and cosine of two axes."""
 
@@ -121,51 +102,8 @@ def _transformer(size: Transformer, key: str) -> Iterator[str]:
         yield f"{key}.heads={size.heads}: does not divide {key}.width={size.width}; would do: {would}"
 
 
-def _modalities(config: Config) -> Iterator[str]:
-    data = config.data
-    if isinstance(data, Rasters) and not data.modalities:
-        return
-    known = {Synthetic: SYNTHETIC_MODALITIES, OlmoEarth: OLMOEARTH_MODALITIES}.get(type(data))
-    for name in data.modalities:
-        if known is not None and name not in known:
-            yield f"data.modalities.{name}: unknown modality; {data.name} has: {', '.join(known)}"
-    if all(modality.decode_only for modality in data.modalities.values()):
-        names = ", ".join(data.modalities) or "none"
-        yield f"data.modalities={names}: nothing to encode; declare one with decode_only: false"
-
-
-def _tile(config: Config) -> Iterator[str]:
-    data = config.data
-    if isinstance(data, Synthetic) and data.tile > data.scene_size:
-        yield f"data.tile={data.tile}: larger than data.scene_size={data.scene_size}; would do: a tile up to that"
-    if isinstance(data, Synthetic) and data.timesteps > data.scene_timesteps:
-        yield (
-            f"data.timesteps={data.timesteps}: more than data.scene_timesteps={data.scene_timesteps}; "
-            "would do: up to that"
-        )
-    if isinstance(data, OlmoEarth) and data.tile > OLMOEARTH_TILE:
-        yield f"data.tile={data.tile}: larger than an OlmoEarth sample; would do: up to {OLMOEARTH_TILE}"
-
-
-def _paths(config: Config) -> Iterator[str]:
-    data = config.data
-    if isinstance(data, Synthetic):
-        return
-    yield from _folder("data.root", data.root)
-    if isinstance(data, OlmoEarth) and data.statistics is not None:
-        yield from _folder("data.statistics", data.statistics)
-    if isinstance(data, Rasters) and data.labels is not None and Path(data.root).is_dir():
-        labels = Path(data.root) / data.labels
-        if not labels.exists():
-            yield f"data.labels={data.labels}: there is no {labels}; give a path relative to data.root, or null"
-
-
-def _folder(key: str, path: str) -> Iterator[str]:
-    if Path(path).is_dir():
-        return
-    reason = "is a file" if Path(path).exists() else "there is no such folder"
-    quotes = " (the quotes are taken as part of the path)" if path[:1] in ("'", '"') and path[-1:] == path[:1] else ""
-    yield f"{key}={path}: {reason}{quotes}; give the path of an existing folder"
+def _data(config: Config) -> Iterator[str]:
+    yield from config.data.problems()
 
 
 def _masking(config: Config) -> Iterator[str]:
@@ -252,4 +190,4 @@ def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
 
 
-_CHECKS = (_patch_sizes, _upsamplers, _model, _modalities, _tile, _paths, _masking, _loss, _backend, _runtime, _names)
+_CHECKS = (_patch_sizes, _upsamplers, _model, _data, _masking, _loss, _backend, _runtime, _names)

@@ -6,7 +6,7 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from hybrid_patch.config.schema import NOT_IN_RECIPE
+from hybrid_patch.config.field_types import NOT_IN_RECIPE
 
 
 def strip(annotation: Any) -> tuple[Any, bool]:

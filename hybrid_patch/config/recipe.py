@@ -21,9 +21,7 @@ _CONFIG = TypeAdapter(Config)
 
 def data_fingerprint(data: Data) -> str:
     """What the data are, wherever they lie (the folder itself is no part of the recipe)."""
-    from hybrid_patch.data.fingerprint import fingerprint  # reads files, so only where a recipe is asked for
-
-    return fingerprint(data)
+    return data.fingerprint()
 
 
 def recipe(config: Config, fingerprint: Fingerprint = data_fingerprint) -> dict[str, Any]:

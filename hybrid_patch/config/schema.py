@@ -5,29 +5,16 @@ cannot change a result (a path, a number of workers, a device) and takes no part
 other field does.
 """
 
-from typing import Annotated, Literal, TypeVar
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from hybrid_patch.config.modality import STRICT, Modality
-
-
-class _NotInRecipe:
-    """The marker behind `Aside`."""
-
-
-NOT_IN_RECIPE = _NotInRecipe()
-T = TypeVar("T")
-Aside = Annotated[T, NOT_IN_RECIPE]
-
-Count = Annotated[int, Field(ge=1)]
-Amount = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+from hybrid_patch.config.data_options import DataOptions, data_sources
+from hybrid_patch.config.field_types import Amount, Aside, BelowOne, Count, NotNegative, Positive, Seed, Share
+from hybrid_patch.config.modality import STRICT
 
 
 # --- patch ------------------------------------------------------------------------------------------------------------
@@ -149,73 +136,11 @@ class Model:
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class _Data:
-    """What all sources share.
-
-    Attributes:
-        tile: side of the crops that are trained on, pixels.
-        timesteps: timesteps per crop (a sample with fewer is padded with missing ones).
-        modalities: the declared modalities, by name.
-        on_error: what to do with a broken file: stop (`raise`) or put another sample in its place (`skip`).
-        max_skipped: share of skipped samples above which the run stops.
-    """
-
-    tile: Count
-    timesteps: Count
-    modalities: dict[str, Modality]
-    on_error: Literal["raise", "skip"]
-    max_skipped: Share
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Synthetic(_Data):
-    """Scenes made from a seed: the same on every machine, with labels for every pixel."""
-
-    name: Literal["synthetic"]
-    scenes: Count
-    """Training scenes; a quarter as many more are for validation."""
-    scene_size: Count
-    """Side of a scene, pixels."""
-    scene_timesteps: Count
-    """Timesteps of a scene, spread over a year."""
-    scene_seed: Seed
-    """Seed of the scenes themselves, apart from the run's seed."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class OlmoEarth(_Data):
-    """A folder in the OlmoEarth pretraining layout: one HDF5 file per sample."""
-
-    name: Literal["olmoearth"]
-    root: Aside[str]
-    """The folder that holds `sample_metadata.csv`."""
-    statistics: Aside[str | None]
-    """A folder with `computed.json` and `predefined.json`; null: estimated from the training samples."""
-    val_share: Share
-    """Share of the parent tiles that are kept for validation."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Rasters(_Data):
-    """A folder of GeoTIFFs: single-date tiles, or a dated series."""
-
-    name: Literal["rasters"]
-    root: Aside[str]
-    """The folder."""
-    labels: str | None
-    """Folder (tiles) or file (series) of the labels, relative to the root; null: none."""
-    label_classes: tuple[str, ...] | None
-    """Names of the label values 0, 1, ...; null: from meta.json, else as many as there are values."""
-    label_nodata: int | None
-    """The label value that means 'no label', beside the file's own nodata."""
-    block: Count
-    """A dated series is split into blocks of this many pixels a side; each is a sample."""
-    val_share: Share
-    """Share of the groups that are kept for validation where no index.csv says so."""
-
-
-Data = Annotated[Synthetic | OlmoEarth | Rasters, Field(discriminator="name")]
+# Each source declares its own, in `hybrid_patch/data/<name>/__init__.py`.
+if TYPE_CHECKING:
+    Data = DataOptions
+else:
+    Data = Annotated[reduce(or_, data_sources()), Field(discriminator="name")]
 
 
 # --- masking ----------------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from hybrid_patch.config.data_options import DataOptions
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.config.schema import OlmoEarth, Rasters, Synthetic
+from hybrid_patch.errors import require_extra
 
 Array = np.ndarray
 UNLABELLED = -1
@@ -100,11 +101,13 @@ class Source(Protocol):
         ...
 
 
-def open_source(data: Synthetic | OlmoEarth | Rasters) -> Source:
+def open_source(options: DataOptions) -> Source:
     """The source that a configuration names; only its own libraries are imported.
 
-    Raises InputError if its files are not what the configuration says.
+    Raises InputError if its extra is not installed, or if its files are not what the configuration says.
     """
-    class_name = {"synthetic": "SyntheticSource", "olmoearth": "OlmoEarthSource", "rasters": "RasterSource"}[data.name]
-    source: Source = getattr(import_module(f"hybrid_patch.data.{data.name}.source"), class_name)(data)
+    if options.extra:
+        require_extra(*options.extra)
+    module, _, name = options.reader.partition(":")
+    source: Source = getattr(import_module(module), name)(options)
     return source

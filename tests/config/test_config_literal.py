@@ -85,7 +85,7 @@ def test_folders_with_hostile_names(name: str, tmp_path: Path, monkeypatch: pyte
     folder.mkdir()
     monkeypatch.chdir(tmp_path)
     config = compose(["data=rasters", f"data.root={name}", f"run_dir={folder}/run"])
-    assert Path(config.data.root).samefile(folder)  # type: ignore[union-attr]
+    assert Path(config.data.root).samefile(folder)  # type: ignore[attr-defined]
     assert config.run_dir == f"{folder}/run"
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import rasterio
 
-from hybrid_patch.config.schema import OlmoEarth, Rasters, Synthetic
-from hybrid_patch.data.fingerprint import fingerprint
+from hybrid_patch.data.olmoearth import OlmoEarth
+from hybrid_patch.data.rasters import Rasters
+from hybrid_patch.data.synthetic import Synthetic
 from hybrid_patch.errors import InputError
 
 COMMON: dict[str, Any] = {"tile": 8, "timesteps": 1, "modalities": {}, "on_error": "raise", "max_skipped": 0.1}
@@ -53,50 +54,50 @@ def folder(tmp_path: Path) -> Path:
 def test_a_folder_that_moved_is_the_same_data(folder: Path, tmp_path: Path) -> None:
     moved = tmp_path / "somewhere else"
     shutil.copytree(folder, moved)
-    assert fingerprint(rasters(moved)) == fingerprint(rasters(folder))
+    assert rasters(moved).fingerprint() == rasters(folder).fingerprint()
     (moved / ".cache").mkdir()
     shutil.copy(moved / "images/0.tif", moved / ".cache/0.tif")
     (moved / "notes.txt").write_text("not data")
-    assert fingerprint(rasters(moved)) == fingerprint(rasters(folder))
+    assert rasters(moved).fingerprint() == rasters(folder).fingerprint()
 
 
 def test_every_change_of_the_folder_is_other_data(folder: Path) -> None:
-    seen = [fingerprint(rasters(folder))]
+    seen = [rasters(folder).fingerprint()]
     write(folder / "images/0.tif", 9)
-    seen.append(fingerprint(rasters(folder)))
+    seen.append(rasters(folder).fingerprint())
     (folder / "images/1.tif").rename(folder / "images/one.tif")
-    seen.append(fingerprint(rasters(folder)))
+    seen.append(rasters(folder).fingerprint())
     (folder / "index.csv").write_text("file\n2.tif\n")
-    seen.append(fingerprint(rasters(folder)))
+    seen.append(rasters(folder).fingerprint())
     (folder / "meta.json").write_text(json.dumps({"nodata": 0}))
-    seen.append(fingerprint(rasters(folder)))
+    seen.append(rasters(folder).fingerprint())
     (folder / "labels").mkdir()
     shutil.copy(folder / "images/2.tif", folder / "labels/2.TIF")
-    seen.append(fingerprint(rasters(folder)))
+    seen.append(rasters(folder).fingerprint())
     assert len(set(seen)) == len(seen)
     assert all(len(digest) == 16 for digest in seen)
 
 
 def test_olmoearth_is_its_metadata_and_statistics(tmp_path: Path) -> None:
     (tmp_path / "sample_metadata.csv").write_text("sample_index,sentinel1\n0,1\n")
-    plain = fingerprint(olmoearth(tmp_path))
+    plain = olmoearth(tmp_path).fingerprint()
     statistics = tmp_path / "norm"
     statistics.mkdir()
     (statistics / "computed.json").write_text("{}")
-    with_computed = fingerprint(olmoearth(tmp_path, statistics))
+    with_computed = olmoearth(tmp_path, statistics).fingerprint()
     (statistics / "computed.json").rename(statistics / "predefined.json")
-    with_predefined = fingerprint(olmoearth(tmp_path, statistics))
+    with_predefined = olmoearth(tmp_path, statistics).fingerprint()
     (tmp_path / "sample_metadata.csv").write_text("sample_index,sentinel1\n0,1\n1,1\n")
-    assert len({plain, with_computed, with_predefined, fingerprint(olmoearth(tmp_path))}) == 4
+    assert len({plain, with_computed, with_predefined, olmoearth(tmp_path).fingerprint()}) == 4
 
 
 def test_synthetic_scenes_need_no_folder() -> None:
     scenes = Synthetic(name="synthetic", scenes=1, scene_size=64, scene_timesteps=2, scene_seed=0, **COMMON)
-    assert fingerprint(scenes) == "synthetic-1"
+    assert scenes.fingerprint() == "synthetic-1"
 
 
 def test_a_folder_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.root=.*nowhere"):
-        fingerprint(rasters(tmp_path / "nowhere"))
+        rasters(tmp_path / "nowhere").fingerprint()
     with pytest.raises(InputError, match=r"no sample_metadata\.csv"):
-        fingerprint(olmoearth(tmp_path))
+        olmoearth(tmp_path).fingerprint()

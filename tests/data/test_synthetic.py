@@ -16,8 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.config.schema import Synthetic
 from hybrid_patch.data.source import Sample, Window
+from hybrid_patch.data.synthetic import Synthetic
 from hybrid_patch.data.synthetic import source as synthetic
 from hybrid_patch.data.synthetic.scene import LOOKS
 from hybrid_patch.data.synthetic.source import SyntheticSource

@@ -9,7 +9,7 @@ import hdf5plugin
 import numpy as np
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.config.schema import OlmoEarth
+from hybrid_patch.data.olmoearth import OlmoEarth
 from hybrid_patch.data.olmoearth.source import WORLDCOVER, OlmoEarthSource
 from hybrid_patch.data.source import Sample, Window
 

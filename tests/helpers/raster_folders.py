@@ -11,7 +11,7 @@ from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.config.schema import Rasters
+from hybrid_patch.data.rasters import Rasters
 from hybrid_patch.data.rasters.source import RasterSource
 from hybrid_patch.data.source import Sample, Window
 from hybrid_patch.errors import InputError

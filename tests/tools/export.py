@@ -21,9 +21,9 @@ from rich.progress import track
 
 from hybrid_patch.config.compose import compose
 from hybrid_patch.config.literal import refuse_flags, take_keys, take_paths
-from hybrid_patch.config.schema import Synthetic
 from hybrid_patch.data.olmoearth.sample_file import MISSING
 from hybrid_patch.data.source import Sample, Window
+from hybrid_patch.data.synthetic import Synthetic
 from hybrid_patch.data.synthetic.source import SyntheticSource
 from hybrid_patch.data.synthetic.spectra import CLASSES
 from hybrid_patch.errors import InputError, input_errors_end

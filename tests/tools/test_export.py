@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.schema import OlmoEarth, Synthetic
+from hybrid_patch.data.olmoearth import OlmoEarth
 from hybrid_patch.data.olmoearth.source import WORLDCOVER, OlmoEarthSource
 from hybrid_patch.data.source import Window
+from hybrid_patch.data.synthetic import Synthetic
 from hybrid_patch.data.synthetic.source import SyntheticSource
 from hybrid_patch.data.synthetic.spectra import CLASSES
 from hybrid_patch.errors import InputError

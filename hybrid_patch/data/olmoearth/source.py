@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.config.schema import OlmoEarth
+from hybrid_patch.data.olmoearth import OlmoEarth
 from hybrid_patch.data.olmoearth.sample_file import (
     SampleFiles,
     dataset_of,
@@ -64,7 +64,7 @@ class OlmoEarthSource:
 
     def __init__(self, config: OlmoEarth) -> None:
         self._root = Path(config.root)
-        self._metadata = read_metadata(self._root)
+        self._metadata = read_metadata(config.metadata_file())
         self._labelled = "worldcover" in self._metadata.columns
         self.classes: tuple[str, ...] = tuple(WORLDCOVER.values()) if self._labelled else ()
         self._files = SampleFiles()

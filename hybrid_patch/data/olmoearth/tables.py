@@ -28,13 +28,8 @@ class Metadata:
     columns: Mapping[str, Bool[Array, " n"]]
 
 
-def read_metadata(root: Path) -> Metadata:
+def read_metadata(path: Path) -> Metadata:
     """Read `sample_metadata.csv`: sample_index, and per modality a column of 0 and 1. Raises InputError."""
-    path = root / "sample_metadata.csv"
-    if not root.is_dir():
-        raise InputError(f"data.root={root}: no such folder")
-    if not path.is_file():
-        raise InputError(f"data.root={root}: has no sample_metadata.csv")
     try:
         with path.open(encoding="utf-8-sig") as lines:
             header = [name.strip() for name in lines.readline().split(",")]

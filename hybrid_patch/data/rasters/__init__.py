@@ -1,0 +1,61 @@
+"""Folders of GeoTIFFs: single-date tiles, or a dated series."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+from hybrid_patch.config.data_options import DataOptions, content, data_root, digest, folder_problems
+from hybrid_patch.config.field_types import Aside, Count, Share
+from hybrid_patch.config.modality import STRICT
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Rasters(DataOptions):
+    """A folder of GeoTIFFs: single-date tiles, or a dated series."""
+
+    reader: ClassVar[str] = "hybrid_patch.data.rasters.source:RasterSource"
+    extra: ClassVar[tuple[str, ...]] = ("geo", "rasterio")
+
+    name: Literal["rasters"]
+    root: Aside[str]
+    """The folder."""
+    labels: str | None
+    """Folder (tiles) or file (series) of the labels, relative to the root; null: none."""
+    label_classes: tuple[str, ...] | None
+    """Names of the label values 0, 1, ...; null: from meta.json, else as many as there are values."""
+    label_nodata: int | None
+    """The label value that means 'no label', beside the file's own nodata."""
+    block: Count
+    """A dated series is split into blocks of this many pixels a side; each is a sample."""
+    val_share: Share
+    """Share of the groups that are kept for validation where no index.csv says so."""
+
+    def problems(self) -> Iterator[str]:
+        """A line for each problem."""
+        if self.modalities:  # none declared: they are found in the folder
+            yield from super().problems()
+        yield from folder_problems("data.root", self.root)
+        if self.labels is not None and Path(self.root).is_dir() and not Path(self.root, self.labels).exists():
+            labels = Path(self.root, self.labels)
+            yield f"data.labels={self.labels}: there is no {labels}; give a path relative to data.root, or null"
+
+    def fingerprint(self) -> str:
+        """Of the relative paths and sizes of all .tif files, and of `index.csv` and `meta.json`.
+
+        No image is opened, so a change of pixels that leaves every size as it was goes unseen.
+        """
+        root = data_root(self.root)
+        sizes = []
+        for folder, subfolders, names in os.walk(root, followlinks=True):
+            # Hidden folders hold what tools have left, and not the person's images.
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            for path in (Path(folder, name) for name in names if name.lower().endswith((".tif", ".tiff"))):
+                sizes.append((path.relative_to(root).as_posix(), path.stat().st_size))
+        listing = "\n".join(f"{name}\t{size}" for name, size in sorted(sizes))
+        return digest([listing.encode(), *(content(root / name) for name in ("index.csv", "meta.json"))])
+
+
+OPTIONS = Rasters

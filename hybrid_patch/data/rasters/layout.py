@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from hybrid_patch.config.data_options import data_root
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.config.schema import Rasters
+from hybrid_patch.data.rasters import Rasters
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles, match_bands
 from hybrid_patch.data.rasters.index import TileIndex, read_index
 from hybrid_patch.data.rasters.meta import Meta, read_meta
@@ -96,9 +97,7 @@ def find_layout(config: Rasters, files: RasterFiles) -> Layout:
     Raises InputError: no such folder, nothing to read in it, a declared modality or band that is not there, files of
     one scene on different grids.
     """
-    root = Path(config.root)
-    if not root.is_dir():
-        raise InputError(f"data.root={config.root}: no such folder")
+    root = data_root(config.root)
     meta = read_meta(root / "meta.json")
     labels = _find_labels(root, config.labels)
     places = {name: _place(root, name, modality) for name, modality in config.modalities.items()}

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.config.schema import Rasters
+from hybrid_patch.data.rasters import Rasters
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles, match_bands
 from hybrid_patch.data.rasters.labels import find_labels
 from hybrid_patch.data.rasters.layout import Layout, SceneFiles, Tiles, find_layout

@@ -1,0 +1,46 @@
+"""Scenes made from a seed, with a label for every pixel."""
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+from hybrid_patch.config.data_options import DataOptions
+from hybrid_patch.config.field_types import Count, Seed
+from hybrid_patch.config.modality import STRICT
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Synthetic(DataOptions):
+    """Scenes made from a seed: the same on every machine, with labels for every pixel."""
+
+    reader: ClassVar[str] = "hybrid_patch.data.synthetic.source:SyntheticSource"
+    known_modalities: ClassVar[tuple[str, ...]] = ("sentinel2_l2a", "sentinel1", "srtm")
+
+    name: Literal["synthetic"]
+    scenes: Count
+    """Training scenes; a quarter as many more are for validation."""
+    scene_size: Count
+    """Side of a scene, pixels."""
+    scene_timesteps: Count
+    """Timesteps of a scene, spread over a year."""
+    scene_seed: Seed
+    """Seed of the scenes themselves, apart from the run's seed."""
+
+    def problems(self) -> Iterator[str]:
+        """A line for each problem."""
+        yield from super().problems()
+        if self.tile > self.scene_size:
+            yield f"data.tile={self.tile}: larger than data.scene_size={self.scene_size}; try {self.scene_size} or less"
+        if self.timesteps > self.scene_timesteps:
+            yield (
+                f"data.timesteps={self.timesteps}: more than data.scene_timesteps={self.scene_timesteps}; "
+                f"try {self.scene_timesteps} or less"
+            )
+
+    def fingerprint(self) -> str:
+        """The version of how scenes are made; everything else about them is in the recipe already."""
+        return "synthetic-1"
+
+
+OPTIONS = Synthetic

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.config.schema import Synthetic
 from hybrid_patch.data.source import Sample, Window
+from hybrid_patch.data.synthetic import Synthetic
 from hybrid_patch.data.synthetic.scene import (
     OPTICAL,
     RADAR,

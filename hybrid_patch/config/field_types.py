@@ -1,0 +1,23 @@
+"""Types of the schema's fields: ranges of numbers, and the mark of what takes no part in the recipe."""
+
+from typing import Annotated, TypeVar
+
+from pydantic import Field
+
+
+class _NotInRecipe:
+    """The marker behind `Aside`."""
+
+
+NOT_IN_RECIPE = _NotInRecipe()
+T = TypeVar("T")
+Aside = Annotated[T, NOT_IN_RECIPE]
+"""A value that cannot change a result: a path, a number of workers, a device."""
+
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
