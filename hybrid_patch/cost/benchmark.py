@@ -19,7 +19,8 @@ from hybrid_patch.config.compose import compose
 from hybrid_patch.config.literal import output_file, refuse_flags, take_keys, take_paths
 from hybrid_patch.config.options import wait_briefly
 from hybrid_patch.config.schema import Config
-from hybrid_patch.errors import InputError, input_errors_end
+from hybrid_patch.cost.formatting import format_interval, log, new_table
+from hybrid_patch.errors import InputError, input_errors_end, require_extra
 from hybrid_patch.runs.atomic_files import write_json
 
 VARIANTS = {
@@ -73,18 +74,16 @@ def main() -> None:
         return
     with input_errors_end():
         plan = read(sys.argv[1:])
+        if plan.output is not None:
+            require_extra("report", "matplotlib")
     wait_briefly()
     report = measure(plan)
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    for point in report.get("points", [report]):
-        console.print(times_table(point, point.get("value", "")), ratios_table(point))
-    if plan.key is not None:
-        console.print(exponents_table(report))
+    Console(width=None if sys.stdout.isatty() else 150).print(*tables(report))
     if plan.output is not None:
-        from hybrid_patch.cost.plot import draw
+        from hybrid_patch.cost.plot import draw_benchmark
 
         write_json(plan.output, report)
-        draw(report, plan.output.with_suffix(".png"))
+        draw_benchmark(report, plan.output.with_suffix(".png"))
 
 
 def read(arguments: Sequence[str]) -> Plan:
@@ -137,19 +136,15 @@ def _config(name: str, overrides: list[str]) -> Config:
 
 
 def measure(plan: Plan) -> dict[str, Any]:
-    """The report: the machine, and what `compare` says; with a sweep, that for each value, and exponents of growth."""
-    from hybrid_patch.cost.compare import compare
-    from hybrid_patch.cost.growth import exponents
+    """The report: the machine and what `compare` gives; of a sweep, that for each value, and exponents of growth."""
+    from hybrid_patch.cost.compare import compare, exponents
     from hybrid_patch.runs.provenance import provenance
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
 
     points = []
     for number, configs in enumerate(plan.points):
         if plan.key is not None:
-            say(f"{plan.key}={plan.values[number]}")
-        points.append(compare(configs, plan.rounds, plan.warmup, plan.limit_s, say))
+            log(f"{plan.key}={plan.values[number]}")
+        points.append(compare(configs, plan.rounds, plan.warmup, plan.limit_s, log))
     machine = {"machine": provenance(), "command": " ".join(sys.argv[1:])}
     if plan.key is None:
         return {**machine, **points[0]}
@@ -159,28 +154,35 @@ def measure(plan: Plan) -> dict[str, Any]:
     return {**machine, "sweep": sweep, "points": points, "exponents": exponents(plan.values, points)}
 
 
-def times_table(report: dict[str, Any], where: str) -> Table:
+def tables(report: dict[str, Any]) -> list[Table]:
+    """Step times and ratios, for each value of a sweep, and how costs grow with it."""
+    points = report.get("points", [report])
+    found = [table for point in points for table in (times_table(point), ratios_table(point))]
+    return [*found, exponents_table(report)] if "sweep" in report else found
+
+
+def times_table(report: dict[str, Any]) -> Table:
     """A row per variant."""
-    table = Table(
-        title=f"One training step, median (lowest–highest) of {report['rounds']} rounds  {where}",
-        caption="GFLOP/s in brackets: the share of what this machine does in a product of matrices. Planned in "
-        "brackets: planned / measured - 1; seconds are the roofline's, which no step is faster than",
-    )
     columns = (
         *("variant", "first, s", "step, s", "planned", "forward", "backward", "optimizer"),
         *("peak MiB", "planned", "pixels/s", "GFLOP/s"),
     )
-    for column in columns:
-        table.add_column(column, justify="left" if column == "variant" else "right")
+    table = new_table(
+        f"One training step, median (lowest–highest) of {report['rounds']} rounds  {report.get('value', '')}",
+        columns,
+        ("variant",),
+        "GFLOP/s in brackets: the share of what this machine reaches in a matrix product. Planned in brackets: "
+        "planned / measured - 1; planned seconds are the roofline's, a lower bound",
+    )
     for name, row in report["variants"].items():
         if "failed" in row:
             table.add_row(name, row["failed"], style="dim")
             continue
-        step, planned, error = row["step_seconds"], row["planned"], row["planned_error"]
+        planned, error = row["planned"], row["planned_error"]
         table.add_row(
             name,
             f"{row['first_step_seconds']:.3f}",
-            f"{step['median']:.3f} ({step['low']:.3f}–{step['high']:.3f})",
+            format_interval(row["step_seconds"], ".3f"),
             f"{planned['step_seconds']:.3f} ({error['step_seconds']:+.0%})",
             *(f"{row[f'{part}_seconds']['median']:.3f}" for part in ("forward", "backward", "optimizer")),
             f"{row['peak_memory_bytes'] / 2**20:.0f}",
@@ -193,29 +195,27 @@ def times_table(report: dict[str, Any], where: str) -> Table:
 
 def ratios_table(report: dict[str, Any]) -> Table:
     """A row per pair of variants, the slower one first, and the null."""
-    table = Table(title="Ratios, paired within rounds", caption="interval: order statistics around the median")
-    for column in ("pair", "step time", "interval", "peak memory"):
-        table.add_column(column, justify="left" if column == "pair" else "right")
+    columns = ("pair", "step time", "interval", "peak memory")
+    title = "Ratios, paired within rounds"
+    table = new_table(title, columns, ("pair",), "interval: order statistics around the median")
     for pair, row in report["ratios"].items():
-        step = row["step_seconds"]
-        if step["median"] >= 1:
-            table.add_row(pair, *_shown(step), f"{row['peak_memory_bytes']:.2f}")
+        if row["step_seconds"]["median"] >= 1:
+            table.add_row(pair, *_ratio(row["step_seconds"]), f"{row['peak_memory_bytes']:.2f}")
     if "null" in report:
         null = report["null"]
-        table.add_row(f"{null['variant']} against itself", *_shown(null["step_seconds"]), "", style="dim")
+        table.add_row(f"{null['variant']} against itself", *_ratio(null["step_seconds"]), "", style="dim")
     return table
 
 
-def _shown(step: dict[str, float]) -> tuple[str, str]:
+def _ratio(step: dict[str, float]) -> tuple[str, str]:
     """A ratio, and its interval; no ratio where the interval spans 1."""
-    shown = "no difference shown" if step["low"] <= 1 <= step["high"] else f"{step['median']:.2f}"
-    return shown, f"{step['low']:.2f}–{step['high']:.2f}"
+    median = "no difference shown" if step["low"] <= 1 <= step["high"] else f"{step['median']:.2f}"
+    return median, f"{step['low']:.2f}–{step['high']:.2f}"
 
 
 def exponents_table(report: dict[str, Any]) -> Table:
     """How step time and memory grow with the key that was swept."""
-    key = report["sweep"]["key"]
-    table = Table("variant", "step time", "peak memory", title=f"Exponents: cost ∝ ({key})^x")
+    table = Table("variant", "step time", "peak memory", title=f"Exponents: cost ∝ ({report['sweep']['key']})^x")
     for name, row in report["exponents"].items():
         table.add_row(name, *(f"{row[figure]:.2f}" for figure in ("step_seconds", "peak_memory_bytes")))
     return table

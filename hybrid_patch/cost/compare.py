@@ -1,7 +1,9 @@
-"""Variants side by side: the same steps in turns, memory of each by itself, and their ratios."""
+"""Measure variants side by side: steps in turns, memory of each in its own process, and their ratios."""
 
+import itertools
+import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hybrid_patch.config.recipe import recipe
@@ -10,21 +12,20 @@ from hybrid_patch.cost.devices import Device, this_device
 from hybrid_patch.cost.isolated_memory import FailedAlone, memory_alone
 from hybrid_patch.cost.predict import Prediction, predict
 from hybrid_patch.cost.step import Step
-from hybrid_patch.cost.timing import in_turns, interleave, interval, ratio, totals_of
+from hybrid_patch.cost.timing import Parts, in_turns, interleave, interval, ratio, totals_of
 
 PARTS = ("forward", "backward", "optimizer")
 AGAIN = " again"
-"""Behind the name of the variant that is timed twice, against itself."""
+"""Suffix of the variant that is timed twice, against itself."""
+Log = Callable[[str], None]
 
 
-def compare(
-    configs: Mapping[str, Config], rounds: int, warmup: int, limit_s: float, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Measure variants: the part of a report that is about them.
+def compare(configs: Mapping[str, Config], rounds: int, warmup: int, limit_s: float, log: Log) -> dict[str, Any]:
+    """Measure variants: the part of a benchmark's report that is about them.
 
-    Every variant has two instances, which take turns in random order: where the memory of one happens to lie makes a
-    few percent of a step's time, and belongs to the spread. Of the first variant that can be run both are timed in each
-    round, under two names. Their ratio, `null`, shows how far apart two measurements of the same thing lie here.
+    Every variant has two instances, which take turns in random order: where an instance's memory happens to be makes a
+    few percent of a step's time, and belongs to the spread. The first variant that runs is timed twice in each round,
+    under two names. The ratio of the two, `null`, shows how far apart two measurements of the same thing are here.
 
     Returns:
         `config` the recipes; `variants` by name: seconds (median, low, high) of the step and its parts, and of the
@@ -32,63 +33,61 @@ def compare(
         a product of matrices, what was `planned` (bytes; seconds by the roofline of this machine) and the
         `planned_error` of it, planned / measured - 1; or `failed` and why. `ratios` by pair; `null`.
     """
-    variants: dict[str, dict[str, Any]] = {}
-    for name, config in configs.items():
-        say(f"memory: {name}")
-        try:
-            peak, reserved = memory_alone(config, limit_s)
-            variants[name] = {"peak_memory_bytes": peak}
-            if reserved is not None:
-                variants[name]["reserved_memory_bytes"] = reserved
-        except FailedAlone as error:
-            say(f"{name}: {error}")
-            variants[name] = {"failed": str(error)}
-    able = [name for name, row in variants.items() if "failed" not in row]
+    variants = {name: _memory(name, config, limit_s, log) for name, config in configs.items()}
+    runnable = {name: configs[name] for name, row in variants.items() if "failed" not in row}
     report: dict[str, Any] = {
         "config": {name: recipe(config) for name, config in configs.items()},
         "rounds": rounds,
         "variants": variants,
         "ratios": {},
     }
-    if not able:
+    if not runnable:
         return report
-    steps = {name: (Step(configs[name]), Step(configs[name])) for name in able}
+    first = next(iter(runnable))
+    steps = {name: (Step(config), Step(config)) for name, config in runnable.items()}
     runs = {name: in_turns([step.run for step in pair]) for name, pair in steps.items()}
-    twice = able[0] + AGAIN
-    firsts = {}
     for name, run in runs.items():
-        say(f"first step: {name}")
-        firsts[name] = sum(run().values())
-    seconds = interleave(runs | {twice: runs[able[0]]}, rounds, warmup, say)
-    totals = totals_of(seconds)
+        log(f"first step: {name}")
+        variants[name]["first_step_seconds"] = sum(run().values())
+    seconds = interleave(runs | {first + AGAIN: runs[first]}, rounds, warmup, log)
+    totals, device = totals_of(seconds), this_device()
     for name, (step, _) in steps.items():
-        variants[name] |= {
-            "first_step_seconds": firsts[name],
-            "step_seconds": interval(totals[name])._asdict(),
-            **{f"{part}_seconds": interval([parts[part] for parts in seconds[name]])._asdict() for part in PARTS},
-            "pixels_per_second": step.pixels / statistics.median(totals[name]),
-            "parameters": step.parameters,
-        }
-    device = this_device()
-    for name in able:
+        variants[name] |= _times(step, seconds[name], totals[name])
         variants[name] |= _planned(predict(configs[name]), device, variants[name])
     report["ratios"] = {
         f"{a}/{b}": {
             "step_seconds": ratio(totals[a], totals[b])._asdict(),
             "peak_memory_bytes": variants[a]["peak_memory_bytes"] / variants[b]["peak_memory_bytes"],
         }
-        for a in able
-        for b in able
-        if a != b
+        for a, b in itertools.permutations(runnable, 2)
     }
-    report["null"] = {"variant": able[0], "step_seconds": ratio(totals[able[0]], totals[twice])._asdict()}
+    report["null"] = {"variant": first, "step_seconds": ratio(totals[first], totals[first + AGAIN])._asdict()}
     return report
 
 
+def _memory(name: str, config: Config, limit_s: float, log: Log) -> dict[str, Any]:
+    """A variant's peak memory, or why it failed."""
+    log(f"memory: {name}")
+    try:
+        peak, reserved = memory_alone(config, limit_s)
+    except FailedAlone as error:
+        log(f"{name}: {error}")
+        return {"failed": str(error)}
+    return {"peak_memory_bytes": peak} | ({} if reserved is None else {"reserved_memory_bytes": reserved})
+
+
+def _times(step: Step, seconds: Sequence[Parts], totals: Sequence[float]) -> dict[str, Any]:
+    return {
+        "step_seconds": interval(totals)._asdict(),
+        **{f"{part}_seconds": interval([parts[part] for parts in seconds])._asdict() for part in PARTS},
+        "pixels_per_second": step.pixels / statistics.median(totals),
+        "parameters": step.parameters,
+    }
+
+
 def _planned(prediction: Prediction, device: Device, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What the planner says of a variant, beside what was measured of it."""
-    seconds = measured["step_seconds"]["median"]
-    flops = prediction.flops_per_step()
+    """What the planner predicts for a variant, beside what was measured."""
+    seconds, flops = measured["step_seconds"]["median"], prediction.flops_per_step()
     planned = {"peak_memory_bytes": prediction.peak(), "step_seconds": prediction.seconds(device)}
     peak_flops = device.bf16 if prediction.config.runtime.precision == "bf16-mixed" else device.fp32
     return {
@@ -101,3 +100,33 @@ def _planned(prediction: Prediction, device: Device, measured: Mapping[str, Any]
         "flops_per_second": flops / seconds,
         "share_of_peak_flops": flops / seconds / peak_flops,
     }
+
+
+def exponents(values: Sequence[str], points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """How the step time and memory of every variant grow with a swept value: the exponents of power laws.
+
+    Only values above 0 at which a variant ran count; a variant with fewer than two of them has no row.
+    """
+    rows = {}
+    for name in points[0]["variants"]:
+        measured = [(value, point["variants"][name]) for value, point in zip(values, points, strict=True)]
+        usable = [(float(value), row) for value, row in measured if _is_positive(value) and "failed" not in row]
+        if len(usable) >= 2:
+            sizes = [size for size, _ in usable]
+            rows[name] = {
+                "step_seconds": slope(sizes, [row["step_seconds"]["median"] for _, row in usable]),
+                "peak_memory_bytes": slope(sizes, [row["peak_memory_bytes"] for _, row in usable]),
+            }
+    return rows
+
+
+def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """The least-squares slope of log cost against log size."""
+    return statistics.linear_regression([*map(math.log, sizes)], [*map(math.log, costs)]).slope
+
+
+def _is_positive(value: str) -> bool:
+    try:
+        return 0 < float(value) < math.inf
+    except ValueError:
+        return False

@@ -1,6 +1,7 @@
-"""Sizes and tables for the terminal."""
+"""Sizes, intervals and tables for the terminal, and progress on stderr."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
@@ -13,6 +14,16 @@ def format_bytes(number: float | int) -> str:
         if number >= UNITS[unit]:
             return f"{number / UNITS[unit]:.3g} {unit}"
     return f"{number:.0f} B"
+
+
+def format_interval(interval: Mapping[str, float], spec: str) -> str:
+    """A median with its interval: `1.23 (1.20–1.31)`."""
+    return f"{interval['median']:{spec}} ({interval['low']:{spec}}–{interval['high']:{spec}})"
+
+
+def log(text: str) -> None:
+    """Progress, on stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def new_table(title: str, columns: Sequence[str], text_columns: Sequence[str], caption: str | None = None) -> Table:

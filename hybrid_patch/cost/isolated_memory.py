@@ -1,4 +1,4 @@
-"""One variant in a process of its own: how much memory its steps take, and whether it can be run at all."""
+"""Memory of one variant's steps, in a process of its own; also whether it runs at all."""
 
 import multiprocessing
 import os
@@ -11,24 +11,24 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 
 STEPS = 2
-"""Steps until memory is level: the optimizer's moments are made in the first."""
+"""Steps until memory has levelled off: the optimizer's moments are allocated in the first."""
 
 
 class Memory(NamedTuple):
-    """Bytes at the peak: allocated (CPU: resident above the process's start); on a GPU also reserved by torch."""
+    """Bytes at the peak: allocated (on a CPU, resident above the process's start); on a GPU also reserved by torch."""
 
     peak: int
     reserved: int | None
 
 
 class FailedAlone(Exception):
-    """A variant that cannot be run here; the message says why, in a few words."""
+    """A variant cannot run here; the message says why, in a few words."""
 
 
 def memory_alone(config: Config, limit_s: float) -> Memory:
     """The memory of a few steps, in a process that does nothing else.
 
-    Raises FailedAlone for a variant that runs out of memory, or for longer than `limit_s` seconds, or fails.
+    Raises FailedAlone if it runs out of memory, takes longer than `limit_s` seconds, or fails otherwise.
     """
     receive, send = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(target=_steps, args=(config, send), daemon=True)
@@ -40,7 +40,8 @@ def memory_alone(config: Config, limit_s: float) -> Memory:
         answer = receive.recv()
     except EOFError:
         process.join()
-        raise FailedAlone(_end(process.exitcode)) from None
+        killed = process.exitcode == -signal.SIGKILL
+        raise FailedAlone("killed (out of memory?)" if killed else f"exit code {process.exitcode}") from None
     finally:
         process.kill()
         process.join()
@@ -48,12 +49,6 @@ def memory_alone(config: Config, limit_s: float) -> Memory:
     if isinstance(answer, str):
         raise FailedAlone(answer)
     return answer
-
-
-def _end(code: int | None) -> str:
-    if code == -signal.SIGKILL:
-        return "killed (out of memory?)"
-    return f"ended with exit code {code}"
 
 
 def _steps(config: Config, send: Connection) -> None:
@@ -74,10 +69,11 @@ def _steps(config: Config, send: Connection) -> None:
     except InputError as error:
         send.send(str(error))
     except RuntimeError as error:
-        # What a CPU says that has no memory left; torch has no class of its own for it.
-        if "DefaultCPUAllocator" not in str(error):
+        if "DefaultCPUAllocator" in str(error):  # torch has no class for a CPU that is out of memory
+            send.send("out of memory")
+        else:
             traceback.print_exc()
-        send.send("out of memory" if "DefaultCPUAllocator" in str(error) else f"failed: {str(error).splitlines()[0]}")
+            send.send(f"failed: {str(error).splitlines()[0]}")
     finally:
         send.close()
         os._exit(0)

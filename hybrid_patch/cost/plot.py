@@ -1,4 +1,4 @@
-"""The benchmark's picture: bars with intervals, or growth on logarithmic axes."""
+"""The benchmark's plot: bars with intervals, or growth on logarithmic axes. Needs matplotlib."""
 
 from pathlib import Path
 from typing import Any
@@ -14,39 +14,37 @@ COLOUR = "#2e6fbb"
 MIB = 2**20
 
 
-def draw(report: dict[str, Any], path: Path) -> None:
-    """Draw a report of the benchmark: one of a sweep as lines over its values, any other as bars."""
+def draw_benchmark(report: dict[str, Any], path: Path) -> None:
+    """Plot a benchmark's report: a sweep as lines over its values, anything else as bars."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     time, memory = figure.subplots(1, 2)
     if "sweep" in report:
         _lines(time, memory, report)
-        machine = report["points"][0]
     else:
         _bars(time, memory, report)
-        machine = report
-    figure.suptitle(f"{machine['rounds']} rounds, {report['machine']['machine']['cpus']} cores", fontsize="small")
+    rounds = report.get("points", [report])[0]["rounds"]
+    figure.suptitle(f"{rounds} rounds, {report['machine']['machine']['cpus']} cores", fontsize="small")
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def _bars(time: Axes, memory: Axes, report: dict[str, Any]) -> None:
-    able = {name: row for name, row in report["variants"].items() if "failed" not in row}
-    names = list(able)
-    steps = [row["step_seconds"] for row in able.values()]
+    rows = {name: row for name, row in report["variants"].items() if "failed" not in row}
+    steps = [row["step_seconds"] for row in rows.values()]
     medians = [step["median"] for step in steps]
     below = [step["median"] - step["low"] for step in steps]
     above = [step["high"] - step["median"] for step in steps]
-    time.bar(names, medians, yerr=(below, above), color=COLOUR, capsize=4)
+    time.bar(list(rows), medians, yerr=(below, above), color=COLOUR, capsize=4)
     time.set_title("step time, s (median and interval)")
-    peaks = [row["peak_memory_bytes"] / MIB for row in able.values()]
-    memory.bar(names, peaks, color=COLOUR)
+    peaks = [row["peak_memory_bytes"] / MIB for row in rows.values()]
+    memory.bar(list(rows), peaks, color=COLOUR)
     memory.set_title("peak memory, MiB")
     for axes, values in ((time, medians), (memory, peaks)):
         if values and max(values) > 20 * min(values):
             axes.set_yscale("log")
-        for place, value in enumerate(values):
+        for number, value in enumerate(values):
             axes.annotate(
-                f"{value:.3g}", (place, value), ha="left", va="bottom", xytext=(4, 2), textcoords="offset points"
+                f"{value:.3g}", (number, value), ha="left", va="bottom", xytext=(4, 2), textcoords="offset points"
             )
         axes.spines[["top", "right"]].set_visible(False)
 

@@ -1,4 +1,4 @@
-"""How long things take on a machine that others use too: rounds, and intervals of their ratios."""
+"""Timing on a machine that others use too: interleaved rounds, and intervals of paired ratios."""
 
 import math
 import random
@@ -13,7 +13,7 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A median, and the order statistics around it that hold the true one with at least 95 %, if there are enough."""
+    """A median, and the order statistics that enclose the true one with at least 95 %, if there are enough values."""
 
     median: float
     low: float
@@ -38,31 +38,31 @@ Parts = dict[str, float]
 
 
 def interleave(
-    runs: Mapping[str, Callable[[], Parts]], rounds: int, warmup: int, say: Callable[[str], None]
+    runs: Mapping[str, Callable[[], Parts]], rounds: int, warmup: int, log: Callable[[str], None]
 ) -> dict[str, list[Parts]]:
     """Time several things in turns, in random order within each round, so that a drift of the machine hits all alike.
 
     Args:
-        runs: by name, what is timed; each gives its own seconds.
+        runs: by name, what is timed; each returns its own seconds.
         rounds: how often each is timed.
         warmup: how often each is run before.
-        say: told how far it is.
+        log: takes lines of progress.
     """
     for name, run in runs.items():
-        say(f"warm-up: {name}")
+        log(f"warm-up: {name}")
         for _ in range(warmup):
             run()
     seconds: dict[str, list[Parts]] = {name: [] for name in runs}
     order = random.Random(0)
     for number in range(rounds):
-        say(f"round {number + 1}/{rounds}")
+        log(f"round {number + 1}/{rounds}")
         for name in order.sample(list(runs), len(runs)):
             seconds[name].append(runs[name]())
     return seconds
 
 
 def in_turns(runs: Sequence[Callable[[], Parts]]) -> Callable[[], Parts]:
-    """One run out of several that do the same: all of them before any comes again, in an order that is drawn anew."""
+    """One run out of several equivalent ones: each comes once, in random order, before any comes again."""
     order = random.Random(0)
     waiting: list[Callable[[], Parts]] = []
 
@@ -75,7 +75,7 @@ def in_turns(runs: Sequence[Callable[[], Parts]]) -> Callable[[], Parts]:
 
 
 def totals_of(seconds: Mapping[str, Sequence[Parts]]) -> dict[str, list[float]]:
-    """What `interleave` found, with the parts of each run added up."""
+    """The result of `interleave` with the parts of each run summed."""
     return {name: [sum(parts.values()) for parts in rounds] for name, rounds in seconds.items()}
 
 
@@ -85,7 +85,7 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Interval:
 
 
 class Clock:
-    """Seconds between laps, with the device's work done."""
+    """Seconds between laps; waits for the device's work."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 from hybrid_patch.config.compose import compose
 from hybrid_patch.cost.benchmark import read
-from hybrid_patch.cost.growth import slope
+from hybrid_patch.cost.compare import slope
 from hybrid_patch.cost.isolated_memory import FailedAlone, memory_alone
 from hybrid_patch.cost.timing import in_turns, interleave, interval, ratio
 from hybrid_patch.errors import InputError
