@@ -8,7 +8,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,11 +19,15 @@ from rich.table import Table
 from hybrid_patch.config.compose import compose
 from hybrid_patch.config.literal import output_file, refuse_flags, take_keys, take_paths
 from hybrid_patch.config.schema import Config
+from hybrid_patch.cost.formatting import format_interval
 from hybrid_patch.errors import InputError, input_errors_end
 from hybrid_patch.runs.atomic_files import write_json
 
 if TYPE_CHECKING:
-    from hybrid_patch.cost.loaded import Loaded
+    from hybrid_patch.cost.timing import Interval
+    from hybrid_patch.data.batch import Batch
+    from hybrid_patch.data.loader import TrainingSteps
+    from hybrid_patch.data.source import BrokenSampleError
 
 USAGE = f"""{__doc__}
   steps=N             batches to load (default 200)
@@ -34,9 +38,11 @@ USAGE = f"""{__doc__}
 """
 DEFAULTS = {"steps": "200", "step": ""}
 WARM_UP = 10
-"""Batches before it is measured."""
+"""Batches that are loaded before the measurement."""
 LOOKS = 10
-"""How often the workers' memory is looked at."""
+"""How often the workers' memory is read."""
+READ_AHEAD = 2
+"""Batches per worker that torch's DataLoader holds ready."""
 MEASURED = "measured"
 ROUNDS, BLOCK = 7, 20
 """How often steps alone and steps with loading take turns, and how many of each."""
@@ -99,36 +105,16 @@ def read(arguments: Sequence[str]) -> Request:
 
 def measure(request: Request) -> dict[str, Any]:
     """The report, as plain values. Raises InputError for data that cannot be read."""
-    from hybrid_patch.data.loader import TrainingSteps, batches
-    from hybrid_patch.data.source import BrokenSampleError, open_source
+    from hybrid_patch.data.loader import TrainingSteps
+    from hybrid_patch.data.source import open_source
     from hybrid_patch.runs.provenance import provenance
 
-    config, steps = request.config, request.steps
-    began = time.perf_counter()
+    config, began = request.config, time.perf_counter()
     dataset = TrainingSteps(open_source(config.data), config, rank=0, world=1)
     opened = time.perf_counter()
-    loader = iter(batches(dataset, 0, config.runtime.workers, pin_memory=False))
-
-    def load() -> None:
-        item = next(loader)
-        if isinstance(item, BrokenSampleError):
-            raise InputError(f"{item}; data.on_error=skip goes on without")
-
-    load()
-    first = time.perf_counter() - opened
-    workers = psutil.Process().children()
-    for _ in range(WARM_UP):
-        load()
-    memory = []
-    started, cpu = time.perf_counter(), _cpu(workers)
-    for number in range(1, steps + 1):
-        load()
-        if number * LOOKS // steps > (number - 1) * LOOKS // steps:
-            memory.append(max(worker.memory_full_info().uss for worker in workers))
-    seconds, cpu = time.perf_counter() - started, _cpu(workers) - cpu
-    loaded = steps * config.trainer.batch_size
-    compared = _compared(config) if request.measured else None
-    step_seconds = compared.plain.median if compared else request.step
+    loading = _time_loading(dataset, request.steps)
+    relative = relative_speed(config, ROUNDS, BLOCK) if request.measured else None
+    step_seconds = relative["plain"].median if relative else request.step
     return {
         "machine": provenance(),
         "samples": len(dataset.indices),
@@ -137,30 +123,99 @@ def measure(request: Request) -> dict[str, Any]:
         "timesteps": config.data.timesteps,
         "batch_size": config.trainer.batch_size,
         "workers": config.runtime.workers,
-        "steps": steps,
+        "steps": request.steps,
         "open_seconds": opened - began,
-        "first_batch_seconds": first,
-        "samples_per_second": loaded / seconds,
-        "samples_per_core_second": loaded / cpu,
-        "worker_memory_bytes": memory,
+        "first_batch_seconds": loading.first_seconds,
+        "samples_per_second": request.steps * config.trainer.batch_size / loading.seconds,
+        "samples_per_core_second": request.steps * config.trainer.batch_size / loading.cpu_seconds,
+        "worker_memory_bytes": loading.worker_memory,
         "step_seconds": step_seconds,
-        "workers_needed": None if step_seconds is None else math.ceil(cpu / steps / step_seconds),
-        "loaded_step": None
-        if compared is None
-        else {name: value._asdict() for name, value in compared._asdict().items()},
+        "workers_needed": None
+        if step_seconds is None
+        else math.ceil(loading.cpu_seconds / request.steps / step_seconds),
+        "loaded_step": relative and {name: value._asdict() for name, value in relative.items()},
     }
 
 
-def _compared(config: Config) -> "Loaded":
-    from hybrid_patch.cost.loaded import batches_needed, compare
+class LoadingTimes(NamedTuple):
+    """Seconds until the first batch, then of loading and of the workers' CPU time; their memory now and then, bytes."""
 
-    steps = batches_needed(config, ROUNDS, BLOCK)
-    return compare(dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, steps=steps)), ROUNDS, BLOCK)
+    first_seconds: float
+    seconds: float
+    cpu_seconds: float
+    worker_memory: list[int]
+
+
+def _time_loading(dataset: "TrainingSteps", steps: int) -> LoadingTimes:
+    from hybrid_patch.data.loader import batches
+
+    began = time.perf_counter()
+    items = iter(batches(dataset, 0, dataset.config.runtime.workers, pin_memory=False))
+    _next_batch(items)
+    first_seconds = time.perf_counter() - began
+    workers = psutil.Process().children()
+    for _ in range(WARM_UP):
+        _next_batch(items)
+    memory = []
+    began, cpu = time.perf_counter(), _cpu(workers)
+    for number in range(1, steps + 1):
+        _next_batch(items)
+        if number * LOOKS // steps > (number - 1) * LOOKS // steps:
+            memory.append(max(worker.memory_full_info().uss for worker in workers))
+    return LoadingTimes(first_seconds, time.perf_counter() - began, _cpu(workers) - cpu, memory)
 
 
 def _cpu(workers: Sequence[psutil.Process]) -> float:
     """Seconds of CPU time that they have taken."""
     return sum(times.user + times.system for times in (worker.cpu_times() for worker in workers))
+
+
+def relative_speed(config: Config, rounds: int, block: int) -> dict[str, "Interval"]:
+    """Throughput with data loading, relative to without.
+
+    Blocks of steps on one batch and of steps on loaded batches take turns and are paired by rounds. What workers have
+    read ahead during the plain steps is used up before a block of loaded steps is timed.
+
+    Returns:
+        `plain` and `loaded`, seconds of a step, and `share`, plain / loaded.
+    """
+    from hybrid_patch.cost.step import Step
+    from hybrid_patch.cost.timing import Clock, interval, ratio
+    from hybrid_patch.data.loader import TrainingSteps, batches
+    from hybrid_patch.data.prefetch import on_device
+    from hybrid_patch.data.source import open_source
+
+    read_ahead = READ_AHEAD * config.runtime.workers + 1
+    steps = rounds * (block + read_ahead) + read_ahead  # no worker may end before
+    config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, steps=steps))
+    step = Step(config)
+    dataset = TrainingSteps(open_source(config.data), config, rank=0, world=1)
+    items = on_device(batches(dataset, 0, config.runtime.workers, pin_memory=step.device.type == "cuda"), step.device)
+    for _ in range(2):
+        step.run()
+    plain, loaded = [], []
+    for _ in range(rounds):
+        clock = Clock(step.device)
+        for _ in range(block):
+            step.run()
+        plain.append(clock.lap() / block)
+        for _ in range(read_ahead):
+            step.run_on(_next_batch(items))
+        clock.lap()
+        for _ in range(block):
+            step.run_on(_next_batch(items))
+        loaded.append(clock.lap() / block)
+    return {"plain": interval(plain), "loaded": interval(loaded), "share": ratio(plain, loaded)}
+
+
+def _next_batch(items: "Iterator[Batch | BrokenSampleError]") -> "Batch":
+    """The next batch; raises InputError for a sample that cannot be read."""
+    from hybrid_patch.data.source import BrokenSampleError
+
+    item = next(items)
+    if isinstance(item, BrokenSampleError):
+        raise InputError(f"{item}; data.on_error=skip goes on without")
+    return item
 
 
 def table(report: dict[str, Any]) -> Table:
@@ -179,10 +234,11 @@ def table(report: dict[str, Any]) -> Table:
     if report["workers_needed"] is not None:
         rows.append((f"workers for a step of {report['step_seconds']:.3g} s", f"{report['workers_needed']}"))
     if report["loaded_step"] is not None:
-        for name, label in (("plain", "a step alone, s"), ("loaded", "a step and the wait for its batch, s")):
-            rows.append((label, "{median:.3g} ({low:.3g}–{high:.3g})".format(**report["loaded_step"][name])))
-        share = "{median:.1%} ({low:.1%}–{high:.1%})".format(**report["loaded_step"]["share"])
-        rows.append(("speed that is left with loading on", share))
+        rows += [
+            ("a step alone, s", format_interval(report["loaded_step"]["plain"], ".3g")),
+            ("a step and the wait for its batch, s", format_interval(report["loaded_step"]["loaded"], ".3g")),
+            ("speed with loading, relative to without", format_interval(report["loaded_step"]["share"], ".1%")),
+        ]
     found = Table(title=f"Loading {report['steps']} batches of {report['batch_size']}", show_header=False)
     for row in rows:
         found.add_row(*row)

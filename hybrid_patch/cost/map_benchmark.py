@@ -7,6 +7,7 @@ their times in the same round.
 """
 
 import dataclasses
+import itertools
 import re
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from hybrid_patch.config.literal import output_file, refuse_flags, take_keys, ta
 from hybrid_patch.config.options import wait_briefly
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.benchmark import VARIANTS
+from hybrid_patch.cost.formatting import format_interval, log, new_table
 from hybrid_patch.errors import InputError, input_errors_end
 from hybrid_patch.runs.atomic_files import write_json, write_text
 from hybrid_patch.runs.directory import CHECKPOINTS, CONFIG, IDENTITY
@@ -43,6 +45,7 @@ ONE_SCENE = ("~data.modalities.sentinel1", "~data.modalities.srtm", "data.scenes
 BY_RESOLUTION = "[[B02,B03,B04,B08],[B05,B06,B07,B8A,B11,B12],[B01,B09]]"
 PATCHES = ":patch"
 DATE = "2024-05-31"
+PHASES = ("preparing", "embedding", "copying")
 
 
 class Plan(NamedTuple):
@@ -91,35 +94,14 @@ def measure(plan: Plan) -> dict[str, Any]:
     """The report: `variants` by name, with the seconds of each phase, and the `ratios` of pairs."""
     from hybrid_patch.cost.timing import interleave, interval, ratio, totals_of
     from hybrid_patch.data.source import open_source
-    from hybrid_patch.embed.make_map import Request, make_map
-    from hybrid_patch.embed.trained_model import load
     from hybrid_patch.runs.provenance import provenance
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     with tempfile.TemporaryDirectory(prefix="hybrid_patch_") as name:
-        folder = Path(name)
-        scene = folder / f"{DATE}.tif"
+        scene = Path(name) / f"{DATE}.tif"
         modalities = open_source(next(iter(plan.configs.values())).data).modalities
         synthetic_scene(scene, modalities["sentinel2_l2a"], plan.size, plan.size)
-        models = {}
-        for variant, config in plan.configs.items():
-            untrained_run(folder / variant, config)
-            models[variant] = load(folder / variant)
-
-        def run(variant: str) -> Callable[[], dict[str, float]]:
-            request = Request(scene, folder / "map.tif", dtype="int8", patches=variant.endswith(PATCHES))
-
-            def once() -> dict[str, float]:
-                seconds = make_map(models[variant], request, lambda text: None, None)
-                request.output.unlink()
-                return {phase: seconds[phase] for phase in ("preparing", "embedding", "copying")}
-
-            return once
-
-        runs = {variant: run(variant) for variant in models}
-        seconds = interleave(runs, plan.rounds, 0, say)
+        runs = {variant: map_run(scene, variant, config) for variant, config in plan.configs.items()}
+        seconds = interleave(runs, plan.rounds, 0, log)
     totals = totals_of(seconds)
     return {
         "machine": provenance(),
@@ -129,41 +111,52 @@ def measure(plan: Plan) -> dict[str, Any]:
         "variants": {
             variant: {
                 "seconds": interval(totals[variant])._asdict(),
-                **{f"{phase}_seconds": interval([one[phase] for one in rounds])._asdict() for phase in rounds[0]},
+                **{f"{phase}_seconds": interval([parts[phase] for parts in rounds])._asdict() for phase in PHASES},
                 "pixels_per_second": plan.size**2 / interval(totals[variant]).median,
             }
             for variant, rounds in seconds.items()
         },
         "ratios": {
-            f"{a}/{b}": ratio(totals[a], totals[b])._asdict() for a in totals for b in totals if a != b
+            f"{a}/{b}": ratio(totals[a], totals[b])._asdict() for a, b in itertools.permutations(totals, 2)
         },
     }  # fmt: skip
 
 
+def map_run(scene: Path, variant: str, config: Config) -> Callable[[], dict[str, float]]:
+    """A variant's model, untrained, as a function that embeds the scene and gives the seconds of each phase."""
+    from hybrid_patch.embed.make_map import Request, make_map
+    from hybrid_patch.embed.trained_model import load
+
+    folder = scene.parent / variant
+    untrained_run(folder, config)
+    model = load(folder)
+    request = Request(scene, scene.parent / "map.tif", dtype="int8", patches=variant.endswith(PATCHES))
+
+    def run() -> dict[str, float]:
+        seconds = make_map(model, request, lambda text: None, None)
+        request.output.unlink()
+        return {phase: seconds[phase] for phase in PHASES}
+
+    return run
+
+
 def tables(report: dict[str, Any]) -> list[Table]:
     """A row per variant, and a row per pair of variants, the slower one first."""
-    side = report["size"]
-    times = Table(
-        title=f"A scene of {side}×{side} pixels, 64 numbers in int8: median (lowest–highest) of {report['rounds']}"
-    )
-    for column in ("variant", "seconds", "preparing", "embedding", "copying", "pixels/s"):
-        times.add_column(column, justify="left" if column == "variant" else "right")
+    side, rounds = report["size"], report["rounds"]
+    title = f"A scene of {side}×{side} pixels, 64 numbers in int8: median (lowest–highest) of {rounds}"
+    times = new_table(title, ("variant", "seconds", *PHASES, "pixels/s"), ("variant",))
     for name, row in report["variants"].items():
-        phases = [f"{row[f'{phase}_seconds']['median']:.2f}" for phase in ("preparing", "embedding", "copying")]
-        times.add_row(name, _shown(row["seconds"]), *phases, f"{row['pixels_per_second']:,.0f}")
+        phases = [f"{row[f'{phase}_seconds']['median']:.2f}" for phase in PHASES]
+        times.add_row(name, format_interval(row["seconds"], ".2f"), *phases, f"{row['pixels_per_second']:,.0f}")
     ratios = Table("pair", "time", title="Ratios, paired within rounds")
     for pair, row in report["ratios"].items():
         if row["median"] >= 1:
-            ratios.add_row(pair, _shown(row))
+            ratios.add_row(pair, format_interval(row, ".2f"))
     return [times, ratios]
 
 
-def _shown(row: dict[str, float]) -> str:
-    return f"{row['median']:.2f} ({row['low']:.2f}–{row['high']:.2f})"
-
-
 def untrained_run(folder: Path, config: Config) -> None:
-    """A run directory as a training leaves it, but with the weights that a training begins with."""
+    """A run directory as training leaves it, with the initial weights."""
     import torch
 
     from hybrid_patch.config.frozen import as_yaml
@@ -183,7 +176,7 @@ def untrained_run(folder: Path, config: Config) -> None:
 
 
 def synthetic_scene(path: Path, modality: "Modality", height: int, width: int, seed: int = 0) -> None:
-    """A GeoTIFF of int16 with a modality's bands around their means: fields, and noise. In blocks, for any size."""
+    """An int16 GeoTIFF with a modality's bands: fields and noise around their means, written in blocks."""
     import numpy as np
     import rasterio
     from rasterio.transform import from_origin
