@@ -28,7 +28,7 @@ def main() -> None:
 
         folder = Path(arguments[0])
         config = dataclasses.replace(frozen_config(folder), run_dir=str(folder))
-        from hybrid_patch.train.__main__ import train
+        from hybrid_patch.train.attempt import train
 
         sys.exit(train(config))
 

@@ -14,11 +14,9 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.strategy import Strategy
 
 from hybrid_patch.config.schema import Config, Runtime
-from hybrid_patch.errors import InputError
+from hybrid_patch.errors import DONE, InputError
 from hybrid_patch.train import fsdp
 
-DONE = 0
-"""The exit code of a run that is done, and of processes beside the first, which carries the code."""
 FIRST = "HYBRID_PATCH_FIRST_PROCESS"
 """The variable by which a process knows which other has started it."""
 WATCH_SECONDS = 1.0

@@ -1,46 +1,29 @@
-"""The mirror of a run's metrics. The run directory's own `metrics.jsonl` is the truth; a mirror may fail."""
+"""Where a run's metrics go besides its own `metrics.jsonl`, which is the truth: a metric logger may fail."""
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from hybrid_patch.config import schema
 
 log = logging.getLogger(__name__)
 
 
-@runtime_checkable
-class Mirror(Protocol):
-    """Somewhere else that metrics and pictures go."""
+class MetricLogger:
+    """Takes metrics and pictures; this one drops them."""
 
-    def metrics(self, row: dict[str, Any]) -> None:
-        """One row of `metrics.jsonl`."""
-        ...
+    def log_metrics(self, row: dict[str, Any]) -> None:
+        """Log one row of `metrics.jsonl`."""
 
-    def pictures(self, step: int, paths: list[Path]) -> None:
-        """Pictures made after a step."""
-        ...
+    def log_pictures(self, step: int, paths: list[Path]) -> None:
+        """Log the pictures made after a step."""
 
     def close(self) -> None:
-        """The run ends."""
-        ...
+        """End the log."""
 
 
-class NoMirror:
-    """Nothing is mirrored."""
-
-    def metrics(self, row: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def pictures(self, step: int, paths: list[Path]) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-class WandbMirror:
+class WandbLogger(MetricLogger):
     """Weights & Biases. Offline it writes below the run directory; `wandb sync <run dir>/wandb/*` uploads it later."""
 
     def __init__(self, config: schema.Wandb, run_id: str, run_dir: Path, plain_config: dict[str, Any]) -> None:
@@ -61,12 +44,12 @@ class WandbMirror:
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
         )
 
-    def metrics(self, row: dict[str, Any]) -> None:
-        """Under the run's own step, so that a resumed run goes on where it was."""
+    def log_metrics(self, row: dict[str, Any]) -> None:
+        """Log a row at the run's own step, so that a resumed run continues where it was."""
         self.run.log({name: value for name, value in row.items() if value is not None}, step=row["step"])
 
-    def pictures(self, step: int, paths: list[Path]) -> None:
-        """As images, by file name."""
+    def log_pictures(self, step: int, paths: list[Path]) -> None:
+        """Log pictures as images, by file name."""
         self.run.log({f"pictures/{path.stem}": self.wandb.Image(str(path)) for path in paths}, step=step)
 
     def close(self) -> None:
@@ -74,41 +57,41 @@ class WandbMirror:
         self.run.finish()
 
 
-class Guarded:
-    """A mirror that may fail: the first time it does it is said, and from then on nothing is mirrored."""
+class FailSafeLogger(MetricLogger):
+    """Passes everything on to another logger until that fails; then warns once and drops the rest."""
 
-    def __init__(self, mirror: Mirror) -> None:
-        self.mirror = mirror
+    def __init__(self, logger: MetricLogger) -> None:
+        self.logger = logger
 
-    def metrics(self, row: dict[str, Any]) -> None:
-        """One row."""
-        self._try(lambda: self.mirror.metrics(row))
+    def log_metrics(self, row: dict[str, Any]) -> None:
+        """Log one row."""
+        self._try(lambda: self.logger.log_metrics(row))
 
-    def pictures(self, step: int, paths: list[Path]) -> None:
-        """Pictures."""
-        self._try(lambda: self.mirror.pictures(step, paths))
+    def log_pictures(self, step: int, paths: list[Path]) -> None:
+        """Log pictures."""
+        self._try(lambda: self.logger.log_pictures(step, paths))
 
     def close(self) -> None:
-        """The end."""
-        self._try(self.mirror.close)
+        """End the log."""
+        self._try(self.logger.close)
 
     def _try(self, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:
-            log.warning("the mirror failed (%s); metrics go to metrics.jsonl alone", _first_line(error))
-            self.mirror = NoMirror()
+            log.warning("the metric logger failed (%s); metrics go to metrics.jsonl alone", _first_line(error))
+            self.logger = MetricLogger()
 
 
-def open_mirror(config: schema.Logger, run_id: str, run_dir: Path, plain_config: dict[str, Any]) -> Mirror:
-    """The mirror that a config names; none, with a warning, where it cannot be opened."""
+def open_logger(config: schema.Logger, run_id: str, run_dir: Path, plain_config: dict[str, Any]) -> MetricLogger:
+    """The logger that a config names; one that drops everything, with a warning, if it cannot be started."""
     if isinstance(config, schema.NoLogger):
-        return NoMirror()
+        return MetricLogger()
     try:
-        return Guarded(WandbMirror(config, run_id, run_dir, plain_config))
+        return FailSafeLogger(WandbLogger(config, run_id, run_dir, plain_config))
     except Exception as error:
         log.warning("wandb could not be started (%s); metrics go to metrics.jsonl alone", _first_line(error))
-        return NoMirror()
+        return MetricLogger()
 
 
 def _first_line(error: Exception) -> str:

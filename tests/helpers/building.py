@@ -16,11 +16,13 @@ from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.packing import pack
 from hybrid_patch.data.source import open_source
+from hybrid_patch.errors import STOPPED
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.tokens import Positions
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.stop_signal import StopRequest
-from hybrid_patch.train.__main__ import STOPPED, Trainer, prepare
+from hybrid_patch.train.attempt import prepare
+from hybrid_patch.train.trainer import Trainer
 
 OPTICAL = Modality(
     bands=("red", "green", "blue", "nir"),

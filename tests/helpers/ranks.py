@@ -19,7 +19,7 @@ from torch import Tensor
 from hybrid_patch.config.compose import compose
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.runs.checkpoints import list_checkpoints, read_checkpoint
-from hybrid_patch.train.__main__ import train
+from hybrid_patch.train.attempt import train
 
 TERMS = ("upsampler=guided", "loss.reconstruct.weight=0.5", "trainer.batch_size=4")
 """All terms of the loss, and samples for four processes."""

@@ -24,9 +24,10 @@ from hybrid_patch.data.source import open_source
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.stop_signal import StopRequest
-from hybrid_patch.train.__main__ import Trainer, prepare
-from hybrid_patch.train.metric_logger import Guarded
+from hybrid_patch.train.attempt import prepare
+from hybrid_patch.train.metric_logger import FailSafeLogger, MetricLogger
 from hybrid_patch.train.optimizer import learning_rate, optimizer_of
+from hybrid_patch.train.trainer import Trainer
 
 
 def config_for(run_dir: Path, *overrides: str) -> Config:
@@ -122,17 +123,13 @@ def test_an_evaluation_that_fails_costs_no_training(tmp_path: Path) -> None:
     assert trainer.run.checkpoints.joinpath("step_000000010.pt").exists()
 
 
-def test_a_mirror_that_fails_costs_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Failing:
-        def metrics(self, row: dict[str, Any]) -> None:
+def test_a_metric_logger_that_fails_costs_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(MetricLogger):
+        def log_metrics(self, row: dict[str, Any]) -> None:
             raise ConnectionResetError("the service is gone")
 
-        def pictures(self, step: int, paths: list[Path]) -> None: ...
-
-        def close(self) -> None: ...
-
     trainer = trainer_for(config_for(tmp_path))
-    trainer.mirror = Guarded(Failing())
+    trainer.logger = FailSafeLogger(Failing())
     assert trainer.fit(StopRequest()) == (0, "")
     assert caplog.text.count("the service is gone") == 1
 
@@ -190,10 +187,10 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     assert not part.exists()
 
 
-def test_wandb_mirrors_offline_without_an_account(tmp_path: Path) -> None:
+def test_wandb_logs_offline_without_an_account(tmp_path: Path) -> None:
     trainer = trainer_for(config_for(tmp_path, "logger=wandb"))
     trainer.fit(StopRequest())
-    trainer.mirror.close()
+    trainer.logger.close()
     (offline,) = (tmp_path / "wandb").glob("offline-run-*")
     assert any(path.suffix == ".wandb" for path in offline.iterdir())
 

@@ -1,0 +1,113 @@
+"""One attempt at a run: take hold of its directory, train, evaluate, and record how it ended."""
+
+import logging
+from contextlib import nullcontext
+from importlib import import_module
+
+import torch
+from lightning_fabric import Fabric
+
+from hybrid_patch.config.frozen import as_yaml
+from hybrid_patch.config.recipe import difference, identity, recipe, run_directory
+from hybrid_patch.config.schema import Config
+from hybrid_patch.data.source import open_source
+from hybrid_patch.errors import DONE, FAILED, LOST, STOPPED, InputError
+from hybrid_patch.loss.objective import Objective
+from hybrid_patch.runs.atomic_files import remove_parts
+from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.failure import ERROR, cause_of, last_frame
+from hybrid_patch.runs.lock import LostLockError
+from hybrid_patch.runs.progress import start_logging
+from hybrid_patch.runs.provenance import provenance
+from hybrid_patch.runs.stop_signal import StopRequest, stop_requests
+from hybrid_patch.train.distributed import open_fabric, together
+from hybrid_patch.train.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Config) -> int:
+    """Train the run that a config describes, or go on with it, and evaluate it. Returns the exit code.
+
+    Of several processes the first carries the exit code, messages and files; the others end with 0 beside it.
+
+    Raises InputError for bad input that shows only now: a broken sample, a directory that holds another run.
+    """
+    run = RunDirectory(run_directory(config))
+    refuse_another_run(run, config)
+    with stop_requests() as stop:
+        fabric = open_fabric(config)
+        first = fabric.is_global_zero
+        together(fabric, lambda: prepare(run, config))
+        start_logging(run.log if first else None, quiet=not first)
+        try:
+            with run.heartbeats() if first else nullcontext():
+                code = attempt(config, fabric, run, stop)
+        except LostLockError as error:
+            log.error("%s", error)
+            return LOST
+        finally:
+            run.unlock()
+        fabric.barrier()  # Fabric ends a process whose companions have left before it
+        return code if first else DONE
+
+
+def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest) -> int:
+    """Begin the run or go on with it, until it is done or stopped; the first process says in its status what became
+    of it. Returns the exit code."""
+    if run.status().get("state") == "done":
+        log.info("%s is done already", run.path)
+        return DONE
+    if config.evaluation.tiles != 0:
+        # A fault in its libraries must show before the training; without it a run is spared a quarter of its start.
+        import_module("hybrid_patch.evaluate.evaluation")
+    try:
+        source = open_source(config.data)
+        torch.manual_seed(config.seed)
+        objective = Objective(config, source.modalities)
+        counts = objective.parameter_counts()
+        log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
+        trainer = Trainer(config, fabric, run, source, objective)
+        code, reason = trainer.fit(stop)
+        trainer.logger.close()
+    except LostLockError:
+        raise
+    except BaseException as error:
+        if fabric.is_global_zero:
+            say_failure(run, error)
+        raise
+    if fabric.is_global_zero:
+        failure = {"cause": ERROR, "frame": ""} if code == FAILED else {}
+        state = {DONE: "done", STOPPED: "preempted", FAILED: "failed"}[code]
+        run.set_status(state, reason, step=trainer.step, **failure)
+    log.info("%s%s", run.path, f": {reason}" if reason else "")
+    return code
+
+
+def say_failure(run: RunDirectory, error: BaseException) -> None:
+    """Write into the status why the run failed; where even that cannot be written, into the log alone."""
+    try:
+        reason = f"{type(error).__name__}: {error}"
+        run.set_status("failed", reason, cause=cause_of(error), frame=last_frame(error))
+    except OSError as full:
+        log.error("status.json could not be written: %s", full)
+
+
+def refuse_another_run(run: RunDirectory, config: Config) -> None:
+    """Raises InputError if the directory holds a run of another recipe, or files that are of no run."""
+    changed = difference(run.recipe(), recipe(config)) if run.exists() else []
+    if changed:
+        raise InputError(f"run_dir={run.path}: holds another run ({'; '.join(changed)}); choose another directory")
+    if not run.exists() and (found := run.foreign_files()):
+        raise InputError(f"run_dir={run.path}: holds other files ({', '.join(found)}); choose a new or empty directory")
+
+
+def prepare(run: RunDirectory, config: Config) -> None:
+    """Take hold of the directory and write what the run is, unless it has begun already.
+
+    Raises InputError if another process is at work on it.
+    """
+    run.lock()
+    remove_parts(run.path)
+    if not run.exists():
+        run.begin(as_yaml(config), {**identity(config), **provenance()})
