@@ -80,8 +80,8 @@ class Modality:
         return dataclasses.replace(self, mean=tuple(map(float, mean)), std=tuple(map(float, safe)))
 
     def normalise(
-        self, values: Float[Array, "h w t b"], valid: Bool[Array, "h w t"]
-    ) -> tuple[Float[Array, "h w t c"], Bool[Array, "h w t"]]:
+        self, values: Float[Array, "*pixels b"], valid: Bool[Array, "*pixels"]
+    ) -> tuple[Float[Array, "*pixels c"], Bool[Array, "*pixels"]]:
         """Source values → what the model sees, float32; missing positions become exact zeros.
 
         A pixel with a non-finite value, or a map code that is not declared, is missing.
@@ -95,6 +95,8 @@ class Modality:
                 raise ValueError(f"bands {list(self.bands)} have no mean and std: estimate them first")
             valid = valid & np.isfinite(values).all(-1)
             std = np.asarray(self.std)
-            channels = ((values - (np.asarray(self.mean) - 2 * std)) / (4 * std)).astype(np.float32)
+            scaled = values - (np.asarray(self.mean) - 2 * std)
+            scaled /= 4 * std
+            channels = scaled.astype(np.float32)
         channels[~valid] = 0
         return channels, valid

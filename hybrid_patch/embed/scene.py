@@ -1,4 +1,4 @@
-"""A scene that is to be embedded: windows of its files, normalised with a run's statistics."""
+"""A scene to be embedded: windows of its files, normalised with the statistics of a run."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
-from hybrid_patch.data.rasters.layout import UNDATED
 from hybrid_patch.data.source import BrokenSampleError, Window
 from hybrid_patch.embed.scene_files import ReadOptions, SceneInputs, find_inputs
 from hybrid_patch.errors import InputError
@@ -35,11 +34,9 @@ class SceneReader:
         """Look at all files; raises InputError for whatever does not fit (see `find_inputs`)."""
         self._files = RasterFiles()
         self.inputs: SceneInputs = find_inputs(path, modalities, timesteps, options or ReadOptions(), self._files)
-        self.modalities = {name: modality for name, modality in modalities.items() if name in self.inputs.layers}
+        self.modalities = {name: layer.modality for name, layer in self.inputs.layers.items()}
         self.height, self.width = self.grid.height, self.grid.width
-        dates = [[date.day, date.month - 1, date.year] for date in self.inputs.dates]
-        self.timestamps: Int[Array, "t 3"] = np.array(dates, np.int64) if dates else UNDATED
-        self._scaling = {name: _scaling(modality) for name, modality in self.modalities.items()}
+        self.timestamps = self.inputs.scene.timestamps
 
     @property
     def grid(self) -> Header:
@@ -59,8 +56,7 @@ class SceneReader:
 
     def files(self) -> list[dict[str, Any]]:
         """The files by path, size and time of change: whether a scene is still the same."""
-        paths = [path for layer in self.inputs.layers.values() for path in layer.files.values()]
-        stats = [(path, path.stat()) for path in paths]
+        stats = [(path, path.stat()) for path in self.inputs.scene.paths]
         return [{"path": str(path.resolve()), "bytes": s.st_size, "changed": s.st_mtime_ns} for path, s in stats]
 
     def read(self, window: Window) -> Crop:
@@ -68,66 +64,41 @@ class SceneReader:
 
         Raises InputError for a file that cannot be read.
         """
-        inside = Window(
-            window.top,
-            window.left,
-            min(window.height, self.height - window.top),
-            min(window.width, self.width - window.left),
-        )
+        inside = window.within(self.height, self.width)
         pixels: dict[str, Float[Array, "h w _ _"]] = {}
         valid: dict[str, Bool[Array, "h w _"]] = {}
-        for name, modality in self.modalities.items():
-            layer = self.inputs.layers[name]
-            length = len(self.timestamps) if modality.temporal else 1
-            pixels[name] = np.zeros((window.height, window.width, length, modality.channels), np.float32)
-            valid[name] = np.zeros((window.height, window.width, length), bool)
-            scale, shift = self._scaling[name]
-            channels = list(layer.channels)
-            for step, path in layer.files.items():
+        for name, layer in self.inputs.layers.items():
+            length = len(self.timestamps) if layer.modality.temporal else 1
+            pixels[name] = np.zeros((window.height, window.width, length, layer.modality.channels), np.float32)
+            valid[name] = np.zeros(pixels[name].shape[:3], bool)
+            absent = [c for s in layer.absent for c in layer.modality.band_set_channels[s]]
+            for step, path in self.inputs.scene.files[name].items():
                 try:
-                    values, there = self._files.read(path, layer.bands[path], inside, layer.nodata)
+                    image = layer.modality.normalise(*layer.read(self._files, path, inside, self.grid))
                 except BrokenSampleError as error:
                     raise InputError(str(error)) from error
-                values *= scale[channels]
-                values += shift[channels]
-                values[~there] = 0
-                into = pixels[name][: inside.height, : inside.width, step]
-                if channels == list(range(modality.channels)):
-                    into[...] = values
-                else:
-                    into[..., channels] = values
-                valid[name][: inside.height, : inside.width, step] = there
+                place = (slice(inside.height), slice(inside.width), step)
+                pixels[name][place], valid[name][place] = image
+            pixels[name][..., absent] = 0
         return Crop(pixels, valid, self.timestamps, None)
 
     def windows_with_data(self, side: int, count: int, seed: int = 0) -> Iterator[Crop]:
         """Up to `count` windows with something in them, spread over the scene.
 
-        Where most of it is empty, all of it is gone through, row by row, until as many are found.
+        Where most of the scene is empty, the rest of it is read row by row until there are as many.
         """
         rows, columns = -(-self.height // side), -(-self.width // side)
         spread = _spread(rows * columns, min(4 * count, rows * columns), seed)
-        taken = set(spread)
-        found = 0
-        for place in itertools.chain(spread, (other for other in range(rows * columns) if other not in taken)):
-            crop = self.read(Window(place // columns * side, place % columns * side, side, side))
-            if any(there.any() for there in crop.valid.values()):
-                found += 1
-                yield crop
-                if found == count:
-                    return
+        drawn = set(spread)
+        order = itertools.chain(spread, (number for number in range(rows * columns) if number not in drawn))
+        windows = (Window(number // columns * side, number % columns * side, side, side) for number in order)
+        crops = (crop for crop in map(self.read, windows) if any(valid.any() for valid in crop.valid.values()))
+        yield from itertools.islice(crops, count)
 
 
 def _spread(length: int, count: int, seed: int) -> list[int]:
-    """`count` of `length` places, one drawn from each of as many equal parts, in random order."""
+    """`count` of `length` numbers, one drawn from each of as many equal parts, in random order."""
     rng = np.random.default_rng(seed)
     edges = np.linspace(0, length, count + 1)
     drawn = np.floor(edges[:-1] + rng.random(count) * np.diff(edges)).astype(int)
-    return [int(place) for place in rng.permutation(np.unique(drawn))]
-
-
-def _scaling(modality: Modality) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-    """Factor and summand of `Modality.normalise`, in float32: one product instead of four in float64."""
-    assert modality.mean is not None
-    assert modality.std is not None
-    mean, std = np.asarray(modality.mean), np.asarray(modality.std)
-    return (1 / (4 * std)).astype(np.float32), (0.5 - mean / (4 * std)).astype(np.float32)
+    return [int(number) for number in rng.permutation(np.unique(drawn))]

@@ -128,7 +128,7 @@ def test_a_broken_tile_is_named_and_the_others_are_read(tmp_path: Path, victim: 
             np.testing.assert_array_equal(whole(source, number).images["images"][:, :, 0, 0], noise[number])
 
 
-@pytest.mark.parametrize(("damage", "message"), [(_regrid, "not on the grid"), (_rename_bands, "no band 'a'")])
+@pytest.mark.parametrize(("damage", "message"), [(_regrid, "warp them to one grid"), (_rename_bands, "no band 'a'")])
 def test_a_tile_unlike_the_others_is_broken(tmp_path: Path, damage: Any, message: str) -> None:
     for folder in ("images", "labels"):
         for number in range(2):

@@ -17,7 +17,6 @@ from rasterio.warp import transform as reproject_points
 from rasterio.windows import Window as RasterWindow
 
 from hybrid_patch.data.source import BrokenSampleError, Window
-from hybrid_patch.errors import InputError
 
 Array = np.ndarray
 
@@ -61,12 +60,12 @@ class Header:
         near = 0.01 * max(abs(self.transform.a), abs(self.transform.b))
         # The far corner too: a small difference of the pixel size adds up.
         for corner in ((0.0, 0.0), (float(self.width), float(self.height))):
-            if any(abs(a - b) > near for a, b in zip(self.place(*corner), other.place(*corner), strict=True)):
+            if any(abs(a - b) > near for a, b in zip(self.position(*corner), other.position(*corner), strict=True)):
                 return False
         return bool(self.crs == other.crs)
 
-    def place(self, column: float, row: float) -> tuple[float, float]:
-        """Coordinates, in the file's reference system, of a point counted in pixels from the upper left corner."""
+    def position(self, column: float, row: float) -> tuple[float, float]:
+        """Coordinates, in the file's reference system, of a point given in pixels from the upper left corner."""
         t = self.transform
         return t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f
 
@@ -74,7 +73,7 @@ class Header:
         """Latitude and longitude, degrees, of a window's centre; None if the file is not georeferenced."""
         if not self.georeferenced:
             return None
-        x, y = self.place(window.left + window.width / 2, window.top + window.height / 2)
+        x, y = self.position(window.left + window.width / 2, window.top + window.height / 2)
         longitude, latitude = reproject_points(self.crs, "EPSG:4326", [x], [y])
         return np.array([latitude[0], longitude[0]])
 
@@ -85,43 +84,9 @@ class Header:
         width = float(np.hypot(self.transform.a, self.transform.d))
         height = float(np.hypot(self.transform.b, self.transform.e))
         if self.crs.is_geographic:
-            _, latitude = self.place(self.width / 2, self.height / 2)
+            _, latitude = self.position(self.width / 2, self.height / 2)
             return METRES_PER_DEGREE * (width * float(np.cos(np.radians(latitude))) + height) / 2
         return float(self.crs.linear_units_factor[1]) * (width + height) / 2
-
-
-def band_names(header: Header, fallback: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
-    """What a file's bands are called: by the file, else `fallback` if they are as many as its bands, else `wanted` in
-    order if those are, else band_1, band_2, ....
-    """
-    names = header.names or (tuple(fallback) if len(fallback) == header.count else ())
-    numbered = tuple(f"band_{number}" for number in range(1, header.count + 1))
-    if not names and len(wanted) == header.count and not set(wanted) & set(numbered):
-        names = tuple(wanted)
-    return names or numbered
-
-
-def places_of(names: Sequence[str], wanted: Sequence[str]) -> tuple[int | None, ...]:
-    """Where among a file's band names the wanted ones are, counted from 1, whatever the case; None where not at all."""
-    exact = {name: number for number, name in enumerate(names, 1)}
-    folded = {name.casefold(): number for number, name in enumerate(names, 1)}
-    return tuple(exact.get(band, folded.get(band.casefold())) for band in wanted)
-
-
-def match_bands(
-    header: Header, fallback: Sequence[str], wanted: Sequence[str], modality: str = "images"
-) -> tuple[int, ...]:
-    """Where in a file the wanted bands are, counted from 1, by name and whatever the case (`band_names`, `places_of`).
-
-    Raises InputError naming file and band.
-    """
-    names = band_names(header, fallback, wanted)
-    found = []
-    for band, number in zip(wanted, places_of(names, wanted), strict=True):
-        if number is None:
-            raise InputError(f"{header.path}: has no band {band!r} of modality {modality!r}; it has {', '.join(names)}")
-        found.append(number)
-    return tuple(found)
 
 
 class RasterFiles:
@@ -163,12 +128,12 @@ class RasterFiles:
         dataset, header = self._file(path)
         if window.top + window.height > header.height or window.left + window.width > header.width:
             raise BrokenSampleError(f"{path}: is {header.height}×{header.width}, too small for {window}")
-        place = RasterWindow(window.left, window.top, window.width, window.height)
+        area = RasterWindow(window.left, window.top, window.width, window.height)
         valid = np.ones((window.height, window.width), bool)
         try:
-            raw: Shaped[Array, "c h w"] = dataset.read(list(bands), window=place)
+            raw: Shaped[Array, "c h w"] = dataset.read(list(bands), window=area)
             if header.masked:
-                valid &= dataset.read_masks(1, window=place) > 0
+                valid &= dataset.read_masks(1, window=area) > 0
         except (RasterioError, OSError) as error:
             self._open.pop(path, None)
             raise BrokenSampleError(f"{path}: {_reason(error)}") from error
@@ -202,8 +167,8 @@ class RasterFiles:
 
 
 def _header(path: Path, dataset: Any) -> Header:
-    kept = [i for i, meaning in enumerate(dataset.colorinterp) if meaning != ColorInterp.alpha]
-    names = tuple((dataset.descriptions[i] or "").strip() for i in kept)
+    bands = [i for i, meaning in enumerate(dataset.colorinterp) if meaning != ColorInterp.alpha]
+    names = tuple((dataset.descriptions[i] or "").strip() for i in bands)
     if not all(names) or len(set(names)) < len(names):
         names = ()
     return Header(
@@ -211,7 +176,7 @@ def _header(path: Path, dataset: Any) -> Header:
         height=dataset.height,
         width=dataset.width,
         names=names,
-        count=len(kept),
+        count=len(bands),
         nodata=tuple(None if value is None else float(value) for value in dataset.nodatavals),
         masked=MaskFlags.per_dataset in dataset.mask_flag_enums[0],
         crs=dataset.crs,
@@ -221,7 +186,5 @@ def _header(path: Path, dataset: Any) -> Header:
 
 def _reason(error: Exception) -> str:
     """The error and what GDAL said below it, on one line."""
-    said = [str(error)]
-    if error.__cause__ is not None:
-        said.append(str(error.__cause__))
-    return " ".join(": ".join(said).split())
+    causes = [error] if error.__cause__ is None else [error, error.__cause__]
+    return " ".join(": ".join(map(str, causes)).split())

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from hybrid_patch.data.rasters.geotiff import RasterFiles
+from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
+from hybrid_patch.data.rasters.scene import check_grid
 from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Window
 from hybrid_patch.errors import InputError
 
 Array = np.ndarray
 
 NO_LABEL_NAMES = ("nodata", "unlabelled", "unlabeled")
-MOST_CLASSES = 1000
+MAX_CLASSES = 1000
 """Without names, a larger label value is taken for a mistake."""
 
 
@@ -30,8 +31,9 @@ class Labels:
     classes: tuple[str, ...]
     unlabelled: tuple[int, ...]
 
-    def read(self, files: RasterFiles, path: Path, window: Window) -> Int[Array, "h w"]:
-        """Class index per pixel, `UNLABELLED` where there is none. Raises BrokenSampleError."""
+    def read(self, files: RasterFiles, path: Path, window: Window, grid: Header) -> Int[Array, "h w"]:
+        """Class index per pixel, `UNLABELLED` where there is none. Raises BrokenSampleError, as `Layer.read` does."""
+        check_grid(files.header(path), grid, BrokenSampleError)
         values, valid = files.read(path, (1,), window)
         codes = values[..., 0].astype(np.int64)
         valid &= (codes == values[..., 0]) & (codes >= 0) & (codes < len(self.classes))
@@ -65,9 +67,8 @@ def _largest(files: RasterFiles, paths: Sequence[Path], unlabelled: Sequence[int
             values, valid = files.read(path, (1,), Window(0, 0, header.height, header.width))
         except BrokenSampleError:
             continue  # Reported when the sample itself is read.
-        present = values[..., 0][valid & ~np.isin(values[..., 0], unlabelled)]
-        if present.size:
-            largest = max(largest, int(present.max()))
-        if largest >= MOST_CLASSES:
+        codes = values[..., 0][valid & ~np.isin(values[..., 0], unlabelled)]
+        largest = max(largest, int(codes.max(initial=-1)))
+        if largest >= MAX_CLASSES:
             raise InputError(f"{path}: holds the label {largest}; name the classes with data.label_classes")
     return largest

@@ -2,45 +2,34 @@
 
 import datetime
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import Int
 
 from hybrid_patch.config.data_options import data_root
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.rasters import Rasters
-from hybrid_patch.data.rasters.geotiff import Header, RasterFiles, match_bands
+from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.index import TileIndex, read_index
 from hybrid_patch.data.rasters.meta import Meta, read_meta
+from hybrid_patch.data.rasters.scene import (
+    UNDATED,
+    Layer,
+    SceneFiles,
+    Series,
+    by_date,
+    check_grid,
+    dates_of,
+    numbered_bands,
+    scene_files,
+    tifs,
+)
 from hybrid_patch.data.source import BrokenSampleError
 from hybrid_patch.errors import InputError
 
-Array = np.ndarray
-
 DEFAULT_GSD = 10.0
 """Metres per pixel where neither meta.json nor the files say."""
-UNDATED = np.array([[1, 0, 1970]], np.int64)
-"""The timestamp of tiles and of scenes without dates; their modalities are static and take no notice of it."""
 ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
-
-
-@dataclass(frozen=True)
-class SceneFiles:
-    """The files of one place, all on one grid.
-
-    Attributes:
-        files: per modality, the file of each timestep that there is one for; a static modality has timestep 0.
-        timestamps: `[T, 3]` day, month 0-11, year.
-        labels: the file of the labels, if there is one.
-    """
-
-    name: str
-    files: Mapping[str, Mapping[int, Path]]
-    timestamps: Int[Array, "t 3"]
-    labels: Path | None
 
 
 @dataclass(frozen=True)
@@ -59,8 +48,8 @@ class Tiles:
     def scene(self, number: int) -> SceneFiles:
         """A tile. One that no folder has is looked for in all of them, and so found missing when it is read."""
         name = self.index.files[number]
-        there = {modality: folder for modality, (folder, names) in self.folders.items() if name in names}
-        folders = there or {modality: folder for modality, (folder, _) in self.folders.items()}
+        having = {modality: folder for modality, (folder, names) in self.folders.items() if name in names}
+        folders = having or {modality: folder for modality, (folder, _) in self.folders.items()}
         labels = self.labels[0] / name if self.labels and name in self.labels[1] else None
         return SceneFiles(name, {modality: {0: folder / name} for modality, folder in folders.items()}, UNDATED, labels)
 
@@ -71,12 +60,12 @@ class Layout:
 
     Attributes:
         content: tiles, or one scene.
-        modalities: what is in it, without statistics yet.
+        layers: what is in it, by modality (without statistics yet).
         grid: the header of one of the scene's files; None for tiles.
     """
 
     content: Tiles | SceneFiles
-    modalities: Mapping[str, Modality]
+    layers: Mapping[str, Layer]
     meta: Meta
     grid: Header | None
 
@@ -115,22 +104,17 @@ def find_layout(config: Rasters, files: RasterFiles) -> Layout:
         raise InputError(f"data.labels={labels.relative_to(root)}: must be {needed}")
     content = _tiles(root, places, labels) if tiled else _series(root, places, labels)
     headers = {name: _first_header(_files_of(name, content), files, root) for name in places}
-    modalities = {
+    layers = {
         name: _declared(config.modalities[name], name, kinds[name], header, meta)
         if config.modalities
         else _found(name, kinds[name], header, meta)
         for name, header in headers.items()
     }
     if isinstance(content, Tiles):
-        return Layout(content, modalities, meta, None)
+        return Layout(content, layers, meta, None)
     grid = next(iter(headers.values()))
-    _check_grid(content, modalities, grid, meta, files)
-    return Layout(content, modalities, meta, grid)
-
-
-def tifs(folder: Path) -> list[Path]:
-    """The GeoTIFFs of a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".tif", ".tiff"))
+    _check_files(content, layers, grid, files)
+    return Layout(content, layers, meta, grid)
 
 
 # --- where things are -------------------------------------------------------------------------------------------------
@@ -175,12 +159,12 @@ def _kind(place: Path) -> str:
     """`static` (one file), `dated` or `tiles` (a folder)."""
     if place.is_file():
         return "static"
-    inside = tifs(place)
-    if not inside:
+    paths = tifs(place)
+    if not paths:
         raise InputError(f"{place}: no .tif files in this folder")
-    undated = [path for path in inside if not ISO_DATE.match(path.name)]
-    if undated and len(undated) < len(inside):
-        dated = next(path for path in inside if path not in undated)
+    undated = [path for path in paths if not ISO_DATE.match(path.name)]
+    if undated and len(undated) < len(paths):
+        dated = next(path for path in paths if path not in undated)
         raise InputError(f"{place}: {dated.name} has a date and {undated[0].name} has none; a series has dates in all")
     return "tiles" if undated else "dated"
 
@@ -192,26 +176,17 @@ def _tiles(root: Path, places: Mapping[str, Path], labels: Path | None) -> Tiles
 
 
 def _series(root: Path, places: Mapping[str, Path], labels: Path | None) -> SceneFiles:
-    dated: dict[str, dict[datetime.date, Path]] = {}
-    for name, place in places.items():
-        if place.is_dir():
-            dated[name] = {}
-            for path in tifs(place):
-                try:
-                    date = datetime.date.fromisoformat(path.name[:10])
-                except ValueError as error:
-                    raise InputError(f"{path}: its name starts with {path.name[:10]}, which is no date") from error
-                if date in dated[name]:
-                    raise InputError(f"{path}: {dated[name][date].name} has the same date; a series has one file a day")
-                dated[name][date] = path
-    dates = sorted({date for series in dated.values() for date in series})
-    step = {date: number for number, date in enumerate(dates)}
-    files = {
-        name: {step[date]: path for date, path in dated[name].items()} if name in dated else {0: place}
-        for name, place in places.items()
+    series: dict[str, Series] = {
+        name: by_date(tifs(place), _date) if place.is_dir() else {None: place} for name, place in places.items()
     }
-    timestamps = np.array([[date.day, date.month - 1, date.year] for date in dates], np.int64) if dates else UNDATED
-    return SceneFiles(root.name, files, timestamps, labels)
+    return scene_files(root.name, series, dates_of(series.values()), labels)
+
+
+def _date(path: Path) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(path.name[:10])
+    except ValueError as error:
+        raise InputError(f"{path}: its name starts with {path.name[:10]}, which is no date") from error
 
 
 # --- what the modalities are ------------------------------------------------------------------------------------------
@@ -233,44 +208,32 @@ def _first_header(paths: Iterable[Path], files: RasterFiles, root: Path) -> Head
     raise InputError(f"data.root={root}: no file can be opened; the first: {problem}")
 
 
-def _found(name: str, kind: str, header: Header, meta: Meta) -> Modality:
+def _found(name: str, kind: str, header: Header, meta: Meta) -> Layer:
     named = header.names or meta.names("bands", name)
-    bands = named if len(named) == header.count else tuple(f"band_{i}" for i in range(1, header.count + 1))
+    bands = named if len(named) == header.count else numbered_bands(header)
     gsd = meta.number("resolution_m", name) or header.gsd() or DEFAULT_GSD
-    return Modality(bands=bands, band_sets=(bands,), temporal=kind == "dated", gsd=gsd)
+    return Layer(name, Modality(bands=bands, band_sets=(bands,), temporal=kind == "dated", gsd=gsd), meta)
 
 
-def _declared(modality: Modality, name: str, kind: str, header: Header, meta: Meta) -> Modality:
+def _declared(modality: Modality, name: str, kind: str, header: Header, meta: Meta) -> Layer:
     if modality.temporal != (kind == "dated"):
         why = "its files have dates" if kind == "dated" else "its files have no dates"
         raise InputError(f"data.modalities.{name}.temporal: must be {str(kind == 'dated').lower()}, as {why}")
-    match_bands(header, meta.names("bands", name), modality.bands, name)
-    return modality
+    layer = Layer(name, modality, meta)
+    layer.match(header)
+    return layer
 
 
-def _check_grid(
-    scene: SceneFiles, modalities: Mapping[str, Modality], first: Header, meta: Meta, files: RasterFiles
-) -> None:
-    """All files of a scene lie on each other and have the bands; a file that cannot be opened is found when read."""
-    for name, modality in modalities.items():
-        for path in scene.files[name].values():
-            _check_file(path, first, files, (modality.bands, meta.names("bands", name), name))
-    if scene.labels:
-        _check_file(scene.labels, first, files, None)
-
-
-def _check_file(
-    path: Path, first: Header, files: RasterFiles, bands: tuple[Sequence[str], Sequence[str], str] | None
-) -> None:
-    try:
-        header = files.header(path)
-    except BrokenSampleError:
-        return
-    if not header.same_grid(first):
-        raise InputError(
-            f"{path}: {header.height}×{header.width} pixels at {tuple(header.transform)[:6]}, but {first.path} has "
-            f"{first.height}×{first.width} at {tuple(first.transform)[:6]}; warp them to one grid"
-        )
-    if bands is not None:
-        wanted, fallback, modality = bands
-        match_bands(header, fallback, wanted, modality)
+def _check_files(scene: SceneFiles, layers: Mapping[str, Layer], grid: Header, files: RasterFiles) -> None:
+    """All files of a scene are on one grid and have the bands; one that cannot be opened is reported when read."""
+    checks: list[tuple[Path, Layer | None]] = [
+        (path, layer) for name, layer in layers.items() for path in scene.files[name].values()
+    ]
+    for path, layer in [*checks, *([(scene.labels, None)] if scene.labels else [])]:
+        try:
+            header = files.header(path)
+        except BrokenSampleError:
+            continue
+        check_grid(header, grid)
+        if layer is not None:
+            layer.match(header)

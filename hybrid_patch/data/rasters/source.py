@@ -3,17 +3,17 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.rasters import Rasters
-from hybrid_patch.data.rasters.geotiff import Header, RasterFiles, match_bands
+from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.labels import find_labels
-from hybrid_patch.data.rasters.layout import Layout, SceneFiles, Tiles, find_layout
-from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Sample, Window
+from hybrid_patch.data.rasters.layout import Layout, Tiles, find_layout
+from hybrid_patch.data.rasters.scene import SceneFiles
+from hybrid_patch.data.source import UNLABELLED, Sample, Window
 from hybrid_patch.data.split import hold_out, split_blocks
 from hybrid_patch.data.statistics import fit
 from hybrid_patch.errors import InputError
@@ -40,7 +40,7 @@ class Division:
 
 
 class RasterSource:
-    """A `Source` of the GeoTIFFs of a folder. What lies where is found by `raster_layout`.
+    """A `Source` of the GeoTIFFs of a folder. See `layout` for what is found in it.
 
     Raises InputError when it is made if the folder does not hold what the configuration says.
     """
@@ -48,7 +48,7 @@ class RasterSource:
     def __init__(self, config: Rasters) -> None:
         self._files = RasterFiles()
         self._layout = find_layout(config, self._files)
-        self.modalities: Mapping[str, Modality] = self._layout.modalities
+        self.modalities: Mapping[str, Modality] = {name: layer.modality for name, layer in self._layout.layers.items()}
         paths = self._layout.label_files
         names = config.label_classes or self._layout.meta.names("classes")
         self._labels = find_labels(self._files, paths, names, config.label_nodata) if paths else None
@@ -76,57 +76,34 @@ class RasterSource:
         """The path of a tile; the folder, and the block's first row and column."""
         content = self._layout.content
         if isinstance(content, Tiles):
-            return str(_any_file(content.scene(index)))
+            return str(content.scene(index).paths[0])
         _, block, _ = self._sample(index)
         return f"{content.name}[{block.top}:{block.top + block.height}, {block.left}:{block.left + block.width}]"
 
     def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
         """Read a window of a sample at some of its timesteps; see `Source.read`."""
         scene, block, grid = self._sample(index)
-        place = Window(block.top + window.top, block.left + window.left, window.height, window.width)
+        area = Window(block.top + window.top, block.left + window.left, window.height, window.width)
         images: dict[str, Float[Array, "h w _ _"]] = {}
         valid: dict[str, Bool[Array, "h w _"]] = {}
-        for name, modality in self.modalities.items():
-            if name not in scene.files:
-                continue
-            steps = timesteps if modality.temporal else np.zeros(1, np.int64)
-            images[name] = np.zeros((window.height, window.width, len(steps), len(modality.bands)), np.float32)
+        for name, series in scene.files.items():
+            layer = self._layout.layers[name]
+            steps = timesteps if layer.modality.temporal else np.zeros(1, np.int64)
+            images[name] = np.zeros((window.height, window.width, len(steps), len(layer.modality.bands)), np.float32)
             valid[name] = np.zeros(images[name].shape[:3], bool)
-            for position, step in enumerate(steps):
-                path = scene.files[name].get(int(step))
-                if path is not None:
-                    self._check_grid(path, grid)
-                    values = self._read_file(path, name, modality, place)
-                    images[name][:, :, position], valid[name][:, :, position] = values
+            for i, step in enumerate(steps.tolist()):
+                if step in series:
+                    images[name][:, :, i], valid[name][:, :, i] = layer.read(self._files, series[step], area, grid)
         labels = None
         if self._labels:
             labels = np.full((window.height, window.width), UNLABELLED, np.int64)
             if scene.labels:
-                self._check_grid(scene.labels, grid)
-                labels = self._labels.read(self._files, scene.labels, place)
+                labels = self._labels.read(self._files, scene.labels, area, grid)
         label = None if self._tile_labels is None else self._class_of(self._tile_labels[index])
-        return Sample(images, valid, scene.timestamps[timesteps], grid.latlon(place), labels, label)
+        return Sample(images, valid, scene.timestamps[timesteps], grid.latlon(area), labels, label)
 
     def _class_of(self, name: str) -> int:
         return self.classes.index(name) if name in self.classes else UNLABELLED
-
-    def _read_file(
-        self, path: Path, name: str, modality: Modality, place: Window
-    ) -> tuple[Float[Array, "h w c"], Bool[Array, "h w"]]:
-        meta = self._layout.meta
-        try:
-            bands = match_bands(self._files.header(path), meta.names("bands", name), modality.bands, name)
-        except InputError as error:
-            raise BrokenSampleError(str(error)) from error
-        return self._files.read(path, bands, place, meta.number("nodata", name))
-
-    def _check_grid(self, path: Path, grid: Header) -> None:
-        header = self._files.header(path)
-        if not header.same_grid(grid):
-            raise BrokenSampleError(
-                f"{path}: {header.height}×{header.width} pixels, not on the grid of {grid.path} "
-                f"({grid.height}×{grid.width})"
-            )
 
     def _sample(self, index: int) -> tuple[SceneFiles, Window, Header]:
         """The files of a sample, which part of them it is, and their grid."""
@@ -136,7 +113,7 @@ class RasterSource:
             assert grid is not None
             return content, blocks[index], grid
         scene = content.scene(index)
-        header = self._files.header(_any_file(scene))
+        header = self._files.header(scene.paths[0])
         return scene, Window(0, 0, header.height, header.width), header
 
 
@@ -147,11 +124,6 @@ def _tile_labels(layout: Layout) -> tuple[str, ...] | None:
 
 def _names(tile_labels: tuple[str, ...] | None) -> tuple[str, ...]:
     return tuple(sorted({name for name in tile_labels or () if name}))
-
-
-def _any_file(scene: SceneFiles) -> Path:
-    """The first file of a scene."""
-    return next(path for series in scene.files.values() for path in series.values())
 
 
 def _divide(layout: Layout, config: Rasters) -> Division:
@@ -167,8 +139,10 @@ def _divide(layout: Layout, config: Rasters) -> Division:
         division = Division(train, val, index.group_numbers(), None)
     else:
         assert layout.grid is not None
-        blocks, held, groups = split_blocks(layout.grid.height, layout.grid.width, config.block, config.val_share)
-        division = Division(np.flatnonzero(~held), np.flatnonzero(held), groups, blocks)
+        blocks, held_out_blocks, groups = split_blocks(
+            layout.grid.height, layout.grid.width, config.block, config.val_share
+        )
+        division = Division(np.flatnonzero(~held_out_blocks), np.flatnonzero(held_out_blocks), groups, blocks)
     if len(division.train) == 0:
         raise InputError(f"data.root={config.root}: index.csv lists no tile with the split train")
     if len(division.val) == 0 and config.val_share > 0:
@@ -180,9 +154,9 @@ def _why_no_validation(layout: Layout, config: Rasters) -> str:
     content = layout.content
     if isinstance(content, SceneFiles):
         assert layout.grid is not None
-        would = max(layout.grid.height, layout.grid.width) // 2
+        side = max(layout.grid.height, layout.grid.width) // 2
         return (
             f"the scene is less than two blocks of data.block={config.block} pixels high and wide; "
-            f"would do: data.block={would} or less"
+            f"try data.block={side} or less"
         )
     return "all tiles are of one group" if content.index.splits is None else "index.csv has none with the split val"

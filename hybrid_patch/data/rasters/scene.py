@@ -1,0 +1,169 @@
+"""The files of one place: their dates, bands and grid. Training, evaluation and maps read them through this module."""
+
+import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
+from hybrid_patch.data.rasters.meta import Meta
+from hybrid_patch.data.source import BrokenSampleError, Window
+from hybrid_patch.errors import InputError
+
+Array = np.ndarray
+
+UNDATED = np.array([[1, 0, 1970]], np.int64)
+"""The timestamp of tiles and of scenes without dates; their modalities are static and take no notice of it."""
+Series = Mapping[datetime.date | None, Path]
+"""The files of a modality by date; a static modality has one file, of date None."""
+
+
+@dataclass(frozen=True)
+class SceneFiles:
+    """The files of one place, all on one grid.
+
+    Attributes:
+        files: per modality, the file of each timestep that there is one for; a static modality has timestep 0.
+        timestamps: `[T, 3]` day, month 0-11, year.
+        labels: the file of the labels, if there is one.
+    """
+
+    name: str
+    files: Mapping[str, Mapping[int, Path]]
+    timestamps: Int[Array, "t 3"]
+    labels: Path | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """All image files."""
+        return [path for series in self.files.values() for path in series.values()]
+
+
+def tifs(folder: Path) -> list[Path]:
+    """The GeoTIFFs of a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".tif", ".tiff"))
+
+
+def by_date(paths: Iterable[Path], date_of: Callable[[Path], datetime.date]) -> dict[datetime.date | None, Path]:
+    """The files of a series. Raises InputError if two have the same date."""
+    series: dict[datetime.date | None, Path] = {}
+    for path in paths:
+        date = date_of(path)
+        if date in series:
+            raise InputError(
+                f"{path}: another file has the same date, {series[date].name}; a series has one file a day"
+            )
+        series[date] = path
+    return series
+
+
+def dates_of(series: Iterable[Series]) -> list[datetime.date]:
+    """All dates of some series, in order."""
+    return sorted({date for files in series for date in files if date is not None})
+
+
+def scene_files(
+    name: str, series: Mapping[str, Series], dates: Sequence[datetime.date], labels: Path | None = None
+) -> SceneFiles:
+    """The scene of some series; `dates` are its timesteps. Modalities without a file at any of them are left out."""
+    steps: dict[datetime.date | None, int] = {None: 0} | {date: step for step, date in enumerate(dates)}
+    files = {
+        modality: {steps[date]: path for date, path in dated.items() if date in steps}
+        for modality, dated in series.items()
+    }
+    timestamps = np.array([[date.day, date.month - 1, date.year] for date in dates], np.int64) if dates else UNDATED
+    return SceneFiles(name, {modality: placed for modality, placed in files.items() if placed}, timestamps, labels)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How the files of a modality are read.
+
+    Attributes:
+        meta: what describes files that have no band names, or no nodata value, of their own.
+        nodata: the value that means 'no data' in files that declare none; None: that of `meta`.
+        absent: numbers of the band sets that are not read.
+    """
+
+    name: str
+    modality: Modality
+    meta: Meta
+    nodata: float | None = None
+    absent: tuple[int, ...] = ()
+
+    @cached_property
+    def channels(self) -> list[int]:
+        """The modality's bands that are read."""
+        sets = self.modality.band_set_channels if self.modality.kind == "continuous" else ((0,),)
+        return sorted(channel for number, each in enumerate(sets) if number not in self.absent for channel in each)
+
+    def names(self, header: Header) -> tuple[str, ...]:
+        """What a file's bands are called: by the file, else by meta.json if that names as many, else as the modality
+        names them, in order, if that has as many; else band_1, band_2, ....
+        """
+        fallback, bands = self.meta.names("bands", self.name), self.modality.bands
+        names = header.names or (fallback if len(fallback) == header.count else ())
+        numbered = numbered_bands(header)
+        if not names and len(bands) == header.count and not set(bands) & set(numbered):
+            names = bands
+        return names or numbered
+
+    def positions(self, header: Header) -> tuple[int | None, ...]:
+        """Where in a file each band of the modality is, counted from 1, whatever the case; None: nowhere."""
+        names = self.names(header)
+        exact = {name: number for number, name in enumerate(names, 1)}
+        folded = {name.casefold(): number for number, name in enumerate(names, 1)}
+        return tuple(exact.get(band, folded.get(band.casefold())) for band in self.modality.bands)
+
+    def match(self, header: Header) -> list[int]:
+        """Where in a file the bands that are read are, counted from 1. Raises InputError naming file and band."""
+        positions, matched = self.positions(header), []
+        for channel in self.channels:
+            position = positions[channel]
+            if position is None:
+                raise InputError(
+                    f"{header.path}: has no band {self.modality.bands[channel]!r} of modality {self.name!r}; "
+                    f"it has {', '.join(self.names(header))}"
+                )
+            matched.append(position)
+        return matched
+
+    def read(
+        self, files: RasterFiles, path: Path, window: Window, grid: Header
+    ) -> tuple[Float[Array, "h w c"], Bool[Array, "h w"]]:
+        """The bands of a file in a window, zeros where not read, and where those that are read are valid.
+
+        Raises BrokenSampleError, also for a file that is not on the scene's grid or lacks a band.
+        """
+        header = files.header(path)
+        try:
+            check_grid(header, grid)
+            bands = self.match(header)
+        except InputError as error:
+            raise BrokenSampleError(str(error)) from error
+        nodata = self.meta.number("nodata", self.name) if self.nodata is None else self.nodata
+        values, valid = files.read(path, bands, window, nodata)
+        if not self.absent:
+            return values, valid
+        image = np.zeros((*valid.shape, len(self.modality.bands)), np.float32)
+        image[..., self.channels] = values
+        return image, valid
+
+
+def numbered_bands(header: Header) -> tuple[str, ...]:
+    """Names for bands that have none."""
+    return tuple(f"band_{number}" for number in range(1, header.count + 1))
+
+
+def check_grid(header: Header, grid: Header, error: type[Exception] = InputError) -> None:
+    """Raises an error if the pixels of a file do not lie on those of another one of its scene."""
+    if not header.same_grid(grid):
+        raise error(
+            f"{header.path}: {header.height}×{header.width} pixels at {tuple(header.transform)[:6]}, but {grid.path} "
+            f"has {grid.height}×{grid.width} at {tuple(grid.transform)[:6]}; warp them to one grid"
+        )
