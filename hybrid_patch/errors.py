@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,10 @@ def broken_pipe_ends() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        if not poll.poll(0):  # it was another pipe, such as a worker's
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its exit
         sys.exit(BROKEN_PIPE)
 

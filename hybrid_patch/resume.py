@@ -1,36 +1,37 @@
-"""Train the run that is frozen in a directory: `python -m hybrid_patch.resume <run directory>`.
+"""Train the run whose config is in a directory, or go on with it.
 
-The same training as `python -m hybrid_patch.train`, from the directory's own `config.yaml` instead of overrides: how
-the members of a submitted sweep start, and how a run is gone on with by hand. Exit codes as there.
+The same training as `hybrid-patch train`, from the directory's own `config.yaml` instead of overrides: how the members
+of a submitted sweep start, and how a run is gone on with by hand. Exit codes as there.
 """
 
+import dataclasses
 import signal
-import sys
 from pathlib import Path
+from typing import Annotated
 
-from hybrid_patch.config.options import wait_briefly
-from hybrid_patch.errors import InputError, input_errors_end
+from hybrid_patch.config.options import Positional, run_command
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResumeOptions:
+    """What the command line asks for."""
+
+    run: Annotated[Path, Positional("DIR", "the run's directory")]
 
 
 def main() -> None:
     """The command."""
-    arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
-        print(__doc__)
-        return
-    wait_briefly()
-    with input_errors_end():
-        if len(arguments) != 1:
-            raise InputError(f"{' '.join(arguments) or 'no arguments'}: takes one argument, the directory of a run")
-        import dataclasses
+    run_command("hybrid-patch resume", __doc__, ResumeOptions, resume)
 
-        from hybrid_patch.config.frozen import frozen_config
 
-        folder = Path(arguments[0])
-        config = dataclasses.replace(frozen_config(folder), run_dir=str(folder))
-        from hybrid_patch.train.attempt import train
+def resume(options: ResumeOptions) -> int:
+    """Train. Returns the exit code."""
+    from hybrid_patch.config.frozen import frozen_config
 
-        sys.exit(train(config))
+    config = dataclasses.replace(frozen_config(options.run), run_dir=str(options.run))
+    from hybrid_patch.train.attempt import train
+
+    return train(config)
 
 
 if __name__ == "__main__":

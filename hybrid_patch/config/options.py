@@ -203,13 +203,12 @@ def _option_of(argument: str, fields: Mapping[str, "_Option"], given: Mapping[st
             if isinstance(option.mark, Overrides) and option.mark.takes(key):
                 return option
         if re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.]*", key):
-            known = [name for option in fields.values() for name in option.names()]
+            known = _names(fields)
             raise InputError(f"{argument}: unknown key; takes: {', '.join(known)}{did_you_mean(key, known)}")
     for option in fields.values():
         if isinstance(option.mark, Positional) and (option.many or option.name not in given):
             return option
-    known = [name for option in fields.values() for name in option.names()]
-    raise InputError(f"{argument}: one argument too many; takes: {', '.join(known)}")
+    raise InputError(f"{argument}: one argument too many; takes: {', '.join(_names(fields))}")
 
 
 def _set_once(values: dict[str, Any], key: str, value: str, shown: str) -> None:
@@ -324,6 +323,15 @@ def _fields(options: type) -> dict[str, _Option]:
             default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
             found[field.name] = _Option(field.name, hints[field.name], marks[0], default)
     return found
+
+
+def option_names(options: type) -> list[str]:
+    """The keys that a command takes, for messages."""
+    return _names(_fields(options))
+
+
+def _names(fields: Mapping[str, _Option]) -> list[str]:
+    return [name for option in fields.values() for name in option.names()]
 
 
 def _choices(annotation: Any) -> list[Any]:

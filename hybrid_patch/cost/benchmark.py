@@ -1,157 +1,149 @@
-"""Compare what variants cost: `python -m hybrid_patch.benchmark variants=[ps8,hybrid,ps1] rounds=7 [overrides]`.
+"""Measure and compare what variants cost: a training step's time by phase, and its peak memory.
 
 Real training steps on fixed data, forward, backward and optimizer apart. The variants take turns in random order within
 each round, so that a drift of the machine hits all alike, and are compared by the ratios of their times in the same
 round. The first step of each, in which torch.compile works, is told apart. Peak memory is that of a process of its own.
 """
 
-import re
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.literal import output_file, refuse_flags, take_keys, take_paths
-from hybrid_patch.config.options import wait_briefly
+from hybrid_patch.config.options import (
+    Count,
+    Items,
+    Option,
+    OutputFile,
+    Overrides,
+    Positional,
+    option_names,
+    run_command,
+)
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.formatting import format_interval, log, new_table
-from hybrid_patch.errors import InputError, input_errors_end, require_extra
+from hybrid_patch.errors import InputError, require_extra
 from hybrid_patch.runs.atomic_files import write_json
 
-VARIANTS = {
-    "ps8": ["patch=ps8"],
-    "ps4": ["patch=ps4"],
-    "ps2": ["patch=ps2"],
-    "ps1": ["patch=ps1"],
-    "hybrid": ["patch=hybrid", "upsampler=bilinear"],
-    "guided": ["patch=hybrid", "upsampler=guided"],
-    "learned": ["patch=hybrid", "upsampler=learned"],
-    "subpixel": ["patch=hybrid", "upsampler=subpixel"],
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "ps8": ("patch=ps8",),
+    "ps4": ("patch=ps4",),
+    "ps2": ("patch=ps2",),
+    "ps1": ("patch=ps1",),
+    "hybrid": ("patch=hybrid", "upsampler=bilinear"),
+    "guided": ("patch=hybrid", "upsampler=guided"),
+    "learned": ("patch=hybrid", "upsampler=learned"),
+    "subpixel": ("patch=hybrid", "upsampler=subpixel"),
 }
 """Overrides by name; `define.<name>='[…]'` adds to them."""
 
-USAGE = f"""{__doc__}
-  variants=[a,b]      what is compared: {", ".join(VARIANTS)}, or your own (default [ps8,hybrid,ps1])
-  define.NAME='[…]'   your own: a list of overrides, as define.mine='[patch=hybrid,upsampler=subpixel]'
-  sweep.KEY=[a,b,c]   all of it for several values of a key, with the exponent of growth: sweep.data.tile=[32,64,128]
-  rounds=N            how often each is timed (default 7)
-  warmup=N            how often each is run before, after a first step of its own (default 2)
-  limit_s=SECONDS     a variant whose first steps take longer is left out (default 300)
-  output=FILE.json    write the report, and a plot beside it (FILE.png)
-  key=value           an override for all variants, as in hybrid_patch.train (its --help lists them)
-"""
-OWN_KEYS = ("variants", "define.NAME", "sweep.KEY", "rounds", "warmup", "limit_s", "output")
-DEFAULTS = {"variants": "[ps8,hybrid,ps1]", "rounds": "7", "warmup": "2", "limit_s": "300"}
 
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """What the command line asks for."""
 
-class Plan(NamedTuple):
-    """What the command line asks for.
+    variants: Annotated[
+        Items[str], Option("[a,b]", f"what is compared: {', '.join(VARIANTS)}, or your own by define")
+    ] = ("ps8", "hybrid", "ps1")
+    define: Annotated[
+        dict[str, Items[str]],
+        Option("NAME=[…]", "your own: a list of overrides, as define.mine='[patch=hybrid,upsampler=subpixel]'"),
+    ] = field(default_factory=dict)
+    sweep: Annotated[
+        dict[str, Items[str]],
+        Option(
+            "KEY=[a,b]", "all of it for several values of a key, and the exponent of growth: sweep.data.tile=[8,16]"
+        ),
+    ] = field(default_factory=dict)
+    rounds: Annotated[Count, Option("N", "how often each is timed")] = 7
+    warmup: Annotated[Count, Option("N", "how often each is run before, after a first step of its own")] = 2
+    limit_s: Annotated[Count, Option("SECONDS", "a variant whose first steps take longer is left out")] = 300
+    output: Annotated[
+        OutputFile | None, Positional("FILE.json", "write the report, and a plot beside it (FILE.png)")
+    ] = None
+    overrides: Annotated[
+        tuple[str, ...],
+        Overrides({"key=value": "an override for all variants, as in hybrid-patch train, whose --help lists them"}),
+    ] = ()
 
-    Attributes:
-        points: the variants' configs, for each value of the key that is swept; a single point without a sweep.
-        key: the key that is swept, or None.
-        values: its values, as they are written.
-    """
+    def __post_init__(self) -> None:
+        defined = VARIANTS | self.define
+        unknown = [name for name in self.variants if name not in defined]
+        if unknown or not self.variants:
+            wrong = f"unknown {', '.join(unknown)}" if unknown else "none named"
+            known = f"{', '.join(defined)}, or define.<name>='[…]'"
+            raise InputError(f"variants=[{','.join(self.variants)}]: {wrong}; takes: {known}")
+        if len(self.sweep) > 1:
+            raise InputError(f"sweep.{' sweep.'.join(self.sweep)}: one key at a time can be swept")
+        if self.key is not None and not self.values:
+            raise InputError(f"sweep.{self.key}=[]: no value; write sweep.{self.key}=[a,b]")
+        if self.output is not None:
+            require_extra("report", "matplotlib")
+        self.points  # noqa: B018  # errors of its configs before anything is measured
 
-    points: list[dict[str, Config]]
-    key: str | None
-    values: list[str]
-    rounds: int
-    warmup: int
-    limit_s: int
-    output: Path | None
+    @property
+    def key(self) -> str | None:
+        """The key that is swept, or None."""
+        return next(iter(self.sweep), None)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Its values, as they are written."""
+        return self.sweep[self.key] if self.key is not None else ()
+
+    @cached_property
+    def points(self) -> list[dict[str, Config]]:
+        """The variants' configs, for each value of the key that is swept; a single point without a sweep."""
+        points = [[f"{self.key}={value}"] for value in self.values] or [[]]
+        return [{name: self._config(name, point) for name in self.variants} for point in points]
+
+    def _config(self, name: str, point: list[str]) -> Config:
+        variant = (VARIANTS | self.define)[name]
+        try:
+            return compose(["logger=none", "evaluation=none", *self.overrides, *point, *variant])
+        except InputError as error:
+            own = ", ".join(option_names(BenchmarkOptions))
+            hint = f" (the benchmark's own keys: {own})" if "unknown key" in str(error) else ""
+            raise InputError(f"variant {name}: {error}{hint}") from error
 
 
 def main() -> None:
     """The command."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(USAGE)
-        return
-    with input_errors_end():
-        plan = read(sys.argv[1:])
-        if plan.output is not None:
-            require_extra("report", "matplotlib")
-    wait_briefly()
-    report = measure(plan)
+    run_command("hybrid-patch benchmark", __doc__, BenchmarkOptions, benchmark_command)
+
+
+def benchmark_command(options: BenchmarkOptions) -> None:
+    """Measure, print the tables, write the report."""
+    report = measure(options)
     Console(width=None if sys.stdout.isatty() else 150).print(*tables(report))
-    if plan.output is not None:
+    if options.output is not None:
         from hybrid_patch.cost.plot import draw_benchmark
 
-        write_json(plan.output, report)
-        draw_benchmark(report, plan.output.with_suffix(".png"))
+        write_json(options.output, report)
+        draw_benchmark(report, options.output.with_suffix(".png"))
 
 
-def read(arguments: Sequence[str]) -> Plan:
-    """The plan of a command line; raises InputError, naming the variant whose config is bad."""
-    refuse_flags(arguments, OWN_KEYS)
-    paths, rest = take_paths(arguments, ["output"])
-    own, others = take_keys(rest, DEFAULTS)
-    defined = dict(VARIANTS)
-    swept: dict[str, list[str]] = {}
-    overrides = []
-    for argument in others:
-        key, _, value = argument.partition("=")
-        if key.startswith("define."):
-            defined[key.removeprefix("define.")] = _list(key, value)
-        elif key.startswith("sweep."):
-            swept[key.removeprefix("sweep.")] = _list(key, value)
-        else:
-            overrides.append(argument)
-    names = _list("variants", own["variants"])
-    unknown = [name for name in names if name not in defined]
-    if unknown or not names:
-        known = ", ".join(defined)
-        raise InputError(
-            f"variants={own['variants']}: {unknown or 'none named'}; takes: {known}, or define.<name>='[…]'"
-        )
-    if len(swept) > 1:
-        raise InputError(f"sweep.{' sweep.'.join(swept)}: one key at a time can be swept")
-    swept_key = next(iter(swept), None)
-    values = swept[swept_key] if swept_key else []
-    if swept_key and not values:
-        raise InputError(f"sweep.{swept_key}=[]: no value; write sweep.{swept_key}=[a,b]")
-    points = [[f"{swept_key}={value}"] for value in values] if swept_key else [[]]
-    return Plan(
-        [{name: _config(name, [*overrides, *point, *defined[name]]) for name in names} for point in points],
-        swept_key,
-        values,
-        _count("rounds", own["rounds"]),
-        _count("warmup", own["warmup"]),
-        _count("limit_s", own["limit_s"]),
-        output_file(paths),
-    )
-
-
-def _config(name: str, overrides: list[str]) -> Config:
-    try:
-        return compose(["logger=none", "evaluation=none", *overrides])
-    except InputError as error:
-        hint = f" (the benchmark's own keys: {', '.join(OWN_KEYS)})" if "unknown key" in str(error) else ""
-        raise InputError(f"variant {name}: {error}{hint}") from error
-
-
-def measure(plan: Plan) -> dict[str, Any]:
+def measure(options: BenchmarkOptions) -> dict[str, Any]:
     """The report: the machine and what `compare` gives; of a sweep, that for each value, and exponents of growth."""
     from hybrid_patch.cost.compare import compare, exponents
     from hybrid_patch.runs.provenance import provenance
 
     points = []
-    for number, configs in enumerate(plan.points):
-        if plan.key is not None:
-            log(f"{plan.key}={plan.values[number]}")
-        points.append(compare(configs, plan.rounds, plan.warmup, plan.limit_s, log))
+    for number, configs in enumerate(options.points):
+        if options.key is not None:
+            log(f"{options.key}={options.values[number]}")
+        points.append(compare(configs, options.rounds, options.warmup, options.limit_s, log))
     machine = {"machine": provenance(), "command": " ".join(sys.argv[1:])}
-    if plan.key is None:
+    if options.key is None:
         return {**machine, **points[0]}
-    for point, value in zip(points, plan.values, strict=True):
-        point["value"] = f"{plan.key}={value}"
-    sweep = {"key": plan.key, "values": plan.values}
-    return {**machine, "sweep": sweep, "points": points, "exponents": exponents(plan.values, points)}
+    for point, value in zip(points, options.values, strict=True):
+        point["value"] = f"{options.key}={value}"
+    sweep = {"key": options.key, "values": options.values}
+    return {**machine, "sweep": sweep, "points": points, "exponents": exponents(options.values, points)}
 
 
 def tables(report: dict[str, Any]) -> list[Table]:
@@ -219,21 +211,6 @@ def exponents_table(report: dict[str, Any]) -> Table:
     for name, row in report["exponents"].items():
         table.add_row(name, *(f"{row[figure]:.2f}" for figure in ("step_seconds", "peak_memory_bytes")))
     return table
-
-
-def _list(key: str, text: str) -> list[str]:
-    """A list as Hydra writes it: `[a,b]`."""
-    if not re.fullmatch(r"\[.*\]", text, re.DOTALL):
-        raise InputError(f"{key}={text}: not a list; write {key}='[a,b]'")
-    if "=" not in text:
-        return [str(item) for item in yaml.safe_load(text)]
-    return [item.strip() for item in re.split(r",(?![^\[{]*[\]}])", text[1:-1]) if item.strip()]
-
-
-def _count(key: str, text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d*", text):
-        raise InputError(f"{key}={text}: not a whole number above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast batches are loaded: `python -m hybrid_patch.cost.loading_benchmark steps=200 [step=SECONDS] [overrides]`.
+"""Measure how fast batches are loaded.
 
 Opens the data, waits for the first batch, and goes on for some steps, with the worker processes of `runtime.workers`,
 or one if that is 0. Nothing is trained. CPU time is that of the workers, so that others on the machine do not count.
@@ -9,18 +9,20 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import psutil
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.literal import output_file, refuse_flags, take_keys, take_paths
+from hybrid_patch.config.options import Option, OutputFile, Overrides, Positional, Seconds, run_command
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.formatting import format_interval
-from hybrid_patch.errors import InputError, input_errors_end
+from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json
 
 if TYPE_CHECKING:
@@ -29,92 +31,77 @@ if TYPE_CHECKING:
     from hybrid_patch.data.loader import TrainingSteps
     from hybrid_patch.data.source import BrokenSampleError
 
-USAGE = f"""{__doc__}
-  steps=N             batches to load (default 200)
-  step=SECONDS        of a training step: how many workers keep up with it; step=measured measures it, alone and with
-                      loading on, in turns: how much of its speed is left
-  output=FILE.json    write the report
-  key=value           overrides, as in hybrid_patch.train: data=olmoearth data.root=… runtime.workers=2
-"""
-DEFAULTS = {"steps": "200", "step": ""}
 WARM_UP = 10
 """Batches that are loaded before the measurement."""
 LOOKS = 10
 """How often the workers' memory is read."""
 READ_AHEAD = 2
 """Batches per worker that torch's DataLoader holds ready."""
-MEASURED = "measured"
 ROUNDS, BLOCK = 7, 20
 """How often steps alone and steps with loading take turns, and how many of each."""
 
 
-class Request(NamedTuple):
-    """What the command line asks for.
+@dataclass(frozen=True, kw_only=True)
+class LoadingOptions:
+    """What the command line asks for."""
 
-    Attributes:
-        config: with at least one worker, and more training steps than are loaded, so that no worker ends before.
-        steps: batches to load.
-        step: seconds of a training step, if given.
-        measured: whether a step is measured instead.
-        output: a file.
-    """
+    steps: Annotated[int, Field(ge=LOOKS), Option("N", "batches to load")] = 200
+    step: Annotated[
+        Seconds | Literal["measured"] | None,
+        Option(
+            "SECONDS",
+            "of a training step: how many workers keep up with it; step=measured measures it, alone and with loading "
+            "on, in turns: how much of its speed is left",
+        ),
+    ] = None
+    output: Annotated[OutputFile | None, Positional("FILE.json", "write the report")] = None
+    overrides: Annotated[
+        tuple[str, ...],
+        Overrides({"key=value": "overrides, as in hybrid-patch train: data=olmoearth data.root=DIR runtime.workers=2"}),
+    ] = ()
 
-    config: Config
-    steps: int
-    step: float | None
-    measured: bool
-    output: Path | None
+    def __post_init__(self) -> None:
+        self.config  # noqa: B018  # its errors before anything is measured
+
+    @cached_property
+    def config(self) -> Config:
+        """With at least one worker, and more training steps than are loaded, so that no worker ends before."""
+        config = compose([*self.overrides, "logger=none"])
+        workers = max(config.runtime.workers, 1)
+        steps = 1 + WARM_UP + self.steps + 3 * workers
+        return dataclasses.replace(
+            config,
+            trainer=dataclasses.replace(config.trainer, steps=steps),
+            runtime=dataclasses.replace(config.runtime, workers=workers),
+        )
 
 
 def main() -> None:
     """The command."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(USAGE)
-        return
-    with input_errors_end():
-        request = read(sys.argv[1:])
-        report = measure(request)
+    run_command("python -m hybrid_patch.cost.loading_benchmark", __doc__, LoadingOptions, loading_command)
+
+
+def loading_command(options: LoadingOptions) -> None:
+    """Measure, print the table, write the report."""
+    report = measure(options)
     Console(width=None if sys.stdout.isatty() else 120).print(table(report))
-    if request.output is not None:
-        write_json(request.output, report)
+    if options.output is not None:
+        write_json(options.output, report)
 
 
-def read(arguments: Sequence[str]) -> Request:
-    """The request of a command line; raises InputError."""
-    refuse_flags(arguments, (*DEFAULTS, "output"))
-    paths, rest = take_paths(arguments, ["output"])
-    own, overrides = take_keys(rest, DEFAULTS)
-    if not own["steps"].isdigit() or int(own["steps"]) < LOOKS:
-        raise InputError(f"steps={own['steps']}: takes a whole number of {LOOKS} or more")
-    measured = own["step"] == MEASURED
-    try:
-        step = float(own["step"]) if own["step"] and not measured else None
-    except ValueError:
-        step = math.nan
-    if step is not None and not 0 < step < math.inf:
-        raise InputError(f"step={own['step']}: takes seconds above 0, or {MEASURED}")
-    config, steps = compose([*overrides, "logger=none"]), int(own["steps"])
-    workers = max(config.runtime.workers, 1)
-    config = dataclasses.replace(
-        config,
-        trainer=dataclasses.replace(config.trainer, steps=1 + WARM_UP + steps + 3 * workers),
-        runtime=dataclasses.replace(config.runtime, workers=workers),
-    )
-    return Request(config, steps, step, measured, output_file(paths))
-
-
-def measure(request: Request) -> dict[str, Any]:
+def measure(options: LoadingOptions) -> dict[str, Any]:
     """The report, as plain values. Raises InputError for data that cannot be read."""
     from hybrid_patch.data.loader import TrainingSteps
     from hybrid_patch.data.source import open_source
     from hybrid_patch.runs.provenance import provenance
 
-    config, began = request.config, time.perf_counter()
+    config, began = options.config, time.perf_counter()
     dataset = TrainingSteps(open_source(config.data), config, rank=0, world=1)
     opened = time.perf_counter()
-    loading = _time_loading(dataset, request.steps)
-    relative = relative_speed(config, ROUNDS, BLOCK) if request.measured else None
-    step_seconds = relative["plain"].median if relative else request.step
+    loading = _time_loading(dataset, options.steps)
+    relative = relative_speed(config, ROUNDS, BLOCK) if options.step == "measured" else None
+    given = None if options.step == "measured" else options.step
+    step_seconds = relative["plain"].median if relative else given
     return {
         "machine": provenance(),
         "samples": len(dataset.indices),
@@ -123,16 +110,16 @@ def measure(request: Request) -> dict[str, Any]:
         "timesteps": config.data.timesteps,
         "batch_size": config.trainer.batch_size,
         "workers": config.runtime.workers,
-        "steps": request.steps,
+        "steps": options.steps,
         "open_seconds": opened - began,
         "first_batch_seconds": loading.first_seconds,
-        "samples_per_second": request.steps * config.trainer.batch_size / loading.seconds,
-        "samples_per_core_second": request.steps * config.trainer.batch_size / loading.cpu_seconds,
+        "samples_per_second": options.steps * config.trainer.batch_size / loading.seconds,
+        "samples_per_core_second": options.steps * config.trainer.batch_size / loading.cpu_seconds,
         "worker_memory_bytes": loading.worker_memory,
         "step_seconds": step_seconds,
         "workers_needed": None
         if step_seconds is None
-        else math.ceil(loading.cpu_seconds / request.steps / step_seconds),
+        else math.ceil(loading.cpu_seconds / options.steps / step_seconds),
         "loaded_step": relative and {name: value._asdict() for name, value in relative.items()},
     }
 

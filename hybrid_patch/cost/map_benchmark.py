@@ -1,4 +1,4 @@
-"""What embedding a scene costs: `python -m hybrid_patch.cost.map_benchmark [size=512] [rounds=3] [variants=[...]]`.
+"""Measure what embedding a scene costs.
 
 The models of one size, untrained (weights do not change what it costs), embed one synthetic scene of Sentinel-2's 12
 bands at one date into Cloud-Optimised GeoTIFFs of 64 numbers in int8: on the scene's grid, and the model of coarse
@@ -8,39 +8,30 @@ their times in the same round.
 
 import dataclasses
 import itertools
-import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.literal import output_file, refuse_flags, take_keys, take_paths
-from hybrid_patch.config.options import wait_briefly
+from hybrid_patch.config.options import Count, Items, Option, OutputFile, Overrides, Positional, run_command
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.benchmark import VARIANTS
 from hybrid_patch.cost.formatting import format_interval, log, new_table
-from hybrid_patch.errors import InputError, input_errors_end
+from hybrid_patch.errors import InputError, require_extra
 from hybrid_patch.runs.atomic_files import write_json, write_text
 from hybrid_patch.runs.directory import CHECKPOINTS, CONFIG, IDENTITY
 
 if TYPE_CHECKING:
     from hybrid_patch.config.modality import Modality
 
-USAGE = f"""{__doc__}
-  size=N              side of the scene, pixels (default 512)
-  rounds=N            how often each embeds it (default 3)
-  variants=[a,b]      of {", ".join(VARIANTS)} (default [ps8,hybrid,ps1]); NAME:patch writes output patches, not pixels
-  band_sets=N         tokens of a patch: 1 (default) or 3, by native resolution
-  output=FILE.json    write the report
-  key=value           an override for all variants, as in hybrid_patch.train
-"""
-DEFAULTS = {"size": "512", "rounds": "3", "variants": "[ps8,ps8:patch,hybrid,ps1]", "band_sets": "1"}
 ONE_SCENE = ("~data.modalities.sentinel1", "~data.modalities.srtm", "data.scenes=1")
 BY_RESOLUTION = "[[B02,B03,B04,B08],[B05,B06,B07,B8A,B11,B12],[B01,B09]]"
 PATCHES = ":patch"
@@ -48,49 +39,53 @@ DATE = "2024-05-31"
 PHASES = ("preparing", "embedding", "copying")
 
 
-class Plan(NamedTuple):
-    """What the command line asks for: a config for each variant, and the rest."""
+@dataclass(frozen=True, kw_only=True)
+class MapBenchmarkOptions:
+    """What the command line asks for."""
 
-    configs: dict[str, Config]
-    size: int
-    rounds: int
-    output: Path | None
+    size: Annotated[Count, Option("N", "side of the scene, pixels")] = 512
+    rounds: Annotated[Count, Option("N", "how often each variant embeds it")] = 3
+    variants: Annotated[
+        Items[str],
+        Option("[a,b]", f"of {', '.join(VARIANTS)}; NAME:patch writes output patches instead of pixels"),
+    ] = ("ps8", "ps8:patch", "hybrid", "ps1")
+    band_sets: Annotated[Literal["1", "3"], Option("", "tokens of a patch: 1, or 3 by native resolution")] = "1"
+    output: Annotated[OutputFile | None, Positional("FILE.json", "write the report")] = None
+    overrides: Annotated[
+        tuple[str, ...], Overrides({"key=value": "an override for all variants, as in hybrid-patch train"})
+    ] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.variants if name.removesuffix(PATCHES) not in VARIANTS]
+        if unknown or not self.variants:
+            wrong = f"unknown {unknown[0]}" if unknown else "none named"
+            raise InputError(f"variants=[{','.join(self.variants)}]: {wrong}; takes: {', '.join(VARIANTS)}")
+        self.configs  # noqa: B018  # their errors before anything is measured
+
+    @cached_property
+    def configs(self) -> dict[str, Config]:
+        """The config of each variant."""
+        sets = [f"data.modalities.sentinel2_l2a.band_sets={BY_RESOLUTION}"] if self.band_sets == "3" else []
+        common = ["logger=none", "evaluation=none", *ONE_SCENE, *sets, *self.overrides]
+        return {name: compose([*common, *VARIANTS[name.removesuffix(PATCHES)]]) for name in self.variants}
 
 
 def main() -> None:
     """The command."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(USAGE)
-        return
-    wait_briefly()
+    run_command("python -m hybrid_patch.cost.map_benchmark", __doc__, MapBenchmarkOptions, map_command)
+
+
+def map_command(options: MapBenchmarkOptions) -> None:
+    """Measure, print the tables, write the report."""
+    require_extra("geo", "rasterio")
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")  # as overviews of parts have none
-    with input_errors_end():
-        plan = read(sys.argv[1:])
-        report = measure(plan)
+    report = measure(options)
     Console(width=None if sys.stdout.isatty() else 150).print(*tables(report))
-    if plan.output is not None:
-        write_json(plan.output, report)
+    if options.output is not None:
+        write_json(options.output, report)
 
 
-def read(arguments: Sequence[str]) -> Plan:
-    """The plan of a command line; raises InputError."""
-    refuse_flags(arguments, (*DEFAULTS, "output"))
-    paths, rest = take_paths(arguments, ["output"])
-    own, overrides = take_keys(rest, DEFAULTS)
-    for key, allowed in (("size", r"[1-9]\d*"), ("rounds", r"[1-9]\d*"), ("band_sets", "1|3")):
-        if not re.fullmatch(allowed, own[key]):
-            raise InputError(f"{key}={own[key]}: takes {'1 or 3' if key == 'band_sets' else 'a whole number above 0'}")
-    names = [name.strip() for name in own["variants"].strip("[]").split(",")]
-    unknown = [name for name in names if name.removesuffix(PATCHES) not in VARIANTS]
-    if unknown:
-        raise InputError(f"variants={own['variants']}: unknown {unknown[0]}; takes {', '.join(VARIANTS)}")
-    sets = [f"data.modalities.sentinel2_l2a.band_sets={BY_RESOLUTION}"] if own["band_sets"] == "3" else []
-    common = ["logger=none", "evaluation=none", *ONE_SCENE, *sets, *overrides]
-    configs = {name: compose([*common, *VARIANTS[name.removesuffix(PATCHES)]]) for name in names}
-    return Plan(configs, int(own["size"]), int(own["rounds"]), output_file(paths))
-
-
-def measure(plan: Plan) -> dict[str, Any]:
+def measure(options: MapBenchmarkOptions) -> dict[str, Any]:
     """The report: `variants` by name, with the seconds of each phase, and the `ratios` of pairs."""
     from hybrid_patch.cost.timing import interleave, interval, ratio, totals_of
     from hybrid_patch.data.source import open_source
@@ -98,21 +93,21 @@ def measure(plan: Plan) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory(prefix="hybrid_patch_") as name:
         scene = Path(name) / f"{DATE}.tif"
-        modalities = open_source(next(iter(plan.configs.values())).data).modalities
-        synthetic_scene(scene, modalities["sentinel2_l2a"], plan.size, plan.size)
-        runs = {variant: map_run(scene, variant, config) for variant, config in plan.configs.items()}
-        seconds = interleave(runs, plan.rounds, 0, log)
+        modalities = open_source(next(iter(options.configs.values())).data).modalities
+        synthetic_scene(scene, modalities["sentinel2_l2a"], options.size, options.size)
+        runs = {variant: map_run(scene, variant, config) for variant, config in options.configs.items()}
+        seconds = interleave(runs, options.rounds, 0, log)
     totals = totals_of(seconds)
     return {
         "machine": provenance(),
         "command": " ".join(sys.argv[1:]),
-        "size": plan.size,
-        "rounds": plan.rounds,
+        "size": options.size,
+        "rounds": options.rounds,
         "variants": {
             variant: {
                 "seconds": interval(totals[variant])._asdict(),
                 **{f"{phase}_seconds": interval([parts[phase] for parts in rounds])._asdict() for phase in PHASES},
-                "pixels_per_second": plan.size**2 / interval(totals[variant]).median,
+                "pixels_per_second": options.size**2 / interval(totals[variant]).median,
             }
             for variant, rounds in seconds.items()
         },

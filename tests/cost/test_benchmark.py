@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.cost.benchmark import read
+from hybrid_patch.config.options import parse
+from hybrid_patch.cost.benchmark import BenchmarkOptions
 from hybrid_patch.cost.compare import slope
 from hybrid_patch.cost.isolated_memory import FailedAlone, memory_alone
 from hybrid_patch.cost.timing import in_turns, interleave, interval, ratio
@@ -98,8 +99,9 @@ def test_the_table_of_fine_tokens(tmp_path: Path) -> None:
 
 
 def test_variants_are_defined_by_name_and_can_be_added() -> None:
-    plan = read(
-        ["variants=[ps8,mine]", "define.mine=[patch=hybrid,upsampler=learned]", "~data.modalities.srtm", "rounds=3"]
+    plan = parse(
+        BenchmarkOptions,
+        ["variants=[ps8,mine]", "define.mine=[patch=hybrid,upsampler=learned]", "~data.modalities.srtm", "rounds=3"],
     )
     (configs,) = plan.points
     assert list(configs) == ["ps8", "mine"]
@@ -110,8 +112,8 @@ def test_variants_are_defined_by_name_and_can_be_added() -> None:
 
 
 def test_a_sweep_has_a_point_for_each_value() -> None:
-    plan = read(["variants=[ps4,hybrid]", "sweep.data.tile=[16,32,64]"])
-    assert (plan.key, plan.values) == ("data.tile", ["16", "32", "64"])
+    plan = parse(BenchmarkOptions, ["variants=[ps4,hybrid]", "sweep.data.tile=[16,32,64]"])
+    assert (plan.key, plan.values) == ("data.tile", ("16", "32", "64"))
     assert [point["hybrid"].data.tile for point in plan.points] == [16, 32, 64]
     assert plan.points[0]["ps4"].patch.processing_patch_size == 4
 
@@ -123,7 +125,7 @@ def test_a_sweep_has_a_point_for_each_value() -> None:
         (["variants=[]"], "none named"),
         (["variants=ps8"], "not a list"),
         (["rounds=0"], "rounds=0"),
-        (["limit_s=soon"], "limit_s=soon: not a whole number above 0"),
+        (["limit_s=soon"], "limit_s=soon: must be a whole number"),
         (["sweep.data.tile=32"], "sweep.data.tile=32: not a list"),
         (["sweep.data.tile=[]"], "sweep.data.tile=\\[\\]: no value"),
         (["sweep.data.tile=[32]", "sweep.seed=[1]"], "sweep.data.tile sweep.seed: one key at a time"),
@@ -131,12 +133,12 @@ def test_a_sweep_has_a_point_for_each_value() -> None:
         (["output=/no/such/folder/bench.json"], "there is no folder /no/such/folder"),
         (["data.tile=60"], "variant ps8: data.tile=60"),
         (["variant=[ps8]"], "variant=.*unknown key.*the benchmark's own keys: variants, "),
-        (["--cfg"], "--cfg: no such flag; takes --help and: variants, "),
+        (["--cfg"], "--cfg: no such flag; takes: --help, --version"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
-        read(arguments)
+        parse(BenchmarkOptions, arguments)
     assert "\n" not in str(caught.value)
 
 

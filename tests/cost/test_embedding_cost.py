@@ -3,14 +3,17 @@
 import pytest
 from building import TINY
 
-from hybrid_patch.cost.map_benchmark import measure, read, tables
+from hybrid_patch.config.options import parse
+from hybrid_patch.cost.map_benchmark import MapBenchmarkOptions, measure, tables
 from hybrid_patch.errors import InputError
 
 OVERRIDES = [word for word in TINY if word not in ("logger=none", "evaluation=none", "data.scenes=4")]
 
 
 def test_variants_are_compared() -> None:
-    plan = read(["size=40", "rounds=1", "variants=[ps8,ps8:patch,hybrid]", "band_sets=3", *OVERRIDES])
+    plan = parse(
+        MapBenchmarkOptions, ["size=40", "rounds=1", "variants=[ps8,ps8:patch,hybrid]", "band_sets=3", *OVERRIDES]
+    )
     report = measure(plan)
     assert list(report["variants"]) == ["ps8", "ps8:patch", "hybrid"]
     assert report["ratios"]["hybrid/ps8"]["median"] > 0
@@ -22,11 +25,11 @@ def test_variants_are_compared() -> None:
     ("argument", "message"),
     [
         ("variants=[ps9]", "variants=.*unknown ps9"),
-        ("size=big", "size=big: takes a whole number"),
-        ("band_sets=2", "1 or 3"),
+        ("size=big", "size=big: must be a whole number"),
+        ("band_sets=2", "must be '1' or '3'"),
         ("--fast", "no such flag"),
     ],
 )
 def test_bad_arguments(argument: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read([argument])
+        parse(MapBenchmarkOptions, [argument])

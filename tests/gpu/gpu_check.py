@@ -1,4 +1,4 @@
-"""Does all of it work on this machine's GPU, and how fast: `python -m tests.gpu.gpu_check [output=gpu.json]`.
+"""Check that all of it works on this machine's GPU, and measure how fast.
 
 Loss backends against the plain reference, a training step against the CPU's, a resumed run against one that was not, no
 wait for the device inside of a step, and training steps side by side: nano, tiny and base at tile 64, two dates and
@@ -7,37 +7,30 @@ CPU, and small steps take the place of the large ones. Exit code: 0 all is well 
 """
 
 import dataclasses
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
+from pydantic import BeforeValidator
 from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.literal import output_file, refuse_flags, take_keys, take_paths
-from hybrid_patch.config.options import wait_briefly
+from hybrid_patch.config.options import Amount, Option, OutputFile, Positional, run_command
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.benchmark import VARIANTS
-from hybrid_patch.errors import InputError, input_errors_end
+from hybrid_patch.errors import DONE, FAILED
 from hybrid_patch.runs.atomic_files import write_json
 
 if TYPE_CHECKING:
     import torch
 
-USAGE = f"""{__doc__}
-  output=FILE.json    write the report (default gpu.json)
-  seconds=N           after so many no other benchmark is begun (default 420)
-  device=cuda|cpu     default: cuda where there is one
-"""
-OWN_KEYS = ("output", "seconds", "device")
 COMMON = ("logger=none", "evaluation=none", "data.scenes=8", "data.scene_size=64")
 SMALL = (*COMMON, "model=nano", "data.tile=32", "data.timesteps=2", "trainer.batch_size=4", "upsampler=guided")
 CPU_STEP = (*COMMON, "model=nano", "data.tile=16", "data.timesteps=1", "trainer.batch_size=2")
@@ -57,65 +50,63 @@ MUST = (("hybrid/ps8 step", 1.15), ("hybrid/ps8 peak memory", 1.15), ("share of 
 """Of base at twelve dates in bfloat16: at most, at most, at least."""
 
 
-class Request(NamedTuple):
+def _device(text: str) -> str:
+    """The device, which must be here."""
+    import torch
+
+    if text not in ("cuda", "cpu") or (text == "cuda" and not torch.cuda.is_available()):
+        raise ValueError("takes cpu, or cuda where torch finds a GPU")
+    return text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckOptions:
     """What the command line asks for."""
 
-    output: Path
-    seconds: float
-    device: str
+    output: Annotated[OutputFile, Positional("FILE.json", "write the report")] = Path("gpu.json")
+    seconds: Annotated[Amount, Option("N", "no other benchmark is begun after this time")] = 420
+    device: Annotated[
+        str | None, BeforeValidator(_device), Option("cuda|cpu", "where it runs (default: cuda where there is one)")
+    ] = None
 
 
 def main() -> None:
     """The command."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(USAGE)
-        return
-    wait_briefly()
-    with input_errors_end():
-        request = read(sys.argv[1:])
-    report = check(request)
-    write_json(request.output, report)
+    run_command("python -m tests.gpu.gpu_check", __doc__, CheckOptions, check_command)
+
+
+def check_command(options: CheckOptions) -> int:
+    """Check, print and write the report. Returns the exit code."""
+    report = check(options)
+    write_json(options.output, report)
     Console(width=None if sys.stdout.isatty() else 120).print(table(report))
-    print(f"all of it: {request.output}")
-    sys.exit(int(not report["ok"]))
+    print(f"all of it: {options.output}")
+    return DONE if report["ok"] else FAILED
 
 
-def read(arguments: Sequence[str]) -> Request:
-    """The request of a command line; raises InputError."""
+def check(options: CheckOptions) -> dict[str, Any]:
+    """The report: `checks` by name, each with `ok` (None: not for this device), and `benchmarks`."""
     import torch
 
-    refuse_flags(arguments, OWN_KEYS)
-    paths, rest = take_paths(arguments, ["output"])
-    own, others = take_keys(rest, {"seconds": "420", "device": "cuda" if torch.cuda.is_available() else "cpu"})
-    if others:
-        raise InputError(f"{others[0]}: unknown key; takes: {', '.join(OWN_KEYS)}")
-    if not re.fullmatch(r"\d+", own["seconds"]):
-        raise InputError(f"seconds={own['seconds']}: takes a whole number")
-    if own["device"] not in ("cuda", "cpu") or (own["device"] == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f"device={own['device']}: takes cpu, or cuda where torch finds a GPU")
-    return Request(output_file(paths) or Path("gpu.json"), float(own["seconds"]), own["device"])
-
-
-def check(request: Request) -> dict[str, Any]:
-    """The report: `checks` by name, each with `ok` (None: not for this device), and `benchmarks`."""
     from hybrid_patch.runs.provenance import provenance
 
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     began = time.monotonic()
     checks = {}
     for run in (backends, step_against_cpu, resumed_run, no_waiting):
         print(run.__name__.replace("_", " "), file=sys.stderr, flush=True)
-        checks[run.__name__] = _judged(run, request.device)
-    benchmarks = benchmark(request.device, began + request.seconds)
+        checks[run.__name__] = _judged(run, device)
+    benchmarks = benchmark(device, began + options.seconds)
     return {
         "machine": provenance(),
-        "device": _name(request.device),
+        "device": _name(device),
         "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(["python -m tests.gpu.gpu_check", *sys.argv[1:]]),
         "seconds": time.monotonic() - began,
         "ok": all(found["ok"] is not False for found in checks.values()),
         "checks": checks,
         "benchmarks": benchmarks,
-        "must_reach": _reached(benchmarks, request.device),
+        "must_reach": _reached(benchmarks, device),
     }
 
 

@@ -8,6 +8,7 @@ import gpu_check
 import pytest
 import torch
 
+from hybrid_patch.config.options import parse
 from hybrid_patch.errors import InputError
 from hybrid_patch.loss import logsumexp
 
@@ -45,7 +46,7 @@ def test_the_report_is_written_whatever_a_check_does(monkeypatch: pytest.MonkeyP
 
     for name in ("backends", "step_against_cpu", "resumed_run"):
         monkeypatch.setattr(gpu_check, name, breaks)
-    report = gpu_check.check(gpu_check.Request(tmp_path / "gpu.json", 0, "cpu"))
+    report = gpu_check.check(gpu_check.CheckOptions(output=tmp_path / "gpu.json", seconds=0, device="cpu"))
     assert report["ok"] is False
     assert report["checks"]["breaks"] == {"ok": False, "why": "RuntimeError: no kernel image"}
     assert report["benchmarks"] == [{"title": "nano, 1 dates", "failed": "no time left"}]
@@ -57,7 +58,7 @@ def test_the_report_is_written_whatever_a_check_does(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("seconds=soon", "seconds=soon: takes a whole number"),
+        ("seconds=soon", "seconds=soon: must be a whole number"),
         ("device=tpu", "device=tpu: takes cpu, or cuda where torch finds a GPU"),
         ("model=base", "model=base: unknown key; takes: output, seconds, device"),
         ("output=/no/such/gpu.json", "output=/no/such/gpu.json: there is no folder /no/such"),
@@ -65,5 +66,5 @@ def test_the_report_is_written_whatever_a_check_does(monkeypatch: pytest.MonkeyP
 )
 def test_bad_input(argument: str, message: str) -> None:
     with pytest.raises(InputError) as error:
-        gpu_check.read([argument])
+        parse(gpu_check.CheckOptions, [argument])
     assert str(error.value).startswith(message)

@@ -1,6 +1,4 @@
-"""Hold the predicted memory of a step to what torch really allocates on this CPU.
-
-    python -m tests.tools.check_memory [overrides and sweeps]
+"""Compare the predicted memory of a step with what torch really allocates on this CPU.
 
 For every member of a sweep (nano and tiny at ps=8, hybrid and ps=1, unless another is given): the predicted peak, the
 measured one, and their ratio. Measured: the most that torch's allocator had given out during two real steps, by its
@@ -10,24 +8,40 @@ profiler, and the batch's arrays, which are numpy's. Kernels' own buffers that p
 import json
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.compose import Sources, compose, sweep_members
+from hybrid_patch.config.options import Overrides, run_command
 from hybrid_patch.config.schema import Config
-from hybrid_patch.errors import input_errors_end
 
 COMMON = ("logger=none", "evaluation=none", "runtime.device=cpu", "data.tile=32", "data.timesteps=1")
 SWEEP = ("model=nano,tiny", "patch=ps8,hybrid,ps1", "trainer.batch_size=4")
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """What the command line asks for."""
+
+    overrides: Annotated[
+        tuple[str, ...],
+        Overrides({"key=value": "overrides as in hybrid-patch train", "key=a,b": "a sweep, as with train -m"}),
+    ] = SWEEP
+
+
 def main() -> None:
     """The command."""
-    with input_errors_end():
-        lines = sweep_members([*COMMON, *(sys.argv[1:] or SWEEP)], Sources())
-        configs = {" ".join(line[len(COMMON) :]): compose(line) for line in lines}
+    run_command("python -m tests.tools.check_memory", __doc__, CheckOptions, check_memory)
+
+
+def check_memory(options: CheckOptions) -> None:
+    """Print the table. Raises InputError."""
+    lines = sweep_members([*COMMON, *options.overrides], Sources())
+    configs = {" ".join(line[len(COMMON) :]): compose(line) for line in lines}
     from hybrid_patch.cost.predict import predict
 
     table = Table("member", "predicted, MiB", "measured, MiB", "predicted / measured", title="Peak memory of a step")

@@ -1,4 +1,4 @@
-"""Write synthetic scenes as OlmoEarth files: `python -m tests.tools.export samples=N output=FOLDER [data…]`.
+"""Write synthetic scenes as OlmoEarth files.
 
 For measuring how fast such a folder is read, and for trying what reads one. Exit code: 0 done · 2 bad input. A folder
 is complete when its `sample_metadata.csv` is there, which is written last; the same command goes on with one that is
@@ -8,10 +8,11 @@ not.
 import io
 import json
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated
 
 import h5py
 import hdf5plugin
@@ -20,13 +21,13 @@ from jaxtyping import Bool, Float, Shaped
 from rich.progress import track
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.literal import refuse_flags, take_keys, take_paths
+from hybrid_patch.config.options import Count, Option, Overrides, Positional, run_command
 from hybrid_patch.data.olmoearth.sample_file import MISSING
 from hybrid_patch.data.source import Sample, Window
 from hybrid_patch.data.synthetic import Synthetic
 from hybrid_patch.data.synthetic.source import SyntheticSource
 from hybrid_patch.data.synthetic.spectra import CLASSES
-from hybrid_patch.errors import InputError, input_errors_end
+from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
 
 Array = np.ndarray
@@ -46,85 +47,74 @@ WORLDCOVER_CODES = {
     "road": 50,
 }
 """What ESA WorldCover calls the scenes' classes."""
-OWN_KEYS = ("samples", "output", "workers")
-USAGE = f"""{__doc__}
-  samples=N           samples to write
-  output=FOLDER       new or empty, or begun by the same command
-  workers=N           processes that make them (default 1)
-  key=value           overrides of data=synthetic, as in hybrid_patch.train (its --help lists them)
-"""
 
 
-class Request(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
     """What the command line asks for."""
 
-    data: Synthetic
-    samples: int
-    workers: int
-    output: Path
+    samples: Annotated[Count, Option("N", "samples to write")]
+    output: Annotated[Path, Positional("FOLDER", "new or empty, or begun by the same command")]
+    workers: Annotated[Count, Option("N", "processes that make them")] = 1
+    overrides: Annotated[
+        tuple[str, ...], Overrides({"key=value": "overrides of data=synthetic, as in hybrid-patch train"})
+    ] = ()
+
+    def __post_init__(self) -> None:
+        _check_output(self)
+
+    @cached_property
+    def data(self) -> Synthetic:
+        """The scenes. Raises InputError."""
+        data = compose(["data=synthetic", *self.overrides]).data
+        if not isinstance(data, Synthetic):
+            raise InputError(f"data={data.name}: only synthetic scenes are written; leave it out")
+        return data
 
 
 def main() -> None:
     """The command."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(USAGE)
-        return
-    with input_errors_end():
-        request = read(sys.argv[1:])
-    export(request)
-    print(f"{request.samples} samples in {request.output}")
+    run_command("python -m tests.tools.export", __doc__, ExportOptions, export_command)
 
 
-def read(arguments: Sequence[str]) -> Request:
-    """The request of a command line; raises InputError."""
-    refuse_flags(arguments, OWN_KEYS)
-    paths, rest = take_paths(arguments, ["output"])
-    numbers, overrides = take_keys(rest, {"samples": "", "workers": "1"})
-    for key, value in numbers.items():
-        if not value.isdigit() or int(value) == 0:
-            raise InputError(f"{key}={value}: takes a whole number above 0")
-    if "output" not in paths:
-        raise InputError("output: missing; give output=<a new folder>")
-    data = compose(["data=synthetic", *overrides]).data
-    if not isinstance(data, Synthetic):
-        raise InputError(f"data={data.name}: only synthetic scenes are written; leave it out")
-    request = Request(data, int(numbers["samples"]), int(numbers["workers"]), Path(paths["output"]))
-    _check_output(request)
-    return request
+def export_command(options: ExportOptions) -> None:
+    """Write the folder and say so."""
+    export(options)
+    print(f"{options.samples} samples in {options.output}")
 
 
-def _check_output(request: Request) -> None:
+def _check_output(options: ExportOptions) -> None:
     """A folder that holds anything but samples of this very export is left alone."""
-    output = request.output
+    output, note = options.output, _note(options)
     if not output.exists():
         return
     if not output.is_dir():
         raise InputError(f"output={output}: is a file; give a new folder")
-    note = output / "export.json"
-    if note.is_file() and json.loads(note.read_text()) != _note(request):
-        raise InputError(f"output={output}: holds another export, {note.read_text().strip()}; give a new folder")
-    if not note.is_file() and any(output.iterdir()):
+    path = output / "export.json"
+    if path.is_file() and json.loads(path.read_text()) != note:
+        raise InputError(f"output={output}: holds another export, {path.read_text().strip()}; give a new folder")
+    if not path.is_file() and any(output.iterdir()):
         raise InputError(f"output={output}: holds other files; give a new or empty folder")
 
 
-def _note(request: Request) -> dict[str, object]:
-    data = request.data
+def _note(options: ExportOptions) -> dict[str, object]:
+    data = options.data
     sizes = {"scene_size": data.scene_size, "scene_timesteps": data.scene_timesteps, "scene_seed": data.scene_seed}
-    return {"samples": request.samples, **sizes, "modalities": sorted(data.modalities)}
+    return {"samples": options.samples, **sizes, "modalities": sorted(data.modalities)}
 
 
-def export(request: Request) -> None:
+def export(options: ExportOptions) -> None:
     """Write the folder. What is there already is not made again."""
-    output = request.output
+    output = options.output
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "export.json", _note(request))
-    jobs = [(request.data, index, output) for index in range(request.samples)]
-    with ProcessPoolExecutor(request.workers) as pool:
+    write_json(output / "export.json", _note(options))
+    jobs = [(options.data, index, output) for index in range(options.samples)]
+    with ProcessPoolExecutor(options.workers) as pool:
         places = list(
             track(pool.map(_write_sample, jobs, chunksize=4), "writing", len(jobs), disable=not sys.stdout.isatty())
         )
-    names = sorted([*request.data.modalities, "worldcover"])
-    rows = [",".join([str(index), *["1"] * len(names)]) for index in range(request.samples)]
+    names = sorted([*options.data.modalities, "worldcover"])
+    rows = [",".join([str(index), *["1"] * len(names)]) for index in range(options.samples)]
     buffer = io.BytesIO()
     np.save(buffer, np.array(places, np.float32))
     write_bytes(output / "latlon_distribution.npy", buffer.getvalue())

@@ -1,6 +1,4 @@
-"""What patch size 1 costs above patch size 8: the table of docs/performance.md.
-
-    python -m tests.tools.fine_tokens [rounds=15] [output=table.json]
+"""Measure what patch size 1 costs above patch size 8: the table of docs/performance.md.
 
 Nano, tile 64, batch 4, one modality of 12 bands in one band set, half hidden; the decoded term alone in one view, and
 the default loss in two. Steps take turns (`cost/timing.py`), and so does the log-sum-exp alone, on the same shapes.
@@ -14,19 +12,18 @@ if __name__ == "__main__":
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.literal import take_paths
+from hybrid_patch.config.options import Count, Option, OutputFile, Positional, run_command
 from hybrid_patch.cost.isolated_memory import memory_alone
 from hybrid_patch.cost.step import Step
 from hybrid_patch.cost.timing import Interval, interleave, interval, ratio, totals_of
-from hybrid_patch.errors import InputError, input_errors_end
 from hybrid_patch.loss.logsumexp import Backend, log_sum_exp
 from hybrid_patch.runs.atomic_files import write_json
 from hybrid_patch.runs.provenance import provenance
@@ -48,14 +45,22 @@ SAMPLES, CHANNELS = 4, 13
 CHUNKS = (2**17, 2**18, 2**19, 2**20, 2**22, 2**24)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FineTokensOptions:
+    """What the command line asks for."""
+
+    rounds: Annotated[Count, Option("N", "how often each step is timed")] = 15
+    output: Annotated[OutputFile | None, Positional("FILE.json", "write the table")] = None
+
+
 def main() -> None:
     """The command."""
-    with input_errors_end():
-        paths, rest = take_paths(sys.argv[1:], ["output"])
-        options = dict(argument.partition("=")[::2] for argument in rest)
-        if set(options) - {"rounds"} or not options.get("rounds", "15").isdigit():
-            raise InputError(f"{' '.join(rest)}: takes rounds=<whole number> and output=<file>")
-    rounds = int(options.get("rounds", "15"))
+    run_command("python -m tests.tools.fine_tokens", __doc__, FineTokensOptions, fine_tokens)
+
+
+def fine_tokens(options: FineTokensOptions) -> None:
+    """Measure, print the table, write it."""
+    rounds = options.rounds
     rows: dict[str, Any] = {}
     for title, timesteps, loss in (
         ("decoded term, one view, T=2", 2, DECODED_ALONE),
@@ -68,8 +73,8 @@ def main() -> None:
     for name, row in rows.items():
         table.add_row(name, f"{row[0]:.3g}", "" if len(row) == 1 else f"{row[1]:.3g}–{row[2]:.3g}")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-    if "output" in paths:
-        write_json(Path(paths["output"]), {"machine": provenance(), "rounds": rounds, "rows": rows})
+    if options.output is not None:
+        write_json(options.output, {"machine": provenance(), "rounds": rounds, "rows": rows})
 
 
 def say(text: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hybrid_patch.config.compose import compose
+from hybrid_patch.config.options import parse
 from hybrid_patch.data.olmoearth import OlmoEarth
 from hybrid_patch.data.olmoearth.source import WORLDCOVER, OlmoEarthSource
 from hybrid_patch.data.source import Window
@@ -20,8 +21,8 @@ from hybrid_patch.errors import InputError
 SMALL = ("samples=5", "data.scene_size=16", "data.scene_timesteps=6", "data.tile=16")
 
 
-def written(folder: Path, *arguments: str) -> export.Request:
-    request = export.read([*SMALL, f"output={folder}", *arguments])
+def written(folder: Path, *arguments: str) -> export.ExportOptions:
+    request = parse(export.ExportOptions, [*SMALL, f"output={folder}", *arguments])
     export.export(request)
     return request
 
@@ -79,25 +80,27 @@ def test_an_export_that_was_interrupted_goes_on(tmp_path: Path) -> None:
 )
 def test_bad_input(tmp_path: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(InputError) as error:
-        export.read([*arguments, f"output={tmp_path / 'new'}"])
+        parse(export.ExportOptions, [*arguments, f"output={tmp_path / 'new'}"])
     assert str(error.value).startswith(message)
     assert not (tmp_path / "new").exists()
 
 
 def test_other_data_and_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^output: missing"):
-        export.read(["samples=3"])
+        parse(export.ExportOptions, ["samples=3"])
     with pytest.raises(InputError, match=r"^data=olmoearth: only synthetic scenes are written"):
-        export.read(["samples=3", "data=olmoearth", f"data.root={tmp_path}", f"output={tmp_path / 'new'}"])
+        parse(
+            export.ExportOptions, ["samples=3", "data=olmoearth", f"data.root={tmp_path}", f"output={tmp_path / 'new'}"]
+        )
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="holds other files"):
-        export.read(["samples=3", f"output={tmp_path}"])
+        parse(export.ExportOptions, ["samples=3", f"output={tmp_path}"])
     with pytest.raises(InputError, match="is a file"):
-        export.read(["samples=3", f"output={tmp_path / 'file'}"])
+        parse(export.ExportOptions, ["samples=3", f"output={tmp_path / 'file'}"])
     written(tmp_path / "new")
     with pytest.raises(InputError, match="holds another export"):
-        export.read([*SMALL, f"output={tmp_path / 'new'}", "data.scene_seed=7"])
-    assert isinstance(export.read([*SMALL, f"output={tmp_path / 'new'}"]).data, Synthetic)
+        parse(export.ExportOptions, [*SMALL, f"output={tmp_path / 'new'}", "data.scene_seed=7"])
+    assert isinstance(parse(export.ExportOptions, [*SMALL, f"output={tmp_path / 'new'}"]).data, Synthetic)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
