@@ -71,11 +71,11 @@ def test_an_export_that_was_interrupted_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["samples=0"], "samples=0: takes a whole number above 0"),
-        ([], "samples=: takes a whole number above 0"),
-        (["samples=3", "workers=none"], "workers=none: takes a whole number above 0"),
+        (["samples=0"], "samples=0: must be greater than or equal to 1"),
+        ([], "samples: missing; give samples=N"),
+        (["samples=3", "workers=none"], "workers=none: must be a whole number"),
         (["samples=3", "data.scene_sizes=3"], "data.scene_sizes=3: unknown key"),
-        (["samples=3", "--force"], "--force: no such flag; takes --help and: samples, output"),
+        (["samples=3", "--force"], "--force: no such flag; takes: --help, --version"),
     ],
 )
 def test_bad_input(tmp_path: Path, arguments: list[str], message: str) -> None:
