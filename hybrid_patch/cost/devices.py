@@ -1,4 +1,4 @@
-"""Devices to plan for: published peaks (`devices.yaml`), or this machine, measured for a moment."""
+"""Devices to plan for: published peaks (`devices.yaml`), or this machine, measured for a second."""
 
 import dataclasses
 import time
@@ -11,16 +11,16 @@ from hybrid_patch.config.messages import did_you_mean
 from hybrid_patch.errors import InputError
 
 RESERVE = 2**30
-"""Bytes that a process takes besides its tensors: CUDA's context, or Python and its libraries; and gaps between."""
+"""Bytes that a process takes besides its tensors: the CUDA context or Python's libraries, and fragmentation."""
 THIS = "this"
 TABLE = Path(__file__).with_name("devices.yaml")
 
 SIDE = 1024
-"""Of the matrices whose product is timed."""
+"""Side of the matrices whose product is timed."""
 COPIED = 2**26
-"""Bytes of the tensor whose copy is timed: more than caches hold."""
+"""Bytes of the tensor whose copy is timed: more than fits into caches."""
 SECONDS = 0.3
-"""How long each is timed."""
+"""Duration of each measurement."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Device:
         memory: bytes.
         fp32, bf16: FLOP/s.
         bandwidth: bytes/s from and to its memory.
-        per_node, node_link, network_link: how many a server has, and bytes/s from each to the others there and
-            elsewhere (`scaling.Links`); None if that is not known.
-        source: where the numbers are from.
+        per_node, node_link, network_link: devices per server, and bytes/s from each to the others there and elsewhere
+            (`weak_scaling.Links`); None if unknown.
+        source: where the numbers come from.
     """
 
     name: str
@@ -49,18 +49,18 @@ class Device:
 
 
 def device_named(name: str) -> Device:
-    """The device of a name, or `this` one, measured. Raises InputError for an unknown name."""
+    """The device of that name; `this` is measured. Raises InputError for an unknown name."""
     table = yaml.safe_load(TABLE.read_text())
     if name == THIS:
         return this_device()
     if name not in table:
-        known = [*table, THIS]
-        raise InputError(f"device={name}: unknown device; takes: {', '.join(known)}{did_you_mean(name, known)}")
+        names = [*table, THIS]
+        raise InputError(f"device={name}: unknown device; takes: {', '.join(names)}{did_you_mean(name, names)}")
     return Device(name, **table[name])
 
 
 def this_device() -> Device:
-    """This machine's GPU, or its CPU: the best of a few products of matrices, and of a few copies."""
+    """This machine's GPU, or its CPU: the fastest of a few matrix products and of a few copies."""
     import psutil
     import torch
 

@@ -1,7 +1,7 @@
-"""What a run will take, from its config alone: parameters, tokens, FLOPs, memory, and time on a device.
+"""Predict what a run takes from its config alone: parameters, tokens, FLOPs, memory, and time on a device.
 
-`predict(config)` is all that another command needs. A planner of many runs makes their `stages` itself, since stages of
-equal shapes (`Stage.key`) need be worked out only once.
+`predict(config)` predicts one run. `predict_sweep` predicts many, and works out stages of equal shapes (`Stage.key`)
+only once.
 """
 
 import dataclasses
@@ -15,28 +15,28 @@ from jaxtyping import Float, Int
 from hybrid_patch.config.curriculum import PatchSizes, all_sizes, tile_for
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config, Data
-from hybrid_patch.cost import sharded_memory
 from hybrid_patch.cost.devices import Device
 from hybrid_patch.cost.fake_step import Tokens, fake_steps
 from hybrid_patch.cost.recorder import MemoryClass, Phase, Record
+from hybrid_patch.cost.sharded_memory import additional_memory, process_memory
 from hybrid_patch.data.source import open_source
 from hybrid_patch.model.profiling import PARTS
 
 CLASSES: tuple[MemoryClass, ...] = ("parameters", "gradients", "optimizer", "activations", "temporary")
 PASSES: tuple[Phase, ...] = ("forward", "backward")
 BATCHES = 2.0 ** np.arange(32)
-"""Samples at which it is looked when a step's memory is highest."""
+"""Numbers of samples for which the moment of highest memory is looked up."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage of a run: all that its costs depend on.
+    """One stage of a run: everything its costs depend on.
 
     Attributes:
         config: of the run.
         modalities: of its data.
         sizes: patch sizes.
-        share: of the run's steps.
+        share: fraction of the run's steps.
     """
 
     config: Config
@@ -50,7 +50,7 @@ class Stage:
         return self.config.trainer.batch_size // self.config.runtime.world_size
 
     def key(self) -> str:
-        """Equal for stages of equal shapes: the config without what is known to change no shape."""
+        """Cache key: equal keys mean identical tensor shapes. The config without what is known to change no shape."""
         plain: dict[str, Any] = dataclasses.asdict(self.config)
         for name in ("seed", "patch", "optimizer", "evaluation", "logger", "run_dir", "sweep_name"):
             del plain[name]
@@ -70,22 +70,22 @@ class Stage:
 
 
 def _without_values(option: Any) -> Any:
-    """Of a term of the loss, whether it is computed, and its sizes."""
+    """A term of the loss without its weight and temperature: whether it is computed, and its sizes."""
     return option | {"weight": option["weight"] > 0, "temperature": None} if isinstance(option, dict) else option
 
 
 @dataclasses.dataclass(frozen=True)
 class StageCost:
-    """What a step of a stage takes of each process.
+    """The cost of one step of a stage, for each process.
 
     Attributes:
         tokens: of a sample in one view.
-        parameters: trainable numbers, by what they are of.
+        parameters: trainable parameters by module.
         flops: by pass and part.
         work, repeats: what its operations do (`Record`).
         memory: bytes at the peak, by class.
-        where: of activations and temporary tensors at the peak, bytes by part.
-        growth: `[n, 2]` a and b of lines `a + b·samples`, whose largest is the memory at the peak for so many samples.
+        part_memory: bytes of activations and temporary tensors at the peak, by part.
+        growth: `[n, 2]` a and b of lines `a + b·samples`; their maximum is the peak memory of that many samples.
     """
 
     tokens: Tokens
@@ -94,7 +94,7 @@ class StageCost:
     work: Float[np.ndarray, "n 3"]
     repeats: Int[np.ndarray, " n"]
     memory: dict[MemoryClass, int]
-    where: dict[str, int]
+    part_memory: dict[str, int]
     growth: Float[np.ndarray, "lines 2"] | None
 
     @property
@@ -103,20 +103,20 @@ class StageCost:
         return sum(self.memory.values())
 
     def dominant(self) -> str:
-        """What most of the memory is for; of activations and temporary tensors also in which part most of them are."""
+        """The largest class of memory; for activations and temporary tensors also the part that has most of them."""
         largest = max(self.memory, key=lambda kind: self.memory[kind])
         if largest not in ("activations", "temporary"):
             return largest
-        return f"{largest}, most in the {max(self.where, key=lambda part: self.where[part])}"
+        return f"{largest}, most in the {max(self.part_memory, key=lambda part: self.part_memory[part])}"
 
     def seconds(self, device: Device) -> float:
-        """The roofline: each operation takes as long as its FLOPs or its bytes need at the device's peak."""
+        """The roofline: an operation takes the longer of its FLOPs and its bytes at the device's peaks."""
         flops, bytes_, short = self.work.T
         peak = np.where(short > 0, device.bf16, device.fp32)
         return float(np.maximum(flops / peak, bytes_ / device.bandwidth) @ self.repeats)
 
     def largest_batch(self, memory: float | int) -> int:
-        """The most samples per process for which the peak is not above `memory` bytes; 0 if there are none."""
+        """The most samples per process whose peak is at most `memory` bytes; 0 if not even one fits."""
         assert self.growth is not None
         fixed, per_sample = self.growth.T
         if (fixed[per_sample <= 0] > memory).any():
@@ -126,7 +126,7 @@ class StageCost:
 
 
 def stage_cost(stage: Stage, growth: bool) -> StageCost:
-    """Work a stage out, on fake tensors.
+    """Cost of a stage, from a step on fake tensors.
 
     Args:
         growth: also how memory grows with the batch, which takes a second step.
@@ -144,18 +144,18 @@ def stage_cost(stage: Stage, growth: bool) -> StageCost:
     return StageCost(tokens, parameters, flops, record.work, record.repeats, memory, record.peak_parts, lines)
 
 
-def _growth(one: Record, two: Record, samples: int) -> Float[np.ndarray, "lines 2"]:
-    """How memory grows, from steps of so many samples and of twice as many.
+def _growth(single: Record, double: Record, samples: int) -> Float[np.ndarray, "lines 2"]:
+    """How memory grows with the batch, from a step of `samples` and one of twice as many.
 
-    Where both allocate in the same order, every moment of the step has its line, and those that are the highest
-    somewhere are kept. Where they do not (a loss in chunks), the peaks have one. The optimizer's part takes the same.
+    If both allocate in the same order, every moment of the step gives a line, and those that are the maximum for some
+    batch are returned. If not (a loss in chunks), the two peaks give one line. The optimizer's part is constant.
     """
-    before, after = (record.allocated[: record.passes].astype(float) for record in (one, two))
-    optimizer = one.allocated[one.passes :].max(initial=0)
-    if len(before) != len(after):
-        before, after = before.max(keepdims=True), after.max(keepdims=True)
-    per_sample = (after - before) / samples
-    lines = np.stack([before - per_sample * samples, per_sample], axis=1)
+    less, more = (record.allocated[: record.passes].astype(float) for record in (single, double))
+    optimizer = single.allocated[single.passes :].max(initial=0)
+    if len(less) != len(more):
+        less, more = less.max(keepdims=True), more.max(keepdims=True)
+    per_sample = (more - less) / samples
+    lines = np.stack([less - per_sample * samples, per_sample], axis=1)
     lines = np.concatenate([lines, [[float(optimizer), 0.0]]])
     highest = (lines[:, :1] + lines[:, 1:] * BATCHES).argmax(0)
     return lines[np.unique(highest)]
@@ -163,7 +163,7 @@ def _growth(one: Record, two: Record, samples: int) -> Float[np.ndarray, "lines 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a run takes: of all its processes where it is FLOPs and hours, of one of them where it is memory.
+    """The predicted cost of a run: FLOPs and hours of all its processes, memory of one of them.
 
     Attributes:
         config: of the run.
@@ -175,21 +175,21 @@ class Prediction:
 
     @property
     def worst(self) -> StageCost:
-        """The stage that takes the most memory."""
+        """The stage with the highest memory."""
         return max(self.costs, key=lambda cost: cost.peak)
 
     @property
     def parameters_of(self) -> dict[str, int]:
-        """Trainable numbers, by what they are of (`Objective.parameter_counts`)."""
+        """Trainable parameters by module (`Objective.parameter_counts`)."""
         return self.costs[0].parameters
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers."""
+        """Trainable parameters."""
         return sum(self.parameters_of.values())
 
     def flops(self) -> dict[str, dict[str, int]]:
-        """Per step, by pass and part; the mean over the stages' steps."""
+        """FLOPs of a step by pass and part, averaged over the run's steps."""
         processes = self.config.runtime.world_size
         return {
             name: {part: round(processes * self._mean([c.flops[name][part] for c in self.costs])) for part in PARTS}
@@ -197,28 +197,28 @@ class Prediction:
         }
 
     def flops_per_step(self) -> int:
-        """Of both passes and all parts."""
+        """FLOPs of both passes and all parts."""
         return sum(sum(parts.values()) for parts in self.flops().values())
 
     def memory(self) -> dict[MemoryClass, int]:
-        """Bytes at the peak, by class, of the worst stage."""
-        return sharded_memory.of_one(self.worst.memory, self.config, self.parameters)
+        """Bytes at the peak of the worst stage, by class."""
+        return process_memory(self.worst.memory, self.config, self.parameters)
 
     def peak(self) -> int:
         """Bytes of all classes."""
         return sum(self.memory().values())
 
     def largest_batch(self, memory: float | int) -> int:
-        """The most samples per step, of all processes, that no stage needs more for than `memory` bytes a process."""
-        more = sharded_memory.most_more(self.worst.memory, self.config, self.parameters)
+        """The most samples per step, of all processes, for which no stage exceeds `memory` bytes per process."""
+        more = additional_memory(self.worst.memory, self.config, self.parameters)
         return min(cost.largest_batch(memory - more) for cost in self.costs) * self.config.runtime.world_size
 
     def seconds(self, device: Device) -> float:
-        """Per step, by the roofline; the mean over the stages' steps."""
+        """Seconds of a step by the roofline, averaged over the run's steps."""
         return float(self._mean([cost.seconds(device) for cost in self.costs]))
 
     def hours(self, device: Device) -> float:
-        """Hours of all devices for the run's training, by the roofline."""
+        """Device hours of the run's training, by the roofline."""
         return self.seconds(device) * self.config.trainer.steps * self.config.runtime.world_size / 3600
 
     def _mean(self, values: Sequence[float | int]) -> float | int:
@@ -229,7 +229,7 @@ class Prediction:
 
 
 def modalities_of(data: Data) -> Mapping[str, Modality]:
-    """The modalities of a source; its files are looked at only if none is declared. Raises InputError."""
+    """The modalities of a source; its files are opened only if none is declared. Raises InputError."""
     return data.modalities or open_source(data).modalities
 
 
@@ -243,7 +243,7 @@ def stages_of(config: Config, modalities: Mapping[str, Modality]) -> list[Stage]
 
 
 def predict(config: Config, growth: bool = False) -> Prediction:
-    """What a run will take, in about a second.
+    """Predict what a run takes; about a second.
 
     Args:
         growth: also how memory grows with the batch (for `largest_batch`).

@@ -1,4 +1,4 @@
-"""Looks on at a training step, of real or of fake tensors, and writes down what it takes."""
+"""Record the FLOPs, memory traffic and allocations of a training step, on real or fake tensors."""
 
 import dataclasses
 import weakref
@@ -26,24 +26,24 @@ from hybrid_patch.model.profiling import LOSS
 
 Phase = Literal["forward", "backward", "optimizer"]
 MemoryClass = Literal["parameters", "gradients", "optimizer", "activations", "temporary"]
-"""What memory is for. Parameters include buffers; activations the batch, and whatever is alive between forward and
-backward pass."""
+"""What memory is used for. Parameters include buffers; activations include the batch, and whatever is alive between
+the forward and the backward pass."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a step takes.
+    """The cost of a step.
 
     Attributes:
         flops: by phase and part.
-        work: what each operation does, `[n, 3]`: FLOPs, bytes that it reads and writes, and whether its numbers have 16
-            bits. Operations that only look at memory in another way are left out; equal ones may be one row.
+        work: of each operation, `[n, 3]`: FLOPs, bytes read and written, and whether its numbers have 16 bits. Views
+            are left out; equal operations may share a row.
         repeats: `[n]` how often.
-        allocated: `[events]` bytes that are allocated after each allocation and each release.
-        passes: how many of these events are of the forward and backward pass.
-        peak: bytes by class at the moment when the most are allocated.
-        peak_parts: bytes by part at that moment, of activations and temporary tensors.
-        peak_phase: when that is.
+        allocated: `[events]` bytes allocated after each allocation and each release.
+        passes: number of events of the forward and backward pass.
+        peak: bytes by class at the moment of highest memory.
+        peak_parts: bytes of activations and temporary tensors at that moment, by part.
+        peak_phase: the phase of that moment.
     """
 
     flops: dict[tuple[Phase, str], int]
@@ -58,7 +58,7 @@ class Record:
 
 @dataclasses.dataclass
 class _Storage:
-    """Memory that was allocated, for whatever tensors look at it."""
+    """A block of memory, which several tensors may share."""
 
     bytes: int
     kind: MemoryClass
@@ -66,7 +66,7 @@ class _Storage:
 
 
 class Recorder(TorchDispatchMode):
-    """A mode under which a step is run: `hold` what is there before, then `phase` by `phase`, then `record`."""
+    """A dispatch mode to run a step under: `hold` what exists before, run `phase` by `phase`, then `record`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,18 +81,18 @@ class Recorder(TorchDispatchMode):
         self._events: list[tuple[int, int, Phase]] = []
 
     def hold(self, tensors: Iterable[Tensor], kind: MemoryClass) -> None:
-        """Count tensors that are there already; tensors that are counted already change their class."""
+        """Count existing tensors; those that are counted already change their class."""
         for tensor in tensors:
-            self._storages[self._seen(tensor)].kind = kind
+            self._storages[self._storage_of(tensor)].kind = kind
 
     def held(self, tensor: Tensor, kind: MemoryClass) -> Tensor:
-        """`hold` one tensor, and give it back."""
+        """`hold` one tensor, and return it."""
         self.hold([tensor], kind)
         return tensor
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Around a phase of the step."""
+        """Context of a phase of the step."""
         self._phase = name
         with self:
             yield
@@ -103,7 +103,7 @@ class Recorder(TorchDispatchMode):
                     self._storages[number].kind = "activations"
 
     def record(self) -> Record:
-        """What was seen."""
+        """The cost recorded so far."""
         allocated = np.array([self._storages[number].bytes * sign for number, sign, _ in self._events]).cumsum()
         moment = int(allocated.argmax())
         alive: set[int] = set()
@@ -127,7 +127,7 @@ class Recorder(TorchDispatchMode):
         )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Let an operation through and write it down."""
+        """Run an operation and record it."""
         kwargs = kwargs or {}
         if func in (PART_BEGINS, PART_ENDS):
             self._name_nodes()
@@ -141,15 +141,15 @@ class Recorder(TorchDispatchMode):
             part = self._part()
             count = len(self._storages)
             for tensor in outputs:
-                self._seen(tensor, part)
+                self._storage_of(tensor, part)
             if len(self._storages) > count or in_place(func):
                 number = flops(func, args, kwargs, out)
                 self._flops[self._phase, part] += number
                 self._work[number, _traffic(func, tensors_in((args, kwargs)), outputs), outputs[0].itemsize == 2] += 1
         return out
 
-    def _seen(self, tensor: Tensor, part: str = LOSS) -> int:
-        """The number of the memory that a tensor looks at."""
+    def _storage_of(self, tensor: Tensor, part: str = LOSS) -> int:
+        """The number of a tensor's storage, which is recorded as allocated when it is new."""
         memory = tensor.untyped_storage()
         key = id(memory)
         if key not in self._alive:
@@ -165,25 +165,25 @@ class Recorder(TorchDispatchMode):
         return self._alive[key][0]
 
     def _part(self) -> str:
-        """Where the operation that is let through belongs: in a backward pass, with the one that it is the gradient of.
+        """The part of the current operation; in a backward pass, that of the operation it differentiates.
 
-        A part's work may be done again in the backward pass (gradient checkpointing): it is that part's as well.
+        What gradient checkpointing recomputes in the backward pass belongs to its part as well.
         """
         node = backward_node()
         if node is None:
             return self._parts[-1]
-        if node - self._first_node >= len(self._part_of_node):  # a backward pass inside of a forward one
+        if node - self._first_node >= len(self._part_of_node):  # a backward pass within a forward pass
             self._name_nodes()
         return self._part_of_node[node - self._first_node]
 
     def _name_nodes(self) -> None:
-        """Nodes made since the last look belong to the part that ends, or pauses, now."""
+        """Assign the nodes made since the last call to the part that ends, or pauses, now."""
         made = next_node() - self._first_node
         self._part_of_node += [self._parts[-1]] * (made - len(self._part_of_node))
 
 
 def _traffic(operation: Any, inputs: list[Tensor], outputs: list[Tensor]) -> int:
-    """Bytes that an operation reads and writes, each once. Of what is taken rows from, only those rows are read."""
+    """Bytes that an operation reads and writes, each once; of a tensor that is indexed, only the rows taken."""
     if operation.overloadpacket in _ALLOCATES:
         return 0
     if operation.overloadpacket in _TAKES_ROWS:

@@ -1,6 +1,6 @@
-"""What a process holds of a run that several share, from what one alone would hold.
+"""Memory of one of several processes, derived from that of a single one.
 
-Worked out from what DDP and FSDP2 do; not held to a GPU.
+Derived from what DDP and FSDP2 do; not yet compared with measurements on GPUs.
 """
 
 from collections.abc import Mapping
@@ -12,52 +12,52 @@ from hybrid_patch.cost.recorder import MemoryClass
 from hybrid_patch.model.transformer import Block
 
 FP32 = 4
-"""Bytes of a number: weights, their gradients and the optimizer's moments are in float32."""
+"""Bytes of a number: weights, gradients and the optimizer's moments are float32."""
 
 
-def of_one(memory: Mapping[MemoryClass, int], config: Config, parameters: int) -> dict[MemoryClass, int]:
-    """The bytes of one of the processes of a run, by class.
+def process_memory(memory: Mapping[MemoryClass, int], config: Config, parameters: int) -> dict[MemoryClass, int]:
+    """Bytes of one of a run's processes, by class.
 
     Args:
-        memory: of a process alone that has as many samples.
-        parameters: trainable numbers.
+        memory: of a single process with as many samples.
+        parameters: number of trainable parameters.
     """
     runtime, gradients = config.runtime, memory["gradients"]
     if runtime.strategy == "fsdp":
-        whole = whole_at_a_time(config, parameters)
-        # Gradients are whole where they are made, and are summed in parts: of a step in parts only in the last one.
-        made = gradients if runtime.accumulate > 1 else min(whole, gradients)
+        whole = gathered_bytes(config, parameters)
+        # Gradients are computed whole and then reduce-scattered; with accumulation only in the last microbatch.
+        unsharded = gradients if runtime.accumulate > 1 else min(whole, gradients)
         return {
             **memory,
             "parameters": memory["parameters"] - FP32 * parameters + FP32 * parameters // runtime.world_size + whole,
-            "gradients": gradients // runtime.world_size + made,
+            "gradients": gradients // runtime.world_size + unsharded,
             "optimizer": memory["optimizer"] // runtime.world_size,
         }
     copies = FP32 * parameters if runtime.strategy == "ddp" and runtime.world_size > 1 else 0
-    return {**memory, "gradients": gradients + copies}  # DDP sends copies
+    return {**memory, "gradients": gradients + copies}  # DDP communicates copies
 
 
-def most_more(memory: Mapping[MemoryClass, int], config: Config, parameters: int) -> int:
-    """The most bytes that one of the processes holds beyond a process alone, at whatever moment of a step.
+def additional_memory(memory: Mapping[MemoryClass, int], config: Config, parameters: int) -> int:
+    """The most bytes that one of several processes has beyond a single one, at any moment of a step.
 
-    Below zero where weights are sharded.
+    Negative where weights are sharded.
 
     Args:
-        memory: at any moment.
+        memory: of a single process, at any moment.
     """
-    found = []
-    for gradients in (0, whole_at_a_time(config, parameters), FP32 * parameters):
-        alone = {**memory, "gradients": gradients}
-        found.append(sum(of_one(alone, config, parameters).values()) - sum(alone.values()))
-    return max(found)
+    differences = []
+    for gradients in (0, gathered_bytes(config, parameters), FP32 * parameters):
+        single = {**memory, "gradients": gradients}
+        differences.append(sum(process_memory(single, config, parameters).values()) - sum(single.values()))
+    return max(differences)
 
 
-def whole_at_a_time(config: Config, parameters: int) -> int:
-    """Bytes of the weights that are whole at a time where they are sharded: all outside of blocks, and two blocks, one
-    of which is on its way."""
+def gathered_bytes(config: Config, parameters: int) -> int:
+    """Bytes of sharded weights that are gathered at a time: everything outside the blocks, the block that runs, and the
+    next one, which is prefetched."""
     sizes = (config.model.encoder, config.model.decoder)
     with torch.device("meta"):
         blocks = [Block(size.width, size.heads, size.mlp_ratio) for size in sizes]
-    numbers = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks]
-    inside = sum(size.depth * count for size, count in zip(sizes, numbers, strict=True))
-    return FP32 * min(max(parameters - inside, 0) + 2 * max(numbers), parameters)
+    counts = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks]
+    inside = sum(size.depth * count for size, count in zip(sizes, counts, strict=True))
+    return FP32 * min(max(parameters - inside, 0) + 2 * max(counts), parameters)

@@ -1,8 +1,8 @@
-"""Steps on many devices: what data parallelism sends over the links between them, and what that leaves of their speed.
+"""Weak scaling of data parallelism: bytes communicated per step, and the efficiency that leaves.
 
-Weak scaling: as many samples per device whatever their number. What is sent takes at least its bytes at the links' peak
-bandwidth; starting messages, stragglers and other users of the network are left out. A step takes between the longer of
-computing and sending, if one hides the other, and both one after the other.
+The number of samples per device is constant. Communication takes at least its bytes at the links' peak bandwidth;
+latency, stragglers and other users of the network are left out. A step takes between the longer of computing and
+sending, if they overlap fully, and their sum, if they do not overlap.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ FP32 = 4
 
 @dataclasses.dataclass(frozen=True)
 class Links:
-    """What connects devices.
+    """Bandwidth between devices.
 
     Attributes:
         per_node: devices of a node.
-        node: bytes/s that a device sends to others of its node (and receives at the same time).
-        network: bytes/s that a node sends to other nodes for each of its devices.
+        node: bytes/s that a device sends to others of its node, while it receives as much.
+        network: bytes/s that a node sends to other nodes, per device.
     """
 
     per_node: int
@@ -47,7 +47,7 @@ class Links:
 
     @classmethod
     def of(cls, device: Device) -> "Links":
-        """Those of a device's usual server. Raises InputError if they are not known."""
+        """The links of a device's usual server. Raises InputError if they are unknown."""
         if device.per_node is None or device.node_link is None or device.network_link is None:
             raise InputError(f"device={device.name}: its links are not known; give them, as links=8,450,50")
         return cls(device.per_node, device.node_link, device.network_link)
@@ -55,8 +55,8 @@ class Links:
     def bandwidth(self, world: int) -> float:
         """Bytes/s of each device in a ring over all.
 
-        As many rings as a node has devices run beside one another, each through another network card: a device's own
-        link carries all of them, and so do the cards of a node together.
+        There is one ring per device of a node, each through a network card of its own: a device's link carries all of
+        them, and so do the cards of a node together.
         """
         return self.node if world <= self.per_node else min(self.node, self.per_node * self.network)
 
@@ -73,11 +73,11 @@ class Sent(NamedTuple):
     """Bytes that each device sends in a step.
 
     Attributes:
-        ddp: gradients, summed over all by a ring: 2 (N - 1) / N times their bytes.
-        fsdp: weights gathered for the forward and again for the backward pass, and gradients summed in parts, each
-            (N - 1) / N times their bytes. Those outside of blocks are gathered once: they are counted twice here.
+        ddp: gradients, all-reduced in a ring: 2 (N - 1) / N times their bytes.
+        fsdp: weights gathered for the forward and again for the backward pass, and gradients reduce-scattered, each
+            (N - 1) / N times their bytes. Weights outside of blocks are gathered once, but counted twice here.
 
-    Both have the vectors of all samples, where there is an instance term.
+    Both include the vectors of all samples if there is an instance term.
     """
 
     ddp: float
@@ -93,7 +93,7 @@ def bytes_sent(config: Config, parameters: int, samples: int, world: int) -> Sen
     """
     share = (world - 1) / world
     vectors = samples * config.masking.views * config.model.encoder.width * FP32
-    # Gathered going forward; their gradients are summed going back, at the same size.
+    # All-gathered in the forward pass; their gradients, of the same size, are reduced in the backward pass.
     pooled = 2 * (world - 1) * vectors if config.loss.instance.weight > 0 else 0
     return Sent(2 * share * FP32 * parameters + pooled, 3 * share * FP32 * parameters + pooled)
 

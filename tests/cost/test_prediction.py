@@ -9,7 +9,7 @@ from check_memory import measured_peak
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.devices import TABLE, THIS, Device, device_named
 from hybrid_patch.cost.predict import CLASSES, Prediction, Stage, predict, stage_cost, stages_of
-from hybrid_patch.cost.sharded_memory import whole_at_a_time
+from hybrid_patch.cost.sharded_memory import gathered_bytes
 from hybrid_patch.errors import InputError
 from hybrid_patch.loss.objective import Objective
 
@@ -59,7 +59,7 @@ def test_memory_by_class() -> None:
     assert memory["parameters"] >= 4 * prediction.parameters
     assert 8 * prediction.parameters <= memory["optimizer"] < 9 * prediction.parameters  # two moments, a count each
     assert cost.dominant().startswith("activations")
-    assert sum(cost.where.values()) == memory["activations"] + memory["temporary"]
+    assert sum(cost.part_memory.values()) == memory["activations"] + memory["temporary"]
 
 
 def test_gradients_are_seen_where_they_are_at_the_peak() -> None:
@@ -80,7 +80,7 @@ def test_sharded_weights_leave_room_for_samples() -> None:
     deep = ("model.encoder={width:64,depth:8,heads:4,mlp_ratio:4.0}", "trainer.batch_size=8")
     four = ("runtime.processes=4", "runtime.device=cpu")
     copied, parts = (predicted(*deep, f"runtime={name}", *four, growth=True) for name in ("ddp", "fsdp"))
-    alone, whole = parts.worst.memory, whole_at_a_time(parts.config, parts.parameters)
+    alone, whole = parts.worst.memory, gathered_bytes(parts.config, parts.parameters)
     assert 2 * 4 * 64**2 * 12 < whole < 4 * parts.parameters / 2
     memory = parts.memory()
     assert memory["optimizer"] == alone["optimizer"] // 4
