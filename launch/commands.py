@@ -1,159 +1,195 @@
-"""The commands that look at a sweep and change nothing of it: status, wait, logs, collect, report."""
+"""The commands that start and stop members: plan, submit, cancel, resume. Those that look on are in `watching`."""
 
 import shlex
-import sys
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-
-from hybrid_patch.config.options import parse
-from hybrid_patch.errors import InputError
+from hybrid_patch.config.options import Flag, Option, Overrides, Positional
+from hybrid_patch.errors import DONE, InputError
 from hybrid_patch.runs.directory import RunDirectory
-from launch.status import Standing, counts, standings
-from launch.status_table import overview
-from launch.sweep import Member, Sweep, member_named, sweep_named, sweeps
+from hybrid_patch.runs.provenance import provenance
+from launch.config import Cluster, read_cluster
+from launch.queue.choice import queue_of
+from launch.queue.interface import Queue
+from launch.snapshot import snapshot_code
+from launch.status import MemberStatus, counts, member_statuses
+from launch.status_table import overview, show
+from launch.submit import SweepRequest, hand_over, other_commits, plan_memory, submit, validate_sweep
+from launch.sweep import Sweep, SweepMember, chosen_sweep, find_member, sweeps
 
-INTERRUPTED = 130
-POLL = 2.0
-"""Seconds between looks at a sweep."""
+if TYPE_CHECKING:
+    from hybrid_patch.cost.devices import Device
+
+ClusterWords = Annotated[
+    tuple[str, ...],
+    Overrides(
+        {
+            "cluster=local|slurm": "where members run: a file of conf/cluster/",
+            "cluster.KEY=VALUE": "a value of it, as cluster.slots=2 or cluster.partition=gpu",
+        },
+        groups=("cluster",),
+    ),
+]
+RunOverrides = Annotated[
+    tuple[str, ...],
+    Overrides({"key=value": "of the runs, as in hybrid-patch train: groups, values, sweeps (seed=0,1 or +sweep=NAME)"}),
+]
+SweepName = Annotated[str | None, Positional("SWEEP", "a name below runs/, or a path; without it, the last submitted")]
+DryRun = Annotated[bool, Option("true", "say what would be submitted, and stop there")]
 
 
-def status_command(arguments: Sequence[str]) -> int:
-    """How a sweep stands."""
-    flags, names = split(arguments, ("--watch",), 1)
-    sweep = chosen_sweep(names)
-    if "--watch" in flags and sys.stdout.isatty():
-        try:
-            with Live(overview(sweep.name, standings(sweep, patient=True)), refresh_per_second=1) as live:
-                while unfinished(found := standings(sweep, patient=True)):
-                    live.update(overview(sweep.name, found))
-                    time.sleep(POLL)
-                live.update(overview(sweep.name, found))
-        except KeyboardInterrupt:
-            return INTERRUPTED
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """A sweep, and where it would run."""
+
+    cluster: ClusterWords = ()
+    overrides: RunOverrides = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions(PlanOptions):
+    """A sweep, and where it runs."""
+
+    dry_run: DryRun = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CancelOptions:
+    """What to cancel."""
+
+    name: Annotated[str, Positional("ID|SWEEP", "a member, by the beginning or end of its id, or a whole sweep")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions:
+    """What to resume, and where."""
+
+    sweep: SweepName = None
+    failed_only: Annotated[bool, Flag("--failed-only", "only failed members, not stopped or missing ones")] = False
+    cluster: ClusterWords = ()
+    dry_run: DryRun = False
+
+
+def plan_command(options: PlanOptions) -> int:
+    """Show a sweep's members and what they will take; start nothing."""
+    from hybrid_patch.cost.plan_report import plan_report
+    from hybrid_patch.cost.plan_tables import plan_tables
+
+    cluster = read_cluster(options.cluster)
+    request = validate_sweep(options.overrides, cluster)
+    statuses = member_statuses(request.sweep, request.members())
+    device = _device(cluster)
+    request, plan = plan_memory(request, queue_of(cluster).memory(), device)
+    tables = plan_tables(plan_report(plan, device))
+    show(overview(request.sweep.name, statuses, brief=True), *tables, *_notes(request, statuses))
+    return DONE
+
+
+def submit_command(options: SubmitOptions) -> int:
+    """Validate every member, freeze its config and the code, and hand it to a queue."""
+    cluster = read_cluster(options.cluster)
+    queue = queue_of(cluster)
+    request = validate_sweep(options.overrides, cluster)
+    queue.check(request.members())
+    limit = queue.memory()
+    if limit is not None or cluster.device is not None or queue.needs_plan():
+        request, _ = plan_memory(request, limit, _device(cluster))
+    name = request.sweep.name
+    if options.dry_run:
+        statuses = member_statuses(request.sweep, request.members())
+        todo = sum(each.resubmittable for each in statuses)
+        last = f"dry_run: {todo} members would be submitted"
+        show(overview(name, statuses, brief=True), *_notes(request, statuses), last)
+        return DONE
+    submission, before, line = submit(request, cluster)
+    statuses = member_statuses(request.sweep, request.members())
+    show(overview(name, statuses, brief=True), *_notes(request, before))
+    if submission is None:
+        print(f"nothing to submit: {counts(before)}")
     else:
-        found = standings(sweep, patient=True)
-        show(overview(sweep.name, found))
-    return int(any(each.state != "done" for each in found))
+        print(f"submitted {len(submission.members)} members of {name}: {line}")
+        print(f"  python -m launch status {shlex.quote(name)}   (or wait, cancel; logs ID)")
+    return DONE
 
 
-def wait_command(arguments: Sequence[str]) -> int:
-    """Until nothing runs or waits any more."""
-    _, names = split(arguments, (), 1)
-    sweep = chosen_sweep(names)
-    said = ""
-    try:
-        while unfinished(found := standings(sweep, patient=True)):
-            if (line := counts(found)) != said:
-                print(said := line, flush=True)
-            time.sleep(POLL)
-    except KeyboardInterrupt:
-        print(f"still running; python -m launch wait {shlex.quote(sweep.name)} waits again", file=sys.stderr)
-        return INTERRUPTED
-    show(overview(sweep.name, found))
-    return int(any(each.state != "done" for each in found))
+def cancel_command(options: CancelOptions) -> int:
+    """Cancel a member or a whole sweep: running members save their state first, and `resume` continues them."""
+    known = {sweep.name: sweep for sweep in sweeps()}
+    if options.name in known:
+        sweep = known[options.name]
+        members = list(sweep.members().values())
+    else:
+        sweep, member = find_member(options.name)
+        members = [member]
+    statuses = member_statuses(sweep, members, patient=True)
+    cancel_members(sweep, members)
+    active = sum(each.active for each in statuses)
+    if not active:
+        print(f"nothing to cancel: {counts(statuses)}")
+        return DONE
+    print(f"cancelled {active} members of {sweep.name}; what runs saves its state first; resume goes on with it")
+    return DONE
 
 
-def logs_command(arguments: Sequence[str]) -> int:
-    """What a member said."""
-    flags, names = split(arguments, ("-f",), 1)
-    if not names:
-        raise InputError("logs: give the id of a member, or its beginning or end")
-    sweep, member = member_named(names[0])
-    run = RunDirectory(sweep.run(member.id))
-    path = run.output if run.output.exists() else run.log
-    if not path.exists() and ("-f" not in flags or standings(sweep, [member], patient=True)[0].idle):
-        raise InputError(f"{member.id}: has not said anything yet")
-    try:
-        place = 0
-        while True:
-            goes_on = "-f" in flags and unfinished(standings(sweep, [member], patient=True))
-            if path.exists():
-                with path.open("rb") as file:
-                    file.seek(place)
-                    text = file.read()
-                place += len(text)
-                sys.stdout.write(text.decode(errors="replace"))
-                sys.stdout.flush()
-            if not goes_on:
-                return 0
-            time.sleep(1)
-            path = run.output if run.output.exists() else run.log
-    except KeyboardInterrupt:
-        return INTERRUPTED
+def cancel_members(sweep: Sweep, members: Sequence[SweepMember]) -> None:
+    """Cancel members in every submission that has them."""
+    ids = {member.id for member in members}
+    for submission in sweep.submissions():
+        submitted = [member for member in submission.members if member in ids]
+        if submitted:
+            queue_of(submission.cluster).cancel(sweep, submission, submitted)
 
 
-def collect_command(arguments: Sequence[str]) -> int:
-    """One table of all members."""
-    from launch.collect import collect
-
-    _, names = split(arguments, (), 1)
-    sweep = chosen_sweep(names)
-    rows, paths = collect(sweep)
-    print(f"{rows} members: {', '.join(str(path) for path in paths)}")
-    return 0
-
-
-def report_command(arguments: Sequence[str]) -> int:
-    """One page of all members, those that are missing among them."""
-    from hybrid_patch.report import __main__
-    from hybrid_patch.report.options import ReportOptions
-
-    own = [word for word in arguments if "=" in word]
-    _, names = split([word for word in arguments if word not in own], (), 1)
-    sweep = chosen_sweep(names)
-    members = list(sweep.members().values())
-    defaults = {"output": str(sweep.folder / "report.html"), "axes": f"[{','.join(swept(members))}]"}
-    said = {word.partition("=")[0] for word in own}
-    words = [*own, *(f"{key}={value}" for key, value in defaults.items() if key not in said)]
-    request = parse(ReportOptions, [str(sweep.folder), *words])
-    answer = __main__.write(
-        request, lambda text: print(text, file=sys.stderr, flush=True), [sweep.run(member.id) for member in members]
-    )
-    print("\n".join([*answer, "", str(request.output)]))
-    return 0
+def resume_command(options: ResumeOptions) -> int:
+    """Submit again what failed, was stopped or is missing, with the configs of its first submission."""
+    sweep = chosen_sweep(options.sweep)
+    if not sweep.submissions():
+        raise InputError(f"{sweep.name}: was never handed to a queue; submit it again")
+    before = sweep.submissions()[-1]
+    cluster = read_cluster(options.cluster, before=before.cluster)
+    with sweep.locked():
+        statuses = member_statuses(sweep)
+        todo = [each for each in statuses if each.resubmittable]
+        if options.failed_only:
+            todo = [each for each in todo if each.state in ("failed", "stale")]
+        members = [each.member for each in todo]
+        if not members:
+            print(f"nothing to resume: {counts(statuses)}")
+            return DONE
+        if options.dry_run:
+            print(f"dry_run: {len(members)} members would be submitted again")
+            return DONE
+        _check_resumable(sweep, members, queue_of(cluster))
+        submission, line = hand_over(sweep, members, snapshot_code(sweep.code, cluster.dirty), cluster, before.cwd)
+    print(f"submitted {len(submission.members)} members of {sweep.name} again: {line}")
+    return DONE
 
 
-def swept(members: Sequence[Member]) -> list[str]:
-    """The keys in whose values the arguments of members differ, but for the seed."""
-    values: dict[str, set[str]] = {}
-    for member in members:
-        for word in member.arguments:
-            key, _, value = word.lstrip("+~").partition("=")
-            values.setdefault(key.partition("@")[2] or key, set()).add(value)
-    return [key for key, found in values.items() if len(found) > 1 and key not in ("seed", "sweep_name")]
+def _check_resumable(sweep: Sweep, members: Sequence[SweepMember], queue: Queue) -> None:
+    queue.check(members)
+    if queue.needs_plan() and any(member.memory is None for member in members):
+        raise InputError("cluster.memory=plan: these members were submitted without a plan; submit them with it")
+    lost = sum(not RunDirectory(sweep.run(member.id)).exists() for member in members)
+    if lost:
+        raise InputError(f"{sweep.name}: {lost} members have no directory; submit them again")
 
 
-def show(*parts: RenderableType) -> None:
-    """Print; not cut to any width where it is no terminal."""
-    Console(width=None if sys.stdout.isatty() else 200).print(Group(*parts))
+def _device(cluster: Cluster) -> "Device | None":
+    if cluster.device is None:
+        return None
+    from hybrid_patch.cost.devices import device_named
+
+    return device_named(cluster.device)
 
 
-def unfinished(found: Sequence[Standing]) -> bool:
-    """Whether anything runs or waits."""
-    return any(each.goes_on for each in found)
-
-
-def chosen_sweep(names: Sequence[str]) -> Sweep:
-    """The sweep that is named, or the one submitted last. Raises InputError if there is none."""
-    if names:
-        return sweep_named(names[0])
-    known = sweeps()
-    if not known:
-        raise InputError("no sweep was submitted from here; see --help")
-    return max(
-        known, key=lambda sweep: max((sweep.place(each).stat().st_mtime for each in sweep.submissions()), default=0)
-    )
-
-
-def split(arguments: Sequence[str], flags: Sequence[str], most: int) -> tuple[set[str], list[str]]:
-    """Flags and names of a command line. Raises InputError for other flags, or more names than `most`."""
-    given = {word for word in arguments if word.startswith("-")}
-    names = [word for word in arguments if not word.startswith("-")]
-    if given - set(flags):
-        raise InputError(f"{min(given - set(flags))}: no such flag; takes: {', '.join(flags) or 'none'}")
-    if len(names) > most:
-        raise InputError(f"{names[most]}: one argument too many")
-    return given, names
+def _notes(request: SweepRequest, statuses: Sequence[MemberStatus]) -> list[str]:
+    """Lines about repeated members, and about members begun from another commit."""
+    notes = []
+    if request.repeated:
+        notes.append(f"{request.repeated} members are the same run as one before; each runs once")
+    begun = [each.member for each in statuses if each.state != "missing"]
+    for commit, members in other_commits(request.sweep, begun, provenance()["commit"]).items():
+        done = sum(each.state == "done" for each in statuses if each.member.id in members)
+        notes.append(f"{len(members)} members were begun from another commit, {commit[:12]} ({done} of them are done)")
+    return notes

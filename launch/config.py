@@ -1,4 +1,4 @@
-"""What `submit` is told besides the runs' own overrides: the schema of `conf/launch.yaml` and `conf/cluster/`."""
+"""Where members run: the schema of `conf/launch.yaml` and `conf/cluster/`."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from hybrid_patch.errors import InputError
 
 
 def _as_text(value: object) -> object:
-    """A number or a truth value as it was typed: the command line cannot tell `time=60` from a text."""
+    """A number or a boolean as it was typed: the command line cannot tell `time=60` from a text."""
     return json.dumps(value) if isinstance(value, int | float) else value
 
 
@@ -27,7 +27,7 @@ Gpus = Annotated[Text, Field(pattern=r"^([\w.-]+:)?\d+$")]
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Retries:
-    """How often a member is started again within a submission, by what ended it."""
+    """How often a member is restarted within a submission, by what ended it."""
 
     preempted: Amount
     lost: Amount
@@ -37,13 +37,13 @@ class Retries:
     disk_full: Amount
 
     def of(self, cause: str) -> int:
-        """The budget of a cause as the run's directory names it; nothing else is tried again."""
+        """The retries of a cause as the run's directory names it; none for any other."""
         return getattr(self, cause.replace(" ", "_"), 0)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class _Cluster:
-    """What all queues share."""
+    """The settings that all queues share."""
 
     dirty: Literal["patch", "refuse"]
     device: str | None
@@ -82,44 +82,37 @@ class Slurm(_Cluster):
 
 Cluster = Annotated[Local | Slurm, Field(discriminator="name")]
 CLUSTER: TypeAdapter[Cluster] = TypeAdapter(Cluster)
-"""Writes a cluster down, and reads it."""
+"""Writes and reads a cluster's settings."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Launch:
-    """Where members run, and whether they really shall."""
+    """The root of `conf/launch.yaml`."""
 
     cluster: Cluster
-    dry_run: bool
 
 
-def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Launch's own words of a command line, and the others: overrides of the runs, names."""
-    own = [word for word in arguments if key_of(word).partition(".")[0] in ("cluster", "dry_run")]
-    return own, [word for word in arguments if word not in own]
-
-
-def read(own: Sequence[str], before: Cluster | None = None) -> Launch:
-    """What launch's own words say. Raises InputError.
+def read_cluster(words: Sequence[str], before: Cluster | None = None) -> Cluster:
+    """The cluster that `cluster=...` and `cluster.KEY=VALUE` describe. Raises InputError.
 
     Args:
-        before: the cluster that values of `cluster.` change, unless the words choose one; None: the default one.
+        before: the cluster whose values `cluster.KEY=VALUE` changes, unless `cluster=` chooses one; None: the default.
     """
     sources = Sources(name="launch")
-    changed = None if "cluster" in map(key_of, own) else before
-    words = own if changed is None else [f"cluster={changed.name}", *own]
-    config = composed(hydra_overrides(words, sources), sources)
+    changed = None if "cluster" in map(key_of, words) else before
+    overrides = words if changed is None else [f"cluster={changed.name}", *words]
+    config = composed(hydra_overrides(overrides, sources), sources)
     if changed is not None:
-        said = {key: OmegaConf.select(config, key) for key in map(key_of, own) if key.startswith("cluster.")}
+        values = {key: OmegaConf.select(config, key) for key in map(key_of, words) if key.startswith("cluster.")}
         config.cluster = CLUSTER.dump_python(changed, mode="json")
-        for key, value in said.items():
+        for key, value in values.items():
             OmegaConf.update(config, key, value, merge=False, force_add=True)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    launch = held_to(Launch, {str(key): value for key, value in plain.items()}, sources)
-    if isinstance(launch.cluster, Slurm):
-        _check(launch.cluster)
-    return launch
+    cluster = held_to(Launch, {str(key): value for key, value in plain.items()}, sources).cluster
+    if isinstance(cluster, Slurm):
+        _check(cluster)
+    return cluster
 
 
 def _check(cluster: Slurm) -> None:
@@ -128,12 +121,12 @@ def _check(cluster: Slurm) -> None:
     if cluster.time is not None and seconds(cluster.time) <= cluster.signal_seconds:
         raise InputError(
             f"cluster.time={cluster.time}: is not longer than cluster.signal_seconds={cluster.signal_seconds}, when "
-            "members are asked to save and end; would do: a longer time, or fewer seconds"
+            "members are asked to save and end; try a longer time, or fewer seconds"
         )
 
 
 def seconds(time: str) -> int:
-    """Of a time as sbatch takes it: minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s."""
+    """The seconds of a time as sbatch takes it: minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s."""
     days, dash, rest = time.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     units = (60, 1) if not dash and len(parts) < 3 else (3600, 60, 1)

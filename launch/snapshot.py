@@ -1,4 +1,4 @@
-"""The code as it is at a submission, copied, so that an edit afterwards changes nothing that was submitted."""
+"""Copies of the code at a submission, so that a later edit changes nothing that was submitted."""
 
 import hashlib
 import os
@@ -26,8 +26,8 @@ class Snapshot:
 
     Attributes:
         folder: to import it from.
-        commit: None for an installed package that is in no checkout.
-        dirty: whether it differs from the commit; the difference is in `dirty.patch`.
+        commit: None for an installed package outside a checkout.
+        dirty: whether it differs from the commit; `dirty.patch` has the difference.
     """
 
     folder: Path
@@ -35,18 +35,18 @@ class Snapshot:
     dirty: bool
 
 
-def take(store: Path, dirty: Literal["patch", "refuse"]) -> Snapshot:
-    """Copy the code that runs here into a folder of the store; equal code has one copy.
+def snapshot_code(store: Path, dirty: Literal["patch", "refuse"]) -> Snapshot:
+    """Copy the running code into a folder of the store; equal code is stored once.
 
-    Raises InputError if it has uncommitted changes and those shall be refused.
+    Raises InputError for uncommitted changes if `dirty` is refuse.
     """
     root = Path(__file__).resolve().parent.parent
-    known = provenance()
-    if (root / SNAPSHOT).exists() or known["commit"] is None:  # a copy already, or an installed package
+    origin = provenance()
+    if (root / SNAPSHOT).exists() or origin["commit"] is None:  # a copy already, or an installed package
         folder = store / _digest(root)[:12]
         if not folder.exists():
-            _copy(root, folder, {"commit": known["commit"], "dirty": known["dirty"]})
-        return Snapshot(folder, known["commit"], known["dirty"])
+            _copy(root, folder, {"commit": origin["commit"], "dirty": origin["dirty"]})
+        return Snapshot(folder, origin["commit"], origin["dirty"])
     with tempfile.TemporaryDirectory() as scratch:
         tree, patch = _tree(root, Path(scratch))
         changed = bool(patch)
@@ -54,14 +54,14 @@ def take(store: Path, dirty: Literal["patch", "refuse"]) -> Snapshot:
             raise InputError("cluster.dirty=refuse: there are uncommitted changes (git status); commit them, or =patch")
         folder = store / tree[:12]
         if not folder.exists():
-            _unpack(root, Path(scratch), tree, patch, folder, known["commit"])
-    return Snapshot(folder, known["commit"], changed)
+            _unpack(root, Path(scratch), tree, patch, folder, origin["commit"])
+    return Snapshot(folder, origin["commit"], changed)
 
 
 def _tree(root: Path, scratch: Path) -> tuple[str, str]:
     """The git tree of the code with all changes and new files, and its patch against the commit.
 
-    Index and objects are written to a scratch folder: the person's own are left alone.
+    Index and objects go to a scratch folder: the checkout's own stay as they are.
     """
     _git(root, scratch, "read-tree", "HEAD")
     _git(root, scratch, "add", "--all", "--", *PARTS)
@@ -78,11 +78,11 @@ def _unpack(root: Path, scratch: Path, tree: str, patch: str, folder: Path, comm
     if patch:
         write_text(new / PATCH, patch)
     write_json(new / SNAPSHOT, {"commit": commit, "dirty": bool(patch)})
-    _put(new, folder)
+    _rename_copy(new, folder)
 
 
 def _digest(root: Path) -> str:
-    """Of the packages' files: another version is another copy."""
+    """A hash of the packages' files."""
     digest = hashlib.sha256()
     for path in sorted(path for part in PARTS for path in (root / part).rglob("*") if path.is_file()):
         if path.suffix != ".pyc":
@@ -90,19 +90,19 @@ def _digest(root: Path) -> str:
     return digest.hexdigest()
 
 
-def _copy(root: Path, folder: Path, said: dict[str, object]) -> None:
+def _copy(root: Path, folder: Path, record: dict[str, object]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
     for package in ("hybrid_patch", "launch"):
         shutil.copytree(root / package, new / package, ignore=shutil.ignore_patterns("__pycache__"))
     if not (new / "hybrid_patch" / "conf").exists():
         shutil.copytree(conf_folder(), new / "conf")
-    write_json(new / SNAPSHOT, said)
-    _put(new, folder)
+    write_json(new / SNAPSHOT, record)
+    _rename_copy(new, folder)
 
 
-def _put(new: Path, folder: Path) -> None:
-    """Give a finished copy its name; another process may have been faster."""
+def _rename_copy(new: Path, folder: Path) -> None:
+    """Rename a finished copy; another process may have been faster."""
     new.chmod(0o755)
     try:
         new.rename(folder)

@@ -1,4 +1,4 @@
-"""How the members of a sweep stand: what their run directories say, and what their queues still have."""
+"""The status of a sweep's members, from their run directories and from their queues."""
 
 import json
 import logging
@@ -12,8 +12,9 @@ from typing import Any, Literal
 from hybrid_patch.runs.atomic_files import last_lines
 from hybrid_patch.runs.directory import METRICS, RunDirectory
 from hybrid_patch.runs.lock import STALE_SECONDS, holder_text, is_alive
-from launch.queue import Live, QueueSilentError, queue_of
-from launch.sweep import Member, Submission, Sweep
+from launch.queue.choice import queue_of
+from launch.queue.interface import Live, QueueSilentError
+from launch.sweep import Submission, Sweep, SweepMember
 
 State = Literal["done", "running", "queued", "stopped", "stale", "failed", "missing"]
 STATES: tuple[State, ...] = ("done", "running", "queued", "stopped", "stale", "failed", "missing")
@@ -21,19 +22,19 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """How a member stands.
+class MemberStatus:
+    """The status of a member.
 
     Attributes:
-        state: by the run's own word: `done`, `failed`; `running`: and alive; `stale`: it says so, but gives no sign of
-            life; `queued`: a queue has it; `stopped`: its state is saved, and no queue has it; `missing`: neither begun
-            nor queued.
-        rate: steps per second, in the last step.
-        who: holds its lock.
-        live: whether a queue still has it. A queue may do so for a while after a machine has died.
+        state: `done`, `failed`: as the run reports; `running`: the same, and alive; `stale`: reported running, but
+            without a sign of life; `queued`: a queue has it; `stopped`: saved, and no queue has it; `missing`: neither
+            begun nor queued.
+        rate: steps per second, at the last step.
+        holder: of its lock.
+        live: whether a queue still has it, which may last a while after a machine has died.
     """
 
-    member: Member
+    member: SweepMember
     state: State
     step: int = 0
     steps: int | None = None
@@ -43,37 +44,39 @@ class Standing:
     cause: str = ""
     frame: str = ""
     attempt: int = 0
-    who: str = ""
+    holder: str = ""
     live: bool = False
 
     @property
-    def idle(self) -> bool:
-        """Whether it will not be done unless it is submitted again."""
+    def resubmittable(self) -> bool:
+        """Whether it will only be finished if it is submitted again."""
         return self.state in ("stopped", "stale", "failed", "missing") and not self.live
 
     @property
-    def goes_on(self) -> bool:
+    def active(self) -> bool:
         """Whether it runs, or waits for its turn."""
-        return self.state != "done" and not self.idle
+        return self.state != "done" and not self.resubmittable
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the last step, if the steps go on as the last one."""
+        """Time to the last step at the current rate."""
         if self.rate is None or self.steps is None or self.state != "running":
             return None
         return (self.steps - self.step) / self.rate
 
 
-def standings(sweep: Sweep, members: Iterable[Member] | None = None, patient: bool = False) -> list[Standing]:
-    """How members stand (None: all of the manifest).
+def member_statuses(
+    sweep: Sweep, members: Iterable[SweepMember] | None = None, patient: bool = False
+) -> list[MemberStatus]:
+    """The status of members (None: all of the manifest).
 
     Args:
-        patient: where a queue does not answer, say so and take what was handed to it for waiting; it is for looking
-            on. Without, raises QueueSilentError: what is done next must not depend on a guess.
+        patient: if a queue does not answer, warn and count its members as queued; for looking on. Otherwise raises
+            QueueSilentError, since what follows must not depend on a guess.
     """
-    chosen = list(sweep.members().values() if members is None else members)
+    members = list(sweep.members().values() if members is None else members)
     live: dict[str, Live] = {}
-    by_queue = [(queue_of(of_kind[-1].cluster), of_kind) for of_kind in _by_kind(sweep.submissions())]
+    by_queue = [(queue_of(submissions[-1].cluster), submissions) for submissions in _by_cluster(sweep.submissions())]
     for queue, submissions in by_queue:
         try:
             live |= queue.live(sweep, submissions)
@@ -82,58 +85,44 @@ def standings(sweep: Sweep, members: Iterable[Member] | None = None, patient: bo
                 raise
             log.warning("%s; what is not done is taken for queued", error)
             live |= {member: "waiting" for each in submissions for member in each.members}
-    found = [standing(sweep.run(member.id), member, live.get(member.id)) for member in chosen]
-    if any(each.state in ("stale", "missing") for each in found):
+    statuses = [member_status(sweep.run(member.id), member, live.get(member.id)) for member in members]
+    if any(each.state in ("stale", "missing") for each in statuses):
         verdicts: dict[str, str] = {}
         for queue, submissions in by_queue:
             verdicts |= queue.verdicts(sweep, submissions)
-        found = [_with_verdict(each, verdicts.get(each.member.id)) for each in found]
-    return found
+        statuses = [_with_verdict(each, verdicts.get(each.member.id)) for each in statuses]
+    return statuses
 
 
-def _by_kind(submissions: Iterable[Submission]) -> Iterable[list[Submission]]:
-    kinds: dict[str, list[Submission]] = {}
+def _by_cluster(submissions: Iterable[Submission]) -> Iterable[list[Submission]]:
+    clusters: dict[str, list[Submission]] = {}
     for submission in submissions:
-        kinds.setdefault(submission.cluster.name, []).append(submission)
-    return kinds.values()
+        clusters.setdefault(submission.cluster.name, []).append(submission)
+    return clusters.values()
 
 
-def _with_verdict(each: Standing, verdict: str | None) -> Standing:
-    if verdict is None or each.state not in ("stale", "missing"):
-        return each
-    return replace(each, reason=f"{each.reason}; its job: {verdict}".removeprefix("; "))
+def _with_verdict(status: MemberStatus, verdict: str | None) -> MemberStatus:
+    if verdict is None or status.state not in ("stale", "missing"):
+        return status
+    return replace(status, reason=f"{status.reason}; its job: {verdict}".removeprefix("; "))
 
 
-def standing(folder: Path, member: Member, live: Live | None) -> Standing:
-    """How one member stands, by its run directory and what its queue says."""
+def member_status(folder: Path, member: SweepMember, live: Live | None) -> MemberStatus:
+    """The status of one member, from its run directory and from what its queue says."""
     run = RunDirectory(folder)
     status = run.status()
     if not status:
-        return Standing(member=member, state="queued" if live else "missing")
-    holder = run.holder()
-    said, heartbeat = status["state"], status["heartbeat"]
-    recent = time.time() - heartbeat < STALE_SECONDS
-    state: State
-    if said == "done":
-        state = "done"
-    elif said == "running" and recent and ((holder and is_alive(holder, heartbeat)) or live == "running"):
-        state = "running"
-    elif said == "running" and live == "waiting" and not (holder and is_alive(holder, heartbeat)):
-        state = "queued"
-    elif said == "running":
-        state = "stale"
-    elif live:
-        state = "queued"
-    else:
-        state = "failed" if said == "failed" else "stopped"
+        return MemberStatus(member=member, state="queued" if live else "missing")
+    holder, heartbeat = run.holder(), status["heartbeat"]
+    state = _state(status, bool(holder) and is_alive(holder, heartbeat), live)
     last = last_metrics(folder / METRICS)
     seconds = last.get("step_seconds", 0.0) + last.get("data_seconds", 0.0)
     reason = status["reason"]
     if state == "stale":
-        who = holder_text(holder) or f"host {status['host']}"
-        reason = f"no sign of life for {time.time() - heartbeat:.0f} s; was {who}"
+        last_holder = holder_text(holder) or f"host {status['host']}"
+        reason = f"no sign of life for {time.time() - heartbeat:.0f} s; was {last_holder}"
         reason += "; its queue still has it, and may start it again" if live else ""
-    return Standing(
+    return MemberStatus(
         member=member,
         state=state,
         step=max(last.get("step", 0), status["step"]) if state == "running" else status["step"],
@@ -144,19 +133,37 @@ def standing(folder: Path, member: Member, live: Live | None) -> Standing:
         cause=status.get("cause", ""),
         frame=status.get("frame", ""),
         attempt=status["attempt"],
-        who=holder_text(holder),
+        holder=holder_text(holder),
         live=live is not None,
     )
 
 
-def counts(found: Iterable[Standing]) -> str:
-    """How many are in which state: `3 done, 1 running`."""
-    numbers = Counter(each.state for each in found)
+def _state(status: dict[str, Any], held: bool, live: Live | None) -> State:
+    """The state of a run.
+
+    Args:
+        held: whether a living process holds its lock.
+    """
+    if status["state"] == "done":
+        return "done"
+    if status["state"] == "running":
+        recent = time.time() - status["heartbeat"] < STALE_SECONDS
+        if recent and (held or live == "running"):
+            return "running"
+        return "queued" if live == "waiting" and not held else "stale"
+    if live:
+        return "queued"
+    return "failed" if status["state"] == "failed" else "stopped"
+
+
+def counts(statuses: Iterable[MemberStatus]) -> str:
+    """The number of members in each state: `3 done, 1 running`."""
+    numbers = Counter(each.state for each in statuses)
     return ", ".join(f"{numbers[state]} {state}" for state in STATES if numbers[state]) or "no members"
 
 
 def last_metrics(path: Path) -> dict[str, Any]:
-    """The last whole line of the metrics."""
+    """The last whole line of the metrics; empty if there is none."""
     try:
         lines = last_lines(path)
     except FileNotFoundError:

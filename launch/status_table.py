@@ -1,24 +1,31 @@
-"""How a sweep stands, for the terminal: a line per member, and failures by what they have in common."""
+"""The status of a sweep as a table for the terminal, with its failures grouped."""
 
 import shlex
+import sys
 from collections.abc import Sequence
 
-from rich.console import Group, JustifyMethod, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from launch.status import STATES, Standing, counts
-from launch.sweep import Member
+from launch.status import STATES, MemberStatus, counts
+from launch.sweep import SweepMember
 
-MOST_LINES = 40
-"""Members that have a line each; of more, those that run or need a look have one, and the rest are counted."""
-WIDEST = 70
-"""Of what sets a member apart; the rest of a line needs the width."""
+MAX_LINES = 40
+"""Of more members, only those that run or need a look get a line, and the rest are counted."""
+MAX_LABEL = 70
+"""Width of the first column; the rest of a line needs the space."""
 COLOURS = {"done": "green", "running": "cyan", "stale": "red", "failed": "red", "stopped": "yellow"}
+ORDER = ("running", "stale", "stopped", "queued", "missing", "failed", "done")
 
 
-def labels(members: Sequence[Member]) -> dict[str, str]:
-    """What sets each member apart: its arguments without those that all have."""
+def show(*parts: RenderableType) -> None:
+    """Print; never cut to a width where the output is no terminal."""
+    Console(width=None if sys.stdout.isatty() else 200).print(Group(*parts))
+
+
+def labels(members: Sequence[SweepMember]) -> dict[str, str]:
+    """The arguments of each member that not all members share."""
     common = set.intersection(*(set(member.arguments) for member in members)) if members else set()
     return {
         member.id: " ".join(word for word in member.arguments if word not in common) or "as it stands"
@@ -26,59 +33,64 @@ def labels(members: Sequence[Member]) -> dict[str, str]:
     }
 
 
-def overview(name: str, found: Sequence[Standing]) -> RenderableType:
-    """The table of a sweep's members, a line of counts, and its failures."""
-    label = labels([each.member for each in found])
-    table = Table(title=f"{name}: {counts(found)}", title_justify="left")
-    for column in ("member", "state", "step", "it/s", "left", "loss", "id"):
+def overview(name: str, statuses: Sequence[MemberStatus], brief: bool = False) -> Table:
+    """The table of a sweep's members.
+
+    Args:
+        brief: a line for every member, with its state and id only.
+    """
+    label = labels([each.member for each in statuses])
+    table = Table(title=f"{name}: {counts(statuses)}", title_justify="left")
+    columns = ("member", "state", "id") if brief else ("member", "state", "step", "it/s", "left", "loss", "id")
+    for column in columns:
         justify: JustifyMethod = "right" if column in ("step", "it/s", "left", "loss") else "left"
-        table.add_column(column, justify=justify, no_wrap=True, max_width=WIDEST if column == "member" else None)
-    shown = _shown(found)
+        table.add_column(column, justify=justify, no_wrap=True, max_width=MAX_LABEL if column == "member" else None)
+    shown = list(statuses) if brief else _shown(statuses)
     for each in shown:
-        table.add_row(
-            label[each.member.id],
-            Text(each.state, style=COLOURS.get(each.state, "")),
-            "" if each.steps is None else f"{each.step}/{each.steps}",
-            "" if each.rate is None or each.state != "running" else f"{each.rate:.2f}",
-            "" if each.seconds_left is None else duration(each.seconds_left),
-            "" if each.loss is None else f"{each.loss:.4f}",
-            each.member.id,
-        )
-    rest = [each for each in found if each not in shown]
+        cells: dict[str, str | Text] = {
+            "member": label[each.member.id],
+            "state": Text(each.state, style=COLOURS.get(each.state, "")),
+            "step": "" if each.steps is None else f"{each.step}/{each.steps}",
+            "it/s": "" if each.rate is None or each.state != "running" else f"{each.rate:.2f}",
+            "left": "" if each.seconds_left is None else duration(each.seconds_left),
+            "loss": "" if each.loss is None else f"{each.loss:.4f}",
+            "id": each.member.id,
+        }
+        table.add_row(*(cells[column] for column in columns))
+    rest = [each for each in statuses if each not in shown]
     if rest:
         table.add_section()
         table.add_row(f"and {len(rest)} more", counts(rest))
-    return Group(table, *failures(name, found))
+    return table
 
 
-def _shown(found: Sequence[Standing]) -> list[Standing]:
-    if len(found) <= MOST_LINES:
-        return list(found)
-    order = ("running", "stale", "stopped", "queued", "missing", "failed", "done")
-    assert set(order) == set(STATES)
-    chosen = sorted(found, key=lambda each: order.index(each.state))[:MOST_LINES]
-    return [each for each in found if each in chosen and each.state in ("running", "stale", "stopped")]
+def _shown(statuses: Sequence[MemberStatus]) -> list[MemberStatus]:
+    if len(statuses) <= MAX_LINES:
+        return list(statuses)
+    assert set(ORDER) == set(STATES)
+    first = sorted(statuses, key=lambda each: ORDER.index(each.state))[:MAX_LINES]
+    return [each for each in statuses if each in first and each.state in ("running", "stale", "stopped")]
 
 
-def failures(name: str, found: Sequence[Standing]) -> list[Text]:
-    """Failed and stale members, and missing ones that their queue knows more of: a line for each cause and place, and
-    the command that runs them again."""
-    groups: dict[tuple[str, str], list[Standing]] = {}
-    for each in found:
+def failures(name: str, statuses: Sequence[MemberStatus]) -> list[Text]:
+    """A line for each cause and place of failures, and the command that runs the members again.
+
+    Includes stale members, and missing ones that their queue knows more about.
+    """
+    groups: dict[tuple[str, str], list[MemberStatus]] = {}
+    for each in statuses:
         if each.state == "failed":
             groups.setdefault((each.cause or "error", each.frame), []).append(each)
-        if each.state == "stale":
-            groups.setdefault(("stale", ""), []).append(each)
-        if each.state == "missing" and each.reason:
-            groups.setdefault(("missing", ""), []).append(each)
+        elif each.state == "stale" or (each.state == "missing" and each.reason):
+            groups.setdefault((each.state, ""), []).append(each)
     lines = []
     for (cause, frame), members in sorted(groups.items(), key=lambda pair: -len(pair[1])):
         where = f" at {frame}" if frame else ""
         ids = ", ".join(each.member.id for each in members[:3]) + (", ..." if len(members) > 3 else "")
         lines.append(f"{len(members)} × {cause}{where}: {members[0].reason}\n    {ids}")
-    idle = [each.state for members in groups.values() for each in members if each.idle]
-    if idle:
-        which = "" if "missing" in idle else " --failed-only"
+    states = [each.state for members in groups.values() for each in members if each.resubmittable]
+    if states:
+        which = "" if "missing" in states else " --failed-only"
         lines.append(f"again: python -m launch resume {shlex.quote(name)}{which}")
     return [Text(line) for line in lines]
 

@@ -1,9 +1,9 @@
-"""Submit a sweep: judge every member, skip what is done or at work, freeze the rest, and hand it to a queue."""
+"""Submit a sweep: validate its members, skip those done or active, freeze the rest, and hand it to a queue."""
 
 import os
 import shlex
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,78 +17,103 @@ from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_text
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.provenance import provenance
-from launch import snapshot
 from launch.config import Cluster, Slurm
-from launch.queue import QueueSilentError, queue_of
-from launch.status import Standing, standings
-from launch.sweep import RUNS, Member, Submission, Sweep
+from launch.queue.choice import queue_of
+from launch.queue.interface import QueueSilentError
+from launch.snapshot import Snapshot, snapshot_code
+from launch.status import MemberStatus, member_statuses
+from launch.sweep import RUNS, Submission, Sweep, SweepMember
 
 if TYPE_CHECKING:
+    from hybrid_patch.cost.devices import Device
     from hybrid_patch.cost.predict_sweep import PlannedSweep
 
 
-class Judged(NamedTuple):
-    """A member whose config is good."""
+class ValidMember(NamedTuple):
+    """A member with a valid config."""
 
-    member: Member
+    member: SweepMember
     config: Config
     identity: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Request:
-    """A sweep that was asked for, all of it good; each run once."""
+class SweepRequest:
+    """A requested sweep, with each run once.
+
+    Attributes:
+        repeated: the number of members that are the same run as one before.
+    """
 
     sweep: Sweep
-    judged: list[Judged]
+    valid: list[ValidMember]
     repeated: int
 
-    def members(self) -> list[Member]:
-        """Of the sweep, in order."""
-        return [each.member for each in self.judged]
+    def members(self) -> list[SweepMember]:
+        """The members, in order."""
+        return [each.member for each in self.valid]
 
 
-def judge(arguments: Sequence[str], cluster: Cluster) -> Request:
+class InvalidMember(NamedTuple):
+    """A member that cannot run, by its command line."""
+
+    arguments: Sequence[str]
+    error: str
+
+
+def validate_sweep(arguments: Sequence[str], cluster: Cluster) -> SweepRequest:
     """Compose and check every member that a command line describes.
 
-    Raises InputError that lists all bad ones, a line each.
+    Raises InputError that lists all invalid ones, a line each.
+    """
+    request, invalid = request_sweep(arguments, cluster, Sources())
+    if invalid or request is None:
+        total = len(invalid) + (len(request.valid) + request.repeated if request else 0)
+        lines = [f"{shlex.join(each.arguments)}: {each.error}" for each in invalid]
+        raise InputError(_listed(f"{len(invalid)} of {total} members are bad, nothing is submitted", lines))
+    return request
+
+
+def request_sweep(
+    arguments: Sequence[str], cluster: Cluster, sources: Sources
+) -> tuple[SweepRequest | None, list[InvalidMember]]:
+    """The valid members that a command line describes (None: there are none), and the invalid ones.
+
+    Raises InputError where it describes no sweep.
     """
     for word in arguments:
         if word.lstrip("+").startswith("run_dir="):
             raise InputError(f"{word}: each member has its own; sweep_name=<name> names their folder")
-        if word.startswith("-"):
-            raise InputError(f"{word}: no such flag; takes overrides and sweeps, cluster=..., dry_run=true")
-    more = [f"runtime.nodes={cluster.nodes}"] if isinstance(cluster, Slurm) and cluster.nodes else []
-    lines = [[*line, *more] for line in sweep_members(arguments, Sources())]
+    nodes = [f"runtime.nodes={cluster.nodes}"] if isinstance(cluster, Slurm) and cluster.nodes else []
+    lines = [[*line, *nodes] for line in sweep_members(arguments, sources)]
     if not lines:
         raise InputError(f"{' '.join(arguments)}: a sweep of no members; one of its keys has no value")
-    configs = each_config(lines, Sources())
-    bad = [f"{shlex.join(line)}: {each}" for line, each in zip(lines, configs, strict=True) if not _good(each)]
-    if bad:
-        raise InputError(_listed(f"{len(bad)} of {len(lines)} members are bad, nothing is submitted", bad))
-    good = [config for config in configs if isinstance(config, Config)]
-    names = list(dict.fromkeys(config.sweep_name for config in good))
-    if len(names) > 1:
-        raise InputError(f"sweep_name={','.join(names)}: a sweep has one name")
     fingerprint = Fingerprints()
-    judged: dict[str, Judged] = {}
-    for line, config in zip(lines, good, strict=True):
-        what = identity(config, fingerprint)
-        judged.setdefault(what["run_id"], Judged(_member(what["run_id"], line, config), config, what))
-    return Request(Sweep(RUNS / names[0]), list(judged.values()), len(lines) - len(judged))
-
-
-def _good(config: Config | InputError) -> bool:
-    return isinstance(config, Config)
+    valid: dict[str, ValidMember] = {}
+    invalid = []
+    names = set()
+    for line, config in zip(lines, each_config(lines, sources), strict=True):
+        if isinstance(config, InputError):
+            invalid.append(InvalidMember(line, str(config)))
+            continue
+        names.add(config.sweep_name)
+        run = identity(config, fingerprint)
+        valid.setdefault(run["run_id"], ValidMember(_member(run["run_id"], line, config), config, run))
+    if len(names) > 1:
+        raise InputError(f"sweep_name={','.join(sorted(names))}: a sweep has one name")
+    if not valid:
+        return None, invalid
+    repeated = len(lines) - len(invalid) - len(valid)
+    return SweepRequest(Sweep(RUNS / names.pop()), list(valid.values()), repeated), invalid
 
 
 def _listed(title: str, lines: Sequence[str]) -> str:
     return "\n".join([f"{title}:", *(f"  {line}" for line in lines)])
 
 
-def _member(run_id: str, line: Sequence[str], config: Config) -> Member:
+def _member(run_id: str, line: Sequence[str], config: Config) -> SweepMember:
     runtime = config.runtime
-    return Member(
+    return SweepMember(
         id=run_id,
         arguments=tuple(line),
         nodes=runtime.nodes,
@@ -99,75 +124,78 @@ def _member(run_id: str, line: Sequence[str], config: Config) -> Member:
     )
 
 
-def planned(request: Request, limit: int | None, device: Any) -> tuple[Request, "PlannedSweep"]:
+def plan_memory(
+    request: SweepRequest, limit: int | None, device: "Device | None"
+) -> tuple[SweepRequest, "PlannedSweep"]:
     """The same request with the memory that each member needs. Raises InputError for those that cannot fit.
 
     Args:
         limit: bytes that a process may take; None: not known.
-        device: to plan for besides, a `hybrid_patch.cost.devices.Device`; None: none.
+        device: to plan for as well; None: none.
     """
     from hybrid_patch.cost.devices import RESERVE
     from hybrid_patch.cost.formatting import format_bytes
     from hybrid_patch.cost.predict_sweep import predict_sweep
 
-    limits = [most for most in (limit, None if device is None else device.memory) if most is not None]
-    found = predict_sweep(
-        [each.member.arguments for each in request.judged],
-        [each.config for each in request.judged],
+    limits = [bytes_ for bytes_ in (limit, None if device is None else device.memory) if bytes_ is not None]
+    plan = predict_sweep(
+        [each.member.arguments for each in request.valid],
+        [each.config for each in request.valid],
         growth=device is not None,  # its table tells the largest batch
     )
-    bad, judged = [], []
-    for each, plan in zip(request.judged, found.runs, strict=True):
-        if plan.prediction is None:
-            bad.append(f"{each.member.id}: {plan.error}")
+    too_large, valid = [], []
+    for each, planned in zip(request.valid, plan.runs, strict=True):
+        if planned.prediction is None:
+            too_large.append(f"{each.member.id}: {planned.error}")
             continue
-        peak = plan.prediction.peak()
+        peak = planned.prediction.peak()
         if limits and peak + RESERVE > min(limits):
-            bad.append(
+            too_large.append(
                 f"{each.member.id}: a process needs {format_bytes(peak)} and {format_bytes(RESERVE)} for itself, "
                 f"and has {format_bytes(min(limits))}; try a smaller trainer.batch_size, data.tile or model"
             )
-        judged.append(each._replace(member=replace(each.member, memory=peak)))
-    if bad:
-        raise InputError(_listed(f"{len(bad)} of {len(request.judged)} members cannot run, nothing is submitted", bad))
-    return Request(request.sweep, judged, request.repeated), found
+        valid.append(each._replace(member=replace(each.member, memory=peak)))
+    if too_large:
+        title = f"{len(too_large)} of {len(request.valid)} members cannot run, nothing is submitted"
+        raise InputError(_listed(title, too_large))
+    return SweepRequest(request.sweep, valid, request.repeated), plan
 
 
-def submit(request: Request, cluster: Cluster) -> tuple[Submission | None, list[Standing], str]:
-    """Freeze the members that are neither done nor at work, and hand them to a queue.
+def submit(request: SweepRequest, cluster: Cluster) -> tuple[Submission | None, list[MemberStatus], str]:
+    """Freeze the members that are neither done nor active, and hand them to a queue.
 
-    Returns the submission (None: there was nothing to do), how all members stood before it, and a line about the queue.
+    Returns the submission (None: nothing to do), the status of all members before it, and a line about the queue.
     Raises InputError if the code's changes are to be refused, or the queue cannot be reached.
     """
     sweep = request.sweep
     with sweep.locked():
         try:
-            before = standings(sweep, request.members())
+            before = member_statuses(sweep, request.members())
         except QueueSilentError as error:
             raise InputError(f"{error}; what waits there is not known, so nothing was submitted") from None
-        todo = [each.member for each in before if each.idle]
+        todo = [each.member for each in before if each.resubmittable]
         if not todo:
             return None, before, ""
-        code = snapshot.take(sweep.code, cluster.dirty)
-        judged = {each.member.id: each for each in request.judged}
+        code = snapshot_code(sweep.code, cluster.dirty)
+        valid = {each.member.id: each for each in request.valid}
         record = {**provenance(), "commit": code.commit, "dirty": code.dirty}
         for member in todo:
-            _freeze(RunDirectory(sweep.run(member.id)), judged[member.id], record)
-        # A job at work reads there what its members need: of those nothing may change.
-        known = sweep.members().keys() - {member.id for member in todo}
-        sweep.add([member for member in request.members() if member.id not in known])
-        submission, said = hand_over(sweep, todo, code, cluster, str(Path.cwd()))
-    return submission, before, said
+            _freeze(RunDirectory(sweep.run(member.id)), valid[member.id], record)
+        # A running job reads its members' resources in the manifest: those entries must not change.
+        unchanged = sweep.members().keys() - {member.id for member in todo}
+        sweep.add([member for member in request.members() if member.id not in unchanged])
+        submission, line = hand_over(sweep, todo, code, cluster, str(Path.cwd()))
+    return submission, before, line
 
 
 def hand_over(
-    sweep: Sweep, members: Sequence[Member], code: snapshot.Snapshot, cluster: Cluster, cwd: str
+    sweep: Sweep, members: Collection[SweepMember], code: Snapshot, cluster: Cluster, cwd: str
 ) -> tuple[Submission, str]:
-    """Write a submission down and give it to its queue; frozen members only. Returns it, and a line about the queue.
+    """Record a submission of frozen members and give it to its queue. Returns it, and a line about the queue.
 
     Raises InputError if the queue cannot be reached.
     """
-    os.sync()  # the members' files were not waited for one by one
+    os.sync()  # the members' files were not flushed one by one
     number = max((each.number for each in sweep.submissions()), default=0) + 1
     submission = Submission(
         number=number,
@@ -181,22 +209,22 @@ def hand_over(
     return submission, queue_of(cluster).submit(sweep, submission)
 
 
-def _freeze(run: RunDirectory, judged: Judged, record: dict[str, Any]) -> None:
-    """Write the config a member runs with, and what it is; of one that has begun before, what changes no result."""
+def _freeze(run: RunDirectory, valid: ValidMember, record: dict[str, Any]) -> None:
+    """Write a member's config and identity; of one that has begun before, only the config, which keeps its results."""
     run.path.mkdir(parents=True, exist_ok=True)
-    text = as_yaml(judged.config)
+    text = as_yaml(valid.config)
     if not run.exists():
-        run.begin(text, {**judged.identity, **record}, flush=False)
+        run.begin(text, {**valid.identity, **record}, flush=False)
     elif run.config.read_text() != text:
         with run.held():
             write_text(run.config, text)
 
 
-def other_commits(sweep: Sweep, members: Sequence[Member], commit: str | None) -> dict[str, list[str]]:
-    """Members that were begun from another commit, by that commit."""
-    found: dict[str, list[str]] = {}
+def other_commits(sweep: Sweep, members: Sequence[SweepMember], commit: str | None) -> dict[str, list[str]]:
+    """The ids of members that were begun from another commit, by that commit."""
+    by_commit: dict[str, list[str]] = {}
     for member in members:
         run = RunDirectory(sweep.run(member.id))
         if run.exists() and (other := run.identity().get("commit")) != commit:
-            found.setdefault(str(other), []).append(member.id)
-    return found
+            by_commit.setdefault(str(other), []).append(member.id)
+    return by_commit

@@ -1,4 +1,4 @@
-"""This machine as a queue: a process in the background that lives on when the terminal is closed."""
+"""This machine as a queue: a background process that outlives the terminal."""
 
 import fcntl
 import os
@@ -17,16 +17,16 @@ from hybrid_patch.errors import InputError
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.lock import process_here
 from launch.config import Local
-from launch.queue import Live
-from launch.queue.local_slots import found_gpus, slots_of
-from launch.queue.markers import leave, let_go
-from launch.sweep import Member, Submission, Sweep
+from launch.queue.interface import Live
+from launch.queue.local_slots import slots_of, visible_gpus
+from launch.queue.markers import mark, released
+from launch.sweep import Submission, Sweep, SweepMember
 
 LOG, LOCK = "queue.txt", "queue.lock"
 
 
 def code_environment(code: str) -> dict[str, str]:
-    """The environment of processes that import the code from a folder, and not from the one they run in."""
+    """The environment of processes that import the code from a given folder, not from their working directory."""
     paths = [code, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
 
@@ -37,7 +37,7 @@ class LocalQueue:
     def __init__(self, cluster: Local) -> None:
         self._cluster = cluster
 
-    def check(self, members: Collection[Member]) -> None:
+    def check(self, members: Collection[SweepMember]) -> None:
         """Raises InputError for a member that needs more than there is."""
         slots = slots_of(self._cluster)
         for member in members:
@@ -51,14 +51,14 @@ class LocalQueue:
                 )
 
     def memory(self) -> int | None:
-        """Of a GPU, where there are some; else this machine's."""
-        if not found_gpus():
+        """Bytes of the smallest GPU if there are GPUs, else of this machine."""
+        if not visible_gpus():
             return psutil.virtual_memory().total
         if shutil.which("nvidia-smi") is None:
             return None
-        words = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-        said = subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
-        return min((int(mebibytes) * 2**20 for mebibytes in said), default=None)
+        query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+        sizes = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+        return min((int(mebibytes) * 2**20 for mebibytes in sizes), default=None)
 
     def needs_plan(self) -> bool:
         """No."""
@@ -66,12 +66,12 @@ class LocalQueue:
 
     def submit(self, sweep: Sweep, submission: Submission) -> str:
         """Start the process that runs the members."""
-        place = sweep.place(submission)
+        folder = sweep.submission_folder(submission)
         # The process inherits the lock, so that it counts as alive from the first moment.
-        with (place / LOG).open("ab") as log, (place / LOCK).open("w") as lock:
+        with (folder / LOG).open("ab") as log, (folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             process = subprocess.Popen(
-                [sys.executable, "-m", "launch.queue.local_server", str(place)],
+                [sys.executable, "-m", "launch.queue.local_server", str(folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -86,40 +86,42 @@ class LocalQueue:
         return f"{len(slots)} {kind} of this machine; it goes on when the terminal is closed"
 
     def live(self, sweep: Sweep, submissions: Collection[Submission]) -> dict[str, Live]:
-        """The members of queues whose process is alive, but those let go of. Which of them run, they say."""
-        found: dict[str, Live] = {}
+        """The members of live queue processes, without those released. Whether they run, their own status says."""
+        live: dict[str, Live] = {}
         for submission in submissions:
-            place = sweep.place(submission)
-            if server(place) is not None:
-                gone = let_go(place)
-                found |= {member: "waiting" for member in submission.members if member not in gone}
-        return found
+            folder = sweep.submission_folder(submission)
+            if server_process(folder) is not None:
+                live |= dict.fromkeys(set(submission.members) - released(folder), "waiting")
+        return live
 
     def verdicts(self, sweep: Sweep, submissions: Collection[Submission]) -> dict[str, str]:
-        """Nothing that the run directories do not know."""
+        """None: the run directories know it all."""
         return {}
 
     def cancel(self, sweep: Sweep, submission: Submission, members: Collection[str]) -> None:
-        """Leave a word for the queue's process, or end it if all are cancelled; ask trainings whose queue is gone."""
-        place = sweep.place(submission)
-        process = server(place)
-        servers = {found[0] for each in sweep.submissions() if (found := server(sweep.place(each))) is not None}
+        """Leave markers for the queue's process, or end it if all are cancelled; stop trainings without a queue."""
+        folder = sweep.submission_folder(submission)
+        process = server_process(folder)
+        servers = [server_process(sweep.submission_folder(each)) for each in sweep.submissions()]
+        server_pids = {server[0] for server in servers if server is not None}
         for member in members:
-            leave(place, "cancelled", member)
+            mark(folder, "cancelled", member)
             pid = process_here(RunDirectory(sweep.run(member)).holder())
             if pid is not None:
                 with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has ended meanwhile
-                    if psutil.Process(pid).ppid() not in servers:
+                    if psutil.Process(pid).ppid() not in server_pids:
                         os.kill(pid, signal.SIGTERM)
-        # A queue on another machine that shares the disk reads the words.
-        if process is not None and process[1] == socket.gethostname() and set(submission.members) <= let_go(place):
-            os.kill(process[0], signal.SIGTERM)
+        # A queue on another machine that shares the disk reads the markers.
+        here = process is not None and process[1] == socket.gethostname()
+        if process is not None and here and set(submission.members) <= released(folder):
+            with suppress(ProcessLookupError):
+                os.kill(process[0], signal.SIGTERM)
 
 
-def server(place: Path) -> tuple[int, str] | None:
-    """The process that serves a submission's queue, and its host; None if it is gone."""
+def server_process(folder: Path) -> tuple[int, str] | None:
+    """The process id and host of a submission's queue; None if it has ended."""
     try:
-        with (place / LOCK).open() as file:
+        with (folder / LOCK).open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -1,6 +1,6 @@
 """The process behind a local queue: `python -m launch.queue.local_server <folder of a submission>`.
 
-As many threads as there are slots take members in order, and run each as a process of its own on its own device.
+One thread per slot takes members in order, and runs each as a process on a device of its own.
 """
 
 import signal
@@ -14,48 +14,47 @@ from functools import partial
 from pathlib import Path
 
 from hybrid_patch.runs.directory import RunDirectory
-from launch.attempts import Stop, attempts, when_there_is_room
+from launch.attempts import Stop, retry_when_full, run_attempts
 from launch.config import Local
 from launch.queue.local import code_environment
-from launch.queue.local_slots import TakenSlots, slots_of, take
-from launch.queue.markers import leave, left
-from launch.sweep import Member, read_submission, sweep_of
+from launch.queue.local_slots import HeldSlots, acquire_slots, slots_of
+from launch.queue.markers import mark, marked
+from launch.sweep import SweepMember, read_submission, sweep_of
 
 POLL = 0.3
-"""Seconds between looks at words that were left, and at slots that others hold."""
+"""Seconds between looks at markers, and at slots that others hold."""
 
 
 class Server:
     """A queue at work."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self.sweep = sweep_of(place)
-        self.submission = read_submission(place)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sweep = sweep_of(folder)
+        self.submission = read_submission(folder)
         assert isinstance(self.submission.cluster, Local)
         self.cluster = self.submission.cluster
         members = self.sweep.members()
         self.waiting = deque(members[name] for name in self.submission.members)
         self.stop = Stop()
-        self.taking = threading.Lock()
+        self.queue_lock = threading.Lock()
 
     def serve(self) -> None:
-        """Until all members have had their turn, or a signal says stop."""
+        """Run until all members have had their turn, or a signal asks to stop."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self.stop.note)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        slots = slots_of(self.cluster)
-        threads = [threading.Thread(target=self._work) for _ in slots]
+        threads = [threading.Thread(target=self._work) for _ in slots_of(self.cluster)]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            for member in left(self.place, "cancelled"):
+            for member in marked(self.folder, "cancelled"):
                 self.stop.cancel(member)
             time.sleep(POLL)
 
     def _work(self) -> None:
         while True:
-            with self.taking:
+            with self.queue_lock:
                 if not self.waiting or self.stop.signals:
                     return
                 member = self.waiting.popleft()
@@ -63,41 +62,40 @@ class Server:
                 if not self.stop.asked(member.id):
                     self._run(member)
             except Exception:  # no member may cost the others their turn
-                self._say(f"{member.id}: {traceback.format_exc()}")
-            when_there_is_room(partial(leave, self.place, "ended", member.id))
+                self._log(f"{member.id}: {traceback.format_exc()}")
+            retry_when_full(partial(mark, self.folder, "ended", member.id))
 
-    def _run(self, member: Member) -> None:
-        slots, taken = slots_of(self.cluster), None
-        while taken is None:
+    def _run(self, member: SweepMember) -> None:
+        slots, held = slots_of(self.cluster), None
+        while held is None:
             if self.stop.asked(member.id):
                 return
-            taken = take(slots, min(member.processes, len(slots)))
-            if taken is None:
+            held = acquire_slots(slots, min(member.processes, len(slots)))
+            if held is None:
                 time.sleep(POLL)
         try:
-            run, retries = RunDirectory(self.sweep.run(member.id)), self.cluster.retries
-            outcome = attempts(
-                run, self.submission.number, retries, self.stop, self._environment(member, taken), kept=taken.files
+            outcome = run_attempts(
+                RunDirectory(self.sweep.run(member.id)),
+                self.submission.number,
+                self.cluster.retries,
+                self.stop,
+                self._environment(member, held),
+                inherited_files=held.files,
             )
         finally:
-            taken.free()
-        self._say(f"{member.id}: {outcome.state} {outcome.cause} {outcome.reason}".rstrip())
+            held.release()
+        self._log(f"{member.id}: {outcome.state} {outcome.cause} {outcome.reason}".rstrip())
 
-    def _environment(self, member: Member, taken: TakenSlots) -> dict[str, str]:
-        threads = sum(slot.threads for slot in taken.slots) // member.processes
-        found = {**code_environment(self.submission.code), "OMP_NUM_THREADS": str(max(threads, 1))}
-        gpus = [slot.gpu for slot in taken.slots if slot.gpu is not None]
-        return {**found, "CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else found
+    def _environment(self, member: SweepMember, held: HeldSlots) -> dict[str, str]:
+        threads = sum(slot.threads for slot in held.slots) // member.processes
+        variables = {**code_environment(self.submission.code), "OMP_NUM_THREADS": str(max(threads, 1))}
+        gpus = [slot.gpu for slot in held.slots if slot.gpu is not None]
+        return {**variables, "CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else variables
 
-    def _say(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         with suppress(OSError):  # a full disk
             print(text, flush=True)
 
 
-def main() -> None:
-    """The command."""
-    Server(Path(sys.argv[1])).serve()
-
-
 if __name__ == "__main__":
-    main()
+    Server(Path(sys.argv[1])).serve()

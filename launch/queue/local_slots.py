@@ -1,4 +1,4 @@
-"""The places of this machine where members run: its GPUs, or its cores in shares. All sweeps share them."""
+"""The slots of this machine in which members run: its GPUs, or shares of its cores. All sweeps of a user share them."""
 
 import fcntl
 import os
@@ -12,17 +12,17 @@ from pathlib import Path
 from launch.config import Local
 
 THREADS = 2
-"""Of a CPU slot, unless it is said."""
+"""CPU threads of a slot by default."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for a process.
+    """Room for one process.
 
     Attributes:
-        name: of the file that is locked while somebody is in it.
-        gpu: as CUDA counts; None: a share of the cores.
-        threads: for a process in it.
+        name: of the file that is locked while the slot is in use.
+        gpu: CUDA's number; None: a share of the cores.
+        threads: CPU threads for the process.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Slot:
 
 def slots_of(cluster: Local) -> list[Slot]:
     """The slots that a queue may use here."""
-    gpus, cores = found_gpus(), len(os.sched_getaffinity(0))
+    gpus, cores = visible_gpus(), len(os.sched_getaffinity(0))
     threads = cluster.threads or (max(cores // cluster.slots, 1) if cluster.slots else min(THREADS, cores))
     if gpus:
         count = min(cluster.slots or len(gpus), len(gpus))
@@ -41,34 +41,35 @@ def slots_of(cluster: Local) -> list[Slot]:
     return [Slot(f"cpu{i}", None, threads) for i in range(count)]
 
 
-def found_gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The GPUs that this process may use, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu for gpu in takewhile(lambda gpu: gpu.strip() != "-1", visible.split(",")) if gpu.strip()]
     if shutil.which("nvidia-smi") is None:
         return []
-    said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(i) for i in range(sum(line.startswith("GPU ") for line in said.stdout.splitlines()))]
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(i) for i in range(sum(line.startswith("GPU ") for line in listing.splitlines()))]
 
 
-class TakenSlots:
-    """Slots in the hands of a member. Its process inherits them: they are free when it has ended, whatever happens."""
+class HeldSlots:
+    """Slots in use by a member. Its process inherits their locks, so they are free when it ends, however it ends."""
 
-    def __init__(self, slots: list[Slot], files: list[int]) -> None:
-        self.slots, self.files = slots, files
+    def __init__(self) -> None:
+        self.slots: list[Slot] = []
+        self.files: list[int] = []
 
-    def free(self) -> None:
-        """Close them here; a process that inherited them keeps them until it ends."""
+    def release(self) -> None:
+        """Close the locks here; a process that inherited them holds them until it ends."""
         for file in self.files:
             os.close(file)
 
 
-def take(slots: list[Slot], count: int) -> TakenSlots | None:
-    """So many of the slots, all or none (None)."""
+def acquire_slots(slots: list[Slot], count: int) -> HeldSlots | None:
+    """Hold `count` of the slots; None if fewer are free."""
     folder = Path(tempfile.gettempdir()) / f"hybrid_patch-slots-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    taken = TakenSlots([], [])
+    held = HeldSlots()
     for slot in slots:
         file = os.open(folder / slot.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -76,9 +77,9 @@ def take(slots: list[Slot], count: int) -> TakenSlots | None:
         except BlockingIOError:
             os.close(file)
             continue
-        taken.slots.append(slot)
-        taken.files.append(file)
-        if len(taken.slots) == count:
-            return taken
-    taken.free()
+        held.slots.append(slot)
+        held.files.append(file)
+        if len(held.slots) == count:
+            return held
+    held.release()
     return None

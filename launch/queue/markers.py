@@ -1,23 +1,23 @@
-"""Words that are left in a submission's folder: files named after members, which no crash and no full disk can tear."""
+"""Marker files in a submission's folder, named after members: creating an empty file is atomic, even on a full disk."""
 
 from pathlib import Path
 from typing import Literal
 
-Word = Literal["cancelled", "ended"]
-"""cancelled: for the queue, to let go of the member; ended: by the queue, that it has done with it."""
+Marker = Literal["cancelled", "ended"]
+"""cancelled: asks the queue to drop the member; ended: left by the queue when it is done with the member."""
 
 
-def leave(place: Path, word: Word, member: str) -> None:
-    """Leave a word about a member. Raises OSError where there is no room."""
-    (place / word).mkdir(exist_ok=True)
-    (place / word / member).touch()
+def mark(folder: Path, marker: Marker, member: str) -> None:
+    """Leave a marker for a member. Raises OSError where there is no room."""
+    (folder / marker).mkdir(exist_ok=True)
+    (folder / marker / member).touch()
 
 
-def left(place: Path, word: Word) -> set[str]:
-    """The members about whom a word was left."""
-    return {path.name for path in (place / word).glob("*")}
+def marked(folder: Path, marker: Marker) -> set[str]:
+    """The members with a marker."""
+    return {path.name for path in (folder / marker).glob("*")}
 
 
-def let_go(place: Path) -> set[str]:
-    """The members that a queue starts no more: it has done with them, or was asked to."""
-    return left(place, "cancelled") | left(place, "ended")
+def released(folder: Path) -> set[str]:
+    """The members that a queue will not start any more: it is done with them, or was asked to drop them."""
+    return marked(folder, "cancelled") | marked(folder, "ended")

@@ -1,6 +1,6 @@
-"""One process of a member that takes several machines: `srun ... python -m launch.queue.slurm_rank COMMAND ...`.
+"""One process of a member on several machines: `srun ... python -m launch.queue.slurm_rank COMMAND ...`.
 
-Says who it is, and where the first one can be reached, in the words of torchrun, and becomes the command.
+Sets torchrun's variables (its rank, the address of the first process), and becomes the command.
 """
 
 import os
@@ -34,14 +34,14 @@ def main() -> None:
 
 
 def address(node: str) -> str:
-    """A node's address: its name if that resolves, else what SLURM reaches it by."""
+    """A node's address: its name if that resolves, else the one that SLURM uses."""
     try:
         socket.getaddrinfo(node, None)
         return node
     except socket.gaierror:
-        said = subprocess.run(["scontrol", "show", "node", "-o", node], capture_output=True, text=True, check=True)
-        found = re.search(r"NodeAddr=(\S+)", said.stdout)
-        return found[1] if found else node
+        node_line = subprocess.run(["scontrol", "show", "node", "-o", node], capture_output=True, text=True, check=True)
+        match = re.search(r"NodeAddr=(\S+)", node_line.stdout)
+        return match[1] if match else node
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The script of a job, by way of submitit."""
+"""The sbatch script of an array, written by submitit."""
 
 import math
 import shlex
@@ -10,18 +10,18 @@ from submitit.slurm.slurm import _make_sbatch_string  # its executors pickle; me
 
 from hybrid_patch.cost.devices import RESERVE
 from launch.config import Slurm
-from launch.sweep import Member, Submission
+from launch.sweep import Submission, SweepMember
 
 MARGIN = 1.2
-"""Times the plan, for `cluster.memory=plan`."""
+"""Memory requested by `cluster.memory=plan`, relative to the plan."""
 ASKED = "HYBRID_PATCH_ASKED"
-"""The variable that names the signals which came while the shell made ready."""
+"""The variable that names the signals which came while the shell was setting up."""
 NOTED = [f"trap '{ASKED}=\"${{{ASKED}-}} {name}\"' {name}" for name in ("USR2", "TERM")]
-"""Lines of shell: without them a signal would end the shell, and SLURM would not start the job again."""
+"""Lines of shell that record signals: otherwise one would end the shell, and SLURM would not start the job again."""
 
 
 class Resources(NamedTuple):
-    """What a job asks for; members that ask for the same share an array.
+    """What a job requests; members with equal requests share an array.
 
     Attributes:
         nodes: machines.
@@ -38,24 +38,24 @@ class Resources(NamedTuple):
     memory: str | None
 
 
-def resources_of(cluster: Slurm, member: Member) -> Resources:
-    """What the job of a member asks for, with those that are packed with it."""
+def resources_of(cluster: Slurm, member: SweepMember) -> Resources:
+    """What the job of a member requests, together with the members packed with it."""
     tasks = member.processes * cluster.pack
     gpus = cluster.gpus_per_node or (str(tasks) if member.cuda else None)
     memory = cluster.memory
     if memory == "plan":
         assert member.memory is not None
-        gibibytes = math.ceil((member.memory + RESERVE) * MARGIN / 2**30)  # whole ones, so that few arrays differ
+        gibibytes = math.ceil((member.memory + RESERVE) * MARGIN / 2**30)  # whole ones, for fewer distinct arrays
         memory = f"{gibibytes * tasks}G"
     return Resources(member.nodes, tasks, cluster.cpus or member.workers + 1, gpus, memory)
 
 
 def script(
-    cluster: Slurm, submission: Submission, place: Path, array: int, name: str, jobs: int, need: Resources
+    cluster: Slurm, submission: Submission, folder: Path, array: int, name: str, jobs: int, need: Resources
 ) -> str:
-    """The text for sbatch of an array of so many jobs.
+    """The script of an array of `jobs` jobs.
 
-    The job requeues itself when it is stopped in time; `--requeue` is for a machine that dies.
+    A job that is stopped in time requeues itself; `--requeue` is for a machine that dies.
     """
     options: dict[str, Any] = {key: True if value == "true" else value for key, value in cluster.extra.items()}
     setup = [
@@ -63,16 +63,16 @@ def script(
         *cluster.setup,
         f"export PYTHONPATH={shlex.quote(submission.code)}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         f"cd {shlex.quote(submission.cwd)}",
-        f"export {ASKED}; trap '' USR2 TERM",  # not heard until the job's process listens, but not deadly either
+        f"export {ASKED}; trap '' USR2 TERM",  # ignored until the job's process listens
     ]
     return _make_sbatch_string(
-        command="exec " + shlex.join([sys.executable, "-u", "-m", "launch.job", str(place), str(array)]),
-        folder=place,
+        command="exec " + shlex.join([sys.executable, "-u", "-m", "launch.queue.slurm_job", str(folder), str(array)]),
+        folder=folder,
         job_name=name,
         partition=cluster.partition,
         account=cluster.account,
         qos=cluster.qos,
-        time=cluster.time,  # type: ignore[arg-type]  # a text is put down as it is
+        time=cluster.time,  # type: ignore[arg-type]  # written as it is
         nodes=need.nodes,
         ntasks_per_node=need.tasks,
         cpus_per_task=need.cpus,
@@ -86,9 +86,9 @@ def script(
         wckey=None,  # type: ignore[arg-type]
         use_srun=False,
         additional_parameters={
-            "output": str(place / "job-%A_%a.txt"),
+            "output": str(folder / "job-%A_%a.txt"),
             "requeue": True,
-            "signal": f"B:USR2@{cluster.signal_seconds}",  # to the job's own process, which hands it on
+            "signal": f"B:USR2@{cluster.signal_seconds}",  # to the job's own process, which forwards it
             **options,
         },
     )

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from hybrid_patch.runs.atomic_files import append_line, write_json
-from launch.queue import Live
-from launch.status import standing
-from launch.sweep import Member
+from launch.queue.interface import Live
+from launch.status import member_status
+from launch.sweep import SweepMember
 
-MEMBER = Member(id="a", arguments=("seed=0",), nodes=1, processes=1, workers=0, cuda=False, memory=None)
+MEMBER = SweepMember(id="a", arguments=("seed=0",), nodes=1, processes=1, workers=0, cuda=False, memory=None)
 
 
 @pytest.mark.parametrize(("live", "idle"), [("running", False), (None, True)])
@@ -18,8 +18,8 @@ def test_a_dead_machine_is_named_and_its_member_not_submitted_twice(
 ) -> None:
     status = {"state": "running", "reason": "", "heartbeat": 0.0, "attempt": 1, "step": 5, "host": "n1", "pid": 1}
     write_json(tmp_path / "status.json", status)
-    found = standing(tmp_path, MEMBER, live)
-    assert (found.state, found.idle) == ("stale", idle)
+    found = member_status(tmp_path, MEMBER, live)
+    assert (found.state, found.resubmittable) == ("stale", idle)
     assert ("its queue still has it" in found.reason) is not idle
 
 
