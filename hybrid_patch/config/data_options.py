@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from hybrid_patch.config.field_types import Count, Share
+from hybrid_patch.config.field_types import Count, Fraction
 from hybrid_patch.config.modality import STRICT, Modality
 from hybrid_patch.errors import InputError
 
@@ -43,7 +43,7 @@ class DataOptions:
     timesteps: Count
     modalities: dict[str, Modality]
     on_error: Literal["raise", "skip"]
-    max_skipped: Share
+    max_skipped: Fraction
 
     def problems(self) -> Iterator[str]:
         """A line (key, value, what is wrong, what to try) for each option that does not fit the others or the disk."""

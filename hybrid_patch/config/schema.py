@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from hybrid_patch.config.data_options import DataOptions, data_sources
-from hybrid_patch.config.field_types import Amount, Aside, BelowOne, Count, NotNegative, Positive, Seed, Share
+from hybrid_patch.config.field_types import Amount, Aside, BelowOne, Count, Fraction, NotNegative, Positive, Seed
 from hybrid_patch.config.modality import STRICT
 
 
@@ -149,8 +149,8 @@ class RandomMasking:
     """Tokens are hidden one by one, at random. What is neither encoded nor decoded takes no part."""
 
     name: Literal["random"]
-    encode_ratio: Share
-    decode_ratio: Share
+    encode_ratio: Fraction
+    decode_ratio: Fraction
     views: Count
     """Maskings of each sample in a step; the instance loss compares two."""
 
@@ -160,8 +160,8 @@ class ModalityCrossRandomMasking:
     """Random masking, and besides each sample draws which of its (modality, band set) pairs are encoded and decoded."""
 
     name: Literal["modality_cross_random"]
-    encode_ratio: Share
-    decode_ratio: Share
+    encode_ratio: Fraction
+    decode_ratio: Fraction
     views: Count
     """Maskings of each sample in a step; the instance loss compares two."""
 
@@ -171,8 +171,8 @@ class SpaceMasking:
     """Places on the ground are hidden: with all their timesteps and band sets, in all modalities."""
 
     name: Literal["space"]
-    encode_ratio: Share
-    decode_ratio: Share
+    encode_ratio: Fraction
+    decode_ratio: Fraction
     views: Count
     """Maskings of each sample in a step; the instance loss compares two."""
 
@@ -182,8 +182,8 @@ class TimeMasking:
     """Timesteps are hidden: whole images of all modalities that have a series; the others' tokens one by one."""
 
     name: Literal["time"]
-    encode_ratio: Share
-    decode_ratio: Share
+    encode_ratio: Fraction
+    decode_ratio: Fraction
     views: Count
     """Maskings of each sample in a step; the instance loss compares two."""
 
@@ -268,9 +268,9 @@ class Optimizer:
     beta1: BelowOne
     beta2: BelowOne
     weight_decay: NotNegative
-    warmup: Share
+    warmup: Fraction
     """Share of the steps."""
-    final_lr_ratio: Share
+    final_lr_ratio: Fraction
     clip_norm: Positive
     """Largest norm of the gradient."""
 

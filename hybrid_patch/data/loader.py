@@ -69,8 +69,8 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
     def _sample(self, position: int, sizes: PatchSizes) -> MaskedCrop:
         """The sample at a position of the endless sequence of samples."""
         rng = np.random.default_rng([self.config.seed, SAMPLE, position])
-        epoch, place = divmod(position, len(self.indices))
-        index = int(self.epoch_order(epoch)[place])
+        epoch, number = divmod(position, len(self.indices))
+        index = int(self.epoch_order(epoch)[number])
         skipped: list[str] = []
         while True:
             try:
@@ -84,12 +84,12 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
                     raise BrokenSampleError(f"{SUBSTITUTES} broken samples in a row, the last one: {error}") from error
                 index = int(rng.choice(self.indices))
         modalities = self.source.modalities
-        present = {
+        presence = {
             name: coarse_presence(valid[None], sizes.processing, len(modalities[name].band_sets))
             for name, valid in sample.valid.items()
         }
-        views = [draw_masks(self.config.masking, modalities, present, rng) for _ in range(self.config.masking.views)]
-        masks = {name: np.concatenate([view[name] for view in views]) for name in present}
+        views = [draw_masks(self.config.masking, modalities, presence, rng) for _ in range(self.config.masking.views)]
+        masks = {name: np.concatenate([view[name] for view in views]) for name in presence}
         return MaskedCrop(sample, masks, self._guide_mask(sample, rng), tuple(skipped))
 
     def _guide_mask(self, sample: Crop, rng: np.random.Generator) -> dict[str, Bool[Array, "v _ _ _"]]:
@@ -121,14 +121,13 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         data = self.config.data
         height, width, length = self.source.shape(index)
         whole = read_crop(self.source, index, Window(0, 0, height, width), np.arange(length), length)
-        places = [np.argwhere(whole.valid[name]) for name in self.inputs]
-        found = np.concatenate(places)
-        if len(found) == 0:
+        valid_pixels = np.concatenate([np.argwhere(whole.valid[name]) for name in self.inputs])
+        if len(valid_pixels) == 0:
             raise BrokenSampleError(f"{self.source.name(index)}: nothing but missing pixels")
-        row, column, time = found[rng.integers(len(found))]
+        row, column, time = valid_pixels[rng.integers(len(valid_pixels))]
         top, left = (
-            int(np.clip(place - rng.integers(tile), 0, max(side - tile, 0)))
-            for place, side in ((row, height), (column, width))
+            int(np.clip(center - rng.integers(tile), 0, max(side - tile, 0)))
+            for center, side in ((row, height), (column, width))
         )
         others = rng.permutation(np.delete(np.arange(length), time))[: data.timesteps - 1]
         window = Window(top, left, tile, tile)

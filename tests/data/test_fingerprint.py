@@ -62,20 +62,20 @@ def test_a_folder_that_moved_is_the_same_data(folder: Path, tmp_path: Path) -> N
 
 
 def test_every_change_of_the_folder_is_other_data(folder: Path) -> None:
-    seen = [rasters(folder).fingerprint()]
+    fingerprints = [rasters(folder).fingerprint()]
     write(folder / "images/0.tif", 9)
-    seen.append(rasters(folder).fingerprint())
+    fingerprints.append(rasters(folder).fingerprint())
     (folder / "images/1.tif").rename(folder / "images/one.tif")
-    seen.append(rasters(folder).fingerprint())
+    fingerprints.append(rasters(folder).fingerprint())
     (folder / "index.csv").write_text("file\n2.tif\n")
-    seen.append(rasters(folder).fingerprint())
+    fingerprints.append(rasters(folder).fingerprint())
     (folder / "meta.json").write_text(json.dumps({"nodata": 0}))
-    seen.append(rasters(folder).fingerprint())
+    fingerprints.append(rasters(folder).fingerprint())
     (folder / "labels").mkdir()
     shutil.copy(folder / "images/2.tif", folder / "labels/2.TIF")
-    seen.append(rasters(folder).fingerprint())
-    assert len(set(seen)) == len(seen)
-    assert all(len(digest) == 16 for digest in seen)
+    fingerprints.append(rasters(folder).fingerprint())
+    assert len(set(fingerprints)) == len(fingerprints)
+    assert all(len(digest) == 16 for digest in fingerprints)
 
 
 def test_olmoearth_is_its_metadata_and_statistics(tmp_path: Path) -> None:

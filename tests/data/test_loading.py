@@ -56,11 +56,11 @@ class Memory:
         optical = np.stack(np.broadcast_arrays(index, rows, columns, timesteps[None, None]), -1).astype(np.float32)
         labels = np.zeros(optical.shape[:2], np.int16)
         cover = np.full((*labels.shape, 1, 1), 20, np.float32)
-        there = np.full(optical.shape[:3], index not in self.empty)
+        valid_mask = np.full(optical.shape[:3], index not in self.empty)
         if self.only is not None:
-            there = (optical[..., 1:] == self.only).all(-1)
+            valid_mask = (optical[..., 1:] == self.only).all(-1)
         images = {"optical": optical, "cover": cover}  # and no height
-        valid = {"optical": there, "cover": np.ones((*labels.shape, 1), bool)}
+        valid = {"optical": valid_mask, "cover": np.ones((*labels.shape, 1), bool)}
         return Sample(images, valid, np.stack([timesteps + 1] * 3, -1), None, labels)
 
 
@@ -76,14 +76,14 @@ def batch_of(dataset: TrainingSteps, step: int) -> Batch:
 
 
 def tensors(batch: Batch) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
+    collected: list[torch.Tensor] = []
 
     def note(x: torch.Tensor) -> torch.Tensor:
-        found.append(x)
+        collected.append(x)
         return x
 
     batch.map(note)
-    return found
+    return collected
 
 
 def equal(a: Batch, b: Batch) -> bool:
@@ -115,8 +115,8 @@ def test_processes_share_out_the_batch_of_one(world: int) -> None:
 
 def test_each_epoch_sees_every_training_sample_once_in_another_order() -> None:
     dataset = steps(Memory())
-    seen = [index for step in range(6) for index in source_indices(batch_of(dataset, step))]
-    epochs = [seen[:8], seen[8:16], seen[16:]]
+    indices = [index for step in range(6) for index in source_indices(batch_of(dataset, step))]
+    epochs = [indices[:8], indices[8:16], indices[16:]]
     assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
     assert epochs[0] != epochs[1]
     reseeded = steps(Memory(), "seed=1")

@@ -44,12 +44,12 @@ def test_a_sample_is_scattered_and_absent_modalities_are_absent(folder: Path) ->
     assert whole(source, 0).images.keys() == {"sentinel2_l2a", "srtm"}
 
 
-@given(data=st.data(), present=st.lists(st.booleans(), min_size=1, max_size=8))
+@given(data=st.data(), timesteps=st.lists(st.booleans(), min_size=1, max_size=8))
 @settings(deadline=None)
-def test_reading_packed_series_is_scattering_them_whole(data: st.DataObject, present: list[bool]) -> None:
+def test_reading_packed_series_is_scattering_them_whole(data: st.DataObject, timesteps: list[bool]) -> None:
     """Any window and any timesteps of a packed series, against the plain way: scatter all of it, then index."""
-    height, width, mask = 5, 6, np.array(present)
-    rng = np.random.default_rng(len(present))
+    height, width, mask = 5, 6, np.array(timesteps)
+    rng = np.random.default_rng(len(timesteps))
     packed = rng.integers(1, 100, (height, width, mask.sum(), 3)).astype(np.float32)
     for gap in (MISSING, np.nan):
         packed[rng.random(packed.shape) < 0.05] = gap
@@ -61,9 +61,9 @@ def test_reading_packed_series_is_scattering_them_whole(data: st.DataObject, pre
     window = Window(top, left, data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left)))
     steps = np.array(sorted(data.draw(st.sets(st.integers(0, len(mask) - 1), min_size=1))))
     area = (slice(top, top + window.height), slice(left, left + window.width))
-    images, there = read_packed(packed, window, mask, steps)
+    images, read_mask = read_packed(packed, window, mask, steps)
     np.testing.assert_array_equal(images, full[area][:, :, steps])
-    np.testing.assert_array_equal(there, valid[area][:, :, steps])
+    np.testing.assert_array_equal(read_mask, valid[area][:, :, steps])
 
 
 def test_a_window_is_the_same_part_of_the_whole(folder: Path) -> None:
@@ -142,11 +142,11 @@ def test_computed_statistics_come_before_predefined_and_both_before_an_estimate(
     }
     (tmp_path / "computed.json").write_text(json.dumps(computed))
     (tmp_path / "predefined.json").write_text(json.dumps(predefined))
-    found = OlmoEarthSource(config(folder, statistics=str(tmp_path))).modalities
-    assert (found["sentinel2_l2a"].mean, found["sentinel2_l2a"].std) == ((5, 6), (2, 3))
-    assert found["srtm"].mean == pytest.approx([127.5])
+    modalities = OlmoEarthSource(config(folder, statistics=str(tmp_path))).modalities
+    assert (modalities["sentinel2_l2a"].mean, modalities["sentinel2_l2a"].std) == ((5, 6), (2, 3))
+    assert modalities["srtm"].mean == pytest.approx([127.5])
     ends = np.array([-50, 10], np.float32).reshape(2, 1, 1, 1).repeat(2, -1)
-    normalised, _ = found["sentinel1"].normalise(ends, np.ones((2, 1, 1), bool))
+    normalised, _ = modalities["sentinel1"].normalise(ends, np.ones((2, 1, 1), bool))
     np.testing.assert_allclose(normalised[:, 0, 0], [[0, 0], [1, 1]], atol=1e-6)
 
 
@@ -242,14 +242,14 @@ def test_the_stand_in_file(shared_data: Path, tmp_path: Path) -> None:
     assert sample.labels is not None
     assert np.unique(sample.labels).tolist() == [2, 3]
     assert source.modalities["srtm"].mean == pytest.approx([677.02], abs=0.01)
-    for name, found in source.modalities.items():
-        values, valid = found.normalise(sample.images[name], sample.valid[name])
+    for name, fitted in source.modalities.items():
+        values, valid = fitted.normalise(sample.images[name], sample.valid[name])
         assert np.abs(values[valid]).mean() < 1.5
     broken = tmp_path / "sample_0.h5"
     shutil.copy(shared_data / "olmoearth_layout/sample_0.h5", broken)
     broken.chmod(0o644)
     shutil.copy(shared_data / "olmoearth_layout/sample_metadata.csv", tmp_path)
     _flip(broken)
-    known = with_given_statistics(declared, str(shared_data / "olmoearth_norm"))
+    with_statistics = with_given_statistics(declared, str(shared_data / "olmoearth_norm"))
     with pytest.raises(BrokenSampleError, match=r"sample_0\.h5"):
-        whole(OlmoEarthSource(config(tmp_path, known)), 0)
+        whole(OlmoEarthSource(config(tmp_path, with_statistics)), 0)

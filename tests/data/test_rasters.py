@@ -31,8 +31,8 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- what is found ----------------------------------------------------------------------------------------------------
 def test_tiles_are_found_with_bands_gsd_and_labels(tiles: Path) -> None:
     source = RasterSource(config(tiles))
-    found = source.modalities["images"]
-    assert (found.bands, found.band_sets, found.temporal, found.gsd) == (
+    images = source.modalities["images"]
+    assert (images.bands, images.band_sets, images.temporal, images.gsd) == (
         ("blue", "green", "red"),
         (("blue", "green", "red"),),
         False,
@@ -63,8 +63,8 @@ def test_bands_come_from_meta_json_or_are_numbered(tmp_path: Path) -> None:
     write(tmp_path / "images/a.tif", ramp(2, 8, 8), crs=None, transform=None)
     assert RasterSource(config(tmp_path)).modalities["images"].bands == ("band_1", "band_2")
     (tmp_path / "meta.json").write_text(json.dumps({"bands": ["x", "y"], "resolution_m": 30}))
-    found = RasterSource(config(tmp_path)).modalities["images"]
-    assert (found.bands, found.gsd) == (("x", "y"), 30.0)
+    images = RasterSource(config(tmp_path)).modalities["images"]
+    assert (images.bands, images.gsd) == (("x", "y"), 30.0)
 
 
 def test_gsd_of_degrees_is_taken_at_the_latitude(tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_a_window_is_the_same_part_of_the_whole(series_source: RasterSource, dat
     steps = np.array(sorted(data.draw(st.sets(st.integers(0, length - 1), min_size=1))))
     part, full = source.read(index, Window(top, left, rows, columns), steps), whole(source, index)
     area = (slice(top, top + rows), slice(left, left + columns))
-    for name, found in source.modalities.items():
-        chosen = steps if found.temporal else [0]
+    for name, each in source.modalities.items():
+        chosen = steps if each.temporal else [0]
         np.testing.assert_array_equal(part.images[name], full.images[name][area][:, :, chosen])
         np.testing.assert_array_equal(part.valid[name], full.valid[name][area][:, :, chosen])
         assert part.images[name].dtype == np.float32

@@ -68,13 +68,13 @@ def test_whole_scenes_give_the_moments_of_their_valid_pixels() -> None:
     """With windows as large as the scenes, and each drawn once, nothing is left to chance."""
     scenes = Scenes()
     many = np.resize(SAMPLES, WINDOWS // len(SAMPLES) * len(SAMPLES))  # Each as often as any other.
-    found = fitted(scenes, many)
+    estimate = fitted(scenes, many)
     values = scenes.images[scenes.valid].astype(np.float64)
-    assert found.mean is not None
-    assert found.std is not None
+    assert estimate.mean is not None
+    assert estimate.std is not None
     # The draw repeats some scenes once more than others to fill its number: the tolerance is for those.
-    np.testing.assert_allclose(found.mean, values.mean(0), rtol=2e-3)
-    np.testing.assert_allclose(found.std, values.std(0), rtol=2e-2)
+    np.testing.assert_allclose(estimate.mean, values.mean(0), rtol=2e-3)
+    np.testing.assert_allclose(estimate.std, values.std(0), rtol=2e-2)
 
 
 def test_only_training_samples_are_drawn_and_always_the_same() -> None:
@@ -113,7 +113,7 @@ def test_a_modality_without_a_valid_pixel_is_named() -> None:
 def test_a_constant_band_can_be_normalised() -> None:
     scenes = Scenes(valid_share=1)
     scenes.images[..., 1] = 7
-    found = fitted(scenes)
-    assert found.mean is not None
-    assert found.std is not None
-    assert (found.mean[1], found.std[1]) == (7, 1)
+    estimate = fitted(scenes)
+    assert estimate.mean is not None
+    assert estimate.std is not None
+    assert (estimate.mean[1], estimate.std[1]) == (7, 1)

@@ -231,14 +231,14 @@ def test_crops_green_up_at_their_own_time(scenes: list[Sample]) -> None:
 
     def greenness(crop: str, month: int) -> float:
         """Median vegetation index of a crop in a month, clouds and shadows left out."""
-        found = []
+        indices = []
         for scene in scenes:
             image = scene.images["sentinel2_l2a"][:, :, scene.timestamps[:, 1] == month]
             clear = scene.valid["sentinel2_l2a"][:, :, scene.timestamps[:, 1] == month] & (image[..., 0] < 2500)
             clear &= (labels_of(scene) == CLASSES.index(crop))[..., None]
             pixels = image[clear]
-            found.append((pixels[:, nir] - pixels[:, red]) / (pixels[:, nir] + pixels[:, red]))
-        return float(np.median(np.concatenate(found)))
+            indices.append((pixels[:, nir] - pixels[:, red]) / (pixels[:, nir] + pixels[:, red]))
+        return float(np.median(np.concatenate(indices)))
 
     april, august = 3, 7
     assert greenness("winter wheat", april) > greenness("winter wheat", august) + 0.2

@@ -54,14 +54,14 @@ def config(root: Path, modalities: dict[str, Modality] = MODALITIES, **changes: 
     return OlmoEarth(**values | changes)
 
 
-def write(root: Path, number: int, present: dict[str, list[bool]], extra: dict[str, Array] | None = None) -> None:
+def write(root: Path, number: int, masks: dict[str, list[bool]], extra: dict[str, Array] | None = None) -> None:
     """A sample with noise for the given modalities, packed by their masks; `extra` arrays are stored as they are."""
     rng = np.random.default_rng(number)
     compression = hdf5plugin.Zstd(3)
     with h5py.File(root / f"sample_{number}.h5", "w") as file:
         file["latlon"] = np.array([50.5, 5.5], np.float32)
         file["timestamps"] = np.array([[1, month, 2021] for month in range(8, 8 + LENGTH)])
-        for name, mask in present.items():
+        for name, mask in masks.items():
             image = rng.integers(1, 1000, (SIDE, SIDE, sum(mask), 2)).astype(np.uint16)
             file.create_dataset(name, data=image, chunks=image.shape, **compression)
             file[f"missing_timesteps_masks/{name}"] = np.array(mask)

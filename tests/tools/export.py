@@ -110,13 +110,13 @@ def export(options: ExportOptions) -> None:
     write_json(output / "export.json", _note(options))
     jobs = [(options.data, index, output) for index in range(options.samples)]
     with ProcessPoolExecutor(options.workers) as pool:
-        places = list(
+        coordinates = list(
             track(pool.map(_write_sample, jobs, chunksize=4), "writing", len(jobs), disable=not sys.stdout.isatty())
         )
     names = sorted([*options.data.modalities, "worldcover"])
     rows = [",".join([str(index), *["1"] * len(names)]) for index in range(options.samples)]
     buffer = io.BytesIO()
-    np.save(buffer, np.array(places, np.float32))
+    np.save(buffer, np.array(coordinates, np.float32))
     write_bytes(output / "latlon_distribution.npy", buffer.getvalue())
     write_json(
         output / "compression_settings.json", {"compression": "zstd", "compression_opts": ZSTD_LEVEL, "shuffle": None}
@@ -147,10 +147,10 @@ def content(sample: Sample) -> bytes:
         file["timestamps"] = sample.timestamps
         for name, image in sample.images.items():
             valid, temporal = sample.valid[name], image.shape[2] > 1
-            present = valid.any((0, 1)) if temporal else np.ones(1, bool)
-            _add(file, name, _stored(name, image[:, :, present], valid[:, :, present]))
+            timestep_mask = valid.any((0, 1)) if temporal else np.ones(1, bool)
+            _add(file, name, _stored(name, image[:, :, timestep_mask], valid[:, :, timestep_mask]))
             if temporal:
-                file[f"missing_timesteps_masks/{name}"] = present
+                file[f"missing_timesteps_masks/{name}"] = timestep_mask
         assert sample.labels is not None
         codes = np.array([WORLDCOVER_CODES[name] for name in CLASSES], np.uint8)
         _add(file, "worldcover", codes[sample.labels][..., None, None])

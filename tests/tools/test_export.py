@@ -37,17 +37,17 @@ def test_samples_are_read_back_as_they_were(tmp_path: Path) -> None:
     steps = np.arange(6)
     for number in numbers:
         assert source.shape(number) == (16, 16, 6)
-        found = source.read(number, Window(0, 0, 16, 16), steps)
+        exported = source.read(number, Window(0, 0, 16, 16), steps)
         expected = scenes.read(number, Window(0, 0, 16, 16), steps)
-        assert (found.timestamps == expected.timestamps).all()
+        assert (exported.timestamps == expected.timestamps).all()
         for name, image in expected.images.items():
-            assert (found.valid[name] == expected.valid[name]).all()
+            assert (exported.valid[name] == expected.valid[name]).all()
             order = [scenes.modalities[name].bands.index(band) for band in source.modalities[name].bands]
-            there = expected.valid[name]
-            np.testing.assert_allclose(found.images[name][there], image[..., order][there], atol=0.5)
+            valid_mask = expected.valid[name]
+            np.testing.assert_allclose(exported.images[name][valid_mask], image[..., order][valid_mask], atol=0.5)
         assert expected.labels is not None
-        assert found.labels is not None
-        codes = np.array(list(WORLDCOVER))[found.labels]
+        assert exported.labels is not None
+        codes = np.array(list(WORLDCOVER))[exported.labels]
         names = [CLASSES[label] for label in expected.labels.flat]
         assert [export.WORLDCOVER_CODES[name] for name in names] == list(codes.flat)
 
@@ -57,9 +57,9 @@ def test_an_export_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     (tmp_path / "sample_metadata.csv").unlink()
     (tmp_path / "sample_3.h5").unlink()
-    kept = (tmp_path / "sample_2.h5").stat().st_mtime_ns
+    modified = (tmp_path / "sample_2.h5").stat().st_mtime_ns
     written(tmp_path, "workers=2")
-    assert (tmp_path / "sample_2.h5").stat().st_mtime_ns == kept
+    assert (tmp_path / "sample_2.h5").stat().st_mtime_ns == modified
     for name, content in before.items():
         if name.endswith(".h5"):
             with h5py.File(tmp_path / name) as file:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from hybrid_patch.config.data_options import DataOptions, content, data_root, digest, folder_problems
-from hybrid_patch.config.field_types import Aside, Share
+from hybrid_patch.config.field_types import Aside, Fraction
 from hybrid_patch.config.modality import STRICT
 from hybrid_patch.errors import InputError
 
@@ -38,7 +38,7 @@ class OlmoEarth(DataOptions):
     """The folder that holds `sample_metadata.csv`."""
     statistics: Aside[str | None]
     """A folder with `computed.json` and `predefined.json`; null: estimated from the training samples."""
-    val_share: Share
+    val_share: Fraction
     """Share of the parent tiles that are kept for validation."""
 
     def problems(self) -> Iterator[str]:

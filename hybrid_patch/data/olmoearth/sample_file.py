@@ -1,9 +1,6 @@
-"""One HDF5 file of the OlmoEarth layout: opening it, and what its arrays say.
+"""The HDF5 files of the OlmoEarth layout: opening one, and reading its arrays."""
 
-Whatever is wrong with it is a BrokenSampleError of one line.
-"""
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,6 @@ import hdf5plugin  # noqa: F401  Registers the zstd filter with HDF5.
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.source import BrokenSampleError, Window
 
 Array = np.ndarray
@@ -35,17 +31,14 @@ class SampleFiles:
         return {"_path": None, "_file": None}  # another process opens its own
 
     @contextmanager
-    def opened(self, path: Path) -> Iterator[Any]:
-        """The open file; whatever HDF5 finds wrong with it, on opening or reading, is a BrokenSampleError."""
+    def opened(self, path: Path) -> Iterator[h5py.File]:
+        """The open file. What HDF5 or the functions below find wrong with it raises a BrokenSampleError."""
         try:
             if path != self._path or self._file is None:
                 self.close()
                 # Files are only ever read here, and locks are what network file systems lack.
                 self._file, self._path = h5py.File(path, "r", locking=False), path
             yield self._file
-        except BrokenSampleError:
-            self.close()
-            raise
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             self.close()
             reason = "no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
@@ -58,64 +51,58 @@ class SampleFiles:
         self._file = self._path = None
 
 
-def ground(file: Any, path: Path, modalities: Mapping[str, Modality]) -> tuple[int, int]:
-    """Height and width, pixels, of the sample's arrays."""
-    shapes = {file[name].shape[:2] for name in modalities if name in file and isinstance(file[name], h5py.Dataset)}
+def sides_of(file: h5py.File, modalities: Iterable[str]) -> tuple[int, int]:
+    """Height and width, pixels, of the sample's arrays. Raises ValueError, as the others here do."""
+    shapes = {file[name].shape[:2] for name in modalities if isinstance(file.get(name), h5py.Dataset)}
     if len(shapes) != 1:
-        found = ", ".join(f"{shape}" for shape in sorted(shapes)) or "none of them"
-        raise BrokenSampleError(f"{path}: the declared modalities must have one height and width, found {found}")
+        listed = ", ".join(map(str, sorted(shapes))) or "none of them"
+        raise ValueError(f"the declared modalities must have one height and width, found {listed}")
     height, width = shapes.pop()
     return int(height), int(width)
 
 
-def timestamps_of(file: Any, path: Path) -> Int[Array, "t 3"]:
+def timestamps_of(file: h5py.File) -> Int[Array, "t 3"]:
     """Day, month (0-11), year of the timesteps."""
     timestamps = np.asarray(file["timestamps"][()])
     if timestamps.ndim != 2 or timestamps.shape[1] != 3 or not len(timestamps):
-        raise BrokenSampleError(f"{path}: timestamps is an array {list(timestamps.shape)}, not [T, 3]")
+        raise ValueError(f"timestamps is an array {list(timestamps.shape)}, not [T, 3]")
     return timestamps.astype(np.int64)
 
 
-def present_timesteps(file: Any, path: Path, name: str, temporal: bool, length: int) -> Bool[Array, " t"]:
+def timestep_mask(file: h5py.File, name: str, temporal: bool, length: int) -> Bool[Array, " t"]:
     """Which timesteps the packed array of a modality holds."""
     if not temporal:
         return np.ones(1, bool)
     key = f"missing_timesteps_masks/{name}"
-    present = np.asarray(file[key][()]).astype(bool) if key in file else np.ones(length, bool)
-    if present.shape != (length,):
-        raise BrokenSampleError(f"{path}: {key} has {present.size} timesteps, timestamps has {length}")
-    return present
+    mask = np.asarray(file[key][()]).astype(bool) if key in file else np.ones(length, bool)
+    if mask.shape != (length,):
+        raise ValueError(f"{key} has {mask.size} timesteps, timestamps has {length}")
+    return mask
 
 
-def dataset_of(file: Any, path: Path, name: str, shape: tuple[int, ...]) -> Any:
+def dataset_of(file: h5py.File, name: str, shape: tuple[int, ...]) -> Any:
     """An array of the file, which must have this shape."""
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.shape != shape:
-        found = list(dataset.shape) if isinstance(dataset, h5py.Dataset) else "a group"
-        raise BrokenSampleError(f"{path}: {name} is {found}, not {list(shape)}")
+        actual = list(dataset.shape) if isinstance(dataset, h5py.Dataset) else "a group"
+        raise ValueError(f"{name} is {actual}, not {list(shape)}")
     return dataset
 
 
 def read_packed(
-    dataset: Any, window: Window, present: Bool[Array, " t"], timesteps: Int[Array, " k"]
+    dataset: Any, window: Window, mask: Bool[Array, " t"], timesteps: Int[Array, " k"]
 ) -> tuple[Float[Array, "h w k c"], Bool[Array, "h w k"]]:
-    """A window of a packed series at some timesteps: each one's image, zeros and invalid where there is none."""
-    bands = dataset.shape[3]
-    images = np.zeros((window.height, window.width, len(timesteps), bands), np.float32)
+    """A window of a packed series at some timesteps: each one's image, zeros and invalid where the mask is False."""
+    images = np.zeros((window.height, window.width, len(timesteps), dataset.shape[3]), np.float32)
     valid = np.zeros(images.shape[:3], bool)
-    there = np.flatnonzero(present[timesteps])
-    if len(there):
-        packed = np.cumsum(present)[timesteps[there]] - 1
+    stored = np.flatnonzero(mask[timesteps])
+    if len(stored):
+        packed = np.cumsum(mask)[timesteps[stored]] - 1
         # One contiguous read: HDF5 decompresses a chunk anew for every piece of a scattered one.
         first, last = int(packed[0]), int(packed[-1])
-        series: Shaped[Array, "h w p c"] = dataset[(*slices(window), slice(first, last + 1))]
+        series: Shaped[Array, "h w p c"] = dataset[(*window.slices, slice(first, last + 1))]
         values = series[:, :, packed - first].astype(np.float32)
         good = (np.isfinite(values) & (values != MISSING)).all(-1)
         values[~good] = 0
-        images[:, :, there], valid[:, :, there] = values, good
+        images[:, :, stored], valid[:, :, stored] = values, good
     return images, valid
-
-
-def slices(window: Window) -> tuple[slice, slice]:
-    """Rows and columns of a window."""
-    return slice(window.top, window.top + window.height), slice(window.left, window.left + window.width)

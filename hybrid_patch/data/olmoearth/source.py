@@ -18,11 +18,10 @@ from hybrid_patch.data.olmoearth import OlmoEarth
 from hybrid_patch.data.olmoearth.sample_file import (
     SampleFiles,
     dataset_of,
-    ground,
-    present_timesteps,
     read_packed,
-    slices,
+    sides_of,
     timestamps_of,
+    timestep_mask,
 )
 from hybrid_patch.data.olmoearth.tables import Metadata, read_metadata, with_given_statistics
 from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Sample, Window
@@ -68,7 +67,7 @@ class OlmoEarthSource:
         self._labelled = "worldcover" in self._metadata.columns
         self.classes: tuple[str, ...] = tuple(WORLDCOVER.values()) if self._labelled else ()
         self._files = SampleFiles()
-        # By number: a dictionary of samples seen would grow over an epoch.
+        # An array, as a dictionary would grow over an epoch.
         self._shapes = np.zeros((len(self._metadata.numbers), 3), np.int32)
         usable = _usable(self._metadata, config)
         parents = [str(number) for number in self._metadata.numbers[usable] // TILES_PER_PARENT]
@@ -94,8 +93,7 @@ class OlmoEarthSource:
         """Height, width and number of timesteps. Raises BrokenSampleError."""
         if not self._shapes[index].any():
             with self._files.opened(self._path(index)) as file:
-                height, width = ground(file, self._path(index), self.modalities)
-                self._shapes[index] = height, width, len(timestamps_of(file, self._path(index)))
+                self._shapes[index] = *sides_of(file, self.modalities), len(timestamps_of(file))
         height, width, length = self._shapes[index].tolist()
         return height, width, length
 
@@ -115,24 +113,21 @@ class OlmoEarthSource:
     def _read(
         self, index: int, window: Window, timesteps: Int[Array, " t"], modalities: Mapping[str, Modality]
     ) -> Sample:
-        path = self._path(index)
         images: dict[str, Float[Array, "h w _ _"]] = {}
         valid: dict[str, Bool[Array, "h w _"]] = {}
-        with self._files.opened(path) as file:
-            sides = ground(file, path, self.modalities)
-            timestamps = timestamps_of(file, path)
+        with self._files.opened(self._path(index)) as file:
+            sides, timestamps = sides_of(file, self.modalities), timestamps_of(file)
             for name, modality in modalities.items():
-                if name not in file:
-                    continue
-                present = present_timesteps(file, path, name, modality.temporal, len(timestamps))
-                dataset = dataset_of(file, path, name, (*sides, int(present.sum()), len(modality.bands)))
-                steps = timesteps if modality.temporal else np.zeros(1, np.int64)
-                images[name], valid[name] = read_packed(dataset, window, present, steps)
+                if name in file:
+                    mask = timestep_mask(file, name, modality.temporal, len(timestamps))
+                    dataset = dataset_of(file, name, (*sides, int(mask.sum()), len(modality.bands)))
+                    steps = timesteps if modality.temporal else np.zeros(1, np.int64)
+                    images[name], valid[name] = read_packed(dataset, window, mask, steps)
             labels = None
             if self._labelled:
                 labels = np.full((window.height, window.width), UNLABELLED, np.int64)
                 if "worldcover" in file:
-                    labels = _class_of(dataset_of(file, path, "worldcover", (*sides, 1, 1))[slices(window)][..., 0, 0])
+                    labels = _class_of(dataset_of(file, "worldcover", (*sides, 1, 1))[window.slices][..., 0, 0])
             latlon = np.asarray(file["latlon"][()], np.float64) if "latlon" in file else None
         self._files.close()
         return Sample(images, valid, timestamps[timesteps], latlon, labels)
@@ -176,6 +171,6 @@ def _usable(metadata: Metadata, config: OlmoEarth) -> Int[Array, " n"]:
 
 def _class_of(codes: Shaped[Array, "h w"]) -> Int[Array, "h w"]:
     """WorldCover codes → class index, `UNLABELLED` where there is none."""
-    known = np.array(list(WORLDCOVER))
-    place = np.searchsorted(known, codes).clip(max=len(known) - 1)
-    return np.where(known[place] == codes, place, UNLABELLED)
+    listed = np.array(list(WORLDCOVER))
+    index = np.searchsorted(listed, codes).clip(max=len(listed) - 1)
+    return np.where(listed[index] == codes, index, UNLABELLED)

@@ -63,10 +63,10 @@ def with_given_statistics(modalities: Mapping[str, Modality], folder: str | None
     result = dict(modalities)
     for name, modality in modalities.items():
         if modality.kind == "continuous" and modality.mean is None:
-            given = [_of_bands(table.get(name), modality.bands) for table in tables]
-            found = next((statistics for statistics in given if statistics is not None), None)
-            if found is not None:
-                result[name] = modality.fitted(*found)
+            given = (_of_bands(table.get(name), modality.bands) for table in tables)
+            statistics = next((pair for pair in given if pair is not None), None)
+            if statistics is not None:
+                result[name] = modality.fitted(*statistics)
     return result
 
 

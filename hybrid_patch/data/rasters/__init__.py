@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from hybrid_patch.config.data_options import DataOptions, content, data_root, digest, folder_problems
-from hybrid_patch.config.field_types import Aside, Count, Share
+from hybrid_patch.config.field_types import Aside, Count, Fraction
 from hybrid_patch.config.modality import STRICT
 
 
@@ -30,7 +30,7 @@ class Rasters(DataOptions):
     """The label value that means 'no label', beside the file's own nodata."""
     block: Count
     """A dated series is split into blocks of this many pixels a side; each is a sample."""
-    val_share: Share
+    val_share: Fraction
     """Share of the groups that are kept for validation where no index.csv says so."""
 
     def problems(self) -> Iterator[str]:

@@ -37,15 +37,15 @@ class TileIndex:
         return np.unique(np.array(self.groups), return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def read_index(root: Path, there: frozenset[str]) -> TileIndex:
-    """Read `index.csv` (columns file, and if wanted split, group and label), or list what is there.
+def read_index(root: Path, tile_names: frozenset[str]) -> TileIndex:
+    """Read `index.csv` (columns file, and if wanted split, group and label), or list all files.
 
     Tiles that index.csv does not name are left out. Raises InputError: no column `file`, a file named twice, a split
     that is none, a group in two splits.
     """
     path = root / "index.csv"
     if not path.is_file():
-        files = tuple(sorted(there))
+        files = tuple(sorted(tile_names))
         return TileIndex(files, None, files, None)
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
@@ -70,7 +70,7 @@ def read_index(root: Path, there: frozenset[str]) -> TileIndex:
         raise InputError(f"{path}: {twice} is listed twice")
     if splits is not None:
         _check_splits(path, splits, groups)
-    left_out = there - set(files)
+    left_out = tile_names - set(files)
     if left_out:
         log.warning("%s: %d tiles are not listed and are left out, %s first", path, len(left_out), min(left_out))
     return TileIndex(files, splits, groups, labels)

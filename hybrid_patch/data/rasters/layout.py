@@ -89,21 +89,21 @@ def find_layout(config: Rasters, files: RasterFiles) -> Layout:
     root = data_root(config.root)
     meta = read_meta(root / "meta.json")
     labels = _find_labels(root, config.labels)
-    places = {name: _place(root, name, modality) for name, modality in config.modalities.items()}
-    places = places or _look_around(root, labels, files)
-    kinds = {name: _kind(place) for name, place in places.items()}
+    locations = {name: _location(root, name, modality) for name, modality in config.modalities.items()}
+    locations = locations or _look_around(root, labels, files)
+    kinds = {name: _kind(location) for name, location in locations.items()}
     tiled = [name for name, kind in kinds.items() if kind == "tiles"]
     if tiled and len(tiled) < len(kinds):
         other = next(name for name in kinds if name not in tiled)
         raise InputError(
-            f"data.modalities: {places[tiled[0]]} holds tiles and {places[other]} a {kinds[other]} image; "
+            f"data.modalities: {locations[tiled[0]]} holds tiles and {locations[other]} a {kinds[other]} image; "
             "the files of a folder are either all tiles or all of one scene"
         )
     if labels and labels.is_dir() != bool(tiled):
         needed = "a folder, one file per tile" if tiled else "one file, as the images are of one scene"
         raise InputError(f"data.labels={labels.relative_to(root)}: must be {needed}")
-    content = _tiles(root, places, labels) if tiled else _series(root, places, labels)
-    headers = {name: _first_header(_files_of(name, content), files, root) for name in places}
+    content = _tiles(root, locations, labels) if tiled else _series(root, locations, labels)
+    headers = {name: _first_header(_files_of(name, content), files, root) for name in locations}
     layers = {
         name: _declared(config.modalities[name], name, kinds[name], header, meta)
         if config.modalities
@@ -126,12 +126,12 @@ def _find_labels(root: Path, given: str | None) -> Path | None:
     return next((root / name for name in ("labels", "labels.tif") if (root / name).exists()), None)
 
 
-def _place(root: Path, name: str, modality: Modality) -> Path:
+def _location(root: Path, name: str, modality: Modality) -> Path:
     """The folder or file of a declared modality."""
     wanted = [modality.files] if modality.files is not None else [name, f"{name}.tif"]
-    for place in wanted:
-        if (root / place).exists():
-            return root / place
+    for location in wanted:
+        if (root / location).exists():
+            return root / location
     raise InputError(f"data.modalities.{name}.files: neither folder nor file {' or '.join(wanted)} under {root}")
 
 
@@ -142,42 +142,48 @@ def _look_around(root: Path, labels: Path | None, files: RasterFiles) -> dict[st
         return {"images": images}
     no_images = (labels, root / "labels", root / "labels.tif")
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path not in no_images and tifs(path)]
-    places = {path.name: path for path in folders if _kind(path) == "dated"}
+    locations = {path.name: path for path in folders if _kind(path) == "dated"}
     try:
-        places |= {path.stem: path for path in tifs(root) if path not in no_images and files.header(path).count == 1}
+        locations |= {path.stem: path for path in tifs(root) if path not in no_images and files.header(path).count == 1}
     except BrokenSampleError as error:
         raise InputError(str(error)) from error
-    if not places:
+    if not locations:
         raise InputError(
             f"data.root={root}: found neither images/*.tif, nor a folder of .tif files whose names start with a date "
             "(2024-05-31), nor single-band .tif files; say where the images are with data.modalities.<name>.files"
         )
-    return places
+    return locations
 
 
-def _kind(place: Path) -> str:
+def _kind(location: Path) -> str:
     """`static` (one file), `dated` or `tiles` (a folder)."""
-    if place.is_file():
+    if location.is_file():
         return "static"
-    paths = tifs(place)
+    paths = tifs(location)
     if not paths:
-        raise InputError(f"{place}: no .tif files in this folder")
+        raise InputError(f"{location}: no .tif files in this folder")
     undated = [path for path in paths if not ISO_DATE.match(path.name)]
     if undated and len(undated) < len(paths):
         dated = next(path for path in paths if path not in undated)
-        raise InputError(f"{place}: {dated.name} has a date and {undated[0].name} has none; a series has dates in all")
+        raise InputError(
+            f"{location}: {dated.name} has a date and {undated[0].name} has none; a series has dates in all"
+        )
     return "tiles" if undated else "dated"
 
 
-def _tiles(root: Path, places: Mapping[str, Path], labels: Path | None) -> Tiles:
-    folders = {name: (place, frozenset(path.name for path in tifs(place))) for name, place in places.items()}
-    label_folder = (labels, frozenset(path.name for path in tifs(labels))) if labels else None
-    return Tiles(read_index(root, frozenset().union(*(names for _, names in folders.values()))), folders, label_folder)
+def _tiles(root: Path, locations: Mapping[str, Path], labels: Path | None) -> Tiles:
+    def with_names(folder: Path) -> tuple[Path, frozenset[str]]:
+        return folder, frozenset(path.name for path in tifs(folder))
+
+    folders = {name: with_names(location) for name, location in locations.items()}
+    tile_names = frozenset[str]().union(*(names for _, names in folders.values()))
+    return Tiles(read_index(root, tile_names), folders, with_names(labels) if labels else None)
 
 
-def _series(root: Path, places: Mapping[str, Path], labels: Path | None) -> SceneFiles:
+def _series(root: Path, locations: Mapping[str, Path], labels: Path | None) -> SceneFiles:
     series: dict[str, Series] = {
-        name: by_date(tifs(place), _date) if place.is_dir() else {None: place} for name, place in places.items()
+        name: by_date(tifs(location), _date) if location.is_dir() else {None: location}
+        for name, location in locations.items()
     }
     return scene_files(root.name, series, dates_of(series.values()), labels)
 

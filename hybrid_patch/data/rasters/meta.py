@@ -18,19 +18,19 @@ class Meta:
 
     def names(self, key: str, modality: str | None = None) -> tuple[str, ...]:
         """A list of names, empty if there is none."""
-        found = self._get(key, modality)
-        if found is None:
+        value = self._get(key, modality)
+        if value is None:
             return ()
-        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise InputError(f"{self.path}: {key} must be a list of names, not {found!r}")
-        return tuple(found)
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise InputError(f"{self.path}: {key} must be a list of names, not {value!r}")
+        return tuple(value)
 
     def number(self, key: str, modality: str) -> float | None:
         """A number, None if there is none."""
-        found = self._get(key, modality)
-        if found is not None and (isinstance(found, bool) or not isinstance(found, int | float)):
-            raise InputError(f"{self.path}: {key} must be a number, not {found!r}")
-        return None if found is None else float(found)
+        value = self._get(key, modality)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise InputError(f"{self.path}: {key} must be a number, not {value!r}")
+        return None if value is None else float(value)
 
     def _get(self, key: str, modality: str | None) -> Any:
         return self.values.get(f"{modality}_{key}", self.values.get(key))

@@ -171,8 +171,8 @@ def _blocks(
     gap = np.take_along_axis(np.stack(centres), second[:, None], 0) - np.take_along_axis(
         np.stack(centres), first[:, None], 0
     )
-    apart = np.sqrt((gap[0] ** 2).sum(0))
-    border = (np.take_along_axis(square, second, 0)[0] - nearest) / (2 * apart)
+    distance = np.sqrt((gap[0] ** 2).sum(0))
+    border = (np.take_along_axis(square, second, 0)[0] - nearest) / (2 * distance)
     return np.take_along_axis(number, first, 0)[0], np.take_along_axis(number, second, 0)[0], border
 
 

@@ -33,7 +33,7 @@ class SyntheticScene:
     Attributes:
         vigour: `[H, W]` how much denser than in the rest of its object the leaves are.
         clouds: per cloudy timestep `[H + step, W + step]` opacity in 1/255; the scene is its last rows and columns.
-        present: per sensor `[T]`, False for dates that it did not deliver.
+        delivered: per sensor `[T]`, False for dates that it did not deliver.
         edges: per sensor `[T, 3]` (a, b, c): only pixels with a·row + b·column > c are within the swath.
         latlon: degrees of the centre.
         key: of the noise.
@@ -44,7 +44,7 @@ class SyntheticScene:
     vigour: Float32[Array, "h w"]
     clouds: Mapping[int, UInt8[Array, "_ _"]]
     timestamps: Int[Array, "t 3"]
-    present: Mapping[str, Bool[Array, " t"]]
+    delivered: Mapping[str, Bool[Array, " t"]]
     edges: Mapping[str, Float[Array, "t 3"]]
     latlon: Float[Array, "2"]
     key: int
@@ -95,30 +95,30 @@ def _clouds(rng: np.random.Generator, size: int) -> UInt8[Array, "_ _"]:
 
 def _delivered(rng: np.random.Generator, missing: float, timesteps: int) -> Bool[Array, " t"]:
     """Dates that a sensor delivered, at least one of them."""
-    present = rng.random(timesteps) >= missing
-    present[rng.integers(timesteps)] = True
-    return present
+    delivered = rng.random(timesteps) >= missing
+    delivered[rng.integers(timesteps)] = True
+    return delivered
 
 
 def _swath(rng: np.random.Generator, size: int, timesteps: int) -> Float[Array, "t 3"]:
     """Half planes that hold the scene, or on one date in six cut off a corner of it, up to a quarter."""
     away = rng.uniform(0.2, 1, (timesteps, 2))
-    cut = np.where(rng.random(timesteps) < 1 / 6, rng.uniform(0.1, 0.5, timesteps), -1.0)
+    offset = np.where(rng.random(timesteps) < 1 / 6, rng.uniform(0.1, 0.5, timesteps), -1.0)
     flip = rng.random((timesteps, 2)) < 0.5
     signed = np.where(flip, -away, away)
     # The corner with the smallest value of a·row + b·column, and the part of the way to the opposite one.
     corner = np.where(flip, -away, 0).sum(1) * size
-    return np.concatenate([signed, (corner + cut * away.min(1) * size)[:, None]], axis=1)
+    return np.concatenate([signed, (corner + offset * away.min(1) * size)[:, None]], axis=1)
 
 
-def measured(
+def valid_mask(
     scene: SyntheticScene, sensor: str, timesteps: Int[Array, " t"], rows: slice, columns: slice
 ) -> Bool[Array, "h w t"]:
     """Where a sensor delivered pixels."""
     a, b, c = scene.edges[sensor][timesteps].T
     size = len(scene.vigour)
     row, column = np.arange(size)[rows, None, None] + 0.5, np.arange(size)[columns, None] + 0.5
-    return (a * row + b * column > c) & scene.present[sensor][timesteps]
+    return (a * row + b * column > c) & scene.delivered[sensor][timesteps]
 
 
 def reflectance(scene: SyntheticScene, t: int, rows: slice, columns: slice) -> Float32[Array, "h w 12"]:

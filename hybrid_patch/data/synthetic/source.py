@@ -19,8 +19,8 @@ from hybrid_patch.data.synthetic.scene import (
     SyntheticScene,
     backscatter,
     make_scene,
-    measured,
     reflectance,
+    valid_mask,
 )
 from hybrid_patch.data.synthetic.spectra import CLASSES
 from hybrid_patch.errors import InputError
@@ -99,7 +99,7 @@ class SyntheticSource:
             else:
                 pixels = reflectance if name == OPTICAL else backscatter
                 image = np.stack([pixels(scene, int(t), rows, columns) for t in timesteps], axis=2)
-                valid[name] = measured(scene, name, timesteps, rows, columns)
+                valid[name] = valid_mask(scene, name, timesteps, rows, columns)
             images[name] = np.where(valid[name][..., None], image[..., channels], np.float32(0))
         labels = scene.ground.classes[scene.ground.objects[rows, columns]]
         return Sample(images, valid, scene.timestamps[timesteps], scene.latlon, labels)
