@@ -119,18 +119,20 @@ def measure(options: MapBenchmarkOptions) -> dict[str, Any]:
 
 def map_run(scene: Path, variant: str, config: Config) -> Callable[[], dict[str, float]]:
     """A variant's model, untrained, as a function that embeds the scene and gives the seconds of each phase."""
-    from hybrid_patch.embed.make_map import Request, make_map
+    from hybrid_patch.embed.make_map import make_map
+    from hybrid_patch.embed.options import MapOptions
     from hybrid_patch.embed.trained_model import load
 
     folder = scene.parent / variant
     untrained_run(folder, config)
     model = load(folder)
-    request = Request(scene, scene.parent / "map.tif", dtype="int8", patches=variant.endswith(PATCHES))
+    grid: Literal["patch", "pixel"] = "patch" if variant.endswith(PATCHES) else "pixel"
+    options = MapOptions(input=scene, output=scene.parent / "map.tif", dtype="int8", grid=grid)
 
     def run() -> dict[str, float]:
-        seconds = make_map(model, request, lambda text: None, None)
-        request.output.unlink()
-        return {phase: seconds[phase] for phase in PHASES}
+        report = make_map(model, options, lambda text: None)
+        options.output.unlink()
+        return report.phases
 
     return run
 

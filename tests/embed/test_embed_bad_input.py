@@ -79,18 +79,18 @@ def test_one_line(run: Path, tmp_path: Path, case: str) -> None:
     make, options, message = SCENES[case]
     scene = make(tmp_path / "in")
     before = sorted(tmp_path.rglob("*"))
-    code, said = call(f"run={run}", f"input={scene}", f"output={tmp_path / 'map.tif'}", *options)
+    code, stderr = call(f"run={run}", f"input={scene}", f"output={tmp_path / 'map.tif'}", *options)
     assert code == 2
-    assert said.splitlines()[-1].startswith("error: ")
-    assert message in said.splitlines()[-1]
+    assert stderr.splitlines()[-1].startswith("error: ")
+    assert message in stderr.splitlines()[-1]
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_output_exists(run: Path, tmp_path: Path) -> None:
     scene, output = write(tmp_path / NAME, IMAGE), tmp_path / "map.tif"
     output.write_text("mine")
-    code, said = call(f"run={run}", f"input={scene}", f"output={output}")
-    assert (code, said) == (2, f"error: output={output}: exists already; remove it or name another\n")
+    code, stderr = call(f"run={run}", f"input={scene}", f"output={output}")
+    assert (code, stderr) == (2, f"error: output={output}: exists already; remove it or name another\n")
     assert output.read_text() == "mine"
 
 
@@ -105,10 +105,10 @@ def test_output_exists(run: Path, tmp_path: Path) -> None:
 def test_paths(run: Path, tmp_path: Path, changes: dict[str, str | None], message: str) -> None:
     scene = write(tmp_path / NAME, IMAGE)
     paths = {"run": str(run), "input": str(scene), "output": str(tmp_path / "map.tif")} | changes
-    code, said = call(*(f"{key}={value}" for key, value in paths.items() if value is not None))
+    code, stderr = call(*(f"{key}={value}" for key, value in paths.items() if value is not None))
     assert code == 2
-    assert len(said.splitlines()) == 1
-    assert message in said
+    assert len(stderr.splitlines()) == 1
+    assert message in stderr
 
 
 def test_a_folder_that_is_in_the_way_is_left_alone(run: Path, tmp_path: Path) -> None:
@@ -116,23 +116,23 @@ def test_a_folder_that_is_in_the_way_is_left_alone(run: Path, tmp_path: Path) ->
     other = tmp_path / "map.tif.parts"
     other.mkdir()
     (other / "mine.txt").write_text("mine")
-    code, said = call(f"run={run}", f"input={scene}", f"output={tmp_path / 'map.tif'}")
+    code, stderr = call(f"run={run}", f"input={scene}", f"output={tmp_path / 'map.tif'}")
     assert code == 2
-    assert "is in the way and not of this command (holds mine.txt)" in said
+    assert "is in the way and not of this command (holds mine.txt)" in stderr
     assert (other / "mine.txt").read_text() == "mine"
 
 
 def test_a_file_that_is_broken_in_the_middle(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the sample of the scene did not look: parts that were begun are removed again."""
-    monkeypatch.setattr(map_parts, "PART_BYTES", 1)
-    monkeypatch.setattr(map_parts, "STRIP_BYTES", 1)
+    monkeypatch.setattr(map_parts, "MAX_PART_BYTES", 1)
+    monkeypatch.setattr(map_parts, "MAX_STRIP_BYTES", 1)
     monkeypatch.setattr(SceneReader, "windows_with_data", lambda self, *_: iter([self.read(Window(0, 0, TILE, TILE))]))
     scene = write(tmp_path / NAME, values(600, 60))
     with scene.open("r+b") as file:
         file.truncate(scene.stat().st_size * 3 // 4)
-    code, said = call(f"run={run}", f"input={scene}", f"output={tmp_path / 'map.tif'}")
+    code, stderr = call(f"run={run}", f"input={scene}", f"output={tmp_path / 'map.tif'}")
     assert code == 2
-    assert f"error: {scene}: " in said.splitlines()[-1]
+    assert f"error: {scene}: " in stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == [scene]
 
 

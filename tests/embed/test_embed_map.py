@@ -1,6 +1,8 @@
 """The map that the command writes: the grid of its input, and the numbers of the model."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,20 @@ def expected(run: Path, image: Array, overlap: int | None = None) -> Array:
     return np.moveaxis(model.embed({"sentinel2_l2a": optical}, [DATE], overlap=overlap), -1, 0)
 
 
+def test_arrays_are_embedded_without_extras(run: Path) -> None:
+    program = """
+import sys
+import numpy as np
+import hybrid_patch
+embedding = hybrid_patch.load(sys.argv[1], "cpu").embed({"sentinel2_l2a": np.ones((40, 33, 1, 12))}, ["2024-05-31"])
+assert embedding.shape == (40, 33, 32)
+extras = {"rasterio", "h5py", "hdf5plugin", "pyarrow", "sklearn", "scipy", "matplotlib", "PIL", "jinja2"}
+print(sorted(extras & {name.partition(".")[0] for name in sys.modules}))
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(run)], capture_output=True, text=True, timeout=240)
+    assert done.stdout == "[]\n", done.stderr
+
+
 @pytest.mark.parametrize(("height", "width"), [(75, 61), (32, 32), (5, 90), (3, 2)])
 def test_values_are_those_of_the_model(run: Path, tmp_path: Path, height: int, width: int) -> None:
     image = values(height, width)
@@ -35,21 +51,21 @@ def test_values_are_those_of_the_model(run: Path, tmp_path: Path, height: int, w
     scene = write(tmp_path / f"{DATE}.tif", image)
     output = tmp_path / "map.tif"
     assert call(f"run={run}", f"input={scene}", f"output={output}", "dims=full")[0] == 0
-    found = read(output)
-    np.testing.assert_allclose(found, expected(run, image), atol=1e-5)
-    assert np.isnan(found[:, 1:3, 1]).all()
+    embedding = read(output)
+    np.testing.assert_allclose(embedding, expected(run, image), atol=1e-5)
+    assert np.isnan(embedding[:, 1:3, 1]).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == [scene.name, output.name]
 
 
 def test_many_parts_are_one_map(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(map_parts, "PART_BYTES", 1)
-    monkeypatch.setattr(map_parts, "STRIP_BYTES", 1)
+    monkeypatch.setattr(map_parts, "MAX_PART_BYTES", 1)
+    monkeypatch.setattr(map_parts, "MAX_STRIP_BYTES", 1)
     image = values(290, 270)
     image[:, :, 100:170] = -9999
     scene, output = write(tmp_path / f"{DATE}.tif", image), tmp_path / "map.tif"
-    code, said = call(f"run={run}", f"input={scene}", f"output={output}", "dims=full", "overlap=4")
+    code, stderr = call(f"run={run}", f"input={scene}", f"output={output}", "dims=full", "overlap=4")
     assert code == 0
-    assert "parts to be made: 9" in said
+    assert "parts to be made: 9" in stderr
     np.testing.assert_allclose(read(output), expected(run, image, overlap=4), atol=1e-5)
 
 
@@ -88,21 +104,21 @@ def test_few_numbers_are_those_of_the_dense_embedding(
 ) -> None:
     run = make_run(tmp_path / "run", f"upsampler={upsampler}")
     scene, output = write(tmp_path / f"{DATE}.tif", values(70, 70)), tmp_path / "map.tif"
-    kept = []
+    bases = []
 
     def finish(folder: map_parts.PartsFolder) -> None:
-        kept.append(load_basis(folder.path / "basis.npz"))
+        bases.append(load_basis(folder.path / "basis.npz"))
         folder.copy.rename(folder.output)
 
     monkeypatch.setattr(map_parts.PartsFolder, "finish", finish)
     options = ("dims=6", f"reduce={reduce}")
     assert call(f"run={run}", f"input={scene}", f"output={output}", *options)[0] == 0
     dense = np.moveaxis(expected(run, values(70, 70)), 0, -1)
-    reduced = np.moveaxis(dense @ kept[0].weight + kept[0].bias, -1, 0)
+    reduced = np.moveaxis(dense @ bases[0].weight + bases[0].bias, -1, 0)
     np.testing.assert_allclose(read(output), reduced, atol=1e-4)
-    np.testing.assert_allclose(kept[0].weight.T @ kept[0].weight, np.eye(6), atol=1e-9)
+    np.testing.assert_allclose(bases[0].weight.T @ bases[0].weight, np.eye(6), atol=1e-9)
     if reduce == "pca":
-        assert list(kept[0].share) == sorted(kept[0].share, reverse=True)
+        assert list(bases[0].share) == sorted(bases[0].share, reverse=True)
 
 
 def test_int8_is_within_half_a_step(run: Path, tmp_path: Path) -> None:
@@ -147,9 +163,9 @@ def test_bands_are_found_by_name(run: Path, tmp_path: Path) -> None:
     names = ["cloud", *(BANDS[i].lower() for i in order)]
     plain, other = write(tmp_path / "a" / f"{DATE}.tif", image), write(tmp_path / "b" / f"{DATE}.tif", extra, names)
     assert call(f"run={run}", f"input={plain}", f"output={tmp_path / 'plain.tif'}")[0] == 0
-    code, said = call(f"run={run}", f"input={other}", f"output={tmp_path / 'other.tif'}")
+    code, stderr = call(f"run={run}", f"input={other}", f"output={tmp_path / 'other.tif'}")
     assert code == 0
-    assert f"{DATE}.tif: bands not used: cloud" in said
+    assert f"{DATE}.tif: bands not used: cloud" in stderr
     np.testing.assert_array_equal(read(tmp_path / "plain.tif"), read(tmp_path / "other.tif"))
 
 
@@ -157,9 +173,9 @@ def test_bands_without_names_are_taken_in_order(run: Path, tmp_path: Path) -> No
     plain = write(tmp_path / "a" / f"{DATE}.tif", values(40, 40))
     nameless = write(tmp_path / "b" / f"{DATE}.tif", values(40, 40), names=())
     assert call(f"run={run}", f"input={plain}", f"output={tmp_path / 'plain.tif'}")[0] == 0
-    code, said = call(f"run={run}", f"input={nameless}", f"output={tmp_path / 'other.tif'}")
+    code, stderr = call(f"run={run}", f"input={nameless}", f"output={tmp_path / 'other.tif'}")
     assert code == 0
-    assert "taken in order" in said
+    assert "taken in order" in stderr
     np.testing.assert_array_equal(read(tmp_path / "plain.tif"), read(tmp_path / "other.tif"))
 
 
@@ -173,9 +189,9 @@ def test_a_missing_band_may_be_a_missing_band_set(run: Path, tmp_path: Path) -> 
         scene = write(tmp_path / name / f"{DATE}.tif", pixels[lacking], [BANDS[i] for i in lacking])
         outputs.append(tmp_path / f"{name}.tif")
         options = ("dims=full", "missing_bands=drop")
-        code, said = call(f"run={run}", f"input={scene}", f"output={outputs[-1]}", *options)
+        code, stderr = call(f"run={run}", f"input={scene}", f"output={outputs[-1]}", *options)
         assert code == 0
-        assert "has no B8A; left out band sets: B05, B06, B07, B8A, B11, B12" in said
+        assert "has no B8A; left out band sets: B05, B06, B07, B8A, B11, B12" in stderr
     np.testing.assert_array_equal(read(outputs[0]), read(outputs[1]))
     assert np.abs(read(outputs[0]) - expected(run, image)).max() > 0.01
 
@@ -185,13 +201,13 @@ def test_a_series(run: Path, tmp_path: Path) -> None:
     images = {f"2024-0{month}-01": values(40, 40, month) for month in (3, 6, 9)}
     for date, image in images.items():
         write(tmp_path / "series" / f"{date}.tif", image)
-    code, said = call(f"run={run}", f"input={tmp_path / 'series'}", f"output={tmp_path / 'map.tif'}", "dims=full")
+    code, stderr = call(f"run={run}", f"input={tmp_path / 'series'}", f"output={tmp_path / 'map.tif'}", "dims=full")
     assert code == 0
-    assert "3 dates, and the run takes 2: 2024-03-01, 2024-09-01" in said
+    assert "3 dates, and the run takes 2: 2024-03-01, 2024-09-01" in stderr
     first, last = (np.moveaxis(images[date], 0, -1).astype(np.float32) for date in ("2024-03-01", "2024-09-01"))
     model = hybrid_patch.load(run, "cpu")
-    found = model.embed({"sentinel2_l2a": np.stack([first, last], 2)}, ["2024-03-01", "2024-09-01"])
-    np.testing.assert_allclose(read(tmp_path / "map.tif"), np.moveaxis(found, -1, 0), atol=1e-5)
+    embedding = model.embed({"sentinel2_l2a": np.stack([first, last], 2)}, ["2024-03-01", "2024-09-01"])
+    np.testing.assert_allclose(read(tmp_path / "map.tif"), np.moveaxis(embedding, -1, 0), atol=1e-5)
 
 
 def test_several_modalities(tmp_path: Path) -> None:
@@ -208,13 +224,13 @@ def test_several_modalities(tmp_path: Path) -> None:
     assert call(*arguments, f"input={tmp_path / 'scene'}")[0] == 0
     model = hybrid_patch.load(tmp_path / "run", "cpu")
     optical, ground = (np.moveaxis(x, 0, -1)[:, :, None].astype(np.float32) for x in (image, height))
-    found = model.embed({"sentinel2_l2a": optical, "srtm": ground}, [DATE])
-    np.testing.assert_allclose(read(tmp_path / "map.tif"), np.moveaxis(found, -1, 0), atol=1e-5)
+    embedding = model.embed({"sentinel2_l2a": optical, "srtm": ground}, [DATE])
+    np.testing.assert_allclose(read(tmp_path / "map.tif"), np.moveaxis(embedding, -1, 0), atol=1e-5)
     alone = tmp_path / "scene" / "sentinel2_l2a" / f"{DATE}.tif"
     (tmp_path / "map.tif").unlink()
-    code, said = call(*arguments, f"input={alone}")
+    code, stderr = call(*arguments, f"input={alone}")
     assert code == 0
-    assert "not in the input, so missing: srtm" in said
+    assert "not in the input, so missing: srtm" in stderr
 
 
 def test_no_seam_shows(run: Path, tmp_path: Path) -> None:
@@ -237,8 +253,8 @@ def test_no_seam_shows(run: Path, tmp_path: Path) -> None:
 
 
 def test_overviews_are_means(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(map_parts, "PART_BYTES", 1)
-    monkeypatch.setattr(map_parts, "STRIP_BYTES", 1)
+    monkeypatch.setattr(map_parts, "MAX_PART_BYTES", 1)
+    monkeypatch.setattr(map_parts, "MAX_STRIP_BYTES", 1)
     image = values(301, 531)
     image[:, 10:51, 20:61] = -9999
     scene, output = write(tmp_path / f"{DATE}.tif", image), tmp_path / "map.tif"

@@ -25,7 +25,7 @@ DATE = "2024-05-31"
 SMALL_PARTS = """
 import sys, time
 from hybrid_patch.embed import geotiff, make_map, map_parts
-map_parts.STRIP_BYTES = map_parts.PART_BYTES = 1
+map_parts.MAX_STRIP_BYTES = map_parts.MAX_PART_BYTES = 1
 """
 """A program's first lines: parts of a single block each."""
 RUN = "from hybrid_patch.embed.__main__ import main; main()"
@@ -62,13 +62,13 @@ def write(
 
 def call(*arguments: str) -> tuple[int, str]:
     """The command in this process: its exit code, and what it wrote to stderr."""
-    said, code = io.StringIO(), 0
-    with mock.patch.object(sys, "argv", ["embed", *arguments]), redirect_stderr(said):
+    stderr, code = io.StringIO(), 0
+    with mock.patch.object(sys, "argv", ["embed", *arguments]), redirect_stderr(stderr):
         try:
             embed_command.main()
         except SystemExit as end:
             code = int(end.code or 0)
-    return code, said.getvalue()
+    return code, stderr.getvalue()
 
 
 def embed(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,70 @@
+"""The options of a map, for the command and for `make_map`."""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hybrid_patch.config.options import Amount, Count, Option, OutputFile, Positional
+from hybrid_patch.errors import InputError
+
+DType = Literal["float32", "float16", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """A map to make: of which scene, into which file, and how."""
+
+    input: Annotated[Path, Positional("SCENE", "the scene: a GeoTIFF, or a folder")]
+    output: Annotated[OutputFile, Positional("MAP.tif", "the map, a new file")]
+    dims: Annotated[
+        Count | Literal["full"] | None,
+        Option("N|full", "numbers per pixel (default: 64, or the model's width if less); full: all, as they are"),
+    ] = None
+    reduce: Annotated[
+        Literal["pca", "random"],
+        Option("", "to principal components of a sample of the scene, or to random orthogonal directions"),
+    ] = "pca"
+    dtype: Annotated[DType, Option("", "int8 comes with a scale and offset for each band")] = "float32"
+    overlap: Annotated[
+        Amount | None, Option("PIXELS", "that neighbouring windows share (default: a quarter of the training's tile)")
+    ] = None
+    batch: Annotated[Count | None, Option("N", "windows that are embedded together (default: by free memory)")] = None
+    date: Annotated[
+        datetime.date | None,
+        Option("2024-05-31", "of an input of one date, if neither its name nor its tag TIFFTAG_DATETIME has it"),
+    ] = None
+    nodata: Annotated[float | None, Option("VALUE", "what means 'no data' in files that do not say")] = None
+    missing_bands: Annotated[
+        Literal["error", "drop"], Option("", "drop: leave out the band sets that a missing band is in")
+    ] = "error"
+    resolution: Annotated[
+        Literal["same", "any"], Option("", "any: take pixels of another size than the training's as they are")
+    ] = "same"
+    grid: Annotated[
+        Literal["pixel", "patch"], Option("", "patch: one pixel of the map for each output patch of the model")
+    ] = "pixel"
+    cog: Annotated[bool, Option("", "false: a tiled GeoTIFF without overviews, quicker and smaller")] = True
+
+    def __post_init__(self) -> None:
+        if self.output.exists():
+            raise InputError(f"output={self.output}: exists already; remove it or name another")
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change the numbers or the form of the map, as plain values."""
+        names = ["dims", "reduce", "dtype", "overlap", "date", "nodata", "missing_bands", "resolution", "grid", "cog"]
+        return {name: getattr(self, name) for name in names} | {"date": str(self.date) if self.date else None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """The first option of commands on a trained run."""
+
+    run: Annotated[Path, Positional("DIR", "the trained run")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(MapOptions, TrainedRun):
+    """What the command line asks for."""
+
+    device: Annotated[Literal["auto", "cpu", "cuda"], Option("", "where the model runs")] = "auto"
