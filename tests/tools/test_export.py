@@ -104,9 +104,9 @@ def test_other_data_and_other_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["export", *SMALL, f"output={tmp_path / 'new'}"])
-    export.main()
-    assert "5 samples in" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["export", "--help"])
-    export.main()
-    assert "samples=N" in capsys.readouterr().out
+    for arguments, printed in ([*SMALL, f"output={tmp_path / 'new'}"], "5 samples in"), (["--help"], "samples=N"):
+        monkeypatch.setattr(sys, "argv", ["export", *arguments])
+        with pytest.raises(SystemExit) as end:
+            export.main()
+        assert end.value.code == 0
+        assert printed in capsys.readouterr().out
