@@ -1,17 +1,19 @@
-"""The command line of a run: bad input ends as one line and exit code 2, all else goes on to Hydra's own main."""
+"""The command line of a training: overrides in Hydra's grammar, composed once, and what Hydra itself prints.
 
-import functools
+Bad input ends as one line and exit code 2, before anything heavy is imported.
+"""
+
+import argparse
 import io
+import os
 import re
 import sys
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser  # the parser that hydra.main itself uses; there is no public one
 from omegaconf import DictConfig
 
 from hybrid_patch.config.compose import (
@@ -24,95 +26,106 @@ from hybrid_patch.config.compose import (
     sweep_members,
     with_sweep_written_out,
 )
-from hybrid_patch.config.multirun import Member, MemberRunner, exit_code, summary
-from hybrid_patch.config.recipe import run_directory
+from hybrid_patch.config.options import HELP_FLAGS, answer_help
 from hybrid_patch.config.schema import Config
-from hybrid_patch.errors import INTERRUPTED, InputError, input_errors_end
+from hybrid_patch.config.train_help import train_help
+from hybrid_patch.errors import INTERRUPTED, InputError, broken_pipe_ends, input_errors_end
+
+Train = Callable[[Config], int]
+
+CFG = ("job", "hydra", "all")
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+TEXTS = {"package": "p", "config-path": "cp", "config-name": "cn", "config-dir": "cd", "experimental-rerun": None}
+SWITCHES = {"resolve": None, "run": "r", "multirun": "m", "shell-completion": "sc", "hydra-help": None}
+MODES = ("run", "multirun", "cfg", "info", "shell-completion")
+"""Flags of which there may be one at a time."""
+PLUGINS = ("hydra/launcher=", "hydra/sweeper=")
 
 
-def check_command_line() -> None:
-    """Judge the command line (`sys.argv`): bad input ends the process with one line and exit code 2.
-
-    A sweep (`-m`) is run from here, its members as processes of this same command, and ends the process with its exit
-    code: it never needs what they import. Returns if there is one run to be trained, if another plugin was chosen for
-    the sweep (`hydra/launcher=...`), or if Hydra has something to print (`--cfg`, `--info`, `--help`, for which
-    mandatory values may be missing). Imports nothing heavy.
-    """
-    with input_errors_end():
-        arguments = _parsed(sys.argv[1:])
-        if _is_for_hydra_alone(arguments):
-            return
-        sources = _sources(arguments)
-        if arguments.multirun:
-            _sweep(arguments.overrides, sources)
-        elif arguments.help or arguments.cfg or arguments.info:
-            config = composed(hydra_overrides(arguments.overrides, sources), sources)
-            held_to_schema(config, sources, allow_missing=True)
-        else:
-            compose(arguments.overrides, sources)
-
-
-def run_hydra(train: Callable[[Config], int]) -> NoReturn:
-    """Hand the command line (`sys.argv`) to Hydra's main, which calls `train` with the config, and exit.
+def hydra_command(description: str, train: Train) -> NoReturn:
+    """The command: train the run that the arguments (`sys.argv`) describe, and exit.
 
     The exit code is what `train` returns; 2 for an InputError, printed as one line; 130 for a KeyboardInterrupt; 1 for
-    another exception, with its traceback. To be called after `check_command_line`.
+    another exception, with its traceback. `train` imports what is heavy by itself. A sweep (`-m`) is handed to
+    `python -m launch run`, or to the plugin of Hydra's that it names. `--cfg`, `--info` and the like are Hydra's.
+    """
+    words = sys.argv[1:]
+    answer_help(words, lambda: train_help(description, [word for word in words if word not in HELP_FLAGS]))
+    with input_errors_end(), broken_pipe_ends():
+        try:
+            sys.exit(_run(train, words))
+        except KeyboardInterrupt:
+            message = "stopped at once by a second Ctrl-C; the same command goes on from the last checkpoint"
+            print(message, file=sys.stderr)
+            sys.exit(INTERRUPTED)
+
+
+def _run(train: Train, words: Sequence[str]) -> int:
+    """Do what a command line asks for. Returns the exit code. Raises InputError."""
+    arguments = _parsed(words)
+    if arguments.hydra_help or arguments.shell_completion or arguments.experimental_rerun:
+        return run_hydra(train, words, Sources())
+    sources, overrides = _sources(arguments), arguments.overrides
+    if arguments.multirun:
+        _check_sweep(overrides, sources)
+        if not any(word.startswith(PLUGINS) for word in overrides):
+            _launch(overrides, sources)
+    elif arguments.cfg or arguments.info:
+        held_to_schema(composed(hydra_overrides(overrides, sources), sources), sources, allow_missing=True)
+    else:
+        return train(compose(overrides, sources))
+    return run_hydra(train, _for_hydra(arguments, sources), sources)
+
+
+def run_hydra(train: Train, words: Sequence[str], sources: Sources) -> int:
+    """Hand a command line in Hydra's grammar to Hydra's main, which prints something or calls `train`.
+
+    Returns the exit code.
     """
     codes: list[int] = []
     original = sys.argv
-    with input_errors_end():
-        arguments = _parsed(original[1:])
-        sources = _sources(arguments)
-        rewritten = original[1:] if _is_for_hydra_alone(arguments) else _for_hydra(arguments, sources)
 
-    @functools.wraps(train)
     def task(config: DictConfig) -> None:
         # Whoever starts this command again from inside (DDP, for its other processes) must find what the person typed.
         sys.argv = original
-        with input_errors_end():
-            codes.append(train(checked(held_to_schema(config, sources))))
+        codes.append(train(checked(held_to_schema(config, sources))))
 
-    sys.argv = [original[0], *rewritten]
+    sys.argv = [original[0], *words]
+    hydra.main(config_path=str(sources.folder), config_name=sources.name, version_base="1.3")(task)()
+    return next((code for code in codes if code), 0)
+
+
+def flag_parser() -> argparse.ArgumentParser:
+    """Hydra's flags and the overrides. `tests/config` compares it with Hydra's own parser, which is private."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--cfg", "-c", choices=CFG)
+    parser.add_argument("--info", "-i", choices=INFO, nargs="?", const="all")
+    for name, short in TEXTS.items():
+        parser.add_argument(f"--{name}", *([f"-{short}"] if short else []))
+    for name, short in SWITCHES.items():
+        parser.add_argument(f"--{name}", *([f"-{short}"] if short else []), action="store_true")
+    return parser
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """Flags and overrides, in any order."""
+    messages = io.StringIO()
     try:
-        hydra.main(config_path=str(sources.folder), config_name=sources.name, version_base="1.3")(task)()
-    except KeyboardInterrupt:
-        print("stopped at once by a second Ctrl-C; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    sys.exit(next((code for code in codes if code), 0))
-
-
-def _parsed(argv: Sequence[str]) -> Namespace:
-    """Hydra's flags and the overrides, in any order."""
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            arguments = get_args_parser().parse_intermixed_args(argv)
+        with redirect_stderr(messages):
+            arguments = flag_parser().parse_intermixed_args(words)
     except SystemExit as end:
-        if not end.code:
-            raise
-        reason = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
-        raise InputError(f"{reason}; --hydra-help lists the flags") from end
-    modes = {
-        "--run": arguments.run,
-        "--multirun": arguments.multirun,
-        "--cfg": arguments.cfg,
-        "--info": arguments.info,
-        "--shell-completion": arguments.shell_completion,
-    }
-    chosen = [name for name, value in modes.items() if value]
+        reason = messages.getvalue().strip().splitlines()[-1].partition("error: ")[2]
+        raise InputError(f"{reason}; --help and --hydra-help list the flags") from end
+    chosen = [f"--{name}" for name in MODES if getattr(arguments, name.replace("-", "_"))]
     if len(chosen) > 1:
         raise InputError(f"{' '.join(chosen)}: only one of them at a time")
-    if arguments.resolve and not (arguments.cfg or arguments.help):
-        raise InputError("--resolve: only together with --cfg or --help")
+    if arguments.resolve and not arguments.cfg:
+        raise InputError("--resolve: only together with --cfg")
     return arguments
 
 
-def _is_for_hydra_alone(arguments: Namespace) -> bool:
-    """Whether the command line is about Hydra itself, not about a config."""
-    return bool(arguments.hydra_help or arguments.shell_completion or arguments.experimental_rerun)
-
-
-def _sources(arguments: Namespace) -> Sources:
+def _sources(arguments: argparse.Namespace) -> Sources:
     sources = Sources() if arguments.config_path is None else Sources(folder=Path(arguments.config_path).resolve())
     name = arguments.config_name or sources.name
     extra = None if arguments.config_dir is None else Path(arguments.config_dir).resolve()
@@ -122,7 +135,7 @@ def _sources(arguments: Namespace) -> Sources:
     return Sources(folder=sources.folder, name=name, extra=extra)
 
 
-def _for_hydra(arguments: Namespace, sources: Sources) -> list[str]:
+def _for_hydra(arguments: argparse.Namespace, sources: Sources) -> list[str]:
     """The same command line in Hydra's grammar, flags first."""
     flags = {**vars(arguments), "overrides": None, "config_path": None, "config_name": None, "config_dir": None}
     line = [
@@ -134,36 +147,24 @@ def _for_hydra(arguments: Namespace, sources: Sources) -> list[str]:
     return [*line, *hydra_overrides(overrides, sources, sweep=arguments.multirun)]
 
 
-def _sweep(overrides: Sequence[str], sources: Sources) -> None:
-    """Run the members of a sweep and exit; return if it chooses another plugin of Hydra's to run them.
-
-    Raises InputError if no member is good: what they say, once if they say the same.
-    """
+def _check_sweep(overrides: Sequence[str], sources: Sources) -> None:
+    """Raises InputError if a sweep says where its members are, or none of them is good."""
     if any(re.match(r"\+*run_dir=", override) for override in overrides):
         raise InputError("run_dir: not with -m, where each member has its own; sweep_name=<name> names their folder")
-    members = [_member(line, sources) for line in sweep_members(overrides, sources)]
-    if all(member.error for member in members):
-        raise InputError("; ".join(dict.fromkeys(member.error for member in members)))
-    if any(override.startswith(("hydra/launcher=", "hydra/sweeper=")) for override in overrides):
-        return
-    runner = MemberRunner(_command(sources))
-    outcomes = runner.run(members)
-    print(summary(outcomes), flush=True)
-    sys.exit(exit_code(outcomes, runner.stopped))
+    errors = []
+    for line in sweep_members(overrides, sources):
+        try:
+            compose(line, sources)
+            return
+        except InputError as error:
+            errors.append(str(error))
+    raise InputError("; ".join(dict.fromkeys(errors)))
 
 
-def _member(arguments: list[str], sources: Sources) -> Member:
-    try:
-        return Member(arguments, directory=run_directory(compose(arguments, sources)))
-    except InputError as error:
-        return Member(arguments, error=str(error))
-
-
-def _command(sources: Sources) -> list[str]:
-    """The command that runs one member: this one, without its overrides."""
-    main = sys.modules["__main__"].__spec__
-    program = [sys.argv[0]] if main is None else ["-m", main.name]
-    flags = [f"--config-path={sources.folder}", f"--config-name={sources.name}"]
-    if sources.extra is not None:
-        flags.append(f"--config-dir={sources.extra}")
-    return [sys.executable, *program, *flags]
+def _launch(overrides: Sequence[str], sources: Sources) -> NoReturn:
+    """Become `python -m launch run`, which runs the members in this machine's slots. Raises InputError."""
+    _check_sweep(overrides, sources)
+    folders = [f"config_path={sources.folder}", f"config_name={sources.name}"]
+    folders += [] if sources.extra is None else [f"config_dir={sources.extra}"]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "launch", "run", *folders, *overrides])

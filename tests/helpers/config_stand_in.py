@@ -3,11 +3,6 @@
 `trainer.steps` chooses how it ends: the numbers below, or done.
 """
 
-if __name__ == "__main__":
-    from hybrid_patch.config.hydra_main import check_command_line
-
-    check_command_line()
-
 import json
 import os
 import signal
@@ -15,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from hybrid_patch.config.hydra_main import hydra_command
 from hybrid_patch.config.recipe import run_directory
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
@@ -56,6 +52,4 @@ def wait_for_signal(directory: Path) -> int:
 
 
 if __name__ == "__main__":
-    from hybrid_patch.config.hydra_main import run_hydra
-
-    run_hydra(train)
+    hydra_command("A training that takes no time.", train)
