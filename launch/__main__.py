@@ -42,8 +42,9 @@ def _help() -> str:
     for name, (module, function, _) in COMMANDS.items():
         doc = getattr(import_module(module), function).__doc__
         rows.append((name, doc.partition("\n")[0]))
+    rows.append(("--help, --version", "print this, or the version, and do nothing else"))
     usage = "usage: hybrid-patch launch COMMAND ...   (COMMAND --help explains its options)"
-    return f"{usage}\n\n{__doc__}\n\n{rows_text(rows, first=10)}"
+    return f"{usage}\n\n{__doc__}\n\n{rows_text(rows)}"
 
 
 if __name__ == "__main__":

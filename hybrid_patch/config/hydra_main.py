@@ -6,7 +6,6 @@ Bad input ends as one line and exit code 2, before anything heavy is imported.
 import argparse
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -67,9 +66,9 @@ def _run(train: Train, words: Sequence[str]) -> int:
         return run_hydra(train, words, Sources())
     sources, overrides = _sources(arguments), arguments.overrides
     if arguments.multirun:
-        _check_sweep(overrides, sources)
         if not any(word.startswith(PLUGINS) for word in overrides):
             _launch(overrides, sources)
+        _check_sweep(overrides, sources)
     elif arguments.cfg or arguments.info:
         held_to_schema(composed(hydra_overrides(overrides, sources), sources), sources, allow_missing=True)
     else:
@@ -149,8 +148,9 @@ def _for_hydra(arguments: argparse.Namespace, sources: Sources) -> list[str]:
 
 def _check_sweep(overrides: Sequence[str], sources: Sources) -> None:
     """Raises InputError if a sweep says where its members are, or none of them is good."""
-    if any(re.match(r"\+*run_dir=", override) for override in overrides):
-        raise InputError("run_dir: not with -m, where each member has its own; sweep_name=<name> names their folder")
+    for word in overrides:
+        if word.lstrip("+").startswith("run_dir="):
+            raise InputError(f"{word}: each member has its own; sweep_name=<name> names their folder")
     errors = []
     for line in sweep_members(overrides, sources):
         try:
@@ -162,8 +162,7 @@ def _check_sweep(overrides: Sequence[str], sources: Sources) -> None:
 
 
 def _launch(overrides: Sequence[str], sources: Sources) -> NoReturn:
-    """Become `python -m launch run`, which runs the members in this machine's slots. Raises InputError."""
-    _check_sweep(overrides, sources)
+    """Become `python -m launch run`, which runs the members in this machine's slots."""
     folders = [f"config_path={sources.folder}", f"config_name={sources.name}"]
     folders += [] if sources.extra is None else [f"config_dir={sources.extra}"]
     sys.stdout.flush()

@@ -14,7 +14,8 @@ from config_stand_in import LATE_BAD_INPUT, RAISES, STOPPED
         (["upsampler.scal=3"], "error: upsampler.scal=3: unknown key; bilinear takes: name"),
         (["data=rasters", "data.root=no, such"], "error: data.root=no, such: there is no such folder"),
         (["--surely-not"], "error: unrecognized arguments: --surely-not"),
-        (["-m", "run_dir=x", "seed=0,1"], "error: run_dir: not with -m"),
+        (["-m", "run_dir=x", "seed=0,1"], "error: run_dir=x: each member has its own"),
+        (["-m", "run_dir=x", "seed=0,1", "hydra/launcher=basic"], "error: run_dir=x: each member has its own"),
         (["-m", "upsampler.scal=3", "seed=0,1"], "error: upsampler.scal=3: unknown key; bilinear takes: name"),
         (["--cfg", "job", "upsampler=no"], "error: upsampler=no: no such option; takes: bilinear, guided, learned"),
         (["-m", "--cfg", "job"], "error: --multirun --cfg: only one of them at a time"),
@@ -102,7 +103,7 @@ def test_a_folder_of_ones_own_configs(tmp_path: Path) -> None:
     (tmp_path / "mine" / "optimizer" / "fast.yaml").write_text(text)
     printed = ran(tmp_path, "--config-dir", "mine", "optimizer=fast", "--cfg", "job", "-p", "optimizer.lr")
     assert printed.stdout.strip() == "0.5"
-    assert ran(tmp_path, "-cd", "mine", "optimizer=fast", "-m").returncode == 0
+    assert ran(tmp_path, "-cd", "mine", "optimizer=fast").returncode == 0
     assert len(list(tmp_path.rglob("record.json"))) == 1
     wrong = ran(tmp_path, "-cd", "mine", "optimizer=slow")
     assert wrong.stderr == "error: optimizer=slow: no such option; takes: adamw, fast\n"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from building import TINY
 from config_commands import ran
 
 from hybrid_patch.config.compose import Sources, compose, conf_folder, sweep_members
@@ -63,8 +64,22 @@ def test_a_sweep_needs_its_flag(tmp_path: Path) -> None:
     assert done.stderr == "error: +sweep=upsampler: a sweep, which needs -m\n"
 
 
-@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=basic"]])
-def test_a_sweep_trains_its_members(tmp_path: Path, launcher: list[str]) -> None:
-    done = ran(tmp_path, "-m", "+sweep=upsampler", "seed=0", "upsampler=bilinear,guided", *launcher)
+def test_a_sweep_is_run_by_the_plugin_of_hydras_that_it_names(tmp_path: Path) -> None:
+    done = ran(tmp_path, "-m", "+sweep=upsampler", "seed=0", "upsampler=bilinear,guided", "hydra/launcher=basic")
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("runs/upsampler/*/record.json"))) == 2
+
+
+def test_a_sweep_runs_in_the_slots_of_this_machine(tmp_path: Path) -> None:
+    """`train -m` becomes `launch run`, whose own tests are in tests/launch/test_run.py; here: all arrives there."""
+    (tmp_path / "my conf" / "optimizer").mkdir(parents=True)
+    text = (conf_folder() / "optimizer" / "adamw.yaml").read_text().replace("lr: 0.001", "lr: 0.5")
+    (tmp_path / "my conf" / "optimizer" / "fast.yaml").write_text(text)
+    words = [*TINY, "-m", "--config-dir", "my conf", "optimizer=fast", "trainer.steps=1", "seed=0,1", "data.tile=16,20"]
+    done = ran(tmp_path, *words, "sweep_name=mine", module="hybrid_patch.train")
+    assert done.returncode == 2
+    assert done.stdout.endswith("2 of 4 done\n"), done.stderr
+    assert done.stderr.count("data.tile=20: not divisible by") == 2
+    configs = list(tmp_path.glob("runs/mine/*/config.yaml"))
+    assert len(configs) == 2
+    assert all("lr: 0.5\n" in config.read_text() for config in configs)

@@ -20,7 +20,7 @@ LAUNCH = ("plan", "submit", "run", "status", "wait", "logs", "cancel", "resume",
 DOORS = [
     ["hybrid_patch"],
     *(["hybrid_patch", name] for name in COMMANDS),
-    *([module] for module, _ in COMMANDS.values()),
+    *([door] for door in ("hybrid_patch.train", "hybrid_patch.plan", "launch")),
     *(["launch", name] for name in LAUNCH),
     ["hybrid_patch.cost.loading_benchmark"],
     ["hybrid_patch.cost.map_benchmark"],
