@@ -120,7 +120,7 @@ def plan_command(options: PlanOptions) -> int:
     """Print the plan, and an error for each member that cannot be planned or needs too much."""
     print(f"planning {len(options.lines)} members", file=sys.stderr, flush=True)
     report = plan(options)
-    Console(width=None if sys.stdout.isatty() else 150).print(*plan_tables(report))
+    Console(width=None if sys.stdout.isatty() else 170).print(*plan_tables(report))
     if options.output is not None:
         write_json(options.output, report)
     for row in grouped(report["members"]):
