@@ -30,14 +30,14 @@ WINDOWS = 16
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A model and what it was trained on.
+    """A trained model, with its config and modalities.
 
     Attributes:
         run: the run's directory.
         config: of the run.
-        modalities: that it knows, with the statistics by which their values are normalised.
+        modalities: with the statistics that normalise their values.
         sizes: the patch sizes of the training's last step.
-        step: after which step its weights were saved.
+        step: the training step after which the weights were saved.
         network: in evaluation mode, on its device.
     """
 
@@ -50,21 +50,21 @@ class TrainedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the network."""
         return next(self.network.parameters()).device
 
     @property
     def side(self) -> int:
-        """The side of the crops that it was trained at, pixels: that of its windows."""
+        """The side, in pixels, of the crops that it was trained on, and of the windows that it embeds."""
         return tile_for(self.config, self.sizes)
 
     @property
     def inputs(self) -> list[str]:
-        """The modalities that the encoder takes."""
+        """The modalities that the encoder sees."""
         return [name for name, modality in self.modalities.items() if not modality.decode_only]
 
     def tiling(self, overlap: int | None = None) -> Tiling:
-        """Windows of the side that it was trained at; without an `overlap` of a quarter of it."""
+        """Windows of the training's side; they overlap by a quarter of it unless `overlap` is given."""
         side = self.side
         return Tiling.overlapping(side, side // 4 if overlap is None else overlap, self.sizes.processing)
 
@@ -86,20 +86,19 @@ class TrainedModel:
         pooling: Pooling = "mean",
         overlap: int | None = None,
     ) -> Float[Array, "h w d"]:
-        """Embeddings of an image of any size, `[H, W, D]` float32; NaN where nothing was measured.
+        """Embed an image of any size: `[H, W, D]` float32, NaN where there is no data.
 
         Args:
             images: per modality `[H, W, T, C]`, in the units that the run was trained on (no normalisation), bands as
-                in `modalities[name].bands`, NaN where missing. Static modalities have T = 1. Input modalities that are
-                not given are missing.
-            dates: of the T timesteps, `datetime.date` or "2024-05-31"; may be left out if all that is given is static.
-            pooling: over modalities, timesteps and band sets: `mean`, D the model's width; or `concat`, D that width
-                times their number.
-            overlap: pixels that neighbouring windows share; a quarter of the training's tile.
+                in `modalities[name].bands`, NaN where missing. Static modalities have T = 1. Any may be left out.
+            dates: of the T timesteps, `datetime.date` or "2024-05-31"; not needed for static modalities.
+            pooling: over modalities, timesteps and band sets: `mean` (D is the model's width) or `concat` (D is that
+                width times their number).
+            overlap: pixels that neighbouring windows share; default: a quarter of the training's tile.
 
         Raises InputError for a modality or shape that does not fit.
         """
-        height, width = self._fitting(images, dates)
+        height, width = self._check_images(images, dates)
         tiling = self.tiling(overlap)
         timestamps = np.array([[d.day, d.month - 1, d.year] for d in map(_date, dates)] or [[1, 0, 1970]], np.int64)
         pixels, valid = {}, {}
@@ -114,7 +113,7 @@ class TrainedModel:
         return embedding
 
     def embed_whole(self, whole: Crop, tiling: Tiling, pooling: Pooling = "mean") -> Float[Array, "h w d"]:
-        """The embedding of an image that is in memory, in windows; zeros where nothing was measured."""
+        """Embed an image in memory, in windows; zeros where there is no data."""
         height, width = next(iter(whole.valid.values())).shape[:2]
 
         def embed(top: int, lefts: list[int]) -> Float[Tensor, "n side side d"]:
@@ -123,12 +122,12 @@ class TrainedModel:
 
         return torch.cat(list(blended(height, width, tiling, embed, WINDOWS))).numpy()
 
-    def _fitting(self, images: Mapping[str, Float[Array, "h w _ _"]], dates: Sequence[object]) -> tuple[int, int]:
-        """Height and width of the images."""
-        known = [name for name in images if name in self.inputs]
-        if not known:
+    def _check_images(self, images: Mapping[str, Float[Array, "h w _ _"]], dates: Sequence[object]) -> tuple[int, int]:
+        """Height and width of the images; raises InputError if they do not fit the model."""
+        inputs = [name for name in images if name in self.inputs]
+        if not inputs:
             raise InputError(f"images: {list(images)}: none that the run knows; takes: {', '.join(self.inputs)}")
-        height, width = images[known[0]].shape[:2]
+        height, width = images[inputs[0]].shape[:2]
         for name, image in images.items():
             if name not in self.modalities:
                 raise InputError(f"images: {name}: unknown modality; the run knows: {', '.join(self.modalities)}")
@@ -144,7 +143,7 @@ class TrainedModel:
 
 
 def load(run: str | Path, device: str = "auto") -> TrainedModel:
-    """The model of a run directory, from its newest checkpoint; no code of the checkpoint's is run.
+    """Load the model of a run from its newest checkpoint, without running code from the checkpoint.
 
     Args:
         device: `cpu`, `cuda`, or `auto`: a GPU if there is one.
@@ -153,12 +152,12 @@ def load(run: str | Path, device: str = "auto") -> TrainedModel:
     """
     folder = Path(run)
     config = frozen_config(folder)
-    found = newest_checkpoint(folder / CHECKPOINTS)
-    if found is None:
+    checkpoint = newest_checkpoint(folder / CHECKPOINTS)
+    if checkpoint is None:
         raise InputError(
             f"run={folder}: has no checkpoint yet; its end writes one, and trainer.checkpoint_every before that"
         )
-    step, state = found
+    step, state = checkpoint
     modalities = {name: Modality(**fields) for name, fields in state["modalities"].items()}
     network = HybridModel(config, modalities)
     prefix = "model."

@@ -1,4 +1,4 @@
-"""Images of any size in overlapping windows, blended so that no seam shows, row by row in constant memory."""
+"""Split images of any size into overlapping windows, and blend these without seams, row by row in constant memory."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 Embed = Callable[[int, list[int]], Float[Tensor, "n side side d"]]
-"""Embeddings, on the CPU, of the windows with an upper edge at a row and left edges at some columns."""
+"""Embeds, on the CPU, the windows with their upper edge at a row and their left edges at some columns."""
 
 
 class Tiling(NamedTuple):
-    """How windows lie on an image.
+    """The layout of windows on an image.
 
     Attributes:
         side: of a window, pixels.
@@ -24,7 +24,7 @@ class Tiling(NamedTuple):
 
     @classmethod
     def overlapping(cls, side: int, overlap: int, patch_size: int) -> "Tiling":
-        """Neighbouring windows share `overlap` pixels or a few more, to the next multiple of the patch size.
+        """Windows that share `overlap` pixels with their neighbours, rounded up to fit the patch size.
 
         Raises ValueError for an overlap that is not smaller than the side.
         """
@@ -33,20 +33,20 @@ class Tiling(NamedTuple):
         return cls(side, max((side - overlap) // patch_size, 1) * patch_size)
 
     def starts(self, length: int) -> list[int]:
-        """Where windows begin along one side of an image.
+        """The first pixels of the windows along one side of an image.
 
-        The last ends at the image's edge, wherever that is in a patch: patches with pixels beyond it would be half
-        empty, which can be seen in their embeddings.
+        The last window ends at the image's edge, even if it starts inside a patch of the others: patches across the
+        edge would be partly empty, which shows in their embeddings.
         """
         last = max(length - self.side, 0)
         return [*range(0, last, self.stride), last]
 
     def tops(self, height: int, first_row: int) -> list[int]:
-        """Where rows of windows begin that add to a row of an image or to one below it."""
+        """The upper edges of the rows of windows that reach a row of an image or one below it."""
         return [top for top in self.starts(height) if top + self.side > first_row]
 
     def lefts(self, width: int, begin: int, end: int) -> list[int]:
-        """Where columns of windows begin that add to columns `begin` to `end` (not included)."""
+        """The left edges of the columns of windows that reach columns `begin` to `end` (exclusive)."""
         return [left for left in self.starts(width) if left + self.side > begin and left < end]
 
 
@@ -59,16 +59,15 @@ def blended(
     first_row: int = 0,
     columns: tuple[int, int] | None = None,
 ) -> Iterator[Float[Tensor, "rows width d"]]:
-    """Bands of rows of an image's embedding, from top to bottom, each as soon as no further window adds to it.
+    """Yield bands of rows of an image's embedding, from top to bottom, each as soon as it is complete.
 
-    Where windows overlap it is their mean, weighted by the distance to each window's border. Only one row of windows is
-    held in memory. Every row is the same whatever row is the first, and whatever the columns if a window's
-    embedding does not depend on its batch.
+    Overlapping windows are averaged, weighted by the distance to each window's border. Only one row of windows is held
+    in memory. A row does not depend on `first_row`, nor on `columns` if windows do not depend on their batch.
 
     Args:
         embed: called once for each `batch` of windows of a row of windows.
-        first_row: rows above it are left out, and so are windows that add to none of the others.
-        columns: the first one and the one behind the last one; the others are left out likewise. None: all.
+        first_row: rows above it are left out, and so are windows that reach no other row.
+        columns: the first one and the end (exclusive); the others are left out likewise. None: all.
     """
     begin, end = columns or (0, width)
     tops, lefts = tiling.tops(height, first_row), tiling.lefts(width, begin, end)
@@ -77,7 +76,7 @@ def blended(
     across = torch.zeros(lefts[-1] + tiling.side - origin)
     for left in lefts:
         across[left - origin :][: tiling.side] += ramp(tiling.side)
-    kept = slice(begin - origin, end - origin)
+    inside = slice(begin - origin, end - origin)
     total: Tensor | None = None
     down = torch.zeros(tiling.side)
     for top, below in zip(tops, [*tops[1:], height], strict=True):
@@ -90,7 +89,7 @@ def blended(
         assert total is not None
         down += ramp(tiling.side)
         done = min(below, height) - top
-        rows = total[:done, kept] / (down[:done, None] * across[kept])[..., None]
+        rows = total[:done, inside] / (down[:done, None] * across[inside])[..., None]
         if top + done > first_row:
             yield rows[max(first_row - top, 0) :]
         total = torch.cat([total[done:], torch.zeros_like(total[:done])])
@@ -100,13 +99,13 @@ def blended(
 def ramp(side: int) -> Float[Tensor, " side"]:
     """1 in the middle, falling smoothly to both ends, never 0.
 
-    Level at both ends: of a straight ramp the first step, and with it the window's border, can be seen.
+    It is flat at both ends: with a straight ramp, the kink at the window's border shows.
     """
-    place = torch.arange(side)
-    height = torch.minimum(place + 0.5, side - place - 0.5) * 2 / side
+    position = torch.arange(side)
+    height = torch.minimum(position + 0.5, side - position - 0.5) * 2 / side
     return height**2 * (3 - 2 * height)
 
 
 def blending_weights(side: int) -> Float[Tensor, "side side 1"]:
-    """What each pixel of a window counts where windows overlap."""
+    """The weight of each pixel of a window where windows overlap."""
     return (ramp(side)[:, None] * ramp(side))[..., None]

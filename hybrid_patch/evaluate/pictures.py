@@ -200,13 +200,13 @@ def draw_tiles(
     if not drawn:
         return []
     sizes = model.sizes
-    own = EmbeddedTiles(_caption(sizes), [tile.embedding for tile in drawn], True)
-    embedded = [own]
-    if sizes.factor > 1 and own.values[0].shape[-1] == model.config.model.encoder.width:
+    reference = EmbeddedTiles(_caption(sizes), [tile.embedding for tile in drawn], True)
+    embedded = [reference]
+    if sizes.factor > 1 and reference.values[0].shape[-1] == model.config.model.encoder.width:
         coarse = dataclasses.replace(model, sizes=PatchSizes(sizes.processing, sizes.processing))
-        embedded = [_embed(f"tokens at {sizes.processing}", coarse, drawn, True), own]
+        embedded = [_embed(f"tokens at {sizes.processing}", coarse, drawn, True), reference]
     embedded += [_embed(f"{name}, {_caption(other.sizes)}", other, drawn, False) for name, other in others.items()]
-    colours = common_colours(embedded, own)
+    colours = common_colours(embedded, reference)
     paths = []
     for number, (tile, _, predicted) in enumerate(drawn):
         paths.append(folder / f"tile_{number}.png")

@@ -1,4 +1,4 @@
-"""On what, and how, a finished run is evaluated: its own data and `evaluation=full`, changed by overrides."""
+"""The data and settings of a finished run's evaluation: its own data and `evaluation=full`, plus overrides."""
 
 import dataclasses
 import re
@@ -16,27 +16,27 @@ _CONFIG = TypeAdapter(Config)
 
 
 def settings_of(model: TrainedModel, overrides: Sequence[str]) -> tuple[Data, Evaluation]:
-    """The data and the evaluation of a command line's `data…` and `evaluation…` overrides.
+    """The data and the settings, with `data…` and `evaluation…` overrides.
 
-    Modalities, tile and timesteps are the run's unless they are overridden, and its statistics are kept: what the model
-    sees must be normalised as it was in training. Raises InputError.
+    Modalities, their statistics, tile and timesteps stay the run's, because inputs must be normalised as in training;
+    overrides of single values can still change them. Raises InputError.
     """
     sources = Sources()
-    fresh = any(re.match(r"data=", override) for override in overrides)
+    other_data = any(re.match(r"data=", override) for override in overrides)
     node = _CONFIG.dump_python(model.config, mode="json")
     modalities = {name: dataclasses.asdict(modality) for name, modality in model.modalities.items()}
     groups = ["evaluation=full", *(line for line in overrides if not _is_value(line))]
     config = composed(hydra_overrides(groups, sources), sources)
-    own = OmegaConf.create(node)
-    own.evaluation = config.evaluation
-    if fresh:
-        own.data = config.data
-    own.data.tile, own.data.timesteps = node["data"]["tile"], node["data"]["timesteps"]
-    own.data.modalities = modalities
+    merged = OmegaConf.create(node)
+    merged.evaluation = config.evaluation
+    if other_data:
+        merged.data = config.data
+    merged.data.tile, merged.data.timesteps = node["data"]["tile"], node["data"]["timesteps"]
+    merged.data.modalities = modalities
     for value in (parse(quote_path(line)) for line in overrides if _is_value(line)):
-        OmegaConf.update(own, value.key_or_group, value.value(), force_add=True)
-    judged = checked(held_to_schema(own, sources))
-    return judged.data, judged.evaluation
+        OmegaConf.update(merged, value.key_or_group, value.value(), force_add=True)
+    valid = checked(held_to_schema(merged, sources))
+    return valid.data, valid.evaluation
 
 
 def _is_value(override: str) -> bool:

@@ -20,8 +20,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def without(*bands: str) -> Callable[[Path], Path]:
-    kept = [i for i, band in enumerate(BANDS) if band not in bands]
-    return lambda folder: write(folder / NAME, IMAGE[kept], [BANDS[i] for i in kept])
+    left = [i for i, band in enumerate(BANDS) if band not in bands]
+    return lambda folder: write(folder / NAME, IMAGE[left], [BANDS[i] for i in left])
 
 
 def two_grids(folder: Path) -> Path:
@@ -49,7 +49,7 @@ def text(folder: Path) -> Path:
 
 SCENES: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "missing band": (without("B8A"), [], "has no band 'B8A' of modality 'sentinel2_l2a'; it has B02, B03"),
-    "would do": (without("B8A"), [], "missing_bands=drop leaves out the band sets that it is in"),
+    "missing band may be dropped": (without("B8A"), [], "missing_bands=drop leaves out the band sets that it is in"),
     "no band set left": (without("B02", "B05", "B09"), ["missing_bands=drop"], "so that nothing is left"),
     "fewer nameless bands": (lambda f: write(f / NAME, IMAGE[:5], ()), [], "it has band_1, band_2, band_3"),
     "resolution": (

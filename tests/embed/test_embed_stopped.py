@@ -60,14 +60,14 @@ def test_a_killed_map_is_gone_on_with(run: Path, scene: Path, tmp_path: Path) ->
     process = start([*arguments, f"output={output}"], 2, output)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    kept = parts_of(output)
-    before = [path.stat().st_mtime_ns for path in kept]
+    parts = parts_of(output)
+    before = [path.stat().st_mtime_ns for path in parts]
     assert not output.exists()
     leave = "map_parts.PartsFolder.remove = lambda self: None\n"
     done = embed(*arguments, f"output={output}", before=SMALL_PARTS + leave)
     assert done.returncode == 0, done.stderr
-    assert f"{len(kept)} of 4 parts are done" in done.stderr
-    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert f"{len(parts)} of 4 parts are done" in done.stderr
+    assert [path.stat().st_mtime_ns for path in parts] == before
     assert output.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["map.tif", "map.tif.parts", "whole.tif"]
 

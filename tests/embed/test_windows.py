@@ -56,8 +56,8 @@ def test_where_all_windows_agree_nothing_is_changed(height: int, width: int, ove
         calls.append(len(lefts))
         return torch.stack([image[top : top + 16, left : left + 16] for left in lefts])
 
-    found = torch.cat(list(blended(height, width, tiling, embed, batch)))
-    torch.testing.assert_close(found, image[:height, :width])
+    image_blended = torch.cat(list(blended(height, width, tiling, embed, batch)))
+    torch.testing.assert_close(image_blended, image[:height, :width])
     assert max(calls) <= batch
 
 

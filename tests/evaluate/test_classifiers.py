@@ -31,8 +31,8 @@ def test_the_fit_is_the_minimum_that_scikit_learn_finds(decay: float, classes: i
 
     def objective(weight: Array, bias: Array) -> float:
         logits = standard @ weight + bias
-        own = logits[np.arange(len(labels)), np.searchsorted(probe.classes, labels)]
-        return float((np.log(np.exp(logits).sum(1)) - own).mean() + decay / 2 * (weight**2).sum())
+        true_logits = logits[np.arange(len(labels)), np.searchsorted(probe.classes, labels)]
+        return float((np.log(np.exp(logits).sum(1)) - true_logits).mean() + decay / 2 * (weight**2).sum())
 
     theirs = LogisticRegression(C=1 / (decay * len(labels)), max_iter=5000, tol=1e-8).fit(standard, labels)
     coefficients, intercept = theirs.coef_.T, theirs.intercept_

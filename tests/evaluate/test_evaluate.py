@@ -89,15 +89,15 @@ def test_a_synthetic_run(synthetic_run: Path, tmp_path: Path) -> None:
 
 
 def test_bands_are_found_by_name_and_the_run_s_statistics_are_kept(rasters_run: Path, tmp_path: Path) -> None:
-    own = evaluated(rasters_run)
+    original = evaluated(rasters_run)
     assert (rasters_run / "evaluation.json").exists()
     other = make_labelled_tiles(tmp_path / "a, [b]", ("nir", "extra", "RED", "blue"))
     output = f"output={tmp_path / 'report.json'}"
     moved = evaluated(rasters_run, output, "data=rasters", f"data.root={other}")
-    assert moved["features"] == own["features"]
-    assert own["features"]["raw"]["linear"]["all"]["miou"]["mean"] > 0.95  # type: ignore[index]
-    assert own["features"]["means"]["linear"]["all"]["miou"]["mean"] < 0.8  # type: ignore[index]
-    assert own["features"]["oracle"]["majority"]["all"]["miou"]["mean"] < 0.8  # type: ignore[index]
+    assert moved["features"] == original["features"]
+    assert original["features"]["raw"]["linear"]["all"]["miou"]["mean"] > 0.95  # type: ignore[index]
+    assert original["features"]["means"]["linear"]["all"]["miou"]["mean"] < 0.8  # type: ignore[index]
+    assert original["features"]["oracle"]["majority"]["all"]["miou"]["mean"] < 0.8  # type: ignore[index]
 
 
 def test_without_labels_there_is_what_shows_without(rasters_run: Path, tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ def test_side_by_side_are_all_tokens_of_a_pixel() -> None:
     sizes = PatchSizes(8, 1)
     mean = embed(model, [crop], sizes, MODALITIES, CPU)[0]
     every = embed(model, [crop], sizes, MODALITIES, CPU, "concat")[0].unflatten(-1, (5, 32))
-    there = every.ne(0).any(-1, keepdim=True)
-    torch.testing.assert_close((every * there).sum(2) / there.sum(2).clamp(min=1), mean)
+    mask = every.ne(0).any(-1, keepdim=True)
+    torch.testing.assert_close((every * mask).sum(2) / mask.sum(2).clamp(min=1), mean)
 
 
 def test_projected_embeddings_are_the_embeddings_projected() -> None:

@@ -20,17 +20,18 @@ maps = arrays(np.int64, st.tuples(st.integers(1, 20), st.integers(1, 20)), eleme
 def test_scores_are_those_of_scikit_learn(labels: Array, seed: int) -> None:
     predicted = np.random.default_rng(seed).integers(4, size=labels.shape)
     counts = confusions(labels, predicted, 4, 8)["all"]
-    known = labels != UNLABELLED
-    if not known.any():
+    label_mask = labels != UNLABELLED
+    if not label_mask.any():
         assert not counts.any()
         return
-    truth, guess, there = labels[known], predicted[known], np.unique(labels[known])
+    truth, guess = labels[label_mask], predicted[label_mask]
+    classes = np.unique(truth)
     assert (counts == confusion_matrix(truth, guess, labels=range(4))).all()
     assert miou(counts[None])[0] == pytest.approx(
-        jaccard_score(truth, guess, labels=there, average="macro", zero_division=0)
+        jaccard_score(truth, guess, labels=classes, average="macro", zero_division=0)
     )
     assert accuracy(counts[None])[0] == pytest.approx(accuracy_score(truth, guess))
-    assert np.isnan(class_iou(counts[None])[0]).tolist() == [value not in there for value in range(4)]
+    assert np.isnan(class_iou(counts[None])[0]).tolist() == [value not in classes for value in range(4)]
 
 
 @given(labels=maps, side=st.integers(1, 5))
@@ -41,13 +42,13 @@ def test_maps_of_labels_are_those_of_plain_loops(labels: Array, side: int) -> No
         for j in range(width):
             top, left = i // side * side, j // side * side
             block = labels[top : top + side, left : left + side]
-            known = block[block != UNLABELLED]
-            own = labels[i, j]
-            assert mixed[i, j] == (own != UNLABELLED and len(np.unique(known)) > 1)
-            around = [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
-            others = [labels[y, x] for y, x in around if 0 <= y < height and 0 <= x < width]
-            assert beside[i, j] == (own != UNLABELLED and any(o not in (own, UNLABELLED) for o in others))
-            assert majority[i, j] == (np.bincount(known).argmax() if len(known) else UNLABELLED)
+            labelled = block[block != UNLABELLED]
+            label = labels[i, j]
+            assert mixed[i, j] == (label != UNLABELLED and len(np.unique(labelled)) > 1)
+            neighbours = [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
+            others = [labels[y, x] for y, x in neighbours if 0 <= y < height and 0 <= x < width]
+            assert beside[i, j] == (label != UNLABELLED and any(o not in (label, UNLABELLED) for o in others))
+            assert majority[i, j] == (np.bincount(labelled).argmax() if len(labelled) else UNLABELLED)
 
 
 def test_nothing_is_better_per_patch_than_its_majority() -> None:

@@ -7,15 +7,15 @@ from hybrid_patch.evaluate.unsupervised import Structure, StructureAccumulator
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
-SEEN = np.ones((64, 64), bool)
+ALL_VALID = np.ones((64, 64), bool)
 
 
-def structure(embedding: Array, seen: Array = SEEN) -> Structure:
+def structure(embedding: Array, valid_mask: Array = ALL_VALID) -> Structure:
     gathered = StructureAccumulator(8)
-    gathered.add(embedding.astype(np.float32), seen)
-    found = gathered.result()
-    assert found is not None
-    return found
+    gathered.add(embedding.astype(np.float32), valid_mask)
+    figures = gathered.result()
+    assert figures is not None
+    return figures
 
 
 def smooth(noise: float) -> Array:
@@ -47,10 +47,10 @@ def test_neighbours_are_alike_where_embeddings_are_smooth() -> None:
 
 
 def test_pixels_that_were_not_measured_do_not_count() -> None:
-    seen = RNG.random((64, 64)) < 0.9
+    valid_mask = RNG.random((64, 64)) < 0.9
     embedding = smooth(0.1)
-    with_junk = np.where(seen[..., None], embedding, 1e3)
-    for a, b in zip(structure(embedding, seen), structure(with_junk, seen), strict=True):
+    with_junk = np.where(valid_mask[..., None], embedding, 1e3)
+    for a, b in zip(structure(embedding, valid_mask), structure(with_junk, valid_mask), strict=True):
         assert a == pytest.approx(b, rel=1e-5)
     nothing = StructureAccumulator(8)
     nothing.add(embedding, np.zeros((64, 64), bool))
