@@ -13,7 +13,7 @@ __all__ = ["TrainedModel", "__version__", "load"]
 def __getattr__(name: str) -> Any:
     """What is exported, imported at its first use: commands that check their arguments stay quick."""
     if name == "__version__":
-        from hybrid_patch.config.options import version
+        from hybrid_patch.config.command import version
 
         return version()
     if name in __all__:

@@ -3,8 +3,8 @@
 import runpy
 import sys
 
+from hybrid_patch.config.command import answer_help, rows_text
 from hybrid_patch.config.messages import did_you_mean
-from hybrid_patch.config.options import answer_help, rows_text
 from hybrid_patch.errors import InputError, input_errors_end
 
 COMMANDS = {

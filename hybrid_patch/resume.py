@@ -9,7 +9,8 @@ import signal
 from pathlib import Path
 from typing import Annotated
 
-from hybrid_patch.config.options import Positional, run_command
+from hybrid_patch.config.command import run_command
+from hybrid_patch.config.options import Positional
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

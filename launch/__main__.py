@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from hybrid_patch.config.command import answer_help, rows_text, run_command
 from hybrid_patch.config.messages import did_you_mean
-from hybrid_patch.config.options import answer_help, rows_text, run_command
 from hybrid_patch.errors import InputError, input_errors_end
 
 COMMANDS = {

@@ -15,6 +15,7 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig
 
+from hybrid_patch.config.command import HELP_FLAGS, answer_help
 from hybrid_patch.config.compose import (
     Sources,
     checked,
@@ -25,7 +26,6 @@ from hybrid_patch.config.compose import (
     sweep_members,
     with_sweep_written_out,
 )
-from hybrid_patch.config.options import HELP_FLAGS, answer_help
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.train_help import train_help
 from hybrid_patch.errors import INTERRUPTED, InputError, broken_pipe_ends, input_errors_end

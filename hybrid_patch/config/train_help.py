@@ -11,9 +11,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from hybrid_patch.config import fields
+from hybrid_patch.config.command import rows_text
 from hybrid_patch.config.compose import Sources, composed, hydra_overrides
 from hybrid_patch.config.messages import shown
-from hybrid_patch.config.options import rows_text
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 

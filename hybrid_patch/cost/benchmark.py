@@ -13,17 +13,9 @@ from typing import Annotated, Any
 from rich.console import Console
 from rich.table import Table
 
+from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.options import (
-    Count,
-    Items,
-    Option,
-    OutputFile,
-    Overrides,
-    Positional,
-    option_names,
-    run_command,
-)
+from hybrid_patch.config.options import Count, Items, Option, OutputFile, Overrides, Positional, option_names
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.formatting import format_interval, log, new_table
 from hybrid_patch.errors import InputError, require_extra

@@ -18,8 +18,9 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.options import Option, OutputFile, Overrides, Positional, Seconds, run_command
+from hybrid_patch.config.options import Option, OutputFile, Overrides, Positional, Seconds
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.formatting import format_interval
 from hybrid_patch.errors import InputError

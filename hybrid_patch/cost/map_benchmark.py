@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.options import Count, Items, Option, OutputFile, Overrides, Positional, run_command
+from hybrid_patch.config.options import Count, Items, Option, OutputFile, Overrides, Positional
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.benchmark import VARIANTS
 from hybrid_patch.cost.formatting import format_interval, log, new_table

@@ -11,7 +11,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from hybrid_patch.config.options import run_command
+from hybrid_patch.config.command import run_command
 from hybrid_patch.embed.options import EmbedOptions
 from hybrid_patch.errors import INTERRUPTED, STOPPED, require_extra
 from hybrid_patch.runs.stop_signal import stop_requests

@@ -9,7 +9,7 @@ import sys
 
 from rich.console import Console
 
-from hybrid_patch.config.options import run_command
+from hybrid_patch.config.command import run_command
 from hybrid_patch.errors import require_extra
 from hybrid_patch.evaluate.options import EvaluateOptions
 from hybrid_patch.runs.progress import start_logging

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybrid_patch.config.options import run_command
+from hybrid_patch.config.command import run_command
 from hybrid_patch.errors import require_extra
 from hybrid_patch.report.options import PICTURES, ReportOptions
 from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text

@@ -9,8 +9,8 @@ import signal
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: Ctrl-C ends the imports without a word
 
+from hybrid_patch.config.command import wait_briefly
 from hybrid_patch.config.hydra_main import hydra_command
-from hybrid_patch.config.options import wait_briefly
 from hybrid_patch.config.schema import Config
 
 

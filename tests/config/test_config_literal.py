@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.literal import PATH_KEYS, plain_argument, quote_path, take_paths
-from hybrid_patch.errors import InputError
+from hybrid_patch.config.literal import PATH_KEYS, plain_argument, quote_path
 
 HOSTILE = [
     "with space",
@@ -98,22 +97,3 @@ def test_other_keys_keep_hydras_grammar() -> None:
     assert quote_path("seed=1,2") == "seed=1,2"
     assert quote_path("data.rooted=a,b") == "data.rooted=a,b"
     assert compose(["optimizer.lr=${optimizer.beta1}"]).optimizer.lr == 0.9
-
-
-@given(st.lists(TEXT.filter(lambda text: "=" not in text and not text.startswith("~")), min_size=2, max_size=2))
-def test_positionals_are_literal(texts: list[str]) -> None:
-    paths, others = take_paths([texts[0], "seed=1", texts[1]], ["run", "output"])
-    assert paths == {"run": texts[0], "output": texts[1]}
-    assert others == ["seed=1"]
-
-
-def test_positionals_by_name_and_with_an_equals_sign() -> None:
-    assert take_paths(["output=a,b", "./x=y", "+seed=1"], ["run", "output"]) == (
-        {"output": "a,b", "run": "./x=y"},
-        ["+seed=1"],
-    )
-    assert take_paths(["run=seed=1"], ["run"]) == ({"run": "seed=1"}, [])
-    with pytest.raises(InputError, match="one argument too many"):
-        take_paths(["a", "b"], ["run"])
-    with pytest.raises(InputError, match="run=b: given twice; before it was a"):
-        take_paths(["run=a", "run=b"], ["run"])

@@ -21,8 +21,9 @@ from pydantic import BeforeValidator
 from rich.console import Console
 from rich.table import Table
 
+from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.options import Amount, Option, OutputFile, Positional, run_command
+from hybrid_patch.config.options import Amount, Option, OutputFile, Positional
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.benchmark import VARIANTS
 from hybrid_patch.errors import DONE, FAILED

@@ -15,8 +15,9 @@ from typing import Annotated
 from rich.console import Console
 from rich.table import Table
 
+from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import Sources, compose, sweep_members
-from hybrid_patch.config.options import Overrides, run_command
+from hybrid_patch.config.options import Overrides
 from hybrid_patch.config.schema import Config
 
 COMMON = ("logger=none", "evaluation=none", "runtime.device=cpu", "data.tile=32", "data.timesteps=1")

@@ -20,8 +20,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from rich.progress import track
 
+from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.options import Count, Option, Overrides, Positional, run_command
+from hybrid_patch.config.options import Count, Option, Overrides, Positional
 from hybrid_patch.data.olmoearth.sample_file import MISSING
 from hybrid_patch.data.source import Sample, Window
 from hybrid_patch.data.synthetic import Synthetic

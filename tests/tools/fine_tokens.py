@@ -5,7 +5,7 @@ the default loss in two. Steps take turns (`cost/timing.py`), and so does the lo
 """
 
 if __name__ == "__main__":
-    from hybrid_patch.config.options import wait_briefly
+    from hybrid_patch.config.command import wait_briefly
 
     wait_briefly()
 
@@ -19,8 +19,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.options import Count, Option, OutputFile, Positional, run_command
+from hybrid_patch.config.options import Count, Option, OutputFile, Positional
 from hybrid_patch.cost.isolated_memory import memory_alone
 from hybrid_patch.cost.step import Step
 from hybrid_patch.cost.timing import Interval, interleave, interval, ratio, totals_of
