@@ -5,11 +5,12 @@ Each package in `hybrid_patch/data/` is a data source. Its `__init__.py` holds a
 """
 
 import hashlib
+import json
 import pkgutil
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class DataOptions:
         tile: side of the crops that are trained on, pixels.
         timesteps: timesteps per crop (a sample with fewer is padded with missing ones).
         modalities: the declared modalities, by name.
-        on_error: what to do with a broken file: stop (`raise`) or put another sample in its place (`skip`).
+        on_error: what to do with a broken file: stop (`raise`) or replace it by another sample (`skip`).
         max_skipped: share of skipped samples above which the run stops.
     """
 
@@ -67,7 +68,7 @@ def data_sources() -> tuple[type[DataOptions], ...]:
 
 
 def folder_problems(key: str, path: str) -> Iterator[str]:
-    """A line if there is no such folder."""
+    """A line if the folder does not exist."""
     if Path(path).is_dir():
         return
     reason = "is a file" if Path(path).exists() else "there is no such folder"
@@ -76,14 +77,14 @@ def folder_problems(key: str, path: str) -> Iterator[str]:
 
 
 def data_root(root: str) -> Path:
-    """The folder of `data.root`. Raises InputError if there is none."""
+    """The folder of `data.root`. Raises InputError if it does not exist."""
     if not Path(root).is_dir():
         raise InputError(f"data.root={root}: no such folder")
     return Path(root)
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """16 hexadecimal digits that stand for some contents, for `DataOptions.fingerprint`."""
+    """A hash of some contents, 16 hexadecimal digits, for `DataOptions.fingerprint`."""
     total = hashlib.sha256()
     for part in parts:
         total.update(hashlib.sha256(part).digest())  # Hashed one by one: parts cannot run into each other.
@@ -93,3 +94,14 @@ def digest(parts: Iterable[bytes]) -> str:
 def content(path: Path) -> bytes:
     """The bytes of a file; none if it does not exist."""
     return path.read_bytes() if path.is_file() else b""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if the file does not exist. Raises InputError."""
+    try:
+        value = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: must be a JSON object")
+    return value

@@ -38,7 +38,7 @@ class Crop:
         return np.any([self.valid[name].any(-1) for name in inputs], axis=0)
 
     def window(self, window: Window) -> "Crop":
-        """A part of it, without labels; what lies outside is missing."""
+        """A part of it, without labels; pixels outside the crop are missing."""
 
         def part(values: Array) -> Array:
             inside = values[window.slices]
@@ -56,7 +56,7 @@ class MaskedCrop(NamedTuple):
     Attributes:
         masks: per modality `[V, h, w, T, S]`.
         guide_mask: per modality `[V, H, W, T]` the pixels that upsamplers may look at; empty: all.
-        skipped: what was wrong with the samples that it stands in for.
+        skipped: what was wrong with the broken samples that it replaces.
     """
 
     crop: Crop
@@ -85,7 +85,7 @@ def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampli
 
 
 def read_crop(source: Source, index: int, window: Window, timesteps: Int[Array, " t"], series: int) -> Crop:
-    """Read a window of a sample, normalised; what lies outside the sample, or it does not have, is missing.
+    """Read a window of a sample, normalised. Pixels outside the sample and modalities that it lacks are missing.
 
     Args:
         timesteps: which of the sample's timesteps, ascending.

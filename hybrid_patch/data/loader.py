@@ -34,8 +34,8 @@ ORDER, SAMPLE, STEP = 0, 1, 2
 class TrainingSteps(Dataset[Batch | BrokenSampleError]):
     """Item `step` is the batch of that step, or of this process's part of it.
 
-    Samples come in epochs, each in its own random order. Where a sample is broken and `data.on_error` is `skip`,
-    another drawn at random stands in for it; with `raise` the item is the error, for the training process to raise.
+    Samples come in epochs, each in its own random order. With `data.on_error=skip` a broken sample is replaced by
+    another, drawn at random; with `raise` the item is the error, for the training process to raise.
     """
 
     def __init__(self, source: Source, config: Config, rank: int, world: int) -> None:
@@ -67,7 +67,7 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         return QuerySampling(torch.from_numpy(subpixels), torch.from_numpy(strata))
 
     def _sample(self, position: int, sizes: PatchSizes) -> MaskedCrop:
-        """The sample at a position of the endless sequence of samples."""
+        """The sample at a position in the endless sequence of epochs."""
         rng = np.random.default_rng([self.config.seed, SAMPLE, position])
         epoch, number = divmod(position, len(self.indices))
         index = int(self.epoch_order(epoch)[number])

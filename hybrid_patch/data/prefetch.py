@@ -1,4 +1,4 @@
-"""Batches on the device before they are asked for: copying one goes on while a step works on the one before."""
+"""Copy the next batch to the device while a step works on the current one."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar

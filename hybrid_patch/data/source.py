@@ -1,4 +1,4 @@
-"""One sample, whatever file it came from, and the interface of what samples come from."""
+"""Samples, and the interface of the sources that they are read from."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -104,7 +104,7 @@ class Source(Protocol):
 def open_source(options: DataOptions) -> Source:
     """The source that a configuration names; only its own libraries are imported.
 
-    Raises InputError if its extra is not installed, or if its files are not what the configuration says.
+    Raises InputError if its extra is not installed, or if its files do not fit the configuration.
     """
     if options.extra:
         require_extra(*options.extra)

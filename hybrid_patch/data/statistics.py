@@ -18,7 +18,7 @@ WINDOWS = 64
 TIMESTEPS = 12
 """Timesteps that are drawn in each window, at most."""
 SEED = 20240531
-"""Of the draw; apart from a run's seed, so that all runs on a data set share their normalisation."""
+"""Of the draw; not a run's seed, so that all runs on a data set share their normalisation."""
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def fit(
     """The same modalities; the continuous ones without statistics get estimated ones.
 
     Up to `WINDOWS` windows of `tile` pixels a side are drawn, from as many different training samples as there are,
-    and only valid pixels count. The draw depends on nothing but the numbers of samples, pixels and timesteps.
+    and only valid pixels count. The draw depends only on the numbers of samples, pixels and timesteps.
     Broken samples are passed over here: who loads them reports them.
 
     Args:

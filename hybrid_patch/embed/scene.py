@@ -31,7 +31,7 @@ class SceneReader:
     def __init__(
         self, path: Path, modalities: Mapping[str, Modality], timesteps: int, options: ReadOptions | None = None
     ) -> None:
-        """Look at all files; raises InputError for whatever does not fit (see `find_inputs`)."""
+        """Find and check the files; see `find_inputs`. Raises InputError."""
         self._files = RasterFiles()
         self.inputs: SceneInputs = find_inputs(path, modalities, timesteps, options or ReadOptions(), self._files)
         self.modalities = {name: layer.modality for name, layer in self.inputs.layers.items()}
@@ -60,7 +60,7 @@ class SceneReader:
         return [{"path": str(path.resolve()), "bytes": s.st_size, "changed": s.st_mtime_ns} for path, s in stats]
 
     def read(self, window: Window) -> Crop:
-        """A window, normalised. What lies outside the scene is missing.
+        """A window, normalised. Pixels outside the scene are missing.
 
         Raises InputError for a file that cannot be read.
         """

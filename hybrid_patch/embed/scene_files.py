@@ -37,8 +37,8 @@ class ReadOptions(NamedTuple):
 
     Attributes:
         date: of the only date of the input.
-        drop_bands: band sets of which a band is missing are left out, instead of an error.
-        any_resolution: whatever the pixel size.
+        drop_bands: leave out band sets that lack a band, instead of an error.
+        any_resolution: accept any pixel size.
         nodata: the value that means 'no data' in files that declare none.
     """
 
@@ -73,9 +73,9 @@ def find_inputs(
 
     Args:
         modalities: the inputs of the run.
-        timesteps: the most that it was trained with; of more dates as many are taken, evenly spread.
+        timesteps: how many the run was trained with; of more dates, this many are taken, evenly spread.
 
-    Raises InputError, one line, for whatever does not fit.
+    Raises InputError, one line, for files that do not fit the run or each other.
     """
     if not path.exists():
         raise InputError(f"input={path}: no such file or folder")
@@ -149,7 +149,7 @@ class _Finder(NamedTuple):
         return {self._modality_of(paths[0]): paths}
 
     def _modality_of(self, path: Path) -> str:
-        """The input modality whose bands a file has; if none has all, the one of which it has the largest share."""
+        """The input modality of a file: the one with the largest share of its bands in the file."""
         header = self.files.header(path)
         shares = {
             name: np.mean([position is not None for position in self._bare_layer(name, path).positions(header)])

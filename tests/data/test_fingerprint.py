@@ -1,4 +1,4 @@
-"""The identity of a data set: the same wherever it lies, another when it changes."""
+"""The identity of a data set: the same wherever its folder is, another when it changes."""
 
 import json
 import shutil

@@ -57,7 +57,7 @@ def write(path: Path, image: Array, names: tuple[str, ...] = (), **profile: Any)
 
 
 def ramp(bands: int, height: int, width: int, offset: int = 0) -> Array:
-    """An image of which no two values are equal."""
+    """An image without two equal values."""
     return np.arange(offset, offset + bands * height * width, dtype=np.int32).reshape(bands, height, width)
 
 

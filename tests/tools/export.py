@@ -1,7 +1,7 @@
 """Write synthetic scenes as OlmoEarth files.
 
 For measuring how fast such a folder is read, and for trying what reads one. Exit code: 0 done · 2 bad input. A folder
-is complete when its `sample_metadata.csv` is there, which is written last; the same command goes on with one that is
+is complete when its `sample_metadata.csv` is there, which is written last; the same command continues one that is
 not.
 """
 

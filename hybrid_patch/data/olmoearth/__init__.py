@@ -39,7 +39,7 @@ class OlmoEarth(DataOptions):
     statistics: Aside[str | None]
     """A folder with `computed.json` and `predefined.json`; null: estimated from the training samples."""
     val_share: Fraction
-    """Share of the parent tiles that are kept for validation."""
+    """Share of the parent tiles that are held out for validation."""
 
     def problems(self) -> Iterator[str]:
         """A line for each problem."""

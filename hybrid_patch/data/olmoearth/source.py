@@ -1,4 +1,4 @@
-"""The OlmoEarth pretraining layout as a source of samples: one HDF5 file per sample, beside `sample_metadata.csv`.
+"""The OlmoEarth pretraining layout as a source of samples: one HDF5 file per sample and `sample_metadata.csv`.
 
 A file holds `latlon [2]`, `timestamps [T, 3]` (day, month 0-11, year) and one array `[H, W, T', C]` per modality that
 the sample has. The series of a modality are packed: `missing_timesteps_masks/<modality> [T]` is True where a timestep
@@ -136,7 +136,7 @@ class OlmoEarthSource:
         return self._root / f"sample_{self._metadata.numbers[index]}.h5"
 
     def _check_bands(self) -> None:
-        """Compare the declared bands with the first file that has the modality: a mistake there is in every file."""
+        """Compare the declared bands with the first file that has the modality; a mistake would be in all files."""
         for name, modality in self.modalities.items():
             samples = np.flatnonzero(self._metadata.columns[name])
             if not len(samples):

@@ -1,7 +1,6 @@
-"""The tables beside OlmoEarth's samples: which modalities each one has, and the bands' statistics."""
+"""The tables of an OlmoEarth folder: the modalities of each sample, and the statistics of the bands."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from hybrid_patch.config.data_options import read_json
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.errors import InputError
 
@@ -17,7 +17,7 @@ Array = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What `sample_metadata.csv` says.
+    """The table of the samples, `sample_metadata.csv`.
 
     Attributes:
         numbers: `[N]` the samples' own numbers, ascending.
@@ -52,12 +52,12 @@ def with_given_statistics(modalities: Mapping[str, Modality], folder: str | None
     """The same modalities; continuous ones without statistics get those of a folder, where it has them.
 
     `computed.json` has mean and std per modality and band. Where it lacks a modality or one of its bands,
-    `predefined.json` is asked for min and max: normalising by mean (min + max) / 2 and deviation (max - min) / 4 maps
+    min and max are taken from `predefined.json`: normalising by mean (min + max) / 2 and deviation (max - min) / 4 maps
     them to 0 and 1. Raises InputError if the folder has neither file.
     """
     if folder is None:
         return dict(modalities)
-    tables = [_read_json(Path(folder, name)) for name in ("computed.json", "predefined.json")]
+    tables = [read_json(Path(folder, name)) for name in ("computed.json", "predefined.json")]
     if not any(tables):
         raise InputError(f"data.statistics={folder}: no computed.json or predefined.json in this folder")
     result = dict(modalities)
@@ -68,18 +68,6 @@ def with_given_statistics(modalities: Mapping[str, Modality], folder: str | None
             if statistics is not None:
                 result[name] = modality.fitted(*statistics)
     return result
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must be a JSON object, with an object of bands per modality")
-    return content
 
 
 def _of_bands(table: Any, bands: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray] | None:

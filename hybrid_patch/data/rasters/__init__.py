@@ -25,13 +25,13 @@ class Rasters(DataOptions):
     labels: str | None
     """Folder (tiles) or file (series) of the labels, relative to the root; null: none."""
     label_classes: tuple[str, ...] | None
-    """Names of the label values 0, 1, ...; null: from meta.json, else as many as there are values."""
+    """Names of the label values 0, 1, ...; null: from meta.json, else counted in the label files."""
     label_nodata: int | None
-    """The label value that means 'no label', beside the file's own nodata."""
+    """A label value that means 'no label', in addition to the file's nodata."""
     block: Count
     """A dated series is split into blocks of this many pixels a side; each is a sample."""
     val_share: Fraction
-    """Share of the groups that are kept for validation where no index.csv says so."""
+    """Share of the groups that are held out for validation where index.csv has no column split."""
 
     def problems(self) -> Iterator[str]:
         """A line for each problem."""

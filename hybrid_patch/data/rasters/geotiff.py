@@ -1,4 +1,4 @@
-"""GeoTIFFs, read in windows: what a file says about itself, and the values and validity of some of its bands."""
+"""GeoTIFFs, read in windows: the header of a file, and the values and validity of some of its bands."""
 
 import os
 import warnings
@@ -31,7 +31,7 @@ class Header:
     Attributes:
         names: the descriptions of its bands (an alpha band left out); empty if any is missing or two are the same.
         count: the number of its bands, without an alpha band.
-        nodata: the value of each band, alpha too, that means 'no data', if there is one.
+        nodata: the nodata value of each band, alpha too, if it has one.
         masked: whether it has a mask or an alpha band.
         crs, transform: rasterio's coordinate reference system (None: not georeferenced) and affine transform.
     """
@@ -48,11 +48,11 @@ class Header:
 
     @property
     def georeferenced(self) -> bool:
-        """Whether pixels have a place on the ground."""
+        """Whether the pixels have a place on the ground."""
         return self.crs is not None and not self.transform.is_identity
 
     def same_grid(self, other: "Header") -> bool:
-        """Whether pixels of both files lie on each other (to a hundredth of a pixel), as far as the files say."""
+        """Whether both files have the same pixels on the ground (to 0.01 pixel); True if one is not georeferenced."""
         if (self.height, self.width) != (other.height, other.width):
             return False
         if not (self.georeferenced and other.georeferenced):
@@ -108,7 +108,7 @@ class RasterFiles:
         self.__init__(state["capacity"])  # type: ignore[misc]
 
     def header(self, path: Path) -> Header:
-        """What the file says about itself. Raises BrokenSampleError."""
+        """The size, place and bands of a file. Raises BrokenSampleError."""
         return self._file(path)[1]
 
     def tags(self, path: Path) -> dict[str, str]:
@@ -121,7 +121,7 @@ class RasterFiles:
         """Values (float32) of some bands (counted from 1) in a window, and where all of them are valid.
 
         A pixel is invalid where a band has the file's nodata value (`nodata`, where the file declares none), where its
-        mask or alpha band says so, or where a value is not finite in float32. Invalid pixels are 0.
+        mask or alpha band excludes it, or where a value is not finite in float32. Invalid pixels are 0.
 
         Raises BrokenSampleError.
         """
@@ -154,7 +154,7 @@ class RasterFiles:
         if path not in self._open:
             try:
                 with warnings.catch_warnings():
-                    # Tiles without a place on the ground are fine here: the header says so.
+                    # Tiles without a place on the ground are fine: see `Header.georeferenced`.
                     warnings.simplefilter("ignore", NotGeoreferencedWarning)
                     dataset = rasterio.open(path)
                     self._open[path] = dataset, _header(path, dataset)
@@ -185,6 +185,6 @@ def _header(path: Path, dataset: Any) -> Header:
 
 
 def _reason(error: Exception) -> str:
-    """The error and what GDAL said below it, on one line."""
+    """The error and its cause in GDAL, on one line."""
     causes = [error] if error.__cause__ is None else [error, error.__cause__]
     return " ".join(": ".join(map(str, causes)).split())

@@ -22,9 +22,9 @@ class TileIndex:
 
     Attributes:
         files: their file names.
-        splits: train, val or test for each; None if index.csv does not say.
-        groups: the name of each tile's group: its own, if index.csv does not say.
-        labels: the name of each tile's class, empty for none; None if index.csv does not say.
+        splits: train, val or test for each; None if index.csv has no such column.
+        groups: the name of each tile's group; without a column, each tile is its own.
+        labels: the name of each tile's class, empty for none; None if index.csv has no such column.
     """
 
     files: tuple[str, ...]

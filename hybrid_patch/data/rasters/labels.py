@@ -25,7 +25,7 @@ class Labels:
 
     Attributes:
         classes: names of the values 0, 1, ...; values beyond them are unlabelled.
-        unlabelled: values that mean 'no label', beside the files' own nodata.
+        unlabelled: values that mean 'no label', in addition to the files' nodata.
     """
 
     classes: tuple[str, ...]
@@ -44,7 +44,7 @@ class Labels:
 def find_labels(files: RasterFiles, paths: Sequence[Path], names: tuple[str, ...], nodata: int | None) -> Labels:
     """The classes of a set of label files.
 
-    A class named 'no data' (or 'unlabelled') means that there is no label. Without names every file is read, and the
+    A class named 'no data' (or 'unlabelled') means 'no label'. Without names every file is read, and the
     classes are the values 0 to the largest. Raises InputError if that is no number of classes.
     """
     unlabelled = [value for value, name in enumerate(names) if _plain(name) in NO_LABEL_NAMES]

@@ -28,7 +28,7 @@ from hybrid_patch.data.source import BrokenSampleError
 from hybrid_patch.errors import InputError
 
 DEFAULT_GSD = 10.0
-"""Metres per pixel where neither meta.json nor the files say."""
+"""Metres per pixel where neither meta.json nor the files have it."""
 ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
 
 

@@ -1,11 +1,11 @@
-"""What the `meta.json` of a folder of GeoTIFFs says about them."""
+"""The `meta.json` of a folder of GeoTIFFs, which describes what the files themselves do not."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hybrid_patch.config.data_options import read_json
 from hybrid_patch.errors import InputError
 
 
@@ -37,11 +37,5 @@ class Meta:
 
 
 def read_meta(path: Path) -> Meta:
-    """Read it; a folder without one has nothing to say. Raises InputError."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: must be a JSON object")
-    return Meta(path, values)
+    """Read it; empty if the file does not exist. Raises InputError."""
+    return Meta(path, read_json(path))

@@ -28,7 +28,7 @@ class SceneFiles:
     """The files of one place, all on one grid.
 
     Attributes:
-        files: per modality, the file of each timestep that there is one for; a static modality has timestep 0.
+        files: per modality, its file at each timestep that it has; a static modality has timestep 0.
         timestamps: `[T, 3]` day, month 0-11, year.
         labels: the file of the labels, if there is one.
     """
@@ -114,14 +114,14 @@ class Layer:
         return names or numbered
 
     def positions(self, header: Header) -> tuple[int | None, ...]:
-        """Where in a file each band of the modality is, counted from 1, whatever the case; None: nowhere."""
+        """The number of each of the modality's bands in a file, from 1, whatever the case; None if it is missing."""
         names = self.names(header)
         exact = {name: number for number, name in enumerate(names, 1)}
         folded = {name.casefold(): number for number, name in enumerate(names, 1)}
         return tuple(exact.get(band, folded.get(band.casefold())) for band in self.modality.bands)
 
     def match(self, header: Header) -> list[int]:
-        """Where in a file the bands that are read are, counted from 1. Raises InputError naming file and band."""
+        """The numbers of the bands to read in a file, from 1. Raises InputError naming file and band."""
         positions, matched = self.positions(header), []
         for channel in self.channels:
             position = positions[channel]
@@ -161,7 +161,7 @@ def numbered_bands(header: Header) -> tuple[str, ...]:
 
 
 def check_grid(header: Header, grid: Header, error: type[Exception] = InputError) -> None:
-    """Raises an error if the pixels of a file do not lie on those of another one of its scene."""
+    """Raises an error if a file does not have the pixels of the others of its scene."""
     if not header.same_grid(grid):
         raise error(
             f"{header.path}: {header.height}×{header.width} pixels at {tuple(header.transform)[:6]}, but {grid.path} "

@@ -42,7 +42,7 @@ class Division:
 class RasterSource:
     """A `Source` of the GeoTIFFs of a folder. See `layout` for what is found in it.
 
-    Raises InputError when it is made if the folder does not hold what the configuration says.
+    Raises InputError if the folder does not fit the configuration.
     """
 
     def __init__(self, config: Rasters) -> None:

@@ -25,7 +25,7 @@ class Synthetic(DataOptions):
     scene_timesteps: Count
     """Timesteps of a scene, spread over a year."""
     scene_seed: Seed
-    """Seed of the scenes themselves, apart from the run's seed."""
+    """Seed of the scenes, independent of the run's seed."""
 
     def problems(self) -> Iterator[str]:
         """A line for each problem."""

@@ -36,7 +36,7 @@ FREQUENCY = {GRASS: 0.24, WHEAT: 0.26, RAPESEED: 0.15, MAIZE: 0.2, BEET: 0.15}
 
 @dataclass(frozen=True)
 class Ground:
-    """What lies where.
+    """The map of a scene.
 
     Attributes:
         objects: `[H, W]` number of the object (a field, a wood, a roof, ...) of each pixel.
@@ -109,7 +109,7 @@ class _Canvas:
     def paint_parts(
         self, where: Bool[Array, "h w"], parts: Int[Array, "h w"], choose: Callable[[int], Int[Array, " n"]]
     ) -> None:
-        """A new object for each different part; `choose` gives the classes of so many of them."""
+        """A new object for each different part; `choose` gives the classes of n of them."""
         numbers, inverse = np.unique(parts[where], return_inverse=True)
         self.objects[where] = inverse.reshape(-1) + len(self.classes)
         self.classes.extend(choose(len(numbers)).tolist())
@@ -196,7 +196,7 @@ def _fields(rng: np.random.Generator, canvas: _Canvas, blocks: Int[Array, "h w"]
 def _draw(
     rng: np.random.Generator, kinds: tuple[int, ...], chances: Float[Array, " k"], count: int
 ) -> Int[Array, " n"]:
-    """So many of these classes, as often as their chances say."""
+    """Draw `count` of these classes, in proportion to their chances."""
     limits = np.cumsum(chances)
     return np.array(kinds)[np.searchsorted(limits[:-1], rng.random(count) * limits[-1], side="right")]
 

@@ -1,7 +1,6 @@
 """A synthetic scene: its ground through a year of dates, clouds and sensors, and the pixels of any part of it.
 
-Noise is a hash of a pixel's place, so a window is exactly that part of the whole scene, in whatever order and process
-windows are read.
+Noise is a hash of a pixel's position, so a window is exactly that part of the whole scene, in any order and process.
 """
 
 from collections.abc import Mapping

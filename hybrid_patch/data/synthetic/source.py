@@ -1,7 +1,7 @@
 """Scenes made from a seed, as a source of samples: farmland as Sentinel-2, Sentinel-1 and SRTM would see it.
 
-What a scene's pixels are made from is made when the scene is first read, and kept; the pixels of a window are made
-whenever it is read, which is quicker than keeping them would be worth.
+A scene's map, spectra and clouds are made when it is first read, and cached; the pixels of a window are made at every
+read, which is fast enough not to cache them.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ STATISTICS = {
 }
 """Mean and standard deviation of each band over the scenes of seed 0: reflectance × 10,000; dB; metres.
 
-The optical bands stand in the order of `BANDS`, in which `reflectance` makes them.
+The optical bands are in the order of `BANDS`, that of the channels of `reflectance`.
 """
 CACHE_BYTES = 64_000_000
 """Scenes are kept up to about this much memory per process."""
