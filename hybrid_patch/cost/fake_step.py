@@ -4,7 +4,7 @@ import dataclasses
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -19,12 +19,12 @@ from hybrid_patch.cost.torch_internals import FakeTensorMode
 from hybrid_patch.data.batch import Batch, MaskedTokens, QuerySampling
 from hybrid_patch.data.masking import Mask, coarse_presence, draw_masks
 from hybrid_patch.data.packing import Packing
-from hybrid_patch.loss.objective import Objective, Share
+from hybrid_patch.loss.term import MicrobatchContext
 from hybrid_patch.model.encodings import ground_encoding, series_encoding
 from hybrid_patch.model.interpolation import bilinear_weights, neighbouring_cells
 from hybrid_patch.model.patch_embed import kernel_resize
-from hybrid_patch.train.optimizer import optimizer_of
-from hybrid_patch.train.step import backpropagate
+from hybrid_patch.train.optimizer import build_optimizer
+from hybrid_patch.train.step import TrainingModule, TrainingStep
 
 _KEPT = (bilinear_weights, neighbouring_cells, ground_encoding, series_encoding, kernel_resize)
 """Functions that keep the tensors that they made."""
@@ -71,7 +71,7 @@ class FakeSteps(NamedTuple):
     Attributes:
         records: what each takes.
         tokens: of a sample.
-        parameters: trainable numbers, by what they are of (`Objective.parameter_counts`).
+        parameters: trainable numbers, by what they are of (`TrainingModule.parameter_counts`).
     """
 
     records: list[Record]
@@ -93,70 +93,80 @@ def fake_steps(
     masks = masks_of(config, modalities, sizes)
     inputs = {name: mask for name, mask in masks.items() if not modalities[name].decode_only}
     encoded, decoded = MaskedTokens.of(inputs, Mask.ENCODE), MaskedTokens.of(masks, Mask.DECODE)
-    parts = config.runtime.accumulate
     coarse = sum(mask.numel() for mask in masks.values())
     seen, asked = (guide_mask.together.index.shape[1] for guide_mask in (encoded, decoded))
     tokens = Tokens(seen, asked, coarse * sizes.factor**2)
     with fake_tensors():
-        objective = Objective(config, modalities)
-        trained = [p for p in objective.parameters() if p.requires_grad]
-        optimizer = optimizer_of(objective, config.optimizer)
-        for parameter in trained:
-            parameter.grad = torch.zeros_like(parameter)
+        module = TrainingModule(config, modalities)
+        optimizer = build_optimizer(module, config.optimizer)
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
         optimizer.step()  # makes its state
         optimizer.zero_grad()
         batches = [_batch(config, modalities, sizes, encoded, decoded, number) for number in samples]
         with torch.no_grad():
-            Objective(_shallow(config), modalities)(batches[0], sizes)  # fills the caches
+            TrainingModule(_shallow(config), modalities)(batches[0], sizes)  # fills the caches
         records = [
-            _step(objective, optimizer, batch, sizes, parts, None if number else config.optimizer.clip_norm)
+            _RecordedStep(config, module, optimizer).record(batch, sizes, with_optimizer=number == 0)
             for number, batch in enumerate(batches)
         ]
-    return FakeSteps(records, tokens, objective.parameter_counts())
+    return FakeSteps(records, tokens, module.parameter_counts())
 
 
-def _step(
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    sizes: PatchSizes,
-    parts: int,
-    clip_norm: float | None,
-) -> Record:
-    """What one step in so many parts takes; without a norm to clip gradients to, it ends with the backward pass."""
-    recorder = Recorder()
-    recorder.hold([*objective.parameters(), *objective.buffers()], "parameters")
-    recorder.hold([x for state in optimizer.state.values() for x in state.values()], "optimizer")
-    batch.map(lambda x: recorder.held(x, "activations"))
+class _RecordedStep(TrainingStep):
+    """One step of a config, recorded phase by phase."""
 
-    def accumulated(parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        recorder.hold([parameter.grad], "gradients")
+    def __init__(self, config: Config, module: TrainingModule, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(module, optimizer, config.optimizer.clip_norm, config.runtime.accumulate)
+        self.recorder = Recorder()
 
-    hooks = [p.register_post_accumulate_grad_hook(accumulated) for p in objective.parameters() if p.requires_grad]
+    def record(self, batch: Batch, sizes: PatchSizes, with_optimizer: bool) -> Record:
+        """What the step takes; without the optimizer it ends with the backward pass."""
+        recorder, module = self.recorder, self.module
+        recorder.hold([*module.parameters(), *module.buffers()], "parameters")
+        recorder.hold([x for state in self.optimizer.state.values() for x in state.values()], "optimizer")
+        batch.map(lambda x: recorder.held(x, "activations"))
 
-    def forward(*inputs: Any) -> dict[str, Tensor]:
-        with recorder.phase("forward"):
-            return objective(*inputs)
+        def accumulated(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            recorder.hold([parameter.grad], "gradients")
 
-    def shares(*inputs: Any) -> list[Share]:
-        with recorder.phase("forward"):
-            return objective.shares(*inputs)
+        hooks = [p.register_post_accumulate_grad_hook(accumulated) for p in module.parameters() if p.requires_grad]
+        if with_optimizer:
+            self.run(batch, sizes)
+        else:
+            self.backpropagate(batch, sizes)
+        for hook in hooks:
+            hook.remove()
+        record = recorder.record()
+        self.optimizer.zero_grad()
+        return record
 
-    def backward(loss: Tensor) -> None:
-        with recorder.phase("backward"):
-            loss.backward()
+    def forward(self, *inputs: object) -> dict[str, Tensor]:
+        """The forward pass."""
+        with self.recorder.phase("forward"):
+            return super().forward(*inputs)
 
-    backpropagate(forward, shares, batch, sizes, parts, backward)
-    if clip_norm is not None:
-        with recorder.phase("optimizer"):
-            torch.nn.utils.clip_grad_norm_(objective.parameters(), clip_norm)
-            optimizer.step()
-    for hook in hooks:
-        hook.remove()
-    record = recorder.record()
-    optimizer.zero_grad()
-    return record
+    def contexts(self, batch: Batch, parts: Sequence[Batch], sizes: PatchSizes) -> list[MicrobatchContext]:
+        """The encoder's pass over all microbatches, which belongs to the forward pass."""
+        with self.recorder.phase("forward"):
+            return super().contexts(batch, parts, sizes)
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass."""
+        with self.recorder.phase("backward"):
+            super().backward(loss)
+
+    def clip_gradients(self) -> Tensor:
+        """Part of the optimizer's phase."""
+        with self.recorder.phase("optimizer"):
+            return super().clip_gradients()
+
+    def step_optimizer(self) -> None:
+        """The optimizer's phase."""
+        with self.recorder.phase("optimizer"):
+            super().step_optimizer()
 
 
 def masks_of(config: Config, modalities: Mapping[str, Modality], sizes: PatchSizes) -> dict[str, Tensor]:

@@ -180,7 +180,7 @@ class Prediction:
 
     @property
     def parameters_of(self) -> dict[str, int]:
-        """Trainable parameters by module (`Objective.parameter_counts`)."""
+        """Trainable parameters by module (`TrainingModule.parameter_counts`)."""
         return self.costs[0].parameters
 
     @property

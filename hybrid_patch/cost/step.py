@@ -3,24 +3,23 @@
 import torch
 from torch import Tensor
 
-from hybrid_patch.config.curriculum import sizes_at, tile_for
+from hybrid_patch.config.curriculum import PatchSizes, sizes_at, tile_for
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.timing import Clock
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loader import TrainingSteps
 from hybrid_patch.data.source import open_source
 from hybrid_patch.errors import InputError
-from hybrid_patch.loss.objective import Objective
 from hybrid_patch.train.distributed import accelerator
-from hybrid_patch.train.optimizer import optimizer_of
-from hybrid_patch.train.step import backpropagate
+from hybrid_patch.train.optimizer import build_optimizer
+from hybrid_patch.train.step import TrainingModule, TrainingStep
 
 THREADS = torch.get_num_threads()
 """Of a config that does not say how many."""
 
 
 class Step:
-    """The first batch of a config, its objective, and its optimizer.
+    """The first batch of a config, and the training step that it goes through.
 
     Attributes:
         pixels: pixels of a batch, over all timesteps.
@@ -37,10 +36,10 @@ class Step:
         self.batch = batch.map(lambda x: x.to(self.device))
         self.sizes = sizes_at(config, 0)
         torch.manual_seed(config.seed)
-        self.objective = Objective(config, source.modalities).to(self.device)
-        self.optimizer = optimizer_of(self.objective, config.optimizer)
+        self.module = TrainingModule(config, source.modalities).to(self.device)
+        self.step = _TimedStep(config, self.module, self.device)
         self.pixels = config.trainer.batch_size * tile_for(config, self.sizes) ** 2 * config.data.timesteps
-        self.parameters = sum(self.objective.parameter_counts().values())
+        self.parameters = sum(self.module.parameter_counts().values())
 
     def run(self) -> dict[str, float]:
         """One step; the seconds of its parts."""
@@ -49,17 +48,25 @@ class Step:
     def run_on(self, batch: Batch) -> dict[str, float]:
         """One step on another batch, which is on the device already."""
         torch.set_num_threads(self.config.runtime.threads or THREADS)  # steps of several configs take turns
-        clock = Clock(self.device)
-        seconds = {"forward": 0.0, "backward": 0.0}
+        return self.step.timed(batch, self.sizes)
 
-        def backward(loss: Tensor) -> None:
-            seconds["forward"] += clock.lap()
-            loss.backward()
-            seconds["backward"] += clock.lap()
 
-        parts = self.config.runtime.accumulate
-        backpropagate(self.objective, self.objective.shares, batch, self.sizes, parts, backward)
-        torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.optimizer.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return {**seconds, "optimizer": clock.lap()}
+class _TimedStep(TrainingStep):
+    """The step of a config in one process, by the clock."""
+
+    def __init__(self, config: Config, module: TrainingModule, device: torch.device) -> None:
+        optimizer = build_optimizer(module, config.optimizer)
+        super().__init__(module, optimizer, config.optimizer.clip_norm, config.runtime.accumulate)
+        self.device = device
+
+    def timed(self, batch: Batch, sizes: PatchSizes) -> dict[str, float]:
+        """One step; the seconds of its parts."""
+        self.clock, self.seconds = Clock(self.device), {"forward": 0.0, "backward": 0.0}
+        self.run(batch, sizes)
+        return {**self.seconds, "optimizer": self.clock.lap()}
+
+    def backward(self, loss: Tensor) -> None:
+        """What precedes it is the forward pass."""
+        self.seconds["forward"] += self.clock.lap()
+        loss.backward()
+        self.seconds["backward"] += self.clock.lap()

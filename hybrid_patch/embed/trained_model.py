@@ -160,9 +160,7 @@ def load(run: str | Path, device: str = "auto") -> TrainedModel:
     step, state = checkpoint
     modalities = {name: Modality(**fields) for name, fields in state["modalities"].items()}
     network = HybridModel(config, modalities)
-    prefix = "model."
-    weights = {key.removeprefix(prefix): x for key, x in state["objective"].items() if key.startswith(prefix)}
-    network.load_state_dict(weights)
+    network.load_state_dict(state["model"])
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     sizes = sizes_after(config, step)
     return TrainedModel(folder, config, modalities, sizes, step, network.eval().to(where))

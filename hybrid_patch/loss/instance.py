@@ -1,49 +1,108 @@
 """Instance contrast: two maskings of one sample are closer to each other than to other samples."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from hybrid_patch.loss.all_gather import first_row, gather_rows
-from hybrid_patch.loss.cells import Cells
-from hybrid_patch.loss.heads import ProjectAndAggregate
-from hybrid_patch.model.tokens import FineTokens
+from hybrid_patch.loss.queries import Cells
+from hybrid_patch.loss.targets import RandomTargets
+from hybrid_patch.loss.term import CrossSampleTerm, LossSetting
+from hybrid_patch.model.tokens import FineTokens, Tokens
 
 
 class TokenSum(NamedTuple):
-    """Of the fine tokens of one modality, for each sample and view.
+    """A sum over fine tokens of one modality, for each sample and view.
 
     Attributes:
-        total: their sum, of their projections if these come before pooling.
-        number: how many.
+        total: of the tokens, or of their projections if these come before pooling.
+        number: how many tokens.
     """
 
     total: Float[Tensor, "bv d"]
     number: Int[Tensor, " bv"]
 
 
-def token_sum(aggregate: ProjectAndAggregate, fine: FineTokens, cells: Cells) -> TokenSum:
-    """The sum over all measured fine tokens of some cells.
+class ProjectAndAggregate(nn.Module):
+    """One vector per sample: the mean of its fine tokens of all modalities, projected before it is taken or after.
 
-    What is interpolated is summed up whole, which takes no fine tokens. Where positions are drawn, the sum of the
-    details is estimated from these: a detail at every position would cost more than all else that is fine. Projections
+    With one layer the projection is linear, so its order and that of upsampling do not matter: the mean is taken first,
+    which needs no fine tokens. With more, a projection of every fine token makes them all.
+    """
+
+    def __init__(self, width: int, layers: int, before_pooling: bool) -> None:
+        super().__init__()
+        self.before_pooling = before_pooling and layers > 1
+        others = [module for _ in range(layers - 1) for module in (nn.ReLU(), nn.Linear(width, width))]
+        self.projection = nn.Sequential(nn.Linear(width, width), *others)
+
+    def forward(self, total: Float[Tensor, "b d"], count: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
+        """`[B, D]` from the sums over all modalities, and the numbers of tokens.
+
+        A sample without any gives the projection of zeros, or zeros.
+        """
+        mean = total / count.clamp(min=1)[:, None]
+        return mean if self.before_pooling else self.projection(mean)
+
+    def total(self, fine: FineTokens, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
+        """The sum over the masked fine tokens, or over their projections if these come before pooling."""
+        if not self.before_pooling:
+            return fine.pooled_sum(mask)
+        return torch.where(mask[..., None], self.projection(fine.dense()), 0).flatten(1, 2).sum(1)
+
+
+class InstanceContrast(CrossSampleTerm):
+    """InfoNCE between the pooled tokens of two views of a sample."""
+
+    name, source = "instance", "encoder"
+
+    def __init__(self, setting: LossSetting) -> None:
+        super().__init__()
+        config = setting.loss.instance
+        self.temperature = config.temperature
+        before_pooling = config.project == "before_pooling"
+        self.aggregate = ProjectAndAggregate(setting.widths[self.source], config.layers, before_pooling)
+        self.needs_all_positions = self.aggregate.before_pooling
+
+    def of_modality(self, fine: Tokens, cells: Cells, targets: RandomTargets) -> TokenSum:
+        """The sum over the modality's valid fine tokens."""
+        assert isinstance(fine, FineTokens)
+        return token_sum(self.aggregate, fine, cells)
+
+    def vectors(self, parts: Sequence[TokenSum]) -> Float[Tensor, "bv d"]:
+        """A vector for each sample and view, of all modalities."""
+        totals, counts = zip(*parts, strict=True)
+        return self.aggregate(torch.stack(totals).sum(0), torch.stack(counts).sum(0))
+
+    def compare(self, vectors: Float[Tensor, "bv d"]) -> Float[Tensor, ""]:
+        """The contrast between the two views of each sample."""
+        first, second = vectors.unflatten(0, (-1, 2)).unbind(1)
+        return instance_contrast(first, second, self.temperature)
+
+
+def token_sum(aggregate: ProjectAndAggregate, fine: FineTokens, cells: Cells) -> TokenSum:
+    """The sum over all valid fine tokens of some cells.
+
+    The interpolated part is summed exactly, which needs no fine tokens. Where queries are drawn, the sum of the details
+    is estimated from these: a detail at every position would cost more than everything else that is fine. Projections
     before pooling need the fine tokens of all positions.
 
     Args:
         fine: tokens at `cells.positions`; at `cells.everywhere` if they are projected before pooling.
     """
-    take = cells.measured
+    mask = cells.valid_mask
     if aggregate.before_pooling or not cells.queries.drawn:
-        total = aggregate.total(fine.float(), take)
+        total = aggregate.total(fine.float(), mask)
     else:
         interpolated = dataclasses.replace(fine, positions=cells.everywhere, detail=None, basis=None)
-        detail = fine.float().detail_sum(cells.at_positions(take)) * cells.queries.weight[:, None]
-        total = interpolated.float().pooled_sum(take) + detail
-    return TokenSum(total, take.flatten(1).sum(1))
+        detail = fine.float().detail_sum(cells.at_positions(mask)) * cells.queries.weight[:, None]
+        total = interpolated.float().pooled_sum(mask) + detail
+    return TokenSum(total, mask.flatten(1).sum(1))
 
 
 def instance_contrast(

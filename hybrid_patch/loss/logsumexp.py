@@ -1,8 +1,8 @@
 """log sum_j exp(q_i · k_j + b_j) in memory linear in the number of queries, with the gradient to the queries.
 
-A flash-attention kernel works out this sum on its way. Called with value = key its output is `softmax_i · k`, which is
+A flash-attention kernel computes this sum on its way. Called with value = key its output is `softmax_i · k`, which is
 the gradient to q_i: one forward pass gives the sum and its whole gradient. The kernels used here are not public API of
-torch: they are kept in this module, behind `log_sum_exp`, and a plain fallback is held to the same tests.
+torch: they are confined to this module, behind `log_sum_exp`, and a plain fallback passes the same tests.
 """
 
 import functools
@@ -20,9 +20,9 @@ from hybrid_patch.errors import InputError
 Backend = Literal["auto", "flash_cpu", "efficient_cuda", "flex", "chunked", "reference"]
 
 NEVER = -1e4
-"""The bias of keys that are left out: far below any logit, and small enough to leave the others exact."""
+"""The bias of excluded keys: far below any logit, and small enough to leave the others exact."""
 CHUNK = {False: 2**19, True: 2**26}
-"""Numbers of the similarity matrix at once, on a CPU (about what its caches hold) and on a GPU (unmeasured)."""
+"""Entries of the similarity matrix at once, on a CPU (about what fits its caches) and on a GPU (not measured)."""
 
 Sum = tuple[Float[Tensor, "b n"], Float[Tensor, "b n k"]]
 """The log of the sum for every query, and the expected key, `softmax_i · k`."""
@@ -41,16 +41,16 @@ def log_sum_exp(
 ) -> Float[Tensor, "b n"]:
     """`[B, n]`: over the keys of the same sample.
 
-    Keys are frozen: there is no gradient to them. A sample whose keys are all left out gives a finite number that means
-    nothing, and an exact 0 without any key at all.
+    Keys are frozen: there is no gradient to them. A sample whose keys are all excluded gives a meaningless finite
+    number, and an exact 0 if there is no key at all.
 
     Args:
-        bias: added to the logits of each key: `NEVER` leaves it out, `log c` counts it c times.
+        bias: added to the logits of each key: `NEVER` excludes it, `log c` counts it c times.
         backend: `flash_cpu`, `efficient_cuda` and `flex` are kernels; `chunked` is plain torch on any device;
-            `reference` holds the whole matrix; `auto` takes the fastest that can be used.
-        chunk: numbers of the similarity matrix that plain torch holds at once; None: what suits the device.
+            `reference` holds the whole matrix; `auto` takes the fastest that is available.
+        chunk: entries of the similarity matrix that plain torch holds at once; None: by the device.
 
-    Raises InputError for a backend that cannot be used here.
+    Raises InputError for a backend that is not available.
     """
     if 0 in (query.shape[0], query.shape[1], key.shape[1]):
         return query.sum(-1) * 0  # the CPU kernel ends the process on empty input
@@ -62,12 +62,12 @@ def log_sum_exp(
 
 
 def fastest(query: Tensor) -> Backend:
-    """The backend that `auto` stands for."""
+    """The backend that `auto` chooses."""
     return next(b for b in get_args(Backend) if b != "auto" and not unusable(b, query))
 
 
 def unusable(backend: Backend, query: Tensor) -> str:
-    """Why a backend cannot work on these queries; empty if it can."""
+    """Why a backend cannot be used for these queries; empty if it can."""
     if backend == "flash_cpu":
         if query.device.type != "cpu":
             return f"its kernel runs on a CPU, not on {query.device.type}"
@@ -84,7 +84,7 @@ def unusable(backend: Backend, query: Tensor) -> str:
 
 
 class _LogSumExp(torch.autograd.Function):
-    """The gradient to q_i is the expected key: as narrow as q, so it is kept from the forward pass."""
+    """The gradient to q_i is the expected key: as narrow as q, so it is saved in the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, bias: Tensor, backend: Backend, chunk: int | None) -> Tensor:

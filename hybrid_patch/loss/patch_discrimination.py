@@ -2,106 +2,150 @@
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from hybrid_patch.config.schema import ContrastiveTerm
 from hybrid_patch.data.packing import take_rows
 from hybrid_patch.loss.logsumexp import NEVER, Backend, log_sum_exp, unusable
-from hybrid_patch.loss.queries import Queries
-from hybrid_patch.loss.targets import TargetKeys
+from hybrid_patch.loss.queries import Cells, PerSample, Queries
+from hybrid_patch.loss.targets import RandomTargets, TargetKeys
+from hybrid_patch.loss.term import LossSetting, PerSampleTerm
 from hybrid_patch.model.tokens import Tokens
 
 SMALLEST_SQUARED_NORM = 1e-12
 SAME, FAR = 1e-13, 1e9
-"""Steps between codes of targets below which they count as equal (roundings in float64); and a code that none has."""
+"""The difference below which codes of targets are equal (rounding in float64); and a code that no target has."""
+
+
+class PatchDiscrimination(PerSampleTerm):
+    """Patch discrimination by a source's tokens, through a linear head to the width of the targets."""
+
+    def __init__(self, setting: LossSetting) -> None:
+        super().__init__()
+        self.loss, self.modalities = setting.loss, setting.modalities
+        config: ContrastiveTerm = getattr(setting.loss, self.name)
+        self.temperature = config.temperature
+        self.head = nn.Linear(setting.widths[self.source], setting.widths["encoder"])
+
+    def of_modality(self, fine: Tokens, cells: Cells, targets: RandomTargets) -> PerSample:
+        """The loss of a modality's tokens."""
+        modality = self.modalities[cells.name]
+        categorical = modality.kind == "categorical"
+        bounded = categorical and cells.mean_weights is None
+        max_distinct = modality.channels ** (cells.patch_size**2) if bounded else None
+        coded = categorical or self.loss.merge_duplicates
+        keys = targets.keys(cells.name, cells.pixels, cells.band_set, cells.patch_size, coded)
+        return patch_discrimination(
+            cells.compared(fine.float().transform(self.head.weight.mT, self.head.bias)),
+            keys,
+            cells.loss_mask,
+            cells.queries,
+            self.temperature,
+            max_distinct,
+            self.loss.backend,
+            self.loss.chunk,
+        )
+
+
+class DecodedDiscrimination(PatchDiscrimination):
+    """Of the decoder's predictions for hidden tokens."""
+
+    name, source = "decoded", "decoder"
+
+
+class VisibleDiscrimination(PatchDiscrimination):
+    """Of the encoder's own tokens."""
+
+    name, source = "visible", "encoder"
 
 
 def patch_discrimination(
     predictions: Tokens,
     targets: TargetKeys,
-    take: Bool[Tensor, "b n subpixels"],
+    loss_mask: Bool[Tensor, "b n subpixels"],
     queries: Queries,
     temperature: float,
-    most_distinct: int | None,
+    max_distinct: int | None,
     backend: Backend,
     chunk: int | None,
-) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
+) -> PerSample:
     """The mean over the tokens of each sample of `logsumexp_j(p_i · t_j / τ) - p_i · t_i / τ`, unit p and t, times 2τ.
 
     The loss of Galileo and OlmoEarth (Tseng et al. 2025, "Galileo", section 3), over tokens at the output patch size.
 
     Args:
-        predictions: tokens at the positions of the queries, factored, in float32.
-        targets: of all subpixels of all cells that may be asked about.
-        take: the subpixels that count (no missing pixel), as keys and as queries.
-        queries: which of them are queries; the mean over all is estimated by theirs.
-        most_distinct: where the targets have codes, positions with equal ones are no negatives of each other; so many
-            distinct ones there can be at most in a sample (None: as many as positions).
-        backend, chunk: how the sum over all keys is worked out (`log_sum_exp`).
-
-    Returns:
-        `[B]` the loss of each sample, an exact 0 where it has no position; and whether it has any.
+        predictions: tokens at the queries, factored, in float32.
+        targets: of all subpixels of all cells that may be queried.
+        loss_mask: the subpixels that count (no missing pixel), as keys and as queries.
+        queries: which of them are queries; the mean over all is estimated from theirs.
+        max_distinct: where the targets have codes, positions with equal ones are no negatives of each other; this is
+            the largest number of distinct ones in a sample (None: that of the positions).
+        backend, chunk: how the sum over all keys is computed (`log_sum_exp`).
     """
-    # Unit length and temperature are put on the narrow products: the tokens themselves are never made.
+    # Unit length and temperature are applied to the narrow products: the fine tokens themselves are never made.
     norm = predictions.squared_norm().clamp(min=SMALLEST_SQUARED_NORM).sqrt()
     products = predictions.dense() if targets.projection is None else predictions.project(targets.projection)
     query = (products / (norm[..., None] * temperature)).flatten(1, 2)
-    key, keep = targets.vectors.flatten(1, 2), take.flatten(1)
+    key, key_mask = targets.vectors.flatten(1, 2), loss_mask.flatten(1)
     if targets.code is None:
-        own = queries.of(targets.vectors).flatten(1, 2)
-        bias = torch.where(keep, 0.0, NEVER).to(key.dtype)
-        loss = log_sum_exp(query, key, bias, backend, chunk) - (query * own).sum(-1)
+        positive = queries.of(targets.vectors).flatten(1, 2)
+        bias = torch.where(key_mask, 0.0, NEVER).to(key.dtype)
+        loss = log_sum_exp(query, key, bias, backend, chunk) - (query * positive).sum(-1)
     else:
-        slots = min(key.shape[1], (most_distinct or key.shape[1]) + 1)
-        first, counts, kind = count_equal(targets.code.flatten(1), keep, slots)
+        slots = min(key.shape[1], (max_distinct or key.shape[1]) + 1)
+        first, counts, group = count_equal(targets.code.flatten(1), key_mask, slots)
         distinct = take_rows(key, first).reshape(*first.shape, -1)
-        asked, asked_kind = queries.of(take).flatten(1), queries.of(kind.reshape(take.shape)).flatten(1)
-        loss = _among_distinct(query, distinct, counts, asked_kind, asked, backend, chunk)
-    mean, some = queries.mean(loss.reshape(norm.shape), take)
-    return (2 * temperature * mean).to(key.dtype), some
+        query_mask, query_group = (
+            queries.of(loss_mask).flatten(1),
+            queries.of(group.reshape(loss_mask.shape)).flatten(1),
+        )
+        loss = _among_distinct(query, distinct, counts, query_group, query_mask, backend, chunk)
+    mean, is_any = queries.mean(loss.reshape(norm.shape), loss_mask)
+    return (2 * temperature * mean).to(key.dtype), is_any
 
 
 def _among_distinct(
     query: Float[Tensor, "b n k"],
     distinct: Float[Tensor, "b u k"],
     counts: Int[Tensor, "b u"],
-    kind: Int[Tensor, "b n"],
-    asked: Bool[Tensor, "b n"],
+    group: Int[Tensor, "b n"],
+    query_mask: Bool[Tensor, "b n"],
     backend: Backend,
     chunk: int | None,
 ) -> Float[Tensor, "b n"]:
-    """The loss of tokens whose targets may be equal, against distinct keys that occur so many times.
+    """The loss of tokens whose targets may be equal, against distinct keys and the number of times each occurs.
 
-    The sum over all keys holds a token's own target `c` times; the other `c - 1` are taken out of it again. What is
-    left may be the c-th part of it, so that errors grow c times: all of this is in float64, where c is no danger.
+    The sum over all keys has a token's own target `c` times; the other `c - 1` are subtracted again. The difference may
+    be 1/c of the sum, which multiplies relative errors by c: therefore all of this is in float64.
 
     Args:
-        kind: which of the distinct keys is a token's own.
-        asked: tokens that count; the others get 0.
+        group: which of the distinct keys is a token's own.
+        query_mask: tokens that count; the others get 0.
     """
     query, distinct = query.double(), distinct.double()
     if backend != "auto" and unusable(backend, query):  # a kernel for float32 alone
         backend = "auto"
     bias = torch.where(counts > 0, counts.clamp(min=1).double().log(), NEVER)
-    own = take_rows(distinct, kind).reshape(*kind.shape, -1)
-    loss = torch.where(asked, log_sum_exp(query, distinct, bias, backend, chunk) - (query * own).sum(-1), 0)
-    others = (counts.gather(1, kind) - 1).clamp(min=0)
+    positive = take_rows(distinct, group).reshape(*group.shape, -1)
+    loss = torch.where(query_mask, log_sum_exp(query, distinct, bias, backend, chunk) - (query * positive).sum(-1), 0)
+    others = (counts.gather(1, group) - 1).clamp(min=0)
     share = (others * (-loss).exp()).clamp(max=(others + 0.5) / (others + 1))
     return loss + torch.log1p(-share)
 
 
 def count_equal(
-    code: Float[Tensor, "b n"], keep: Bool[Tensor, "b n"], slots: int
+    code: Float[Tensor, "b n"], mask: Bool[Tensor, "b n"], slots: int
 ) -> tuple[Int[Tensor, "b u"], Int[Tensor, "b u"], Int[Tensor, "b n"]]:
-    """The distinct codes of the kept positions of each sample, in `slots` slots.
+    """Group the masked positions of each sample by equal codes, in `slots` slots.
 
     Returns:
-        A position that has each; how many have it (0 in unused slots); and which of them every kept position has.
+        A position of each group; how many it has (0 in unused slots); and the group of every masked position.
     """
-    ordered, order = code.masked_fill(~keep, FAR).sort(dim=1)
-    new = torch.ones_like(keep)
+    ordered, order = code.masked_fill(~mask, FAR).sort(dim=1)
+    new = torch.ones_like(mask)
     new[:, 1:] = ordered.diff(dim=1) > SAME
     run = new.cumsum(1) - 1
     empty = torch.zeros(len(code), slots, dtype=torch.long, device=code.device)
-    counts = empty.scatter_add(1, run, keep.gather(1, order).long())
+    counts = empty.scatter_add(1, run, mask.gather(1, order).long())
     first = empty.scatter_reduce(1, run, order, "amax")
     return first, counts, torch.zeros_like(order).scatter(1, order, run)

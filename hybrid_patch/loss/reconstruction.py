@@ -2,32 +2,61 @@
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from hybrid_patch.loss.queries import Queries
+from hybrid_patch.loss.queries import Cells, PerSample, Queries
+from hybrid_patch.loss.targets import RandomTargets
+from hybrid_patch.loss.term import LossSetting, PerSampleTerm
 from hybrid_patch.model.tokens import Tokens
+
+
+class Reconstruction(PerSampleTerm):
+    """Pixels from the decoder's predictions, by a linear head for each modality and output patch size."""
+
+    name, source = "reconstruct", "decoder"
+
+    def __init__(self, setting: LossSetting) -> None:
+        super().__init__()
+        self.modalities = setting.modalities
+        self.heads = nn.ModuleDict(
+            {
+                _head(name, ps): nn.Linear(setting.widths[self.source], modality.channels * ps**2)
+                for name, modality in setting.modalities.items()
+                for ps in setting.patch_sizes
+            }
+        )
+
+    def of_modality(self, fine: Tokens, cells: Cells, targets: RandomTargets) -> PerSample:
+        """The error of a modality's pixels."""
+        head = self.heads[_head(cells.name, cells.patch_size)]
+        assert isinstance(head, nn.Linear)
+        band_set = cells.queries.cells.index % len(self.modalities[cells.name].band_sets)
+        band_mask = targets.columns(cells.name, cells.patch_size)[:, : cells.pixels.shape[-1]][band_set]
+        predicted = cells.compared(fine.float().transform(head.weight.mT, head.bias))
+        return reconstruction(predicted, cells.pixels, band_mask, cells.loss_mask, cells.queries)
 
 
 def reconstruction(
     predictions: Tokens,
     pixels: Float[Tensor, "b n subpixels m"],
-    counted: Bool[Tensor, "b r m"],
-    take: Bool[Tensor, "b n subpixels"],
+    band_mask: Bool[Tensor, "b r m"],
+    loss_mask: Bool[Tensor, "b n subpixels"],
     queries: Queries,
-) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
+) -> PerSample:
     """Mean squared error of a modality's pixels per sample (He et al. 2022, "Masked Autoencoders", without their norm).
 
     Args:
-        predictions: of the pixels of an output patch, at the positions of the queries, factored.
-        pixels: normalised, of all subpixels of all cells that may be asked about.
-        counted: which of the pixels' numbers count in a query's cell: those of the tokens' own band set.
-        take: the subpixels that count (no missing pixel).
-        queries: which of them are worked out; the mean over all is estimated by theirs.
-
-    Returns:
-        `[B]` the loss of each sample, an exact 0 where it has no position; and whether it has any.
+        predictions: of the pixels of an output patch, at the queries, factored.
+        pixels: normalised, of all subpixels of all cells that may be queried.
+        band_mask: which of the pixels' numbers count in a query's cell: those of the tokens' own band set.
+        loss_mask: the subpixels that count (no missing pixel).
+        queries: which of them are computed; the mean over all is estimated from these.
     """
     predicted = predictions.dense()
-    own = counted[:, :, None]
-    squares = torch.where(own, (predicted - queries.of(pixels)).square(), 0).sum(-1) / own.sum(-1)
-    return queries.mean(squares, take)
+    numbers = band_mask[:, :, None]
+    squares = torch.where(numbers, (predicted - queries.of(pixels)).square(), 0).sum(-1) / numbers.sum(-1)
+    return queries.mean(squares, loss_mask)
+
+
+def _head(name: str, patch_size: int) -> str:
+    return f"{name}_ps{patch_size}"

@@ -16,13 +16,13 @@ MIDDLE = 0.5
 
 
 class TargetKeys(NamedTuple):
-    """Unit-length targets, in as few numbers as their products with predictions need.
+    """Unit-length targets, in the fewest numbers that give their products with predictions.
 
     A target is linear in its pixels, `t = W x + b`, so `p · t = (p [W b]) · [x 1]`. Where `x` is shorter than `t`,
     `projection` holds the W of all channels and the b of all band sets side by side, and `vectors` the `[x 1] / |t|`,
     with zeros at the columns of other band sets. Where it is not (large output patches), `vectors` are the targets
-    themselves and `projection` is None. Either way `p · t / |t| = (p projection) · vector`. Where it is asked for,
-    `code` is a number for each target, equal (but for its rounding) for equal targets alone.
+    themselves and `projection` is None. Either way `p · t / |t| = (p projection) · vector`. `code`, if asked for, is a
+    number for each target, equal (up to rounding) for equal targets only.
     """
 
     projection: Float[Tensor, "d k"] | None
@@ -34,8 +34,8 @@ class RandomTargets(nn.Module):
     """`t = W x + b` for every modality, band set and output patch size, drawn once and never trained.
 
     W `[D, C ps^2]` is normal with variance `1 / (C ps^2)`, b normal with standard deviation 0.1. Each projection is
-    drawn from its own seed, so that adding a modality does not change the targets of the others. They are buffers: a
-    checkpoint holds them. A table `[C ps^2 + S, D]` has the W of all band sets, in the order of a patch's numbers
+    drawn from its own seed, so that adding a modality does not change the targets of the others. They are buffers,
+    saved in checkpoints. A table `[C ps^2 + S, D]` has the W of all band sets, in the order of a patch's numbers
     (pixel by pixel, each with its channels), and below them the b.
 
     With `centre` the x of a continuous modality is the normalised value less its mean, one half. Without it all targets
@@ -57,22 +57,22 @@ class RandomTargets(nn.Module):
         for name, modality in modalities.items():
             for patch_size in set(patch_sizes):
                 rng = torch.Generator().manual_seed(_seed(seed, name, patch_size))
-                own = _own_columns(modality, patch_size)
-                table = torch.randn(own.shape[1], width, generator=rng)
-                inputs = own.shape[1] - len(own)
-                per_set = own[:, :inputs].sum(1, keepdim=True)
-                table[:inputs] /= (own[:, :inputs] * per_set).sum(0)[:, None] ** 0.5
+                columns = _columns(modality, patch_size)
+                table = torch.randn(columns.shape[1], width, generator=rng)
+                inputs = columns.shape[1] - len(columns)
+                per_set = columns[:, :inputs].sum(1, keepdim=True)
+                table[:inputs] /= (columns[:, :inputs] * per_set).sum(0)[:, None] ** 0.5
                 table[inputs:] *= BIAS_STD
                 self.register_buffer(_buffer(name, patch_size), table)
-                self.register_buffer(f"{_buffer(name, patch_size)}_own", own, persistent=False)
+                self.register_buffer(f"{_buffer(name, patch_size)}_columns", columns, persistent=False)
 
     def table(self, name: str, patch_size: int) -> Float[Tensor, "k d"]:
         """W and b of a modality at an output patch size, `[C ps^2 + S, D]`."""
         return self.get_buffer(_buffer(name, patch_size))
 
-    def own(self, name: str, patch_size: int) -> Bool[Tensor, "s k"]:
+    def columns(self, name: str, patch_size: int) -> Bool[Tensor, "s k"]:
         """Which numbers of `[x 1]` each band set takes."""
-        return self.get_buffer(f"{_buffer(name, patch_size)}_own")
+        return self.get_buffer(f"{_buffer(name, patch_size)}_columns")
 
     def forward(
         self, name: str, patches: Float[Tensor, "b n p m"], band_set: Int[Tensor, "b n"], patch_size: int
@@ -81,7 +81,7 @@ class RandomTargets(nn.Module):
 
         Args:
             patches: pixels of output patches, `m = C ps^2` numbers each, in p subpixels of n cells.
-            band_set: which band set the tokens of a cell stand for.
+            band_set: the band set of each cell's tokens.
         """
         return self._inputs(name, patches, band_set, patch_size) @ self.table(name, patch_size)
 
@@ -103,20 +103,20 @@ class RandomTargets(nn.Module):
     def _inputs(
         self, name: str, patches: Tensor, band_set: Int[Tensor, "b n"], patch_size: int
     ) -> Float[Tensor, "b n p k"]:
-        """`[x 1]`: zeros at the channels and biases of other band sets than a token's own."""
-        own = self.own(name, patch_size)
+        """`[x 1]`: zeros at the channels and biases of other band sets than the token's."""
+        columns = self.columns(name, patch_size)
         *axes, m = patches.shape
-        inputs = patches.new_ones(*axes, own.shape[1])
+        inputs = patches.new_ones(*axes, columns.shape[1])
         torch.sub(patches, self.middle[name], out=inputs[..., :m])
-        return inputs if len(own) == 1 else inputs * own[band_set][:, :, None]
+        return inputs if len(columns) == 1 else inputs * columns[band_set][:, :, None]
 
 
-def _own_columns(modality: Modality, patch_size: int) -> Bool[Tensor, "s k"]:
+def _columns(modality: Modality, patch_size: int) -> Bool[Tensor, "s k"]:
     """Which numbers of `[x 1]` each band set takes."""
     sets = len(modality.band_set_channels)
     channels = torch.zeros(sets, modality.channels, dtype=torch.bool)
-    for s, own in enumerate(modality.band_set_channels):
-        channels[s, list(own)] = True
+    for s, band_set in enumerate(modality.band_set_channels):
+        channels[s, list(band_set)] = True
     return torch.cat([channels.repeat(1, patch_size**2), torch.eye(sets, dtype=torch.bool)], dim=1)
 
 

@@ -18,6 +18,8 @@ from hybrid_patch.runs.atomic_files import flush_folder, write_whole
 
 REST = "rest.pt"
 """In a checkpoint's folder: everything but the tensors of the weights and the optimizer."""
+WEIGHTS = ("model", "objective")
+"""The state dicts of weights in a checkpoint."""
 ALLOWED = {
     "pathlib": {"Path", "PosixPath", "PurePosixPath"},
     "torch": {"Size", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))},
@@ -43,7 +45,7 @@ def write_sharded(path: Path, state: Mapping[str, Any], permit: AbstractContextM
     write its shards (a full disk), so that none waits for a process that has ended.
 
     Args:
-        state: `objective` and `optimizer` are state dicts; the rest is written by the first process.
+        state: the `WEIGHTS` and `optimizer` are state dicts; the rest is written by the first process.
         permit: entered in the first process while the folder gets its name.
     """
     first = dist.get_rank() == 0
@@ -53,7 +55,7 @@ def write_sharded(path: Path, state: Mapping[str, Any], permit: AbstractContextM
     name = [parts.name]
     dist.broadcast_object_list(name)
     temporary = path.with_name(name[0])
-    rest = {name: value for name, value in state.items() if name not in ("objective", "optimizer")}
+    rest = {name: value for name, value in state.items() if name not in (*WEIGHTS, "optimizer")}
     writer = filesystem.FileSystemWriter(temporary)  # waits for the disk
     state_dict_saver.save(_tensors(state), storage_writer=writer)
     if first:
@@ -84,17 +86,17 @@ def read_sharded(path: Path) -> dict[str, Any]:
             state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
     except CheckpointException as error:
         raise next(iter(error.failures.values()))[0] from None
-    objective: dict[str, Tensor] = {}
+    weights: dict[str, dict[str, Tensor]] = {name: {} for name in WEIGHTS}
     optimizer: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         owner, key = name.split(".", 1)
-        if owner == "objective":
-            objective[key] = tensor
+        if owner in weights:
+            weights[owner][key] = tensor
         else:
             index, key = key.split(".", 1)
             optimizer.setdefault(int(index), {})[key] = tensor
     groups = state.pop("param_groups")
-    return {**state, "objective": objective, "optimizer": {"state": optimizer, "param_groups": groups}}
+    return {**state, **weights, "optimizer": {"state": optimizer, "param_groups": groups}}
 
 
 class _MetadataUnpickler(pickle.Unpickler):
@@ -122,7 +124,7 @@ class _Reader(filesystem.FileSystemReader):
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a state's weights and optimizer by unique names."""
-    tensors = {f"objective.{name}": tensor for name, tensor in state["objective"].items()}
+    tensors = {f"{owner}.{name}": tensor for owner in WEIGHTS for name, tensor in state[owner].items()}
     for index, values in state["optimizer"]["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
     return tensors

@@ -1,4 +1,4 @@
-"""One attempt at a run: take hold of its directory, train, evaluate, and record how it ended."""
+"""One attempt at a run: lock its directory, train, evaluate, and record how it ended."""
 
 import logging
 from contextlib import nullcontext
@@ -12,7 +12,6 @@ from hybrid_patch.config.recipe import difference, identity, recipe, run_directo
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.source import open_source
 from hybrid_patch.errors import DONE, FAILED, LOST, STOPPED, InputError
-from hybrid_patch.loss.objective import Objective
 from hybrid_patch.runs.atomic_files import remove_parts
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.failure import ERROR, cause_of, last_frame
@@ -21,15 +20,16 @@ from hybrid_patch.runs.progress import start_logging
 from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.stop_signal import StopRequest, stop_requests
 from hybrid_patch.train.distributed import open_fabric, together
+from hybrid_patch.train.step import TrainingModule
 from hybrid_patch.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 
 def train(config: Config) -> int:
-    """Train the run that a config describes, or go on with it, and evaluate it. Returns the exit code.
+    """Train and evaluate the run that a config describes, from its newest checkpoint if there is one.
 
-    Of several processes the first carries the exit code, messages and files; the others end with 0 beside it.
+    Returns the exit code. The first process returns the run's, prints, and writes the files; the others return 0.
 
     Raises InputError for bad input that shows only now: a broken sample, a directory that holds another run.
     """
@@ -53,8 +53,10 @@ def train(config: Config) -> int:
 
 
 def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest) -> int:
-    """Begin the run or go on with it, until it is done or stopped; the first process says in its status what became
-    of it. Returns the exit code."""
+    """Begin or resume the run, until it is done or stopped; the first process records the outcome in its status.
+
+    Returns the exit code.
+    """
     if run.status().get("state") == "done":
         log.info("%s is done already", run.path)
         return DONE
@@ -64,17 +66,17 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
     try:
         source = open_source(config.data)
         torch.manual_seed(config.seed)
-        objective = Objective(config, source.modalities)
-        counts = objective.parameter_counts()
+        module = TrainingModule(config, source.modalities)
+        counts = module.parameter_counts()
         log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
-        trainer = Trainer(config, fabric, run, source, objective)
+        trainer = Trainer(config, fabric, run, source, module)
         code, reason = trainer.fit(stop)
         trainer.logger.close()
     except LostLockError:
         raise
     except BaseException as error:
         if fabric.is_global_zero:
-            say_failure(run, error)
+            record_failure(run, error)
         raise
     if fabric.is_global_zero:
         failure = {"cause": ERROR, "frame": ""} if code == FAILED else {}
@@ -84,26 +86,26 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
     return code
 
 
-def say_failure(run: RunDirectory, error: BaseException) -> None:
-    """Write into the status why the run failed; where even that cannot be written, into the log alone."""
+def record_failure(run: RunDirectory, error: BaseException) -> None:
+    """Write into the status why the run failed; if that cannot be written, log it."""
     try:
         reason = f"{type(error).__name__}: {error}"
         run.set_status("failed", reason, cause=cause_of(error), frame=last_frame(error))
-    except OSError as full:
-        log.error("status.json could not be written: %s", full)
+    except OSError as disk_error:
+        log.error("status.json could not be written: %s", disk_error)
 
 
 def refuse_another_run(run: RunDirectory, config: Config) -> None:
-    """Raises InputError if the directory holds a run of another recipe, or files that are of no run."""
+    """Raises InputError if the directory holds a run of another recipe, or files that belong to no run."""
     changed = difference(run.recipe(), recipe(config)) if run.exists() else []
     if changed:
         raise InputError(f"run_dir={run.path}: holds another run ({'; '.join(changed)}); choose another directory")
-    if not run.exists() and (found := run.foreign_files()):
-        raise InputError(f"run_dir={run.path}: holds other files ({', '.join(found)}); choose a new or empty directory")
+    if not run.exists() and (files := run.foreign_files()):
+        raise InputError(f"run_dir={run.path}: holds other files ({', '.join(files)}); choose a new or empty directory")
 
 
 def prepare(run: RunDirectory, config: Config) -> None:
-    """Take hold of the directory and write what the run is, unless it has begun already.
+    """Lock the directory and write what the run is, unless it has begun already.
 
     Raises InputError if another process is at work on it.
     """

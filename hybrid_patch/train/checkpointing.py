@@ -1,4 +1,4 @@
-"""What the processes of a run do together about its checkpoints: the weights may be whole in each, or in parts."""
+"""Checkpoints of a run in several processes, each of which holds all weights or a shard of them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from hybrid_patch.config.schema import Config
-from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.hybrid import HybridModel
 from hybrid_patch.runs.checkpoints import (
     checkpoint_path,
@@ -23,21 +22,22 @@ from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.sharded_checkpoint import write_sharded
 from hybrid_patch.train import fsdp
 from hybrid_patch.train.distributed import together
+from hybrid_patch.train.step import TrainingModule
 
 
 def save(fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], keep: int) -> None:
-    """Save the state after `step` steps: a file of the first process or, where it is sharded, a folder of all.
+    """Save the state after `step` steps: as a file by the first process or, if sharded, as a folder by all.
 
     The metrics so far are on the disk before.
 
     Args:
-        state: `objective` and `optimizer` are state dicts, as they are in this process.
-        keep: all but the newest so many checkpoints are removed.
+        state: with the state dicts `model`, `objective` and `optimizer`, as they are in this process.
+        keep: the number of checkpoints that are not removed.
     """
     first, folder = fabric.is_global_zero, run.checkpoints
     if first:
         run.flush_metrics()
-    if not fsdp.is_sharded(state["objective"]):
+    if not fsdp.is_sharded(state["model"]):
         if first:
             save_checkpoint(folder, step, state, keep, run.held())
     elif not fabric.broadcast(step in dict(list_checkpoints(folder))):  # a stop right after it was saved
@@ -48,54 +48,54 @@ def save(fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], ke
 
 
 def newest(fabric: Fabric, folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """`newest_checkpoint`, the same in all processes: the first one finds it, and says which are damaged.
+    """`newest_checkpoint`, the same in all processes: the first one looks for it, and reports damaged ones.
 
     Raises InputError in the first process if all are damaged; the others end.
     """
-    found: list[tuple[int, dict[str, Any]]] = []
+    checkpoint: tuple[int, dict[str, Any]] | None = None
 
     def find() -> None:
-        newest = newest_checkpoint(folder)
-        if newest is not None:
-            found.append(newest)
+        nonlocal checkpoint
+        checkpoint = newest_checkpoint(folder)
 
     together(fabric, find)
-    step = fabric.broadcast(found[0][0] if found else None)
-    if step is None or found:
-        return found[0] if found else None
+    step = fabric.broadcast(None if checkpoint is None else checkpoint[0])
+    if step is None or checkpoint is not None:
+        return checkpoint
     return step, read_checkpoint(dict(list_checkpoints(folder))[step])
 
 
-def restore(objective: Objective, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Load a state, whole as it was saved, into weights and an optimizer that may be sharded over any number of
-    processes. Each takes its parts; nothing is sent."""
-    own = objective.state_dict()
-    weights: Mapping[str, Tensor] = state["objective"]
-    objective.load_state_dict(
-        {name: fsdp.parted(tensor, own[name]) if name in own else tensor for name, tensor in weights.items()}
-    )
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    of_each: Mapping[int, Mapping[str, Tensor]] = state["optimizer"]["state"]
-    parts = {
-        index: {name: fsdp.parted(tensor, parameters[index]) for name, tensor in values.items()}
-        for index, values in of_each.items()
-    }
-    optimizer.load_state_dict({**state["optimizer"], "state": parts})
+def restore(module: TrainingModule, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Load a full state into weights and an optimizer that may be sharded over any number of processes.
 
-
-def whole_network(fabric: Fabric, config: Config, objective: Objective) -> HybridModel | None:
-    """The model for the first process to look at; None in the others, which must call this too.
-
-    Sharded weights are gathered one by one into a model of their own, on the CPU: whether a device has room for all of
-    them is for the caller to find out.
+    Each process takes its shards; nothing is sent.
     """
-    weights = objective.model.state_dict()
+    for part, weights in ((module.model, state["model"]), (module.objective, state["objective"])):
+        current = part.state_dict()
+        sharded = {n: fsdp.shard_like(tensor, current[n]) if n in current else tensor for n, tensor in weights.items()}
+        part.load_state_dict(sharded)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    full_states: Mapping[int, Mapping[str, Tensor]] = state["optimizer"]["state"]
+    states = {
+        index: {name: fsdp.shard_like(tensor, parameters[index]) for name, tensor in values.items()}
+        for index, values in full_states.items()
+    }
+    optimizer.load_state_dict({**state["optimizer"], "state": states})
+
+
+def full_model(fabric: Fabric, config: Config, module: TrainingModule) -> HybridModel | None:
+    """The model in the first process, for its evaluation; None in the others, which must call this too.
+
+    Sharded weights are gathered one by one into a separate model on the CPU: whether they all fit a device is for the
+    caller to find out.
+    """
+    weights = module.model.state_dict()
     if not fsdp.is_sharded(weights):
-        return objective.model if fabric.is_global_zero else None
-    network = HybridModel(config, objective.modalities) if fabric.is_global_zero else None
-    own = network.state_dict() if network is not None else {}
+        return module.model if fabric.is_global_zero else None
+    model = HybridModel(config, module.objective.modalities) if fabric.is_global_zero else None
+    copies = model.state_dict() if model is not None else {}
     for name, tensor in weights.items():
-        gathered = fsdp.whole(tensor)
-        if own:
-            own[name].copy_(gathered)
-    return network
+        gathered = fsdp.full(tensor)
+        if copies:
+            copies[name].copy_(gathered)
+    return model

@@ -1,52 +1,51 @@
-"""FSDP2: every process holds a part of the weights, their gradients and the optimizer's state.
+"""FSDP2: every process holds a shard of the weights, their gradients and the optimizer's state.
 
-A block's weights are gathered when it is computed, going forward and going back; those outside the blocks once a step.
+A block's weights are gathered when it is computed, forward and backward; those outside the blocks once a step.
 """
 
 from collections.abc import Mapping
 
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.transformer import Block
 
 
 def strategy(processes: int) -> ModelParallelStrategy:
-    """Fabric's, for so many processes in all: each has other samples, none has another part of the same product."""
+    """Fabric's strategy for a number of processes: pure data parallelism, no tensor parallelism."""
     return ModelParallelStrategy(_shard, data_parallel_size=processes, tensor_parallel_size=1)
 
 
-def _shard(objective: Objective, mesh: DeviceMesh) -> Objective:
-    """Shard every transformer block, and then what is outside of them.
+def _shard(training_module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Shard every transformer block, and then everything outside the blocks.
 
-    Weights travel in float32, whatever the precision of the blocks: autocast rounds them where they are used, as it
-    does without shards, so that the strategy changes no result.
+    Weights are sent in float32, whatever the precision of the blocks: autocast rounds them where they are used, as it
+    does without shards, so that the strategy does not change results.
     """
     ranks = mesh["data_parallel"]
-    for module in objective.modules():
+    for module in training_module.modules():
         if isinstance(module, Block):
             fully_shard(module, mesh=ranks)
-    fully_shard(objective, mesh=ranks)
-    register_fsdp_forward_method(objective, "shares")  # which uses the weights too, outside of `forward`
-    return objective
+    fully_shard(training_module, mesh=ranks)
+    register_fsdp_forward_method(training_module, "microbatch_contexts")  # uses the weights too, outside of `forward`
+    return training_module
 
 
 def is_sharded(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether any of a state's tensors is in parts."""
+    """Whether any tensor of a state is sharded."""
     return any(isinstance(tensor, DTensor) for tensor in tensors.values())
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be in parts; then all processes must ask for it."""
+def full(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be sharded; if it is, all processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def parted(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, cut as another is that may be in parts. Nothing is sent."""
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A full tensor, sharded as another one if that is. Nothing is sent."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)

@@ -1,52 +1,195 @@
-"""The gradients of a batch, worked out part by part: less memory, the same gradients."""
+"""The training step: gradients of a batch in microbatches, clipping, and the optimizer.
 
-from collections.abc import Callable, Sequence
+Training, the benchmark and the planner run the same step. What differs between them are methods of `TrainingStep`.
+"""
+
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
 from hybrid_patch.config.curriculum import PatchSizes
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
-from hybrid_patch.loss.objective import Share
+from hybrid_patch.loss.forward_pass import ForwardPass
+from hybrid_patch.loss.grad_cache import microbatch_contexts
+from hybrid_patch.loss.objective import Objective
+from hybrid_patch.loss.term import MicrobatchContext
+from hybrid_patch.model.hybrid import HybridModel
+from hybrid_patch.train.fsdp import full
+from hybrid_patch.train.optimizer import build_optimizer
 
-Forward = Callable[..., dict[str, Tensor]]
-Shares = Callable[[Batch, Sequence[Batch], PatchSizes], list[Share]]
-Backward = Callable[[Tensor], None]
-Held = Callable[[bool], AbstractContextManager[object]]
+SKIPPED = "skipped_in_step"
+"""Beside the terms of a step: how many of its samples are replaced because they are broken."""
 
 
-def backpropagate(
-    forward: Forward,
-    shares: Shares,
-    batch: Batch,
-    sizes: PatchSizes,
-    parts: int,
-    backward: Backward = Tensor.backward,
-    held: Held = lambda _: nullcontext(),
-) -> dict[str, Float[Tensor, ""]]:
-    """Add the gradients of a batch's loss to those of the parameters; the terms of the loss, outside the graph.
+class TrainingModule(nn.Module):
+    """A model and its objective as one module, which DDP and FSDP wrap. What no term of the loss uses is frozen."""
 
-    A part's loss is its share of the whole batch's: means are taken over the samples of all parts, and where samples
-    are told from one another, from those of all parts. For that the encoder runs over all of them once before, without
-    gradients (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup").
+    def __init__(self, config: Config, modalities: Mapping[str, Modality]) -> None:
+        super().__init__()
+        self.mixed_precision = config.runtime.precision == "bf16-mixed"
+        self.model = HybridModel(config, modalities)
+        self.objective = Objective(config, modalities)
+        sources = {term.source for term in self.objective.active_terms()}
+        if "decoder" not in sources:
+            self.model.decoder.requires_grad_(False)
+            if not self.model.predicts_fine:
+                self.model.decoder_upsampler.requires_grad_(False)
+        if "encoder" not in sources:
+            self.model.encoder_upsampler.requires_grad_(False)
 
-    Args:
-        forward: the objective, in whatever wraps it.
-        shares: `Objective.shares`.
-        parts: that the samples are cut into; must divide their number.
-        backward: the backward pass of a loss.
-        held: a context in which gradients are not yet summed over processes, if it is given True.
+    def forward(
+        self, batch: Batch, sizes: PatchSizes, context: MicrobatchContext | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The terms of the loss, and `loss`, their weighted sum; see `Objective`."""
+        return self.objective(self.forward_pass(batch, sizes), context)
+
+    def forward_pass(self, batch: Batch, sizes: PatchSizes) -> ForwardPass:
+        """The model's pass over a batch, in the run's precision."""
+        return ForwardPass(self.model, batch, sizes, self.mixed_precision)
+
+    def microbatch_contexts(
+        self, batch: Batch, microbatches: Sequence[Batch], sizes: PatchSizes
+    ) -> list[MicrobatchContext]:
+        """What each microbatch must know of its batch; see `grad_cache`."""
+        return microbatch_contexts(
+            lambda microbatch: self.forward_pass(microbatch, sizes), self.objective, batch, microbatches, sizes.output
+        )
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Trainable numbers: of the encoder, the decoder, the upsampler behind either, and the heads of the loss."""
+        counts = dict.fromkeys(("encoder", "decoder", "encoder_upsampler", "decoder_upsampler", "heads"), 0)
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                owner, part, *_ = name.split(".")
+                counts[part if owner == "model" else "heads"] += parameter.numel()
+        return counts
+
+
+class TrainingStep:
+    """The step in one process. Subclasses replace methods to run it in several processes, or to measure it.
+
+    Attributes:
+        microbatches: parts of equal size that a batch is computed in, one after the other: less memory, the same
+            gradients. Must divide the number of samples.
     """
-    if parts == 1:
-        terms = forward(batch, sizes)
-        backward(terms["loss"])
-        return {name: term.detach() for name, term in terms.items()}
-    pieces = batch.split(parts)
-    total: dict[str, Tensor] = {}
-    for number, (piece, share) in enumerate(zip(pieces, shares(batch, pieces, sizes), strict=True), start=1):
-        with held(number < parts):
-            terms = forward(piece, sizes, share)
-            backward(terms["loss"])
-        total = {name: term.detach() + total.get(name, 0) for name, term in terms.items()}
-    return total
+
+    def __init__(
+        self, module: TrainingModule, optimizer: torch.optim.Optimizer, clip_norm: float, microbatches: int
+    ) -> None:
+        self.module, self.optimizer = module, optimizer
+        self.clip_norm, self.microbatches = clip_norm, microbatches
+
+    def run(self, batch: Batch, sizes: PatchSizes) -> dict[str, Float[Tensor, ""]]:
+        """One optimizer step. A loss or gradient that is not finite changes no weight.
+
+        Returns:
+            On the device, averaged over all processes: the terms of the loss, `grad_norm` before clipping, and
+            `SKIPPED`.
+        """
+        terms = self.backpropagate(batch, sizes)
+        skipped = terms["loss"].new_full((), len(batch.skipped))
+        return self.update({**terms, "grad_norm": self.clip_gradients(), SKIPPED: skipped})
+
+    def backpropagate(self, batch: Batch, sizes: PatchSizes) -> dict[str, Float[Tensor, ""]]:
+        """Add the gradients of a batch's loss to those of the parameters; the terms of the loss, outside the graph."""
+        if self.microbatches == 1:
+            terms = self.forward(batch, sizes)
+            self.backward(terms["loss"])
+            return {name: term.detach() for name, term in terms.items()}
+        parts = batch.split(self.microbatches)
+        contexts = self.contexts(batch, parts, sizes)
+        total: dict[str, Tensor] = {}
+        for number, (part, context) in enumerate(zip(parts, contexts, strict=True), start=1):
+            with self.gradients_unsynced(number < self.microbatches):
+                terms = self.forward(part, sizes, context)
+                self.backward(terms["loss"])
+            total = {name: term.detach() + total.get(name, 0) for name, term in terms.items()}
+        return total
+
+    def update(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Let the optimizer step if the values are finite in all processes. Returns their means over processes."""
+        means = self.mean_over_processes(values)
+        finite = (means["loss"] + means["grad_norm"]).isfinite()
+        # Whether to step is decided on the device: reading the numbers here would wait for it.
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as torch's GradScaler does
+        self.step_optimizer()
+        self.optimizer.zero_grad()
+        return means
+
+    def forward(self, *inputs: object) -> dict[str, Float[Tensor, ""]]:
+        """The terms of a batch, or of a microbatch with its context."""
+        terms: dict[str, Tensor] = self.module(*inputs)
+        return terms
+
+    def contexts(self, batch: Batch, parts: Sequence[Batch], sizes: PatchSizes) -> list[MicrobatchContext]:
+        """What each microbatch must know of its batch."""
+        return self.module.microbatch_contexts(batch, parts, sizes)
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass of a loss."""
+        loss.backward()
+
+    def gradients_unsynced(self, enabled: bool) -> AbstractContextManager[object]:
+        """A context in which gradients are not summed over processes, if enabled."""
+        return nullcontext()
+
+    def clip_gradients(self) -> Tensor:
+        """Clip the norm of all gradients; the norm before."""
+        return torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
+
+    def mean_over_processes(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The values averaged over all processes, on their device."""
+        return values
+
+    def step_optimizer(self) -> None:
+        """Let the optimizer step."""
+        self.optimizer.step()
+
+
+class FabricStep(TrainingStep):
+    """The step in the processes of a Fabric, each with its part of the batch."""
+
+    def __init__(self, module: TrainingModule, config: Config, fabric: Fabric) -> None:
+        self.fabric = fabric
+        self.wrapped = fabric.setup_module(module)  # first: sharding replaces the parameters
+        self.fabric_optimizer = cast(Any, fabric.setup_optimizers(build_optimizer(module, config.optimizer)))
+        optimizer = self.fabric_optimizer.optimizer
+        super().__init__(module, optimizer, config.optimizer.clip_norm, config.runtime.accumulate)
+
+    def forward(self, *inputs: object) -> dict[str, Float[Tensor, ""]]:
+        """The terms of a batch, by way of the strategy's wrapper."""
+        terms: dict[str, Tensor] = self.wrapped(*inputs)
+        return terms
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass of a loss."""
+        self.fabric.backward(loss)
+
+    def gradients_unsynced(self, enabled: bool) -> AbstractContextManager[object]:
+        """A context in which gradients are not summed over processes, if enabled."""
+        return self.fabric.no_backward_sync(self.wrapped, enabled=enabled)
+
+    def clip_gradients(self) -> Tensor:
+        """Clip the norm of all gradients, over all shards; the norm before."""
+        norm = self.fabric.clip_gradients(
+            self.module, self.fabric_optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
+        )
+        assert norm is not None
+        return full(norm)
+
+    def mean_over_processes(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The values averaged over all processes, on their device."""
+        means = self.fabric.all_reduce(torch.stack(list(values.values())), reduce_op="mean")
+        assert isinstance(means, Tensor)
+        return dict(zip(values, means.unbind(), strict=True))
+
+    def step_optimizer(self) -> None:
+        """Let the optimizer step."""
+        self.fabric_optimizer.step()

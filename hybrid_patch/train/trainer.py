@@ -20,7 +20,6 @@ from hybrid_patch.data.prefetch import on_device
 from hybrid_patch.data.source import BrokenSampleError, Source
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.errors import DONE, FAILED, STOPPED
-from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.hybrid import HybridModel
 from hybrid_patch.runs.atomic_files import write_json
 from hybrid_patch.runs.directory import RunDirectory
@@ -29,15 +28,13 @@ from hybrid_patch.runs.progress import progress
 from hybrid_patch.runs.stop_signal import StopRequest
 from hybrid_patch.train import checkpointing
 from hybrid_patch.train.distributed import end_together
-from hybrid_patch.train.fsdp import whole
 from hybrid_patch.train.metric_logger import MetricLogger, open_logger
-from hybrid_patch.train.optimizer import learning_rate, optimizer_of
+from hybrid_patch.train.optimizer import learning_rate
 from hybrid_patch.train.peak_memory import PeakMemory
-from hybrid_patch.train.step import backpropagate
+from hybrid_patch.train.step import SKIPPED, FabricStep, TrainingModule
 
-SKIPPED = "skipped samples"
-FEW_SAMPLES = 50
-"""The share of skipped samples is judged as if at least so many had been seen."""
+MIN_SAMPLES = 50
+"""The share of skipped samples is that of at least this many samples."""
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +46,14 @@ class Trainer:
     are all that a checkpoint holds.
     """
 
-    def __init__(self, config: Config, fabric: Fabric, run: RunDirectory, source: Source, objective: Objective) -> None:
-        self.config, self.fabric, self.run, self.source, self.objective = config, fabric, run, source, objective
+    def __init__(
+        self, config: Config, fabric: Fabric, run: RunDirectory, source: Source, module: TrainingModule
+    ) -> None:
+        self.config, self.fabric, self.run, self.source, self.module = config, fabric, run, source, module
         self.steps = config.trainer.steps
-        self.forward = fabric.setup_module(objective)  # first: sharding replaces the parameters
-        self.optimizer: Any = fabric.setup_optimizers(optimizer_of(objective, config.optimizer))
+        self.training_step = FabricStep(module, config, fabric)
         self.step = 0
-        self.said: PatchSizes | None = None
+        self.logged_sizes: PatchSizes | None = None
         self.counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
         self._resume()
         self.logger = MetricLogger()
@@ -81,7 +79,7 @@ class Trainer:
                     return STOPPED, f"stopped by {name} after step {self.step}, saved"
                 assert isinstance(item, Batch)
                 sizes = sizes_at(config, self.step)
-                self._say_stage(sizes)
+                self._log_stage(sizes)
                 began = time.perf_counter()
                 row = self._train_step(item, sizes)
                 seconds = time.perf_counter() - began
@@ -102,39 +100,19 @@ class Trainer:
                 waiting = time.perf_counter()
         return DONE, ""
 
-    def _say_stage(self, sizes: PatchSizes) -> None:
-        """A line where a stage of the curriculum begins, or is gone on with."""
+    def _log_stage(self, sizes: PatchSizes) -> None:
+        """Log a line where a stage of the curriculum begins, or is resumed."""
         curriculum = self.config.curriculum
-        if len(curriculum.stages) > 1 and curriculum.order == "in_turn" and sizes != self.said:
+        if len(curriculum.stages) > 1 and curriculum.order == "in_turn" and sizes != self.logged_sizes:
             log.info("from step %d: processed at %d, output at %d", self.step + 1, sizes.processing, sizes.output)
-            self.said = sizes
+            self.logged_sizes = sizes
 
     def _train_step(self, batch: Batch, sizes: PatchSizes) -> dict[str, Any]:
-        """One optimizer step; a loss or gradient that is not finite changes nothing but the counters."""
-        config = self.config
-        lr = learning_rate(config.optimizer, self.step, self.steps)
-        for group in self.optimizer.param_groups:
+        """One optimizer step, and its row of the metrics."""
+        lr = learning_rate(self.config.optimizer, self.step, self.steps)
+        for group in self.training_step.optimizer.param_groups:
             group["lr"] = lr
-        terms = backpropagate(
-            self.forward,
-            self.objective.shares,
-            batch,
-            sizes,
-            config.runtime.accumulate,
-            self.fabric.backward,
-            lambda hold: self.fabric.no_backward_sync(self.forward, enabled=hold),
-        )
-        norm = self.fabric.clip_gradients(
-            self.objective, self.optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
-        )
-        assert norm is not None
-        skipped = terms["loss"].new_full((), len(batch.skipped))
-        values = self._means({**terms, "grad_norm": whole(norm), SKIPPED: skipped})
-        finite = (values["loss"] + values["grad_norm"]).isfinite()
-        # Whether to step is decided where the numbers are: asking for them would wait for the device.
-        self.optimizer.optimizer.found_inf = (~finite).float()  # GradScaler's word for it
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        values = self.training_step.run(batch, sizes)
         return {
             **self._row(values, batch.skipped),
             "lr": lr,
@@ -144,14 +122,8 @@ class Trainer:
             "output_patch_size": sizes.output,
         }
 
-    def _means(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Averaged over all processes, on their device."""
-        means = self.fabric.all_reduce(torch.stack(list(values.values())), reduce_op="mean")
-        assert isinstance(means, Tensor)
-        return dict(zip(values, means.unbind(), strict=True))
-
     def _row(self, means: dict[str, Tensor], skipped: Sequence[str]) -> dict[str, float | None]:
-        """The step's figures, None where they are not finite, and what they are counted as. Waits for the device."""
+        """The step's values, None where they are not finite. Updates the counters; waits for the device."""
         for message in skipped:
             log.warning("skipped %s", message)
         values = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
@@ -162,18 +134,18 @@ class Trainer:
         return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
     def _failure(self) -> str:
-        """Why the run must not go on; empty if it may."""
-        bad, most_bad = self.counters["bad_in_a_row"], self.config.trainer.max_bad_steps
-        if bad >= most_bad:
-            return f"no finite loss in {bad} steps in a row (trainer.max_bad_steps={most_bad}), saved"
+        """Why the run must stop; empty if it need not."""
+        bad, max_bad = self.counters["bad_in_a_row"], self.config.trainer.max_bad_steps
+        if bad >= max_bad:
+            return f"no finite loss in {bad} steps in a row (trainer.max_bad_steps={max_bad}), saved"
         skipped, share = self.counters["skipped"], self.config.data.max_skipped
-        seen = max(self.step * self.config.trainer.batch_size, FEW_SAMPLES)
-        if skipped > share * seen:
-            return f"{skipped} broken samples of {seen} skipped, more than data.max_skipped={share}, saved"
+        samples = max(self.step * self.config.trainer.batch_size, MIN_SAMPLES)
+        if skipped > share * samples:
+            return f"{skipped} broken samples of {samples} skipped, more than data.max_skipped={share}, saved"
         return ""
 
     def _agreed(self, *mine: bool) -> tuple[bool, ...]:
-        """Which of some things are true in any process."""
+        """Which of the flags are true in any process."""
         if self.fabric.world_size == 1:
             return mine
         flags = torch.tensor(mine, dtype=torch.float32, device=self.fabric.device)
@@ -195,15 +167,15 @@ class Trainer:
     def _evaluate(self) -> dict[str, float]:
         """Scores of the embeddings, for the metrics; evaluation.json and pictures on the way.
 
-        What goes wrong here must not cost the training: it is said, and there are no scores.
+        An error here must not cost the training: it is logged, and there are no scores.
         """
         scores: dict[str, float] = {}
         wanted = self.config.evaluation.tiles != 0
-        network = checkpointing.whole_network(self.fabric, self.config, self.objective) if wanted else None
+        network = checkpointing.full_model(self.fabric, self.config, self.module) if wanted else None
         if network is not None:
             log.info("evaluating after step %d", self.step)
             try:
-                scores = self._look(network)
+                scores = self._evaluate_model(network)
             except LostLockError:
                 raise
             except Exception:
@@ -211,7 +183,7 @@ class Trainer:
         self.fabric.barrier()
         return scores
 
-    def _look(self, network: HybridModel) -> dict[str, float]:
+    def _evaluate_model(self, network: HybridModel) -> dict[str, float]:
         from hybrid_patch.evaluate.evaluation import evaluate  # imported late: see `attempt`
 
         sizes = sizes_after(self.config, self.step)
@@ -227,30 +199,31 @@ class Trainer:
             write_json(self.run.evaluation, report)
         scores: dict[str, float] = report["scores"]
         self.logger.log_pictures(self.step, pictures)
-        found = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        log.info("%s%d pictures in %s", f"{found}  " if found else "", len(pictures), self.run.pictures)
+        line = "".join(f"{name} {value:.3f}  " for name, value in scores.items())
+        log.info("%s%d pictures in %s", line, len(pictures), self.run.pictures)
         return scores
 
     def _save(self) -> None:
         state = {
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": self.module.model.state_dict(),
+            "objective": self.module.objective.state_dict(),
+            "optimizer": self.training_step.fabric_optimizer.state_dict(),
             "counters": self.counters,
             "modalities": {name: dataclasses.asdict(m) for name, m in self.source.modalities.items()},
         }
         checkpointing.save(self.fabric, self.run, self.step, state, self.config.trainer.keep_checkpoints)
 
     def _resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        found = checkpointing.newest(self.fabric, self.run.checkpoints)
-        if found is not None:
-            self.step, state = found
-            checkpointing.restore(self.objective, self.optimizer.optimizer, state)
+        """Continue from the newest checkpoint, if there is one."""
+        checkpoint = checkpointing.newest(self.fabric, self.run.checkpoints)
+        if checkpoint is not None:
+            self.step, state = checkpoint
+            checkpointing.restore(self.module, self.training_step.optimizer, state)
             self.counters = dict(state["counters"])
             if self.counters["bad_in_a_row"] >= self.config.trainer.max_bad_steps:
                 self.counters["bad_in_a_row"] = 0  # a run that gave up gets another try
             log.info("going on after step %d", self.step)
         if self.fabric.is_global_zero:
-            kept = self.run.truncate_metrics(self.step)
-            if kept < self.step:
-                log.warning("metrics.jsonl has only %d of the first %d steps", kept, self.step)
+            rows = self.run.truncate_metrics(self.step)
+            if rows < self.step:
+                log.warning("metrics.jsonl has only %d of the first %d steps", rows, self.step)

@@ -11,8 +11,8 @@ from hybrid_patch.config.curriculum import PatchSizes, all_sizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config, Guided, Learned, Subpixel, Transformer
 from hybrid_patch.cost.fake_step import fake_steps
-from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.profiling import PARTS
+from hybrid_patch.train.step import TrainingModule
 
 SAMPLES, VIEWS = 3, 2
 ROWS = SAMPLES * VIEWS
@@ -248,10 +248,10 @@ def test_flops_are_those_by_hand(case: str) -> None:
 def test_a_real_step_has_the_flops_of_the_fake_one(case: str) -> None:
     config = small(*CASES[case])
     (sizes,) = all_sizes(config.curriculum)
-    objective, batch = Objective(config, MODALITIES), make_batch(sizes.processing)
-    objective(batch, sizes)  # fills the caches
+    module, batch = TrainingModule(config, MODALITIES), make_batch(sizes.processing)
+    module(batch, sizes)  # fills the caches
     with FlopCounterMode(display=False) as counter:
-        objective(batch, sizes)["loss"].backward()
+        module(batch, sizes)["loss"].backward()
     assert counter.get_total_flops() == sum(sum(parts.values()) for parts in counted(config).values())
 
 
@@ -259,6 +259,6 @@ def test_no_fake_tensor_is_left_behind() -> None:
     config = small("patch=hybrid", "model.base_patch_size=16")
     (sizes,) = all_sizes(config.curriculum)
     counted(config)
-    loss = Objective(config, MODALITIES)(make_batch(8), sizes)["loss"]
+    loss = TrainingModule(config, MODALITIES)(make_batch(8), sizes)["loss"]
     assert type(loss) is torch.Tensor
     assert torch.isfinite(loss)

@@ -11,7 +11,7 @@ from hybrid_patch.cost.devices import TABLE, THIS, Device, device_named
 from hybrid_patch.cost.predict import CLASSES, Prediction, Stage, predict, stage_cost, stages_of
 from hybrid_patch.cost.sharded_memory import gathered_bytes
 from hybrid_patch.errors import InputError
-from hybrid_patch.loss.objective import Objective
+from hybrid_patch.train.step import TrainingModule
 
 DEVICE = Device("slow", 2.0**30, 1e9, 2e9, 1e9, "made up")
 TWO_STAGES = (
@@ -27,10 +27,10 @@ def predicted(*overrides: str, growth: bool = False) -> Prediction:
 @pytest.mark.parametrize("overrides", [[], ["upsampler=learned", "loss.visible.weight=0", "loss.instance.weight=0"]])
 def test_parameters_are_those_that_are_trained(overrides: list[str]) -> None:
     config = small(*overrides)
-    objective = Objective(config, config.data.modalities)
+    module = TrainingModule(config, config.data.modalities)
     prediction = predict(config)
-    assert prediction.parameters == sum(p.numel() for p in objective.parameters() if p.requires_grad)
-    upsampler = sum(p.numel() for p in objective.model.encoder_upsampler.parameters() if p.requires_grad)
+    assert prediction.parameters == sum(p.numel() for p in module.parameters() if p.requires_grad)
+    upsampler = sum(p.numel() for p in module.model.encoder_upsampler.parameters() if p.requires_grad)
     assert prediction.parameters_of["encoder_upsampler"] == upsampler
 
 

@@ -148,21 +148,21 @@ def backends(device: str) -> dict[str, Any]:
 
 def step_against_cpu(device: str) -> dict[str, Any]:
     """Terms and gradients of one step, against the CPU's from the same weights and batch, in float32 and bfloat16."""
-    from hybrid_patch.loss.objective import Objective
+    from hybrid_patch.train.step import TrainingModule
 
     config = compose([*SMALL, "runtime=cpu"])
     reference = _step(config)
-    objective, batch, sizes = reference.objective, reference.batch, reference.sizes
-    terms = objective(batch, sizes)
+    module, batch, sizes = reference.module, reference.batch, reference.sizes
+    terms = module(batch, sizes)
     terms["loss"].backward()
     found: dict[str, Any] = {}
     for precision in ("32-true", "bf16-mixed"):
         other = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, precision=precision))
-        here = Objective(other, objective.modalities).to(device)
-        here.load_state_dict(objective.state_dict())
+        here = TrainingModule(other, module.objective.modalities).to(device)
+        here.load_state_dict(module.state_dict())
         given = here(batch.map(lambda x: x.to(device)), sizes)
         given["loss"].backward()
-        pairs = zip(here.parameters(), objective.parameters(), strict=True)
+        pairs = zip(here.parameters(), module.parameters(), strict=True)
         found[f"terms, {precision}"] = max(_error(given[name], term) for name, term in terms.items())
         found[f"gradients, {precision}"] = max(
             _error(a.grad, b.grad) for a, b in pairs if a.grad is not None and b.grad is not None
@@ -185,7 +185,7 @@ def resumed_run(device: str) -> dict[str, Any]:
             path.unlink()
         _train(*overrides, f"run_dir={resumed}")
         states = [torch.load(folder / "checkpoints" / last.name, map_location="cpu") for folder in (through, resumed)]
-        weights = [state["objective"] for state in states]
+        weights = [state["model"] for state in states]
         error = max(_error(weights[1][key], value) for key, value in weights[0].items() if value.is_floating_point())
         went_on = first.exists()
     return {"ok": went_on and error < TOLERANCE, "relative_error": error, "to_the_last_bit": error == 0}
@@ -201,9 +201,7 @@ def no_waiting(device: str) -> dict[str, Any]:
     step.run()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step.objective(step.batch, step.sizes)["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(step.objective.parameters(), step.config.optimizer.clip_norm)
-        step.optimizer.step()
+        step.step.run(step.batch, step.sizes)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return {"ok": True}

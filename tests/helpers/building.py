@@ -17,11 +17,11 @@ from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.packing import pack
 from hybrid_patch.data.source import open_source
 from hybrid_patch.errors import STOPPED
-from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.tokens import Positions
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.stop_signal import StopRequest
 from hybrid_patch.train.attempt import prepare
+from hybrid_patch.train.step import TrainingModule
 from hybrid_patch.train.trainer import Trainer
 
 OPTICAL = Modality(
@@ -171,8 +171,8 @@ def trained_run(folder: Path, *overrides: str, steps: int = 2, stop_after: int |
 
     def trainer() -> Trainer:
         torch.manual_seed(config.seed)
-        objective = Objective(config, source.modalities)
-        return Trainer(config, Fabric(accelerator="cpu", devices=1), run, source, objective)
+        module = TrainingModule(config, source.modalities)
+        return Trainer(config, Fabric(accelerator="cpu", devices=1), run, source, module)
 
     if stop_after is not None:
         assert trainer().fit(StopAfter(stop_after))[0] == STOPPED

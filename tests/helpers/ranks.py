@@ -17,9 +17,9 @@ from building import TINY
 from torch import Tensor
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.loss.objective import Objective
 from hybrid_patch.runs.checkpoints import list_checkpoints, read_checkpoint
 from hybrid_patch.train.attempt import train
+from hybrid_patch.train.step import TrainingModule
 
 TERMS = ("upsampler=guided", "loss.reconstruct.weight=0.5", "trainer.batch_size=4")
 """All terms of the loss, and samples for four processes."""
@@ -73,7 +73,8 @@ def weights_of(run_dir: Path) -> dict[str, Tensor]:
     nothing. Their gradients are what rounding makes of 0, and Adam divides them by their own size.
     """
     weights: dict[str, Tensor] = {}
-    for name, tensor in state_of(run_dir)["objective"].items():
+    state = state_of(run_dir)
+    for name, tensor in {**state["model"], **state["objective"]}.items():
         if name.endswith("qkv.bias"):
             query, _, value = tensor.chunk(3)
             tensor = torch.cat([query, value])
@@ -99,12 +100,12 @@ def _ports(count: int) -> list[int]:
 
 
 def _spoil(step: int) -> Any:
-    """Make the loss of that call of the objective not finite. Returns what ends it."""
+    """Make the loss of that call of the training module not finite. Returns what ends it."""
     calls = 0
 
     def hook(module: torch.nn.Module, inputs: Any, terms: Any) -> Any:
         nonlocal calls
-        if not isinstance(module, Objective):
+        if not isinstance(module, TrainingModule):
             return terms
         calls += 1
         return {**terms, "loss": terms["loss"] * torch.nan} if calls == step else terms

@@ -8,35 +8,36 @@ from torch import Tensor
 
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
-from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.packing import pack
 from hybrid_patch.data.patchify import patchify, repatchify
-from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.tokens import DenseTokens, FineTokens, Positions, TokenGrid
+from hybrid_patch.train.step import TrainingModule
 
 TEMPERATURE = 0.1
 
 
-def dense_of(objective: Objective, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
+def dense_of(module: TrainingModule, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
     """Predictions of a modality at all subpixels of its DECODE cells, through the head."""
-    latents, _ = objective.model.encode({n: patchify(x, sizes.processing) for n, x in batch.pixels.items()}, batch)
+    latents, _ = module.model.encode({n: patchify(x, sizes.processing) for n, x in batch.pixels.items()}, batch)
     where = {n: Positions(each, torch.arange(sizes.factor**2)) for n, each in batch.decoded.each.items()}
-    if objective.model.predicts_fine:
-        dense = objective.model.decode_fine(latents, batch, where, sizes)[name].dense()
+    if module.model.predicts_fine:
+        dense = module.model.decode_fine(latents, batch, where, sizes)[name].dense()
     else:
-        grid = objective.model.decode(latents, batch, sizes.processing)[name]
-        dense = objective.model.decoder_upsampler(grid, sizes.factor, where[name]).dense()
-    return objective.decoded_head(dense)
+        grid = module.model.decode(latents, batch, sizes.processing)[name]
+        dense = module.model.decoder_upsampler(grid, sizes.factor, where[name]).dense()
+    head = module.objective.terms["decoded"].head
+    assert isinstance(head, torch.nn.Linear)
+    return head(dense)
 
 
-def plain(objective: Objective, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
+def plain(module: TrainingModule, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
     """The loss of each sample that has one: means by hand, the whole matrix, torch's cross-entropy."""
     cells, sets = batch.decoded.each[name], len(MODALITIES[name].band_sets)
     take = batch.valid_patches(name, cells, sizes.output)
     patches = repatchify(patchify(batch.pixels[name], sizes.processing), sizes.output).flatten(1, 3)
-    targets = objective.targets(name, cells.over(sets).gather(patches), cells.index % sets, sizes.output)
+    targets = module.objective.targets(name, cells.over(sets).gather(patches), cells.index % sets, sizes.output)
     losses = []
-    for p, t, chosen in zip(dense_of(objective, batch, sizes, name), targets, take, strict=True):
+    for p, t, chosen in zip(dense_of(module, batch, sizes, name), targets, take, strict=True):
         some = chosen.any(1)
         if not some.any():
             continue
@@ -60,29 +61,29 @@ def test_means_are_compared_with_means(processing: int, output: int, decoder: st
         "loss.visible.weight=0",
         "loss.instance.weight=0",
     )
-    objective = Objective(config, modalities)
+    module = TrainingModule(config, modalities)
     if decoder == "processing":
-        for parameter in objective.model.decoder_upsampler.parameters():
+        for parameter in module.model.decoder_upsampler.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
     sizes, batch = PatchSizes(processing, output), make_batch(processing, modalities, missing=0.1)
-    expected = plain(objective, batch, sizes, "optical")
-    torch.testing.assert_close(objective(batch, sizes)["decoded"], expected, rtol=1e-4, atol=1e-5)
+    expected = plain(module, batch, sizes, "optical")
+    torch.testing.assert_close(module(batch, sizes)["decoded"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_drawn_cells_estimate_the_same() -> None:
     torch.manual_seed(0)
-    objectives = [
-        Objective(
+    modules = [
+        TrainingModule(
             small("patch=hybrid", "loss.patch_size=processing", f"loss.max_queries={most}", "loss.visible.weight=0"),
             MODALITIES,
         )
         for most in ("null", "3")
     ]
-    objectives[1].load_state_dict(objectives[0].state_dict())
+    modules[1].load_state_dict(modules[0].state_dict())
     batch, sizes = make_batch(8), PatchSizes(8, 1)
-    expected = objectives[0](batch, sizes)["decoded"]
+    expected = modules[0](batch, sizes)["decoded"]
     found = [
-        objectives[1](remade(batch, query_sampling=query_sampling_for(64, seed, 3)), sizes)["decoded"].detach()
+        modules[1](remade(batch, query_sampling=query_sampling_for(64, seed, 3)), sizes)["decoded"].detach()
         for seed in range(200)
     ]
     assert torch.stack(found).mean().item() == pytest.approx(expected.item(), rel=0.02)
@@ -116,15 +117,13 @@ def test_dense_tokens_answer_as_factored_ones_do() -> None:
 
 def test_equal_means_of_a_map_are_no_negatives() -> None:
     """A map of one class: nothing to tell apart, and so no loss."""
-    objective = Objective(small("patch=hybrid", "loss.patch_size=processing", "loss.visible.weight=0"), MODALITIES)
+    module = TrainingModule(small("patch=hybrid", "loss.patch_size=processing", "loss.visible.weight=0"), MODALITIES)
     batch, sizes = make_batch(8), PatchSizes(8, 1)
     one_class = torch.zeros_like(batch.pixels["cover"])
     one_class[..., 1] = 1
     batch = remade(batch, pixels={**batch.pixels, "cover": one_class})
-    patches = {name: patchify(x, 8) for name, x in batch.pixels.items()}
-    cells = {name: objective._cells(name, batch, patches, sizes, Mask.DECODE) for name in MODALITIES}
-    latents, _ = objective.model.encode(patches, batch)
-    fine = objective._predict(batch, sizes, latents, cells)["cover"]
-    loss, some = objective._discriminate(fine, objective.decoded_head, objective.loss.decoded, cells["cover"], sizes)
-    assert some.all()
+    (term,) = (term for term in module.objective.active_terms() if term.name == "decoded")
+    parts = module.objective.decoder_parts(module.forward_pass(batch, sizes), [term])["decoded"]
+    loss, is_any = dict(zip(MODALITIES, parts, strict=True))["cover"]
+    assert is_any.all()
     torch.testing.assert_close(loss, torch.zeros_like(loss), rtol=0, atol=1e-5)

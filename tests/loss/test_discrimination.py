@@ -41,7 +41,7 @@ class Case:
     queries: Queries
 
     def fine(self, positions: Positions | None = None) -> FineTokens:
-        return self.upsampler(self.grid, self.factor, positions or self.queries.positions)
+        return self.upsampler(self.grid, self.factor, positions or self.queries)
 
 
 def case(
@@ -81,7 +81,7 @@ def plain_losses(c: Case, temperature: float, merge_equal: bool) -> list[Tensor]
 
 
 def all_positions(c: Case) -> Positions:
-    return Positions(c.queries.positions.cells, torch.arange(c.factor**2))
+    return Positions(c.queries.cells, torch.arange(c.factor**2))
 
 
 def mean(losses: list[Tensor]) -> Tensor:
@@ -116,7 +116,7 @@ def test_gradcheck_of_the_reference_path(name: str, most: int | None) -> None:
     c = case(name, 8, 4, make_batch(8, samples=2, timesteps=1), width=12)
     c.take[2:4] = True
     if most is not None:
-        cells = c.queries.positions.cells
+        cells = c.queries.cells
         c.queries = draw_queries(cells, 2, most, 2, query_sampling_for(4, most=most))
 
     def loss(coarse: Tensor) -> Tensor:
@@ -154,13 +154,13 @@ def test_nothing_to_decode_anywhere_is_an_exact_finite_zero() -> None:
 def test_drawn_queries_estimate_the_same_loss(name: str, factor: int, most: int) -> None:
     """Over many draws the mean comes as near as its own spread allows, and the work is bounded."""
     c = case(name, factor, 1, make_batch(factor, missing=0.3))
-    cells = c.queries.positions.cells
+    cells = c.queries.cells
     usual = round(0.5 * cells.length)
     expected = mean(plain_losses(c, 0.1, name == "cover")).detach()
     estimates = []
     for seed in range(150):
         c.queries = draw_queries(cells, factor, most, usual, query_sampling_for(factor**2, seed, most))
-        drawn = c.queries.positions
+        drawn = c.queries
         assert drawn.cells.index.shape[1] * len(drawn.subpixels) <= most
         estimates.append(our_loss(c, 0.1)[0].detach())
     values = torch.stack(estimates)
@@ -170,13 +170,13 @@ def test_drawn_queries_estimate_the_same_loss(name: str, factor: int, most: int)
 
 def test_the_gradient_of_drawn_queries_is_unbiased_too() -> None:
     c = case("optical", 8, 1)
-    cells = c.queries.positions.cells
+    cells = c.queries.cells
     (expected,) = torch.autograd.grad(mean(plain_losses(c, 0.1, False)).sum(), c.coarse)
     total = torch.zeros_like(expected)
     for first in range(0, 64, 4):  # every place once
         draw = dataclasses.replace(query_sampling_for(64), subpixels=torch.arange(64).roll(-first))
         c.queries = draw_queries(cells, 8, 32, 8, draw)
-        assert c.queries.positions.subpixels.tolist() == list(range(first, first + 4))
+        assert c.queries.subpixels.tolist() == list(range(first, first + 4))
         total += torch.autograd.grad(our_loss(c, 0.1)[0].sum(), c.coarse)[0] / 16
     torch.testing.assert_close(total, expected, rtol=1e-8, atol=1e-10)
 
@@ -189,7 +189,7 @@ def test_drawn_cells_stand_for_all_cells() -> None:
     cells, total = pack(mask), torch.zeros(4, 40)
     for u in (torch.arange(460) + 0.5) / 460:
         queries = draw_queries(cells, 1, 10, 40, QuerySampling(torch.zeros(1).long(), u.expand(10)))
-        drawn = queries.positions.cells
+        drawn = queries.cells
         weight = queries.weight[:, None] * drawn.valid()
         total.scatter_add_(1, drawn.index, weight / 460)
     torch.testing.assert_close(total, mask.float(), rtol=0.02, atol=1e-6)
@@ -245,8 +245,8 @@ def test_instance_contrast_is_symmetric_cross_entropy() -> None:
 def test_reconstruction_is_the_mean_squared_error_of_hidden_pixels(output: int) -> None:
     c = case("optical", 4, output)
     weight, bias = torch.randn(24, 4 * output**2, dtype=DOUBLE), torch.randn(4 * output**2, dtype=DOUBLE)
-    own = RandomTargets(MODALITIES, 24, [output], seed=0, centre=True).own("optical", output)
-    counted = own[c.queries.positions.cells.index % 2][..., : 4 * output**2]
+    own = RandomTargets(MODALITIES, 24, [output], seed=0, centre=True).columns("optical", output)
+    counted = own[c.queries.cells.index % 2][..., : 4 * output**2]
     loss, some = reconstruction(c.fine().transform(weight, bias), c.pixels, counted, c.take, c.queries)
     assert some.tolist() == [True, True, False, False, True, True]
     for i in (0, 1, 4, 5):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hybrid_patch.loss.heads import ProjectAndAggregate
+from hybrid_patch.loss.instance import ProjectAndAggregate
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
 
 

@@ -10,10 +10,9 @@ from torch import Tensor
 from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.patchify import patchify
-from hybrid_patch.loss.cells import cells_of
-from hybrid_patch.loss.heads import ProjectAndAggregate
-from hybrid_patch.loss.instance import token_sum
-from hybrid_patch.loss.objective import Objective
+from hybrid_patch.loss.instance import ProjectAndAggregate, token_sum
+from hybrid_patch.loss.queries import cells_of
+from hybrid_patch.train.step import TrainingModule
 
 FACTOR, FEW, CELLS = 8, 16, 8
 
@@ -52,11 +51,11 @@ MOST = {
 def test_the_mean_of_all_draws_is_the_sum_over_all_positions(upsampler: str, case: str) -> None:
     torch.manual_seed(0)
     batch, means = batch_of_uneven_samples(), case.startswith("means")
-    objective = Objective(small("patch=hybrid", f"upsampler={upsampler}"), MODALITIES)
-    for parameter in objective.model.encoder_upsampler.parameters():
+    module = TrainingModule(small("patch=hybrid", f"upsampler={upsampler}"), MODALITIES)
+    for parameter in module.model.encoder_upsampler.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     patches = {name: patchify(pixels, 8) for name, pixels in batch.pixels.items()}
-    grid = objective.model.encode(patches, batch)[1]["optical"]
+    grid = module.model.encode(patches, batch)[1]["optical"]
     aggregate = ProjectAndAggregate(grid.tokens.shape[-1], 2, before_pooling=False)
     packing = batch.encoded.each["optical"]
 
@@ -64,9 +63,9 @@ def test_the_mean_of_all_draws_is_the_sum_over_all_positions(upsampler: str, cas
         drawn_from = dataclasses.replace(batch, query_sampling=sampling)
         some = cells_of("optical", drawn_from, patches["optical"], 1, packing, most, CELLS, means)
         assert some.queries.drawn == (most is not None)
-        fine = objective.model.encoder_upsampler(grid, FACTOR, some.positions, batch.guide("optical"))
+        fine = module.model.encoder_upsampler(grid, FACTOR, some.positions, batch.guide("optical"))
         total, count = token_sum(aggregate, fine, some)
-        assert torch.equal(count, some.measured.flatten(1).sum(1))
+        assert torch.equal(count, some.valid_mask.flatten(1).sum(1))
         assert len(count.unique()) > 1
         return total
 

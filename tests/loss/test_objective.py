@@ -13,19 +13,18 @@ from torch.nn.parallel import DistributedDataParallel
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.masking import Mask
-from hybrid_patch.data.patchify import patchify
-from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.interpolation import repeat_cells
-from hybrid_patch.model.tokens import FineTokens, TokenGrid
+from hybrid_patch.model.tokens import FineTokens
+from hybrid_patch.train.step import TrainingModule
 
 ALL_TERMS = ("loss.reconstruct.weight=0.5", "upsampler=learned")
 SIZES = [(8, 1), (8, 2), (8, 8), (4, 1), (1, 1)]
 
 
-def objective_for(processing: int, output: int, *overrides: str) -> Objective:
+def module_for(processing: int, output: int, *overrides: str) -> TrainingModule:
     torch.manual_seed(0)
     sizes = (f"patch.processing_patch_size={processing}", f"patch.output_patch_size={output}")
-    return Objective(small(*sizes, *overrides), MODALITIES)
+    return TrainingModule(small(*sizes, *overrides), MODALITIES)
 
 
 LEARNING = [
@@ -45,20 +44,20 @@ LEARNING = [
 def test_every_trainable_parameter_learns_and_no_frozen_one(
     processing: int, output: int, missing: float, options: tuple[str, ...]
 ) -> None:
-    objective = objective_for(processing, output, *ALL_TERMS, *options)
-    optimizer = torch.optim.AdamW(p for p in objective.parameters() if p.requires_grad)
-    frozen = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+    module = module_for(processing, output, *ALL_TERMS, *options)
+    optimizer = torch.optim.AdamW(p for p in module.parameters() if p.requires_grad)
+    frozen = {name: buffer.clone() for name, buffer in module.named_buffers()}
     for seed in range(2):  # the zero exits of the learned upsampler let gradients through after one step
         optimizer.zero_grad()
         batch = make_batch(processing, missing=missing, seed=seed)
         batch = remade(batch, query_sampling=query_sampling_for((processing // output) ** 2, seed, most=5))
-        terms = objective(batch, PatchSizes(processing, output))
+        terms = module(batch, PatchSizes(processing, output))
         terms["loss"].backward()
         optimizer.step()
     assert set(terms) == {"loss", "decoded", "visible", "instance", "reconstruct"}
-    without = [n for n, p in objective.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    without = [n for n, p in module.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert without == []
-    for name, buffer in objective.named_buffers():
+    for name, buffer in module.named_buffers():
         assert torch.equal(buffer, frozen[name])
 
 
@@ -66,32 +65,32 @@ def test_a_term_of_weight_zero_is_not_computed() -> None:
     batch = make_batch(8)
     for name in ("decoded", "visible", "instance"):
         others = {"decoded", "visible", "instance"} - {name}
-        objective = objective_for(8, 1, *(f"loss.{other}.weight=0" for other in others), "upsampler=learned")
-        terms = objective(batch, PatchSizes(8, 1))
+        module = module_for(8, 1, *(f"loss.{other}.weight=0" for other in others), "upsampler=learned")
+        terms = module(batch, PatchSizes(8, 1))
         assert set(terms) == {"loss", name}
         terms["loss"].backward()
-        assert all(p.grad is not None for p in objective.parameters() if p.requires_grad)
-        decoder_learns = any(p.requires_grad for p in objective.model.decoder.parameters())
+        assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
+        decoder_learns = any(p.requires_grad for p in module.model.decoder.parameters())
         assert decoder_learns == (name == "decoded")
 
 
 def test_the_weighted_terms_add_up() -> None:
-    terms = objective_for(8, 1, *ALL_TERMS)(make_batch(8), PatchSizes(8, 1))
+    terms = module_for(8, 1, *ALL_TERMS)(make_batch(8), PatchSizes(8, 1))
     total = terms["decoded"] + terms["visible"] + 0.1 * terms["instance"] + 0.5 * terms["reconstruct"]
     torch.testing.assert_close(terms["loss"], total)
 
 
 @pytest.mark.parametrize(("processing", "output"), [(8, 1), (8, 8)])
 def test_missing_pixels_take_no_part(processing: int, output: int) -> None:
-    objective, batch = objective_for(processing, output, *ALL_TERMS), make_batch(processing, missing=0.3)
+    module, batch = module_for(processing, output, *ALL_TERMS), make_batch(processing, missing=0.3)
     sizes = PatchSizes(processing, output)
-    expected = objective(batch, sizes)
+    expected = module(batch, sizes)
     missing = {
         name: repeat_cells((mask[:: batch.views] == Mask.MISSING).all(-1), processing)
         for name, mask in batch.masks.items()
     }
     noisy = {name: torch.where(missing[name][..., None], 99.0, x) for name, x in batch.pixels.items()}
-    changed = objective(remade(batch, pixels=noisy), sizes)
+    changed = module(remade(batch, pixels=noisy), sizes)
     for name, term in expected.items():
         assert torch.equal(term, changed[name])
 
@@ -105,14 +104,14 @@ def test_missing_pixels_of_a_hidden_patch_are_neither_keys_nor_queries(
     processing: int, output: int, options: tuple[str, ...]
 ) -> None:
     """What lies at invalid pixels where no view's encoder looks changes no bit of any term."""
-    objective, batch = objective_for(processing, output, *ALL_TERMS, *options), make_batch(processing, missing=0.15)
-    expected, pixels, changed = objective(batch, PatchSizes(processing, output)), {}, 0
+    module, batch = module_for(processing, output, *ALL_TERMS, *options), make_batch(processing, missing=0.15)
+    expected, pixels, changed = module(batch, PatchSizes(processing, output)), {}, 0
     for name, x in batch.pixels.items():
         seen = (batch.masks[name] == Mask.ENCODE).any(-1).unflatten(0, (-1, batch.views)).any(1)
         noisy = ~batch.valid[name] & ~repeat_cells(seen, processing)
         pixels[name], changed = torch.where(noisy[..., None], 99.0, x), changed + int(noisy.sum())
     assert changed > 50
-    found = objective(remade(batch, pixels=pixels), PatchSizes(processing, output))
+    found = module(remade(batch, pixels=pixels), PatchSizes(processing, output))
     for name, term in expected.items():
         assert torch.equal(term, found[name])
 
@@ -138,41 +137,36 @@ def test_an_output_patch_is_measured_if_all_of_its_pixels_are(processing: int, o
 
 
 def test_nothing_to_decode_is_an_exact_zero_with_gradients() -> None:
-    objective, batch = objective_for(8, 1, *ALL_TERMS), make_batch(8)
+    module, batch = module_for(8, 1, *ALL_TERMS), make_batch(8)
     masks = {name: torch.where(m == Mask.DECODE, Mask.TARGET_ONLY, m) for name, m in batch.masks.items()}
-    terms = objective(remade(batch, masks=masks), PatchSizes(8, 1))
+    terms = module(remade(batch, masks=masks), PatchSizes(8, 1))
     assert terms["decoded"] == 0
     assert terms["reconstruct"] == 0
     terms["loss"].backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in objective.parameters() if p.requires_grad)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in module.parameters() if p.requires_grad)
 
 
 def test_an_autocast_around_it_changes_nothing() -> None:
-    objective, batch, sizes = objective_for(8, 1, *ALL_TERMS), make_batch(8), PatchSizes(8, 1)
-    expected = objective(batch, sizes)
+    module, batch, sizes = module_for(8, 1, *ALL_TERMS), make_batch(8), PatchSizes(8, 1)
+    expected = module(batch, sizes)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = objective(batch, sizes)
+        terms = module(batch, sizes)
     for name, term in terms.items():
         assert term.dtype == torch.float32
         assert torch.equal(term, expected[name])
 
 
-def test_losses_are_in_float32_where_blocks_are_in_bfloat16() -> None:
-    objective, batch, sizes = (
-        objective_for(8, 1, *ALL_TERMS, "runtime.precision=bf16-mixed"),
-        make_batch(8),
-        PatchSizes(8, 1),
-    )
-    patches = {name: patchify(pixels, 8) for name, pixels in batch.pixels.items()}
-    cells = objective._cells("optical", batch, patches, sizes, Mask.DECODE)
-    grid = TokenGrid(torch.randn(*batch.masks["optical"].shape, 48), batch.masks["optical"] == Mask.DECODE)
-    fine = objective._upsample(objective.model.decoder_upsampler, grid, sizes, cells.queries.positions)
+def test_losses_are_in_float32_where_blocks_are_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = module_for(8, 1, *ALL_TERMS, "runtime.precision=bf16-mixed")
+    passed, objective = module.forward_pass(make_batch(8), PatchSizes(8, 1)), module.objective
+    terms = [term for term in objective.active_terms() if term.source == "decoder"]
+    fine = passed.decoder_tokens({name: objective.cells(name, passed, Mask.DECODE).positions for name in MODALITIES})
+    monkeypatch.setattr(passed, "decoder_tokens", lambda _: fine)
     results = []
     for mixed in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
-            decoded, _ = objective._discriminate(fine, objective.decoded_head, objective.loss.decoded, cells, sizes)
-            reconstructed, _ = objective._reconstruct(fine, cells, sizes)
-        results.append(torch.cat([decoded, reconstructed]))
+            parts = objective.decoder_parts(passed, terms)
+        results.append(torch.cat([loss for term in terms for loss, _ in parts[term.name]]))
     assert results[0].dtype == torch.float32
     assert torch.equal(*results)
 
@@ -180,12 +174,12 @@ def test_losses_are_in_float32_where_blocks_are_in_bfloat16() -> None:
 @pytest.mark.parametrize("upsampler", ["bilinear", "learned"])
 @pytest.mark.parametrize(("processing", "output"), [(8, 1), (8, 8), (2, 1)])
 def test_the_loss_falls_on_one_batch(processing: int, output: int, upsampler: str) -> None:
-    objective, batch = objective_for(processing, output, f"upsampler={upsampler}"), make_batch(processing)
-    optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=3e-3)
+    module, batch = module_for(processing, output, f"upsampler={upsampler}"), make_batch(processing)
+    optimizer = torch.optim.AdamW((p for p in module.parameters() if p.requires_grad), lr=3e-3)
     losses = []
     for _ in range(60):
         optimizer.zero_grad()
-        terms = objective(batch, PatchSizes(processing, output))
+        terms = module(batch, PatchSizes(processing, output))
         terms["loss"].backward()
         optimizer.step()
         losses.append(terms["loss"].item())
@@ -206,14 +200,14 @@ def _ddp_process(rank: int, world: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world)
     batch = make_batch(8, missing=0.3, samples=4)
     local = some_samples(batch, slice(rank * 4 // world, (rank + 1) * 4 // world))
-    module = DistributedDataParallel(objective_for(8, 1, *ALL_TERMS))
+    module = DistributedDataParallel(module_for(8, 1, *ALL_TERMS))
     torch.save(_gradients(module, local), Path(folder) / f"{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    expected, expected_terms = _gradients(objective_for(8, 1, *ALL_TERMS), make_batch(8, missing=0.3, samples=4))
+    expected, expected_terms = _gradients(module_for(8, 1, *ALL_TERMS), make_batch(8, missing=0.3, samples=4))
     spawn(_ddp_process, (2, str(tmp_path)), nprocs=2)
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for gradients, _ in results:
@@ -236,26 +230,24 @@ def test_training_makes_no_dense_fine_tokens(
     """
     calls = []
     monkeypatch.setattr(FineTokens, "dense", lambda fine: calls.append(fine))
-    objective = objective_for(8, 1, f"upsampler={upsampler}", f"loss.max_queries={queries}")
-    objective(make_batch(8, missing=missing), PatchSizes(8, 1))["loss"].backward()
+    module = module_for(8, 1, f"upsampler={upsampler}", f"loss.max_queries={queries}")
+    module(make_batch(8, missing=missing), PatchSizes(8, 1))["loss"].backward()
     assert calls == []
 
 
 @pytest.mark.parametrize("upsampler", ["bilinear", "learned", "subpixel"])
 @pytest.mark.parametrize(("processing", "output"), SIZES)
 def test_drawn_queries_train_every_parameter(processing: int, output: int, upsampler: str) -> None:
-    objective = objective_for(
+    module = module_for(
         processing, output, f"upsampler={upsampler}", "loss.max_queries=16", "loss.reconstruct.weight=0.5"
     )
-    optimizer = torch.optim.AdamW(p for p in objective.parameters() if p.requires_grad)
+    optimizer = torch.optim.AdamW(p for p in module.parameters() if p.requires_grad)
     for seed in range(2):
         optimizer.zero_grad()
         missing = 0.2 if output == 1 else 0.0  # larger patches would hardly be whole
         sizes, batch = PatchSizes(processing, output), make_batch(processing, missing=missing, seed=seed)
-        terms = objective(remade(batch, query_sampling=query_sampling_for(sizes.factor**2, seed)), sizes)
+        terms = module(remade(batch, query_sampling=query_sampling_for(sizes.factor**2, seed)), sizes)
         assert all(torch.isfinite(term) for term in terms.values())
         terms["loss"].backward()
         optimizer.step()
-    assert [
-        n for n, p in objective.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())
-    ] == []
+    assert [n for n, p in module.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())] == []

@@ -130,7 +130,7 @@ def test_one_class_that_covers_nearly_all_of_a_map(backend: Backend, temperature
     losses = []
     for dtype in (DOUBLE, torch.float32):
         queries = all_queries(under(mask, 8).cells, 8)
-        fine = FineTokens(TokenGrid(tokens.to(dtype), mask), 8, queries.positions)
+        fine = FineTokens(TokenGrid(tokens.to(dtype), mask), 8, queries)
         keys = targets.to(dtype).keys("m", pixels.to(dtype), torch.zeros(1, 64).long(), 1, coded=True)
         take = torch.ones(1, 64, 64).bool()
         losses.append(patch_discrimination(fine, keys, take, queries, temperature, 11, backend, None)[0])

@@ -79,6 +79,6 @@ def test_weights_have_the_variance_that_keeps_targets_level(patch_size: int) -> 
     targets = RandomTargets({"optical": OPTICAL}, 4096, [patch_size], seed=0, centre=True)
     table = targets.table("optical", patch_size)
     for s, channels in enumerate((3, 1)):
-        own = targets.own("optical", patch_size)[s, :-2]
+        own = targets.columns("optical", patch_size)[s, :-2]
         assert table[:-2][own].var().item() == pytest.approx(1 / (channels * patch_size**2), rel=0.05)
         assert table[-2 + s].std().item() == pytest.approx(0.1, rel=0.05)

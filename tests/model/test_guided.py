@@ -12,12 +12,12 @@ from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch, Guide
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.patchify import patchify
-from hybrid_patch.loss.objective import Objective
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid, images
 from hybrid_patch.model.upsampler.bilinear import Bilinear
 from hybrid_patch.model.upsampler.guided import Guided
 from hybrid_patch.model.upsampler.random_features import RandomFeatures
+from hybrid_patch.train.step import TrainingModule
 
 WIDTH = 12
 
@@ -104,14 +104,14 @@ def perturbed(batch: Batch, unseen: dict[str, Tensor]) -> Batch:
     return dataclasses.replace(batch, pixels=pixels)
 
 
-def latents(objective: Objective, batch: Batch) -> list[Tensor]:
+def latents(module: TrainingModule, batch: Batch) -> list[Tensor]:
     """Dense fine tokens of all that was seen."""
     patches = {name: patchify(pixels, 8) for name, pixels in batch.pixels.items()}
-    _, encoded = objective.model.encode(patches, batch)
+    _, encoded = module.model.encode(patches, batch)
     found = []
     for name, grid in encoded.items():
         positions = under(grid.mask, 8)
-        fine = objective.model.encoder_upsampler(grid, 8, positions, batch.guide(name)).dense()
+        fine = module.model.encoder_upsampler(grid, 8, positions, batch.guide(name)).dense()
         found.append(fine[positions.cells.valid()])
     return found
 
@@ -122,17 +122,17 @@ def test_pixels_that_the_encoder_did_not_see_change_nothing() -> None:
     first = {name: mask[::2] for name, mask in batch.masks.items()}
     batch = Batch.of(batch.pixels, batch.valid, batch.timestamps, first, ["optical", "height"], batch.query_sampling)
     torch.manual_seed(0)
-    objective = Objective(small("patch=hybrid", "upsampler=guided"), MODALITIES)
-    assert isinstance(objective.model.encoder_upsampler, Guided)
-    for parameter in objective.model.encoder_upsampler.parameters():
+    module = TrainingModule(small("patch=hybrid", "upsampler=guided"), MODALITIES)
+    assert isinstance(module.model.encoder_upsampler, Guided)
+    for parameter in module.model.encoder_upsampler.parameters():
         torch.nn.init.normal_(parameter)
     unseen = {}
     for name in ("optical", "height"):
         seen = repeat_cells(batch.masks[name] == Mask.ENCODE, 8)  # [B, H, W, T, S]
-        owner = objective.model.encoder_upsampler.get_buffer(f"owner_{name}")
+        owner = module.model.encoder_upsampler.get_buffer(f"owner_{name}")
         unseen[name] = ~seen[..., owner]
         assert unseen[name].any()
-    for a, b in zip(latents(objective, batch), latents(objective, perturbed(batch, unseen)), strict=True):
+    for a, b in zip(latents(module, batch), latents(module, perturbed(batch, unseen)), strict=True):
         assert torch.equal(a, b)
 
 
@@ -154,12 +154,12 @@ def test_dropped_pixels_are_not_looked_at() -> None:
 
 
 def test_the_decoder_is_not_guided() -> None:
-    objective = Objective(small("patch=hybrid", "upsampler=guided"), MODALITIES)
-    assert isinstance(objective.model.decoder_upsampler, Bilinear)
+    module = TrainingModule(small("patch=hybrid", "upsampler=guided"), MODALITIES)
+    assert isinstance(module.model.decoder_upsampler, Bilinear)
     batch = make_batch(8)
-    terms = objective(batch, PatchSizes(8, 1))
+    terms = module(batch, PatchSizes(8, 1))
     terms["loss"].backward()
-    assert all(p.grad is not None for p in objective.parameters() if p.requires_grad)
+    assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
     assert terms["loss"].isfinite()
 
 

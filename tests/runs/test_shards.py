@@ -119,9 +119,9 @@ def test_load_reads_a_run_in_shards(straight: Path) -> None:
     model = hybrid_patch.load(straight / "fsdp", device="cpu")
     assert isinstance(model.network, HybridModel)
     assert model.step == STEPS
-    weights = state_of(straight / "fsdp")["objective"]
+    weights = state_of(straight / "fsdp")["model"]
     for name, tensor in model.network.state_dict().items():
-        assert torch.equal(tensor, weights[f"model.{name}"])
+        assert torch.equal(tensor, weights[name])
 
 
 class Evil:

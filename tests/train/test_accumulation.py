@@ -1,5 +1,6 @@
 """A step in parts gives the gradients of a step as a whole."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,7 @@ from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.cost.predict import predict
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.packing import Packing
-from hybrid_patch.loss.objective import Objective
-from hybrid_patch.train.step import backpropagate
+from hybrid_patch.train.step import TrainingModule, TrainingStep
 
 SIZES = PatchSizes(8, 1)
 OPTIONS = [
@@ -28,12 +28,12 @@ OPTIONS = [
 Gradients = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
-def objective_for(options: tuple[str, ...]) -> Objective:
+def module_for(options: tuple[str, ...]) -> TrainingModule:
     torch.manual_seed(0)
-    objective = Objective(small("patch=hybrid", *options), MODALITIES)
-    for parameter in objective.model.encoder_upsampler.parameters():
+    module = TrainingModule(small("patch=hybrid", *options), MODALITIES)
+    for parameter in module.model.encoder_upsampler.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return objective
+    return module
 
 
 def uneven() -> Batch:
@@ -42,23 +42,42 @@ def uneven() -> Batch:
 
 
 def gradients(options: tuple[str, ...], parts: int) -> Gradients:
-    objective = objective_for(options)
-    terms = backpropagate(objective, objective.shares, uneven(), SIZES, parts)
-    return {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}, terms
+    module = module_for(options)
+    terms = TrainingStep(module, optimizer_for(module), 1.0, parts).backpropagate(uneven(), SIZES)
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}, terms
 
 
-def same(found: Gradients, expected: Gradients) -> None:
-    assert found[0].keys() == expected[0].keys()
+def optimizer_for(module: TrainingModule) -> torch.optim.Optimizer:
+    return torch.optim.SGD(module.parameters())
+
+
+def assert_same(actual: Gradients, expected: Gradients) -> None:
+    assert actual[0].keys() == expected[0].keys()
     for which in (0, 1):
         for name, value in expected[which].items():
             message = f"{name}: {{}}".format
-            torch.testing.assert_close(found[which][name], value, rtol=1e-4, atol=1e-6, msg=message)
+            torch.testing.assert_close(actual[which][name], value, rtol=1e-4, atol=1e-6, msg=message)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("parts", [2, 4])
 def test_gradients_and_terms_are_those_of_the_whole(options: tuple[str, ...], parts: int) -> None:
-    same(gradients(options, parts), gradients(options, 1))
+    assert_same(gradients(options, parts), gradients(options, 1))
+
+
+class DistributedStep(TrainingStep):
+    """The step by torch's own DDP."""
+
+    def __init__(self, module: TrainingModule) -> None:
+        super().__init__(module, optimizer_for(module), 1.0, 2)
+        self.wrapped = DistributedDataParallel(module)
+
+    def forward(self, *inputs: object) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = self.wrapped(*inputs)
+        return terms
+
+    def gradients_unsynced(self, enabled: bool) -> AbstractContextManager[object]:
+        return self.wrapped.no_sync() if enabled else nullcontext()
 
 
 def _process(rank: int, world: int, folder: str) -> None:
@@ -66,15 +85,10 @@ def _process(rank: int, world: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world)
     batch = uneven()
     local = remade(some_samples(batch, slice(rank * 2, rank * 2 + 2)), query_sampling=batch.query_sampling)
-    objective = objective_for(OPTIONS[1])
-    module = DistributedDataParallel(objective)
-
-    def held(hold: bool) -> object:
-        return module.no_sync() if hold else torch.enable_grad()
-
-    terms = backpropagate(module, objective.shares, local, SIZES, 2, held=held)  # type: ignore[arg-type]
-    found = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
-    torch.save((found, terms), Path(folder) / f"{rank}.pt")
+    module = module_for(OPTIONS[1])
+    terms = DistributedStep(module).backpropagate(local, SIZES)
+    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    torch.save((gradients, terms), Path(folder) / f"{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -82,12 +96,12 @@ def _process(rank: int, world: int, folder: str) -> None:
 def test_two_processes_in_two_parts_each(tmp_path: Path) -> None:
     spawn(_process, (2, str(tmp_path)), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    same(
+    assert_same(
         (first[0], {name: (value + second[1][name]) / 2 for name, value in first[1].items()}), gradients(OPTIONS[1], 1)
     )
 
 
-def kept(cells: Packing) -> list[list[int]]:
+def indices(cells: Packing) -> list[list[int]]:
     return [row[valid].tolist() for row, valid in zip(cells.index, cells.valid(), strict=True)]
 
 
@@ -98,7 +112,7 @@ def test_batches_are_split_with_all_that_is_of_a_sample() -> None:
         expected = some_samples(batch, slice(2 * number, 2 * number + 2))
         assert torch.equal(part.timestamps, expected.timestamps)
         for name, cells in part.decoded.each.items():
-            assert kept(cells) == kept(expected.decoded.each[name])
+            assert indices(cells) == indices(expected.decoded.each[name])
             assert torch.equal(part.pixels[name], expected.pixels[name])
     with pytest.raises(ValueError, match="cannot be split into 3 parts"):
         batch.split(3)

@@ -40,7 +40,9 @@ def test_a_loss_that_is_not_finite_in_one_process_changes_no_shard(tmp_path: Pat
     train_together(tmp_path, Ranked(str(tmp_path / "run"), 2, ("runtime=fsdp", *every), spoilt=2))
     first, second, third = (state_of(tmp_path / "run", step) for step in (1, 2, 3))
     assert [state["counters"]["bad_steps"] for state in (first, second, third)] == [0, 1, 1]
-    for name, tensor in first["objective"].items():
-        assert torch.equal(second["objective"][name], tensor)
-    assert not torch.equal(third["objective"]["visible_head.weight"], first["objective"]["visible_head.weight"])
+    for part in ("model", "objective"):
+        for name, tensor in first[part].items():
+            assert torch.equal(second[part][name], tensor)
+    head = "terms.visible.head.weight"
+    assert not torch.equal(third["objective"][head], first["objective"][head])
     assert [row["loss"] is None for row in RunDirectory(tmp_path / "run").metrics()] == [False, True, False]

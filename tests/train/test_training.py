@@ -21,12 +21,12 @@ from rasterio.errors import NotGeoreferencedWarning
 from hybrid_patch.config.compose import compose
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.source import open_source
-from hybrid_patch.loss.objective import Objective
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.stop_signal import StopRequest
 from hybrid_patch.train.attempt import prepare
 from hybrid_patch.train.metric_logger import FailSafeLogger, MetricLogger
-from hybrid_patch.train.optimizer import learning_rate, optimizer_of
+from hybrid_patch.train.optimizer import build_optimizer, learning_rate
+from hybrid_patch.train.step import TrainingModule
 from hybrid_patch.train.trainer import Trainer
 
 
@@ -40,7 +40,7 @@ def trainer_for(config: Config) -> Trainer:
     source = open_source(config.data)
     torch.manual_seed(config.seed)
     fabric = Fabric(accelerator="cpu", devices=1)
-    return Trainer(config, fabric, run, source, Objective(config, source.modalities))
+    return Trainer(config, fabric, run, source, TrainingModule(config, source.modalities))
 
 
 def trainer_for_again(trainer: Trainer) -> Trainer:
@@ -57,7 +57,7 @@ def spoil(trainer: Trainer, steps: set[int]) -> list[dict[str, torch.Tensor]]:
         weights.append({name: p.detach().clone() for name, p in module.named_parameters()})
         return {**terms, "loss": terms["loss"] * torch.nan} if len(weights) - 1 in steps else terms
 
-    trainer.objective.register_forward_hook(hook)
+    trainer.module.register_forward_hook(hook)
     return weights
 
 
@@ -81,7 +81,7 @@ def test_a_few_such_steps_in_a_row_stop_the_run_with_its_state_saved(tmp_path: P
     assert "no finite loss in 3 steps in a row" in reason
     assert [path.name for path in trainer.run.checkpoints.iterdir()] == ["step_000000007.pt"]
     saved = torch.load(trainer.run.checkpoints / "step_000000007.pt", weights_only=True)
-    assert all(torch.isfinite(p).all() for p in saved["objective"].values())
+    assert all(torch.isfinite(p).all() for part in ("model", "objective") for p in saved[part].values())
 
 
 def test_only_so_many_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_evaluation_changes_no_weight(tmp_path: Path) -> None:
     ):
         trainer = trainer_for(config_for(tmp_path / name, *evaluation))
         trainer.fit(StopRequest())
-        states.append(trainer.objective.state_dict())
+        states.append(trainer.module.state_dict())
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
@@ -149,7 +149,7 @@ def test_a_stop_before_the_first_step_saves_too(tmp_path: Path) -> None:
 def test_bad_steps_in_a_row_are_remembered_over_a_stop(tmp_path: Path) -> None:
     trainer = trainer_for(config_for(tmp_path, "trainer.max_bad_steps=3", "trainer.checkpoint_every=1"))
     weights, stop = spoil(trainer, {3, 4}), StopRequest()
-    trainer.objective.register_forward_hook(lambda *_: stop.note(15, None) if len(weights) == 5 else None)
+    trainer.module.register_forward_hook(lambda *_: stop.note(15, None) if len(weights) == 5 else None)
     assert trainer.fit(stop)[0] == 75
     again = trainer_for_again(trainer)
     assert again.counters["bad_in_a_row"] == 2
@@ -207,10 +207,10 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine(tmp_path: Path) -> Non
 
 def test_only_the_weights_of_linear_maps_decay(tmp_path: Path) -> None:
     config = config_for(tmp_path)
-    objective = Objective(config, open_source(config.data).modalities)
-    decaying, level = optimizer_of(objective, config.optimizer).param_groups
+    module = TrainingModule(config, open_source(config.data).modalities)
+    decaying, level = build_optimizer(module, config.optimizer).param_groups
     assert decaying["weight_decay"] == config.optimizer.weight_decay > 0 == level["weight_decay"]
-    names = {id(p): name for name, p in objective.named_parameters()}
+    names = {id(p): name for name, p in module.named_parameters()}
     decays = {names[id(p)].rsplit(".", 1)[-1] for p in decaying["params"] if "kernels" not in names[id(p)]}
     assert decays == {"weight"}
     assert {"model.encoder.embed.srtm.bias", "model.decoder.query"} <= {names[id(p)] for p in level["params"]}
