@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hybrid_patch.config.compose import Sources, sweep_members
 from hybrid_patch.config.frozen import as_yaml
-from hybrid_patch.config.recipe import identity
+from hybrid_patch.config.recipe import Identity, identity
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sweep import Fingerprints, each_config
 from hybrid_patch.errors import InputError
@@ -34,7 +34,7 @@ class ValidMember(NamedTuple):
 
     member: SweepMember
     config: Config
-    identity: dict[str, Any]
+    identity: Identity
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pydantic import TypeAdapter
 
@@ -44,8 +44,16 @@ def run_id(config: Config, fingerprint: Fingerprint = data_fingerprint) -> str:
     return identity(config, fingerprint)["run_id"]
 
 
-def identity(config: Config, fingerprint: Fingerprint = data_fingerprint) -> dict[str, Any]:
-    """What a run is: `run_id`, `recipe_hash` and `recipe`."""
+class Identity(TypedDict):
+    """What a run is. It is made once per start and passed on: its fingerprint may read the whole data folder."""
+
+    run_id: str
+    recipe_hash: str
+    recipe: dict[str, Any]
+
+
+def identity(config: Config, fingerprint: Fingerprint = data_fingerprint) -> Identity:
+    """The identity of a config's run."""
     plain = recipe(config, fingerprint)
     digest = _digest(plain)
     return {"run_id": _name(config, digest), "recipe_hash": digest, "recipe": plain}
@@ -58,11 +66,11 @@ def _name(config: Config, digest: str) -> str:
     return f"{patch}_{config.upsampler.name}_{model}_{config.data.name}_s{config.seed}_{digest[:10]}"
 
 
-def run_directory(config: Config, fingerprint: Fingerprint = data_fingerprint) -> Path:
+def run_directory(config: Config, run_id: str) -> Path:
     """Where the run lives: `run_dir` if it is given, else `runs/<sweep_name>/<run id>`."""
     if config.run_dir is not None:
         return Path(config.run_dir)
-    return Path("runs") / config.sweep_name / run_id(config, fingerprint)
+    return Path("runs") / config.sweep_name / run_id
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -7,8 +7,9 @@ from importlib import import_module
 import torch
 from lightning_fabric import Fabric
 
+from hybrid_patch.config import recipe
 from hybrid_patch.config.frozen import as_yaml
-from hybrid_patch.config.recipe import difference, identity, recipe, run_directory
+from hybrid_patch.config.recipe import Identity
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.source import open_source
 from hybrid_patch.errors import DONE, FAILED, LOST, STOPPED, InputError
@@ -21,7 +22,7 @@ from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.stop_signal import StopRequest, stop_requests
 from hybrid_patch.train.distributed import open_fabric, together
 from hybrid_patch.train.step import TrainingModule
-from hybrid_patch.train.trainer import Trainer
+from hybrid_patch.train.trainer import Trainer, missing_evaluation
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +34,13 @@ def train(config: Config) -> int:
 
     Raises InputError for bad input that shows only now: a broken sample, a directory that holds another run.
     """
-    run = RunDirectory(run_directory(config))
-    refuse_another_run(run, config)
+    identity = recipe.identity(config)
+    run = RunDirectory(recipe.run_directory(config, identity["run_id"]))
+    refuse_another_run(run, identity)
     with stop_requests() as stop:
         fabric = open_fabric(config)
         first = fabric.is_global_zero
-        together(fabric, lambda: prepare(run, config))
+        together(fabric, lambda: prepare(run, config, identity))
         start_logging(run.log if first else None, quiet=not first)
         try:
             with run.heartbeats() if first else nullcontext():
@@ -60,7 +62,7 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
     if run.status().get("state") == "done":
         log.info("%s is done already", run.path)
         return DONE
-    if config.evaluation.tiles != 0:
+    if config.evaluation.tiles != 0 and not missing_evaluation():
         # A fault in its libraries must show before the training; without it a run is spared a quarter of its start.
         import_module("hybrid_patch.evaluate.evaluation")
     try:
@@ -95,16 +97,16 @@ def record_failure(run: RunDirectory, error: BaseException) -> None:
         log.error("status.json could not be written: %s", disk_error)
 
 
-def refuse_another_run(run: RunDirectory, config: Config) -> None:
+def refuse_another_run(run: RunDirectory, identity: Identity) -> None:
     """Raises InputError if the directory holds a run of another recipe, or files that belong to no run."""
-    changed = difference(run.recipe(), recipe(config)) if run.exists() else []
+    changed = recipe.difference(run.recipe(), identity["recipe"]) if run.exists() else []
     if changed:
         raise InputError(f"run_dir={run.path}: holds another run ({'; '.join(changed)}); choose another directory")
     if not run.exists() and (files := run.foreign_files()):
         raise InputError(f"run_dir={run.path}: holds other files ({', '.join(files)}); choose a new or empty directory")
 
 
-def prepare(run: RunDirectory, config: Config) -> None:
+def prepare(run: RunDirectory, config: Config, identity: Identity) -> None:
     """Lock the directory and write what the run is, unless it has begun already.
 
     Raises InputError if another process is at work on it.
@@ -112,4 +114,4 @@ def prepare(run: RunDirectory, config: Config) -> None:
     run.lock()
     remove_parts(run.path)
     if not run.exists():
-        run.begin(as_yaml(config), {**identity(config), **provenance()})
+        run.begin(as_yaml(config), {**identity, **provenance()})

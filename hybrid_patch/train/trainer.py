@@ -12,14 +12,13 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from hybrid_patch.config.curriculum import PatchSizes, sizes_after, sizes_at
-from hybrid_patch.config.recipe import run_id
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loader import TrainingSteps, batches
 from hybrid_patch.data.prefetch import on_device
 from hybrid_patch.data.source import BrokenSampleError, Source
 from hybrid_patch.embed.trained_model import TrainedModel
-from hybrid_patch.errors import DONE, FAILED, STOPPED
+from hybrid_patch.errors import DONE, FAILED, STOPPED, InputError, require_extra
 from hybrid_patch.model.hybrid import HybridModel
 from hybrid_patch.runs.atomic_files import write_json
 from hybrid_patch.runs.directory import RunDirectory
@@ -59,7 +58,7 @@ class Trainer:
         self.logger = MetricLogger()
         if fabric.is_global_zero:
             run.set_status("running", attempt=run.status().get("attempt", 0) + 1, step=self.step, steps=self.steps)
-            self.logger = open_logger(config.logger, run_id(config), run.path, dataclasses.asdict(config))
+            self.logger = open_logger(config.logger, run.identity()["run_id"], run.path, dataclasses.asdict(config))
 
     def fit(self, stop: StopRequest) -> tuple[int, str]:
         """Train to the last step, or until asked to stop. Returns the exit code, and why if it is not 0."""
@@ -170,8 +169,13 @@ class Trainer:
         An error here must not cost the training: it is logged, and there are no scores.
         """
         scores: dict[str, float] = {}
-        wanted = self.config.evaluation.tiles != 0
-        network = checkpointing.full_model(self.fabric, self.config, self.module) if wanted else None
+        if self.config.evaluation.tiles == 0:
+            return scores
+        if missing := missing_evaluation():
+            if self.step == self.steps and self.fabric.is_global_zero:
+                log.warning("no evaluation: %s", missing)
+            return scores
+        network = checkpointing.full_model(self.fabric, self.config, self.module)
         if network is not None:
             log.info("evaluating after step %d", self.step)
             try:
@@ -227,3 +231,12 @@ class Trainer:
             rows = self.run.truncate_metrics(self.step)
             if rows < self.step:
                 log.warning("metrics.jsonl has only %d of the first %d steps", rows, self.step)
+
+
+def missing_evaluation() -> str:
+    """The line that names the extra without which runs are not evaluated; empty if it is installed."""
+    try:
+        require_extra("eval", "sklearn", "scipy", "matplotlib")
+    except InputError as error:
+        return str(error)
+    return ""

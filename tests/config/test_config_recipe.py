@@ -169,8 +169,8 @@ def test_a_run_id_is_readable_and_safe_as_a_folder_name() -> None:
 
 def test_where_a_run_lives() -> None:
     config = compose(["sweep_name=mine"])
-    assert run_directory(config, fingerprint) == Path("runs/mine") / run_id(config, fingerprint)
-    assert run_directory(compose(["run_dir=a, b"]), fingerprint) == Path("a, b")
+    assert run_directory(config, run_id(config, fingerprint)) == Path("runs/mine") / run_id(config, fingerprint)
+    assert run_directory(compose(["run_dir=a, b"]), "id") == Path("a, b")
 
 
 def test_difference() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hybrid_patch.config.compose import compose
 from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.recipe import identity
 from hybrid_patch.config.schema import Config, RandomMasking
 from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.masking import coarse_presence, draw_masks
@@ -166,7 +167,7 @@ def trained_run(folder: Path, *overrides: str, steps: int = 2, stop_after: int |
     """A run directory, after a few steps; with `stop_after` they are made by two trainers, one after the other."""
     config = compose([*overrides, f"trainer.steps={steps}", f"run_dir={folder}"])
     run = RunDirectory(folder)
-    prepare(run, config)
+    prepare(run, config, identity(config))
     source = open_source(config.data)
 
     def trainer() -> Trainer:

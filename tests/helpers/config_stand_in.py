@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from hybrid_patch.config.hydra_main import hydra_command
-from hybrid_patch.config.recipe import run_directory
+from hybrid_patch.config.recipe import run_directory, run_id
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 
@@ -20,7 +20,7 @@ RAISES, KILLED, LATE_BAD_INPUT, STOPPED, WAITS = 901, 902, 903, 904, 905
 
 def train(config: Config) -> int:
     """Leave a record in the run's directory, then end as `trainer.steps` says."""
-    directory = run_directory(config)
+    directory = run_directory(config, run_id(config))
     directory.mkdir(parents=True, exist_ok=True)
     record = {"argv": sys.argv[1:], "torch": "torch" in sys.modules, "root": getattr(config.data, "root", None)}
     (directory / "record.json").write_text(json.dumps(record))

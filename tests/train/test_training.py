@@ -1,5 +1,6 @@
 """The training loop: what it writes, what it skips, when it gives up, and the same on two processes."""
 
+import importlib.util
 import json
 import shutil
 import signal
@@ -19,6 +20,7 @@ from lightning_fabric import Fabric
 from rasterio.errors import NotGeoreferencedWarning
 
 from hybrid_patch.config.compose import compose
+from hybrid_patch.config.recipe import identity
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.source import open_source
 from hybrid_patch.runs.directory import RunDirectory
@@ -36,7 +38,7 @@ def config_for(run_dir: Path, *overrides: str) -> Config:
 
 def trainer_for(config: Config) -> Trainer:
     run = RunDirectory(Path(config.run_dir or ""))
-    prepare(run, config)
+    prepare(run, config, identity(config))
     source = open_source(config.data)
     torch.manual_seed(config.seed)
     fabric = Fabric(accelerator="cpu", devices=1)
@@ -101,6 +103,18 @@ def test_evaluation_is_in_the_metrics_and_on_disk(tmp_path: Path) -> None:
     assert 0 <= scores["probe_miou"] <= 1
     assert scores["raw_accuracy"] > 0.2
     assert [path.name for path in trainer.run.pictures.iterdir()] == ["tile_0.png"]
+
+
+def test_without_its_extra_a_training_ends_with_one_line_in_place_of_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None if name == "sklearn" else find_spec(name, *a))
+    trainer = trainer_for(config_for(tmp_path, "evaluation=default", "evaluation.every=5", "evaluation.tiles=2"))
+    assert trainer.fit(StopRequest()) == (0, "")
+    (line,) = (record.getMessage() for record in caplog.records if "evaluation" in record.getMessage())
+    assert line == "no evaluation: sklearn: not installed; pip install 'hybrid_patch[eval]'"
+    assert trainer.run.checkpoints.joinpath("step_000000010.pt").exists()
 
 
 def test_evaluation_changes_no_weight(tmp_path: Path) -> None:
