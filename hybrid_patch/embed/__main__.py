@@ -1,8 +1,8 @@
 """Embed a scene: every pixel of it, of any size, through a trained run's encoder, into a GeoTIFF on the scene's grid.
 
 The input is a GeoTIFF, a folder of GeoTIFFs whose names start with dates, or a folder with one of these for each of the
-run's modalities, under its name. Stopped and started again, the same command goes on with the parts that are missing.
-Exit code: 0 done · 2 bad input · 75 stopped by a signal, 130 by Ctrl-C, and the parts that are done are kept.
+run's modalities, under its name. After a stop, the same command makes the parts that are missing.
+Exit code: 0 done · 2 bad input · 75 stopped by a signal, 130 by Ctrl-C, with finished parts kept.
 """
 
 import os
@@ -38,7 +38,7 @@ def embed(options: EmbedOptions) -> None:
             report = make_map(load(options.run, options.device), options, _log, stop)
         except (Stopped, KeyboardInterrupt):
             code = INTERRUPTED if stop.signal in (None, signal.SIGINT) else STOPPED
-            _log("stopped; the same command goes on from the parts that are done")
+            _log("stopped; run the same command again to make the missing parts")
             sys.stdout.flush()
             os._exit(code)  # GDAL may be in the middle of a copy, which nothing else can end
     print(_summary(options, report))
@@ -52,8 +52,8 @@ def _summary(options: EmbedOptions, report: "MapReport") -> str:
     )
     return (
         f"{options.output}: {report.bytes / 1e6:,.1f} MB in {total:.1f} s, {report.pixels / total:,.0f} pixels/s\n"
-        f"one after another: {phases}\n"
-        f"busy while embedding, beside one another: {work}"
+        f"phases: {phases}\n"
+        f"in parallel while embedding: {work}"
     )
 
 

@@ -129,7 +129,7 @@ def _prepare(model: TrainedModel, scene: SceneReader, options: MapOptions, log: 
     if resumed is None:
         ratio = _compression(file, basis, images)
     else:
-        log(f"going on with {folder.path}: {len(done)} of {len(parts)} parts are done")
+        log(f"resuming {folder.path}: {len(done)} of {len(parts)} parts are done")
         written = sum(folder.file(part).stat().st_size for part in done)
         ratio = written / (_pixels(done) * file.pixel_bytes) if done else 1.0
     # The missing parts and the file, each with its overviews.
@@ -140,7 +140,7 @@ def _prepare(model: TrainedModel, scene: SceneReader, options: MapOptions, log: 
         folder.begin(identity, basis, batch)
     log(
         f"{scene.height}×{scene.width} pixels, {dims} numbers each as {options.dtype}; windows of {tiling.side * unit} "
-        f"pixels, {batch} at a time; parts to be made: {len(job.pending)}"
+        f"pixels, {batch} at a time; {len(job.pending)} parts to make"
     )
     return job
 
@@ -231,7 +231,7 @@ def _embed(model: TrainedModel, scene: SceneReader, job: _Job, stop: object) -> 
 def _copy(job: _Job, stop: object) -> None:
     """Join the parts and copy them into one file.
 
-    The copy runs in a thread because GDAL ignores signals. After Stopped it goes on until the process is ended.
+    The copy runs in a thread because GDAL ignores signals. After Stopped it continues until the process ends.
     """
     file, folder = job.file, job.folder
     file.join(folder.joined, {folder.file(part): part for part in job.parts})
@@ -258,4 +258,4 @@ def _disk_message(error: OSError, folder: PartsFolder) -> str:
     message = " ".join(str(error).split())
     if error.errno in NO_SPACE or "space left" in message or "too large" in message.lower():
         message = f"no space left on disk ({error.strerror or message})"
-    return f"{message}; the same command goes on from the parts in {folder.path}, or remove them"
+    return f"{message}; run the same command again to resume from the parts in {folder.path}, or remove them"

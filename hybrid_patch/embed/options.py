@@ -13,13 +13,13 @@ DType = Literal["float32", "float16", "int8"]
 
 @dataclass(frozen=True, kw_only=True)
 class MapOptions:
-    """A map to make: of which scene, into which file, and how."""
+    """The scene, the file, and the format of a map."""
 
     input: Annotated[Path, Positional("SCENE", "the scene: a GeoTIFF, or a folder")]
     output: Annotated[OutputFile, Positional("MAP.tif", "the map, a new file")]
     dims: Annotated[
         Count | Literal["full"] | None,
-        Option("N|full", "numbers per pixel (default: 64, or the model's width if less); full: all, as they are"),
+        Option("N|full", "numbers per pixel (default: 64, or the model's width if less); full: all"),
     ] = None
     reduce: Annotated[
         Literal["pca", "random"],
@@ -39,7 +39,7 @@ class MapOptions:
         Literal["error", "drop"], Option("", "drop: leave out the band sets that a missing band is in")
     ] = "error"
     resolution: Annotated[
-        Literal["same", "any"], Option("", "any: take pixels of another size than the training's as they are")
+        Literal["same", "any"], Option("", "any: accept pixels of another size than the training's")
     ] = "same"
     grid: Annotated[
         Literal["pixel", "patch"], Option("", "patch: one pixel of the map for each output patch of the model")

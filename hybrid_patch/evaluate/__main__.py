@@ -1,7 +1,7 @@
 """Score a trained run's embeddings of every pixel: on its own data, or on others (`data=rasters data.root=FOLDER`).
 
 Classifiers of every pixel's class (linear, and the 20 nearest neighbours) learn from the frozen embeddings of training
-tiles and are scored on all pixels of validation tiles, beside the same on raw bands, their 8 × 8 means, the untrained
+tiles and are scored on all pixels of validation tiles. Baselines: raw bands, their 8 × 8 means, the untrained
 model, and each 8 × 8 pixels' true majority.
 """
 

@@ -1,4 +1,4 @@
-"""A map that is stopped, by whatever, is gone on with; memory and disk have bounds."""
+"""A stopped map is resumed, whatever stopped it; memory and disk are bounded."""
 
 import shutil
 import signal
@@ -52,7 +52,7 @@ def start(arguments: list[str], parts: int, output: Path, sleep: float = 0.2) ->
     return process
 
 
-def test_a_killed_map_is_gone_on_with(run: Path, scene: Path, tmp_path: Path) -> None:
+def test_a_killed_map_is_resumed(run: Path, scene: Path, tmp_path: Path) -> None:
     whole, output = tmp_path / "whole.tif", tmp_path / "map.tif"
     arguments = [f"run={run}", f"input={scene}", "dims=8", "dtype=int8"]
     done = embed(*arguments, f"output={whole}", before=SMALL_PARTS)
@@ -79,7 +79,7 @@ def test_a_signal_keeps_what_is_done(run: Path, scene: Path, tmp_path: Path, num
     process.send_signal(number)
     assert process.wait() == code
     assert process.stderr is not None
-    assert process.stderr.read().splitlines()[-1] == "stopped; the same command goes on from the parts that are done"
+    assert process.stderr.read().splitlines()[-1] == "stopped; run the same command again to make the missing parts"
     assert parts_of(output)
     assert not output.exists()
 
@@ -135,7 +135,7 @@ def test_a_disk_that_is_too_small_is_refused_at_the_start(
 
 @pytest.mark.parametrize("most", [200_000, 700_000])
 def test_a_disk_that_is_full_in_the_middle(run: Path, scene: Path, tmp_path: Path, most: int) -> None:
-    """A limit of a file's size stands in for the disk: of a part, and of the copy."""
+    """The disk is simulated by a limit on a file's size: of a part, and of the copy."""
     output = tmp_path / "map.tif"
     arguments = [f"run={run}", f"input={scene}", f"output={output}"]
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))\n"

@@ -15,7 +15,7 @@ Array = np.ndarray
 
 
 def mixed(n: int, d: int, classes: int, seed: int = 0) -> tuple[Array, Array]:
-    """Features that hang together, and labels that they tell of now and then."""
+    """Correlated features, and labels that they predict with noise."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) * np.geomspace(1, 100, d) + 5
     logits = (features - 5) / np.geomspace(1, 100, d) @ rng.normal(size=(d, classes)) / d

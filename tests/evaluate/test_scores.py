@@ -36,7 +36,7 @@ def test_scores_are_those_of_scikit_learn(labels: Array, seed: int) -> None:
 
 @given(labels=maps, side=st.integers(1, 5))
 def test_maps_of_labels_are_those_of_plain_loops(labels: Array, side: int) -> None:
-    mixed, beside, majority = mixed_patches(labels, side), boundary_pixels(labels), block_majority(labels, side)
+    mixed, boundary, majority = mixed_patches(labels, side), boundary_pixels(labels), block_majority(labels, side)
     height, width = labels.shape
     for i in range(height):
         for j in range(width):
@@ -47,7 +47,7 @@ def test_maps_of_labels_are_those_of_plain_loops(labels: Array, side: int) -> No
             assert mixed[i, j] == (label != UNLABELLED and len(np.unique(labelled)) > 1)
             neighbours = [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
             others = [labels[y, x] for y, x in neighbours if 0 <= y < height and 0 <= x < width]
-            assert beside[i, j] == (label != UNLABELLED and any(o not in (label, UNLABELLED) for o in others))
+            assert boundary[i, j] == (label != UNLABELLED and any(o not in (label, UNLABELLED) for o in others))
             assert majority[i, j] == (np.bincount(labelled).argmax() if len(labelled) else UNLABELLED)
 
 

@@ -1,4 +1,4 @@
-"""What is said of embeddings without labels, on embeddings of which it is known."""
+"""The figures that need no labels, on embeddings whose figures are known."""
 
 import numpy as np
 import pytest
