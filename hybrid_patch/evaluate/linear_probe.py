@@ -70,7 +70,8 @@ def logistic_regression(features: Float[Array, "n d"], labels: Int[Array, " n"],
 
     L-BFGS (no learning rate to choose), preconditioned: in its coordinates the covariance of the standardised features
     plus the penalty is the identity. A network's features are so correlated that without this it takes thousands of
-    steps; scikit-learn's solvers, which minimise the same, took minutes for a probe.
+    steps. scikit-learn 1.9 minimises the same in 15 s (lbfgs) or 99 s (newton-cholesky) where this takes 3 s (20,000
+    correlated pixels, 128 features, 10 classes, decay 0.01, one thread of a busy machine).
     """
     mean = features.mean(0, dtype=np.float64)
     scale = features.std(0, dtype=np.float64)
