@@ -1,5 +1,6 @@
 """A data source is a package and a yaml file: the example of docs/extending.md, as it is printed there."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -7,6 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from olmoearth_folder import config as olmoearth
+from raster_folders import config as rasters
+
+from hybrid_patch.data.source import open_source
+from hybrid_patch.errors import InputError
 
 PAGE = Path(__file__).parents[2] / "docs/extending.md"
 PROGRAM = """
@@ -67,3 +73,10 @@ def test_the_example_of_the_documentation(folder: Path) -> None:
     program = [sys.executable, "-c", PROGRAM, str(folder)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_library_is_one_line_that_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for options, extra in ((rasters(tmp_path), "geo"), (olmoearth(tmp_path), "olmoearth")):
+        with pytest.raises(InputError, match=rf"pip install 'hybrid_patch\[{extra}\]'$"):
+            open_source(options)
