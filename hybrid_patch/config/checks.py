@@ -1,6 +1,6 @@
 """Checks across fields: what each value allows by itself, but not beside the others.
 
-Every check gives lines that name a key, its value, and what would do.
+Every check gives lines that name a key, its value, and what to try.
 """
 
 import itertools
@@ -12,15 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hybrid_patch.config.curriculum import prime_factors
-from hybrid_patch.config.schema import (
-    Config,
-    Learned,
-    Stage,
-    Subpixel,
-    TimeMasking,
-    Transformer,
-    Upsampler,
-)
+from hybrid_patch.config.masking_options import TimeMasking
+from hybrid_patch.config.schema import Config, Learned, Stage, Subpixel, Transformer, Upsampler
 
 ENCODING_PARTS = 16
 """Widths are divisible by this: encodings take quarters, and space splits its own in sine and cosine of two axes."""
@@ -48,12 +41,12 @@ def _stage(stage: Stage, group: str, tile: int) -> Iterator[str]:
     coarse, fine = stage.processing_patch_size, stage.output_patch_size
     coarse_key, fine_key = f"{group}.processing_patch_size", f"{group}.output_patch_size"
     if fine > coarse:
-        yield f"{fine_key}={fine}: larger than {coarse_key}={coarse}; would do: {_listed(_divisors(coarse))}"
+        yield f"{fine_key}={fine}: larger than {coarse_key}={coarse}; try {_listed(_divisors(coarse))}"
     elif coarse % fine:
-        yield f"{fine_key}={fine}: does not divide {coarse_key}={coarse}; would do: {_listed(_divisors(coarse))}"
+        yield f"{fine_key}={fine}: does not divide {coarse_key}={coarse}; try {_listed(_divisors(coarse))}"
     if tile % coarse:
         near = sorted({max(tile // coarse, 1) * coarse, (tile // coarse + 1) * coarse})
-        yield f"data.tile={tile}: not divisible by {coarse_key}={coarse}; would do: {_listed(near)}"
+        yield f"data.tile={tile}: not divisible by {coarse_key}={coarse}; try {_listed(near)}"
 
 
 def _upsamplers(config: Config) -> Iterator[str]:
@@ -65,8 +58,7 @@ def _upsamplers(config: Config) -> Iterator[str]:
     yield from _ratios("decoder.upsampler", decoder.upsampler, factors)
     if decoder.patch_size == "output":
         yield (
-            f"decoder.upsampler={decoder.upsampler.name}: with decoder.patch_size=output nothing is upsampled; "
-            "would do: null"
+            f"decoder.upsampler={decoder.upsampler.name}: with decoder.patch_size=output nothing is upsampled; try null"
         )
 
 
@@ -83,7 +75,7 @@ def _ratios(key: str, upsampler: Upsampler, factors: Sequence[int]) -> Iterator[
         if factor not in able:
             yield (
                 f"{key}={upsampler.name}: made for the curriculum's largest ratio {largest}, it cannot do "
-                f"its ratio {factor}; would do: ratios {_listed(able)}, or bilinear"
+                f"its ratio {factor}; try the ratios {_listed(able)}, or bilinear"
             )
 
 
@@ -96,10 +88,10 @@ def _transformer(size: Transformer, key: str) -> Iterator[str]:
     if size.width % ENCODING_PARTS:
         near = [size.width // ENCODING_PARTS * ENCODING_PARTS, (size.width // ENCODING_PARTS + 1) * ENCODING_PARTS]
         would = _listed([width for width in near if width])
-        yield f"{key}.width={size.width}: not divisible by {ENCODING_PARTS} (the encodings); would do: {would}"
+        yield f"{key}.width={size.width}: not divisible by {ENCODING_PARTS} (the encodings); try {would}"
     if size.width % size.heads:
         would = _listed(_divisors(size.width))
-        yield f"{key}.heads={size.heads}: does not divide {key}.width={size.width}; would do: {would}"
+        yield f"{key}.heads={size.heads}: does not divide {key}.width={size.width}; try {would}"
 
 
 def _data(config: Config) -> Iterator[str]:
@@ -109,14 +101,14 @@ def _data(config: Config) -> Iterator[str]:
 def _masking(config: Config) -> Iterator[str]:
     encode, decode = config.masking.encode_ratio, config.masking.decode_ratio
     if encode <= 0:
-        yield f"masking.encode_ratio={encode:g}: the encoder would see nothing; would do: above 0"
+        yield f"masking.encode_ratio={encode:g}: the encoder would see nothing; try a value above 0"
     if encode + decode > 1 + 1e-9:
         yield (
             f"masking.decode_ratio={decode:g}: with masking.encode_ratio={encode:g} more than all tokens; "
-            f"would do: up to {1 - encode:g}"
+            f"try up to {1 - encode:g}"
         )
     if isinstance(config.masking, TimeMasking) and config.data.timesteps < 2:
-        yield "masking=time: needs timesteps to hide; would do: data.timesteps=2 or more, or masking=space"
+        yield "masking=time: needs timesteps to hide; try data.timesteps=2 or more, or masking=space"
 
 
 def _loss(config: Config) -> Iterator[str]:
@@ -131,13 +123,13 @@ def _loss(config: Config) -> Iterator[str]:
         yield "loss.decoded.weight=0: no term of the loss has a weight; give one above 0"
     for name in ("decoded", "reconstruct"):
         if weights[name] and not masking.decode_ratio:
-            yield f"loss.{name}.weight={weights[name]:g}: needs hidden tokens; would do: masking.decode_ratio above 0"
+            yield f"loss.{name}.weight={weights[name]:g}: needs hidden tokens; try masking.decode_ratio above 0"
     if weights["instance"] and masking.views != 2:
-        yield (f"masking.views={masking.views}: the instance loss compares two; would do: 2, or loss.instance.weight=0")
+        yield (f"masking.views={masking.views}: the instance loss compares two; try 2, or loss.instance.weight=0")
     if weights["instance"] and config.trainer.batch_size < 2:
         yield (
             f"trainer.batch_size={config.trainer.batch_size}: the instance loss needs other samples; "
-            "would do: 2 or more, or loss.instance.weight=0"
+            "try 2 or more, or loss.instance.weight=0"
         )
 
 
@@ -145,7 +137,7 @@ def _backend(config: Config) -> Iterator[str]:
     backend, device = config.loss.backend, config.runtime.device
     wanted = {"flash_cpu": "cpu", "efficient_cuda": "cuda", "flex": "cuda"}.get(backend, device)
     if "auto" not in (wanted, device) and wanted != device:
-        yield f"loss.backend={backend}: does not run on runtime.device={device}; would do: auto, chunked"
+        yield f"loss.backend={backend}: does not run on runtime.device={device}; try auto or chunked"
 
 
 def _runtime(config: Config) -> Iterator[str]:
@@ -153,20 +145,20 @@ def _runtime(config: Config) -> Iterator[str]:
     total = runtime.world_size
     counts = f"runtime.processes={runtime.processes}" + (f", runtime.nodes={runtime.nodes}" * (runtime.nodes > 1))
     if total > 1 and runtime.strategy == "single":
-        yield f"runtime.strategy=single: cannot use {counts}; would do: ddp, fsdp"
+        yield f"runtime.strategy=single: cannot use {counts}; try ddp or fsdp"
     if batch_size % total:
         near = (batch_size // total + 1) * total
-        yield f"trainer.batch_size={batch_size}: not divisible by {counts}; would do: {near}"
+        yield f"trainer.batch_size={batch_size}: not divisible by {counts}; try {near}"
     elif (local := batch_size // total) % runtime.accumulate:
         yield (
             f"runtime.accumulate={runtime.accumulate}: does not divide the {local} samples of a process; "
-            f"would do: {_listed(_divisors(local))}"
+            f"try {_listed(_divisors(local))}"
         )
 
 
 def _names(config: Config) -> Iterator[str]:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", config.sweep_name):
-        yield f"sweep_name={config.sweep_name}: not a plain folder name; would do: letters, digits, then also _ . -"
+        yield f"sweep_name={config.sweep_name}: not a plain folder name; try letters, digits, then also _ . -"
     if config.run_dir == "":
         yield "run_dir=: empty; give a path, or null for runs/<sweep_name>/<run id>"
     elif config.run_dir is not None:
@@ -187,7 +179,9 @@ def _divisors(number: int) -> list[int]:
 
 
 def _listed(values: list[int]) -> str:
-    return ", ".join(map(str, values))
+    """`8`, `4 or 8`, `2, 4 or 8`."""
+    first, last = values[:-1], values[-1]
+    return f"{', '.join(map(str, first))} or {last}" if first else str(last)
 
 
 _CHECKS = (_patch_sizes, _upsamplers, _model, _data, _masking, _loss, _backend, _runtime, _names)

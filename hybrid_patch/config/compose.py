@@ -1,6 +1,7 @@
 """From overrides to a `Config`: composed by Hydra, held to the schema, and checked."""
 
 import copy
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -67,7 +67,7 @@ def hydra_overrides(arguments: Sequence[str], sources: Sources, sweep: bool = Fa
     """Overrides from the command line as Hydra is to read them.
 
     Paths are quoted. Values are forced (`++key=value`), so that an unknown key reaches the schema, which knows what
-    would do, and so that a sweep may set a key that only some of its members have.
+    to suggest, and so that a sweep may set a key that only some of its members have.
     """
     groups = sources.groups()
     result = []
@@ -128,8 +128,18 @@ def sweep_members(arguments: Sequence[str], sources: Sources) -> list[list[str]]
     overrides = hydra_overrides(with_sweep_written_out(arguments, sources), sources, sweep=True)
     with in_one_line(overrides), _hydra(sources):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        members = BasicSweeper.split_arguments(parser.parse_overrides(overrides), max_batch_size=None)[0]
-        return [[plain_argument(override) for override in parser.parse_overrides(member)] for member in members]
+        values = {each.get_key_element(): _values(each) for each in parser.parse_overrides(overrides)}
+        members = itertools.product(*([f"{key}={value}" for value in all_] for key, all_ in values.items()))
+        return [[plain_argument(override) for override in parser.parse_overrides(list(each))] for each in members]
+
+
+def _values(override: Override) -> list[str]:
+    """The values of a key, one for each member of a sweep. Raises InputError for a range of real numbers."""
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if not override.is_discrete_sweep():
+        raise InputError(f"{override.input_line}: not a list of values; write key=a,b or key=range(0,3)")
+    return list(override.sweep_string_iterator())
 
 
 def with_sweep_written_out(arguments: Sequence[str], sources: Sources) -> list[str]:

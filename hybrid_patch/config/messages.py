@@ -1,4 +1,4 @@
-"""Errors of Hydra, OmegaConf and pydantic as one line: the key, its value, what is wrong, what would do."""
+"""Errors of Hydra, OmegaConf and pydantic as one line: the key, its value, what is wrong, what to try."""
 
 import difflib
 import json

@@ -14,13 +14,20 @@ from pydantic.dataclasses import dataclass
 
 from hybrid_patch.config.data_options import DataOptions, data_sources
 from hybrid_patch.config.field_types import Amount, Aside, BelowOne, Count, Fraction, NotNegative, Positive, Seed
+from hybrid_patch.config.loss_options import Loss
+from hybrid_patch.config.masking_options import Masking
 from hybrid_patch.config.modality import STRICT
 
 
 # --- patch ------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Patch:
-    """The side, in pixels, of the patches that the transformer sees, and of those that tokens stand for at the end."""
+    """Patch sizes.
+
+    Attributes:
+        processing_patch_size: side, in pixels, of the patches that the transformer sees.
+        output_patch_size: side, in pixels, of the patches that the output tokens represent.
+    """
 
     processing_patch_size: Count
     output_patch_size: Count
@@ -102,6 +109,7 @@ class Curriculum:
         order: one stage after the other (`in_turn`), or each step draws its stage by its share (`mixed`).
         budget: what is level over the stages, for the sake of memory: crops of the same size for all (`pixels`), or
             smaller crops for smaller processing patches, of as many coarse tokens (`tokens`).
+        stages: a list of {processing_patch_size, output_patch_size, share}.
     """
 
     name: str
@@ -113,7 +121,14 @@ class Curriculum:
 # --- model ------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Transformer:
-    """Size of a stack of transformer blocks."""
+    """Size of a stack of transformer blocks.
+
+    Attributes:
+        width: of its tokens.
+        depth: number of blocks.
+        heads: attention heads of a block; they divide the width.
+        mlp_ratio: width of a block's hidden layer, relative to that of the tokens.
+    """
 
     width: Count
     depth: Count
@@ -125,8 +140,9 @@ class Transformer:
 class Model:
     """Sizes of the encoder and the decoder.
 
-    `base_patch_size` is the side of the patch embedding's own kernel, which is resized to other patch sizes; null: the
-    largest processing patch size of the curriculum.
+    Attributes:
+        base_patch_size: side of the patch embedding's own kernel, which is resized to other patch sizes; null: the
+            largest processing patch size of the curriculum.
     """
 
     name: str
@@ -143,125 +159,20 @@ else:
     Data = Annotated[reduce(or_, data_sources()), Field(discriminator="name")]
 
 
-# --- masking ----------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class RandomMasking:
-    """Tokens are hidden one by one, at random. What is neither encoded nor decoded takes no part."""
-
-    name: Literal["random"]
-    encode_ratio: Fraction
-    decode_ratio: Fraction
-    views: Count
-    """Maskings of each sample in a step; the instance loss compares two."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class ModalityCrossRandomMasking:
-    """Random masking, and besides each sample draws which of its (modality, band set) pairs are encoded and decoded."""
-
-    name: Literal["modality_cross_random"]
-    encode_ratio: Fraction
-    decode_ratio: Fraction
-    views: Count
-    """Maskings of each sample in a step; the instance loss compares two."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class SpaceMasking:
-    """Places on the ground are hidden: with all their timesteps and band sets, in all modalities."""
-
-    name: Literal["space"]
-    encode_ratio: Fraction
-    decode_ratio: Fraction
-    views: Count
-    """Maskings of each sample in a step; the instance loss compares two."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class TimeMasking:
-    """Timesteps are hidden: whole images of all modalities that have a series; the others' tokens one by one."""
-
-    name: Literal["time"]
-    encode_ratio: Fraction
-    decode_ratio: Fraction
-    views: Count
-    """Maskings of each sample in a step; the instance loss compares two."""
-
-
-Masking = Annotated[
-    RandomMasking | SpaceMasking | TimeMasking | ModalityCrossRandomMasking, Field(discriminator="name")
-]
-
-
-# --- loss -------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class ContrastiveTerm:
-    """A contrastive term of the loss; weight 0 leaves it out."""
-
-    weight: NotNegative
-    temperature: Positive
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class InstanceTerm(ContrastiveTerm):
-    """The contrast between samples, of one vector for each: its fine tokens projected and pooled.
-
-    Attributes:
-        layers: of the projection, with ReLU between them.
-        project: the pooled vector (`after_pooling`), or every fine token (`before_pooling`); with one layer it is the
-            same, and with more the second makes fine tokens of full width.
-    """
-
-    layers: Count
-    project: Literal["after_pooling", "before_pooling"]
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class ReconstructTerm:
-    """Mean squared error of the hidden pixels' normalised values; weight 0 leaves it out."""
-
-    weight: NotNegative
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Loss:
-    """The terms of the loss and their weights.
-
-    Attributes:
-        decoded: patch discrimination of the decoder's predictions for hidden tokens.
-        visible: patch discrimination of the encoder's own tokens that were visible.
-        instance: contrast between samples of the pooled tokens of two maskings.
-        reconstruct: pixels from the decoder's predictions.
-        patch_size: what is compared: tokens and targets at the output patch size (`output`), or their means over the
-            cells of the coarse grid (`processing`).
-        max_queries: tokens per sample, modality and view, at most, that are asked for their target, among all of the
-            sample's targets (and for their pixels, by `reconstruct`), and whose details are pooled for `instance`;
-            they are drawn anew in each step. null: all.
-        merge_duplicates: whether pixels of continuous modalities with exactly equal targets are no negatives of each
-            other, as pixels of one class of a map always are.
-        target_seed: seed of the frozen random projection that makes the targets.
-        centre_targets: whether the projected values have their mean taken off first.
-        backend: what works out the similarities: `auto`, a kernel, or plain torch in chunks of rows.
-        chunk: numbers of the similarity matrix that plain torch holds at once; null: what suits the device.
-    """
-
-    decoded: ContrastiveTerm
-    visible: ContrastiveTerm
-    instance: InstanceTerm
-    reconstruct: ReconstructTerm
-    patch_size: Literal["output", "processing"]
-    max_queries: Count | None
-    merge_duplicates: bool
-    target_seed: Seed
-    centre_targets: bool
-    backend: Aside[Literal["auto", "flash_cpu", "efficient_cuda", "flex", "chunked", "reference"]]
-    chunk: Aside[Count | None]
-
-
 # --- optimizer, trainer -----------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Optimizer:
-    """AdamW with a linear warm-up and a cosine down to `final_lr_ratio` of the peak."""
+    """AdamW with a linear warm-up and a cosine decay.
+
+    Attributes:
+        lr: the peak learning rate.
+        beta1: decay of the mean of gradients.
+        beta2: decay of the mean of their squares.
+        weight_decay: decoupled weight decay, relative to the learning rate.
+        warmup: fraction of the steps over which the learning rate rises.
+        final_lr_ratio: the last learning rate, relative to the peak.
+        clip_norm: the gradient's norm is clipped to this.
+    """
 
     name: Literal["adamw"]
     lr: Positive
@@ -269,10 +180,8 @@ class Optimizer:
     beta2: BelowOne
     weight_decay: NotNegative
     warmup: Fraction
-    """Share of the steps."""
     final_lr_ratio: Fraction
     clip_norm: Positive
-    """Largest norm of the gradient."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -282,9 +191,9 @@ class Trainer:
     Attributes:
         steps: optimizer steps.
         batch_size: samples per step, over all processes.
-        max_bad_steps: so many steps in a row without a finite loss stop the run.
+        max_bad_steps: steps in a row without a finite loss after which the run stops.
         checkpoint_every: steps between checkpoints; 0: only at the end and on a signal.
-        keep_checkpoints: how many of the newest are kept.
+        keep_checkpoints: number of the newest checkpoints that are kept.
     """
 
     steps: Count
@@ -297,15 +206,15 @@ class Trainer:
 # --- evaluation -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Evaluation:
-    """The look at a model's per-pixel embeddings, during training and at its end. It never changes the weights.
+    """The evaluation of per-pixel embeddings during training and at its end. It never changes the weights.
 
     Attributes:
         every: steps between evaluations; 0: only at the end.
-        tiles: training and validation tiles that are embedded, at most so many of each; null: all; 0: no evaluation.
-        train_pixels: pixels that the linear probe learns from, at most.
-        knn_pixels: of these, those among which the nearest are looked for, drawn by class; 0: no kNN.
+        tiles: training and validation tiles that are embedded, at most this many of each; null: all; 0: no evaluation.
+        train_pixels: maximum number of pixels that the linear probe learns from.
+        knn_pixels: of these, the neighbours of the kNN classifier, drawn by class; 0: no kNN.
         seeds: how often training pixels are drawn.
-        pooling: of a pixel's tokens, over modalities, timesteps and band sets: their mean, or all side by side.
+        pooling: how a pixel's tokens are pooled over modalities, timesteps and band sets: their mean, or concatenated.
         baselines: what is scored beside the embedding: `raw` bands, their `means` over 8 × 8 pixels, the `untrained`
             model, and the `oracle`, each 8 × 8 pixels' true majority.
         pictures: tiles that are drawn.
@@ -327,15 +236,15 @@ class Runtime:
     """Where and how a run is computed. Only the precision can change a result.
 
     Attributes:
-        precision: of encoder, decoder and upsamplers; weights, targets and losses are always float32.
+        precision: precision of encoder, decoder and upsamplers; weights, targets and losses are always float32.
         device: `auto`, `cpu` or `cuda`.
         processes: processes (one per device) on each machine.
         nodes: machines; several are started by `python -m launch`.
         strategy: `single`, or with several processes `ddp` (each holds all weights) or `fsdp` (each holds a part).
         workers: processes that load data; 0: the training process itself.
         threads: CPU threads per process; null: torch's choice.
-        accumulate: parts that a process works its samples out in, one after the other: the same gradients with less
-            memory, and the encoder once more where there is an instance term.
+        accumulate: microbatches of a process's samples, one after the other: the same gradients with less memory, and
+            one more forward pass of the encoder where there is an instance term.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
         compile_blocks: compile the transformer blocks with torch.compile (needs a C++ compiler, or a GPU with Triton).
     """
@@ -360,7 +269,15 @@ class Runtime:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Wandb:
-    """Metrics are mirrored to Weights & Biases; `offline` needs neither network nor account (`wandb sync` later)."""
+    """Metrics go to Weights & Biases too.
+
+    Attributes:
+        mode: `offline` needs neither network nor account (`wandb sync` uploads later).
+        project: the project's name.
+        entity: the user or team; null: the account's default.
+        group: the group of runs; null: none.
+        tags: tags of the run.
+    """
 
     name: Literal["wandb"]
     mode: Literal["offline", "online"]
@@ -383,7 +300,13 @@ Logger = Annotated[Wandb | NoLogger, Field(discriminator="name")]
 # --- root -------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
-    """One run. `run_dir` null means `runs/<sweep_name>/<run id>`."""
+    """One run.
+
+    Attributes:
+        seed: of weights, crops, masks and queries.
+        run_dir: the run's directory; null: `runs/<sweep_name>/<run id>`.
+        sweep_name: the folder of the run below runs/.
+    """
 
     seed: Seed
     patch: Patch

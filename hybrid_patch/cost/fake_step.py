@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from hybrid_patch.config.curriculum import PatchSizes, tile_for
+from hybrid_patch.config.masking_options import ModalityCrossRandomMasking, RandomMasking
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.config.schema import Config, Guided, ModalityCrossRandomMasking, RandomMasking
+from hybrid_patch.config.schema import Config, Guided
 from hybrid_patch.cost.recorder import Record, Recorder
 from hybrid_patch.cost.torch_internals import FakeTensorMode
 from hybrid_patch.data.batch import Batch, MaskedTokens, QuerySampling

@@ -6,8 +6,8 @@ from enum import IntEnum
 import numpy as np
 from jaxtyping import Bool, Int8
 
+from hybrid_patch.config.masking_options import Masking, ModalityCrossRandomMasking, SpaceMasking, TimeMasking
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.config.schema import Masking, ModalityCrossRandomMasking, SpaceMasking, TimeMasking
 
 Array = np.ndarray
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hybrid_patch.config.schema import ContrastiveTerm
+from hybrid_patch.config.loss_options import ContrastiveTerm
 from hybrid_patch.data.packing import take_rows
 from hybrid_patch.loss.logsumexp import NEVER, Backend, log_sum_exp, unusable
 from hybrid_patch.loss.queries import Cells, PerSample, Queries

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hybrid_patch.config.loss_options import Loss
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.config.schema import Loss
 from hybrid_patch.loss.all_gather import global_sum, world_size
 from hybrid_patch.loss.queries import Cells, PerSample
 from hybrid_patch.loss.targets import RandomTargets
@@ -57,7 +57,7 @@ class Term(nn.Module, abc.ABC):
     are `PerSampleTerm` and `CrossSampleTerm`.
 
     Attributes:
-        name: of its field in `schema.Loss`, and in the metrics.
+        name: of its field in `loss_options.Loss`, and in the metrics.
         source: whose fine tokens it compares: those of what the encoder saw, or the decoder's predictions.
         needs_all_positions: whether it needs fine tokens at all positions, also where queries are drawn; only for the
             encoder's.

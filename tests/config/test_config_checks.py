@@ -1,4 +1,4 @@
-"""Checks across fields, and that what they say would do does."""
+"""Checks across fields, and that what they suggest helps."""
 
 import json
 import re
@@ -27,24 +27,24 @@ NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "instance"
 @pytest.mark.parametrize(
     ("overrides", "start"),
     [
-        (["data.tile=60"], "data.tile=60: not divisible by patch.processing_patch_size=8; would do: 56, 64"),
-        (["data.tile=4"], "data.tile=4: not divisible by patch.processing_patch_size=8; would do: 8"),
+        (["data.tile=60"], "data.tile=60: not divisible by patch.processing_patch_size=8; try 56 or 64"),
+        (["data.tile=4"], "data.tile=4: not divisible by patch.processing_patch_size=8; try 8"),
         (["patch.output_patch_size=3"], "patch.output_patch_size=3: does not divide patch.processing_patch_size=8; "),
         (["patch.output_patch_size=16"], "patch.output_patch_size=16: larger than patch.processing_patch_size=8; "),
         (["curriculum.stages.0.share=.5"], "curriculum.stages: their shares add up to 0.5; "),
         ([two_stages(8, 3)], "curriculum.stages.0.output_patch_size=3: does not divide "),
-        (["model.encoder.width=100"], "model.encoder.width=100: not divisible by 16 (the encodings); would do: 96"),
-        (["model.decoder.heads=7"], "model.decoder.heads=7: does not divide model.decoder.width=128; would do: 1"),
-        (["loss.backend=flex"], "loss.backend=flex: does not run on runtime.device=cpu; would do: auto, chunked"),
+        (["model.encoder.width=100"], "model.encoder.width=100: not divisible by 16 (the encodings); try 96 or 112"),
+        (["model.decoder.heads=7"], "model.decoder.heads=7: does not divide model.decoder.width=128; try 1, 2"),
+        (["loss.backend=flex"], "loss.backend=flex: does not run on runtime.device=cpu; try auto or chunked"),
         (["loss.backend=flash_cpu", "runtime=gpu"], "loss.backend=flash_cpu: does not run on runtime.device=cuda"),
         (
             ["runtime.accumulate=3"],
-            "runtime.accumulate=3: does not divide the 8 samples of a process; would do: 1, 2, 4",
+            "runtime.accumulate=3: does not divide the 8 samples of a process; try 1, 2, 4",
         ),
         (["masking=time", "data.timesteps=1"], "masking=time: needs timesteps to hide; "),
         (
             ["decoder.patch_size=output", "+upsampler@decoder.upsampler=learned"],
-            "decoder.upsampler=learned: with decoder.patch_size=output nothing is upsampled; would do: null",
+            "decoder.upsampler=learned: with decoder.patch_size=output nothing is upsampled; try null",
         ),
         (
             ["data.tile=60", "+upsampler@decoder.upsampler=learned", two_stages(12, 4)],
@@ -55,7 +55,7 @@ NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "instance"
         (["masking.decode_ratio=0"], "loss.decoded.weight=1: needs hidden tokens; "),
         (["trainer.batch_size=1"], "trainer.batch_size=1: the instance loss needs other samples; "),
         (NO_LOSS, "loss.decoded.weight=0: no term of the loss has a weight; "),
-        (["runtime.processes=2"], "runtime.strategy=single: cannot use runtime.processes=2; would do: ddp, fsdp"),
+        (["runtime.processes=2"], "runtime.strategy=single: cannot use runtime.processes=2; try ddp or fsdp"),
         (["runtime=ddp", "trainer.batch_size=7"], "trainer.batch_size=7: not divisible by runtime.processes=2; "),
         (["data.tile=256"], "data.tile=256: larger than data.scene_size=128; "),
         (["data.timesteps=13"], "data.timesteps=13: more than data.scene_timesteps=12; "),
@@ -92,7 +92,7 @@ def test_something_must_be_encoded() -> None:
 def test_ratios_that_an_upsampler_cannot_do() -> None:
     ready = ["data.tile=60", "upsampler=learned"]
     compose([*ready, two_stages(12, 3)])  # 12 is 2 x 2 x 3: it passes 4
-    with pytest.raises(InputError, match="largest ratio 12, it cannot do its ratio 3; would do: ratios 1, 2, 4, 12"):
+    with pytest.raises(InputError, match="largest ratio 12, it cannot do its ratio 3; try the ratios 1, 2, 4 or 12"):
         compose([*ready, two_stages(12, 4)])
     compose(["data.tile=60", "upsampler=subpixel", two_stages(12, 4)])
 
@@ -118,11 +118,11 @@ def with_value(key: str, number: int) -> Config:
 
 @pytest.mark.parametrize("key", ["data.tile", "patch.output_patch_size", "model.encoder.width", "model.encoder.heads"])
 @pytest.mark.parametrize("value", [3, 5, 7, 9, 20, 60, 100, 999])
-def test_what_would_do_does(key: str, value: int) -> None:
+def test_what_is_suggested_helps(key: str, value: int) -> None:
     # With a value suggested by a check, that check (told by what it says beside the number) has nothing left to say.
     def complaints(number: int) -> dict[str, str]:
         lines = [line for line in problems(with_value(key, number)) if line.startswith(f"{key}={number}: ")]
-        return {line.split(": ")[1].partition("=")[0]: line.partition("would do: ")[2] for line in lines}
+        return {line.split(": ")[1].partition("=")[0]: line.partition("; try ")[2] for line in lines}
 
     for complaint, suggested in complaints(value).items():
         for number in re.findall(r"\d+", suggested)[:2]:

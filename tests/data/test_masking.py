@@ -6,7 +6,13 @@ from building import MODALITIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_patch.config.schema import Masking, ModalityCrossRandomMasking, RandomMasking, SpaceMasking, TimeMasking
+from hybrid_patch.config.masking_options import (
+    Masking,
+    ModalityCrossRandomMasking,
+    RandomMasking,
+    SpaceMasking,
+    TimeMasking,
+)
 from hybrid_patch.data.masking import Mask, coarse_presence, draw_masks, expected_tokens
 
 RATIOS = st.tuples(st.floats(0.05, 1), st.floats(0, 1)).map(lambda r: (r[0], min(r[1], 1 - r[0])))

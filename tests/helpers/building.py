@@ -10,9 +10,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from hybrid_patch.config.compose import compose
+from hybrid_patch.config.masking_options import RandomMasking
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.recipe import identity
-from hybrid_patch.config.schema import Config, RandomMasking
+from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.packing import pack
