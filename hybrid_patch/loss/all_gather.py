@@ -1,4 +1,4 @@
-"""The few things that several processes must do together for their losses to be those of one process."""
+"""Collectives that make the losses of several processes those of one process."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def world_size() -> int:
 
 
 def global_sum(values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """The sum over all processes, outside the graph (for counts)."""
+    """The sum over all processes, without gradients (for counts)."""
     if world_size() == 1:
         return values
     total = values.detach().clone()
@@ -24,7 +24,7 @@ def global_sum(values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 
 class _GatherRows(torch.autograd.Function):
-    """Every process uses the rows of all, so the gradient to one's own rows is the sum over all processes."""
+    """Every process uses the rows of all, so the gradient to a process's rows is the sum over all processes."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -41,12 +41,12 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows(rows: Float[Tensor, "b d"]) -> Float[Tensor, "all d"]:
-    """The rows of all processes, this one's in their place, with gradients flowing back to every process."""
+    """The rows of all processes in the order of their ranks, with gradients to each process's rows."""
     if world_size() == 1:
         return rows
     return _GatherRows.apply(rows)
 
 
 def first_row(rows: Float[Tensor, "b d"]) -> int:
-    """Where this process's rows begin in `gather_rows`."""
+    """The index of this process's first row in `gather_rows`."""
     return dist.get_rank() * len(rows) if world_size() > 1 else 0

@@ -18,9 +18,9 @@ from hybrid_patch.errors import DONE, InputError
 from hybrid_patch.train import fsdp
 
 FIRST = "HYBRID_PATCH_FIRST_PROCESS"
-"""The variable by which a process knows which other has started it."""
+"""The environment variable with the id of the process that has started this one."""
 WATCH_SECONDS = 1.0
-"""Between looks whether it is there."""
+"""Between checks that it is alive."""
 
 
 def open_fabric(config: Config) -> Fabric:
@@ -45,7 +45,7 @@ def open_fabric(config: Config) -> Fabric:
 
 
 def strategy(config: Config) -> Strategy | str:
-    """Fabric's way of training in several processes."""
+    """Fabric's strategy for several processes."""
     match config.runtime.strategy:
         case "ddp":
             # Only a curriculum can leave parameters out of a step: an upsampler's later stages.
@@ -57,13 +57,13 @@ def strategy(config: Config) -> Strategy | str:
 
 
 def end_with_first() -> None:
-    """Watch whether the process that has started this one is there, and end this one if it is not.
+    """End this process when the one that has started it ends.
 
-    Fabric's first process on a machine kills the others when one of them ends, but nobody would end them when the first
-    is killed: they wait for it where they meet, or in a collective, on a GPU for as long as its timeout. The first one
-    is watched by nobody: a person may have started it from a shell that ends before.
+    Fabric's first process on a machine kills the others when one of them ends, but nothing ends them when the first is
+    killed: they would wait for it in a collective, on a GPU until its timeout. The first process itself may outlive its
+    parent, which can be a shell.
     """
-    first = int(os.environ.get(FIRST, os.getppid()))  # a scheduler that starts all of them sets no such variable
+    first = int(os.environ.get(FIRST, os.getppid()))  # not set by a scheduler that starts all processes
 
     def watch() -> None:
         while os.getppid() == first:
@@ -74,7 +74,7 @@ def end_with_first() -> None:
 
 
 def accelerator(runtime: Runtime) -> str:
-    """The device that `auto` stands for; raises InputError where there are not as many GPUs as asked for."""
+    """The device that `auto` chooses. Raises InputError if there are fewer GPUs than requested."""
     gpus = torch.cuda.device_count()
     if runtime.device == "cpu" or (runtime.device == "auto" and gpus < runtime.processes):
         return "cpu"
@@ -87,7 +87,7 @@ def accelerator(runtime: Runtime) -> str:
 
 
 def together(fabric: Fabric, action: Callable[[], None]) -> None:
-    """Let the first process do something; where its input is bad, all processes end."""
+    """Run an action in the first process; if it raises an InputError, all processes end."""
     message = ""
     if fabric.is_global_zero:
         try:
@@ -98,7 +98,7 @@ def together(fabric: Fabric, action: Callable[[], None]) -> None:
 
 
 def end_together(fabric: Fabric, message: str) -> None:
-    """Where there is a message: raise it as an InputError in the first process, and end the others in silence."""
+    """If there is a message, raise it as an InputError in the first process, and end the others silently."""
     if message and fabric.is_global_zero:
         raise InputError(message)
     if message:

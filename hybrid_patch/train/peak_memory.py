@@ -1,4 +1,4 @@
-"""How much memory a run takes at its peak."""
+"""Peak memory of a run."""
 
 import resource
 import sys
@@ -10,11 +10,11 @@ import torch
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 RESET_PEAK = "5"
-"""What makes Linux forget the largest resident size so far (man 5 proc)."""
+"""Written to `clear_refs`, it resets the peak resident size on Linux (man 5 proc)."""
 
 
 class PeakMemory:
-    """Bytes at the peak since this was made: allocated by torch on a GPU, resident above the start on a CPU."""
+    """Peak bytes since creation: allocated by torch on a GPU; on a CPU resident, above those at creation."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -26,7 +26,7 @@ class PeakMemory:
             CLEAR_REFS.write_text(RESET_PEAK)
             self.resettable = True
         except OSError:
-            self.resettable = False  # the peak of the whole process then, less what is resident now
+            self.resettable = False  # then the peak of the whole process, less what is resident now
 
     def bytes(self) -> int:
         """The peak so far."""
