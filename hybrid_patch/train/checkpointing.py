@@ -25,25 +25,25 @@ from hybrid_patch.train.distributed import together
 from hybrid_patch.train.step import TrainingModule
 
 
-def save(fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], keep: int) -> None:
+def save(fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], keep_newest: int) -> None:
     """Save the state after `step` steps: as a file by the first process or, if sharded, as a folder by all.
 
     The metrics so far are on the disk before.
 
     Args:
         state: with the state dicts `model`, `objective` and `optimizer`, as they are in this process.
-        keep: the number of checkpoints that are not removed.
+        keep_newest: the number of checkpoints that are not removed.
     """
     first, folder = fabric.is_global_zero, run.checkpoints
     if first:
         run.flush_metrics()
     if not fsdp.is_sharded(state["model"]):
         if first:
-            save_checkpoint(folder, step, state, keep, run.held())
+            save_checkpoint(folder, step, state, keep_newest, run.held())
     elif not fabric.broadcast(step in dict(list_checkpoints(folder))):  # a stop right after it was saved
         write_sharded(checkpoint_path(folder, step, sharded=True), state, run.held())
         if first:
-            prune_checkpoints(folder, keep)
+            prune_checkpoints(folder, keep_newest)
     fabric.barrier()
 
 

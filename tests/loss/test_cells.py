@@ -33,11 +33,11 @@ def dense_of(module: TrainingModule, batch: Batch, sizes: PatchSizes, name: str)
 def plain(module: TrainingModule, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
     """The loss of each sample that has one: means by hand, the whole matrix, torch's cross-entropy."""
     cells, sets = batch.decoded.each[name], len(MODALITIES[name].band_sets)
-    take = batch.valid_patches(name, cells, sizes.output)
+    loss_mask = batch.valid_patches(name, cells, sizes.output)
     patches = repatchify(patchify(batch.pixels[name], sizes.processing), sizes.output).flatten(1, 3)
     targets = module.objective.targets(name, cells.over(sets).gather(patches), cells.index % sets, sizes.output)
     losses = []
-    for p, t, chosen in zip(dense_of(module, batch, sizes, name), targets, take, strict=True):
+    for p, t, chosen in zip(dense_of(module, batch, sizes, name), targets, loss_mask, strict=True):
         some = chosen.any(1)
         if not some.any():
             continue
@@ -82,11 +82,11 @@ def test_drawn_cells_estimate_the_same() -> None:
     modules[1].load_state_dict(modules[0].state_dict())
     batch, sizes = make_batch(8), PatchSizes(8, 1)
     expected = modules[0](batch, sizes)["decoded"]
-    found = [
+    actual = [
         modules[1](remade(batch, query_sampling=query_sampling_for(64, seed, 3)), sizes)["decoded"].detach()
         for seed in range(200)
     ]
-    assert torch.stack(found).mean().item() == pytest.approx(expected.item(), rel=0.02)
+    assert torch.stack(actual).mean().item() == pytest.approx(expected.item(), rel=0.02)
 
 
 @pytest.mark.parametrize("rank", [0, 3])

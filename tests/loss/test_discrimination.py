@@ -37,7 +37,7 @@ class Case:
     keys: TargetKeys
     dense_targets: Tensor
     pixels: Tensor
-    take: Tensor
+    loss_mask: Tensor
     queries: Queries
 
     def fine(self, positions: Positions | None = None) -> FineTokens:
@@ -59,18 +59,18 @@ def case(
     patches = repatchify(patchify(batch.pixels[name].double(), processing), output).flatten(1, 3)
     sets = len(MODALITIES[name].band_sets)
     pixels, band_set = cells.over(sets).gather(patches), cells.index % sets
-    take = batch.valid_patches(name, cells, output)
-    take[2:4] = False  # a sample with nothing to decode
+    loss_mask = batch.valid_patches(name, cells, output)
+    loss_mask[2:4] = False  # a sample with nothing to decode
     keys = targets.keys(name, pixels, band_set, output, name == "cover" if coded is None else coded)
     dense = targets(name, pixels, band_set, output)
     grid = TokenGrid(coarse, hidden)
-    return Case(coarse, grid, upsampler, factor, keys, dense, pixels, take, all_queries(cells, factor))
+    return Case(coarse, grid, upsampler, factor, keys, dense, pixels, loss_mask, all_queries(cells, factor))
 
 
 def plain_losses(c: Case, temperature: float, merge_equal: bool) -> list[Tensor]:
     """Of each token, sample by sample: normalise everything, cross-entropy over the whole matrix, times 2τ."""
     losses = []
-    for p, t, chosen in zip(c.fine(all_positions(c)).dense(), c.dense_targets, c.take, strict=True):
+    for p, t, chosen in zip(c.fine(all_positions(c)).dense(), c.dense_targets, c.loss_mask, strict=True):
         p, t = F.normalize(p[chosen], dim=-1), F.normalize(t[chosen], dim=-1)
         logits = p @ t.mT / temperature
         if merge_equal:
@@ -89,7 +89,7 @@ def mean(losses: list[Tensor]) -> Tensor:
 
 
 def our_loss(c: Case, temperature: float, backend: Backend = "auto", most: int | None = None) -> tuple[Tensor, Tensor]:
-    return patch_discrimination(c.fine(), c.keys, c.take, c.queries, temperature, most, backend, chunk=7)
+    return patch_discrimination(c.fine(), c.keys, c.loss_mask, c.queries, temperature, most, backend, chunk=7)
 
 
 @pytest.mark.parametrize("name", list(MODALITIES))
@@ -103,7 +103,7 @@ def test_loss_and_gradient_are_those_of_the_plain_cross_entropy(
     loss, some = our_loss(c, temperature, backend, 4 if name == "cover" and output == 1 else None)
     expected = mean(plain_losses(c, temperature, name == "cover"))
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
-    assert some.tolist() == c.take.flatten(1).any(1).tolist()
+    assert some.tolist() == c.loss_mask.flatten(1).any(1).tolist()
     assert loss[2:4].tolist() == [0, 0]
     (gradient,) = torch.autograd.grad(loss.sum(), c.coarse, retain_graph=True)
     (expected_gradient,) = torch.autograd.grad(expected.sum(), c.coarse)
@@ -114,7 +114,7 @@ def test_loss_and_gradient_are_those_of_the_plain_cross_entropy(
 @pytest.mark.parametrize("most", [None, 5])
 def test_gradcheck_of_the_reference_path(name: str, most: int | None) -> None:
     c = case(name, 8, 4, make_batch(8, samples=2, timesteps=1), width=12)
-    c.take[2:4] = True
+    c.loss_mask[2:4] = True
     if most is not None:
         cells = c.queries.cells
         c.queries = draw_queries(cells, 2, most, 2, query_sampling_for(4, most=most))
@@ -133,14 +133,14 @@ def test_exact_duplicates_are_no_negatives_of_each_other(name: str) -> None:
     c = case(name, 8, 1, batch, coded=True)
     expected = plain_losses(c, 0.1, merge_equal=True)
     torch.testing.assert_close(our_loss(c, 0.1)[0], mean(expected), rtol=1e-9, atol=1e-9)
-    apart = case(name, 8, 1, batch, coded=False)
-    torch.testing.assert_close(our_loss(apart, 0.1)[0], mean(plain_losses(apart, 0.1, False)), rtol=1e-9, atol=1e-9)
-    assert (our_loss(apart, 0.1)[0] > our_loss(c, 0.1)[0])[:2].all()
+    plain = case(name, 8, 1, batch, coded=False)
+    torch.testing.assert_close(our_loss(plain, 0.1)[0], mean(plain_losses(plain, 0.1, False)), rtol=1e-9, atol=1e-9)
+    assert (our_loss(plain, 0.1)[0] > our_loss(c, 0.1)[0])[:2].all()
 
 
 def test_nothing_to_decode_anywhere_is_an_exact_finite_zero() -> None:
     c = case("optical", 8, 1)
-    c.take[:] = False
+    c.loss_mask[:] = False
     loss, some = our_loss(c, 0.1)
     loss.sum().backward()
     assert loss.tolist() == [0] * 6
@@ -207,14 +207,14 @@ def test_few_tokens_are_all_queries() -> None:
 def test_equal_codes_are_counted(seed: int, n: int, kinds: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     kind = torch.randint(kinds, (2, n), generator=rng)
-    keep = torch.rand(2, n, generator=rng) < 0.7
+    mask = torch.rand(2, n, generator=rng) < 0.7
     code = torch.randn(kinds, generator=rng, dtype=DOUBLE)[kind]
-    first, counts, which = count_equal(code, keep, min(n, kinds + 1))
+    first, counts, which = count_equal(code, mask, min(n, kinds + 1))
     for sample in range(2):
-        kept = kind[sample][keep[sample]]
-        found = {int(kind[sample][i]): int(c) for i, c in zip(first[sample], counts[sample], strict=True) if c}
-        assert found == {int(k): int((kept == k).sum()) for k in kept.unique()}
-        for i in torch.nonzero(keep[sample]).flatten():
+        masked = kind[sample][mask[sample]]
+        actual = {int(kind[sample][i]): int(c) for i, c in zip(first[sample], counts[sample], strict=True) if c}
+        assert actual == {int(k): int((masked == k).sum()) for k in masked.unique()}
+        for i in torch.nonzero(mask[sample]).flatten():
             assert kind[sample, first[sample, which[sample, i]]] == kind[sample, i]
 
 
@@ -226,8 +226,8 @@ def test_equal_patches_of_a_map_have_equal_codes(output: int) -> None:
     targets = RandomTargets(MODALITIES, 200, [output], seed=0, centre=True)
     code = targets.keys("cover", cells, torch.zeros(2, 81).long(), output, coded=True).code
     assert code is not None
-    keep = torch.ones(2, (36 // output) ** 2).bool()
-    _, counts, which = count_equal(code.flatten(1), keep, keep.shape[1])
+    mask = torch.ones(2, (36 // output) ** 2).bool()
+    _, counts, which = count_equal(code.flatten(1), mask, mask.shape[1])
     flat = cells.flatten(1, 2)
     assert torch.equal(counts.gather(1, which), (flat[:, :, None] == flat[:, None]).all(-1).sum(-1))
 
@@ -245,11 +245,11 @@ def test_instance_contrast_is_symmetric_cross_entropy() -> None:
 def test_reconstruction_is_the_mean_squared_error_of_hidden_pixels(output: int) -> None:
     c = case("optical", 4, output)
     weight, bias = torch.randn(24, 4 * output**2, dtype=DOUBLE), torch.randn(4 * output**2, dtype=DOUBLE)
-    own = RandomTargets(MODALITIES, 24, [output], seed=0, centre=True).columns("optical", output)
-    counted = own[c.queries.cells.index % 2][..., : 4 * output**2]
-    loss, some = reconstruction(c.fine().transform(weight, bias), c.pixels, counted, c.take, c.queries)
+    columns = RandomTargets(MODALITIES, 24, [output], seed=0, centre=True).columns("optical", output)
+    band_mask = columns[c.queries.cells.index % 2][..., : 4 * output**2]
+    loss, some = reconstruction(c.fine().transform(weight, bias), c.pixels, band_mask, c.loss_mask, c.queries)
     assert some.tolist() == [True, True, False, False, True, True]
     for i in (0, 1, 4, 5):
         predicted = c.fine().dense()[i] @ weight + bias
-        errors = ((predicted - c.pixels[i]).square() * counted[i][:, None]).sum(-1) / counted[i][:, None].sum(-1)
-        torch.testing.assert_close(loss[i], errors[c.take[i]].mean())
+        errors = ((predicted - c.pixels[i]).square() * band_mask[i][:, None]).sum(-1) / band_mask[i][:, None].sum(-1)
+        torch.testing.assert_close(loss[i], errors[c.loss_mask[i]].mean())

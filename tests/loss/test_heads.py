@@ -14,8 +14,8 @@ def some_tokens(seed: int, t: int) -> tuple[FineTokens, Tensor]:
     where = Positions.everywhere(mask, 4)
     detail, basis = torch.randn(3, 4 * t, 16, 5, generator=rng), torch.randn(5, 16, generator=rng)
     tokens = TokenGrid(torch.randn(*mask.shape, 16, generator=rng), mask)
-    take = mask.flatten(1)[..., None] & (torch.rand(3, 4 * t, 16, generator=rng) < 0.8)
-    return FineTokens(tokens, 4, where, detail, basis), take
+    loss_mask = mask.flatten(1)[..., None] & (torch.rand(3, 4 * t, 16, generator=rng) < 0.8)
+    return FineTokens(tokens, 4, where, detail, basis), loss_mask
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -24,10 +24,10 @@ def test_projection_and_mean(layers: int, before: bool) -> None:
     torch.manual_seed(0)
     head = ProjectAndAggregate(16, layers, before)
     latents = {"a": some_tokens(1, 2), "b": some_tokens(2, 1)}
-    totals = [head.total(fine, take) for fine, take in latents.values()]
-    counts = [take.flatten(1).sum(1) for _, take in latents.values()]
-    found = head(torch.stack(totals).sum(0), torch.stack(counts).sum(0))
+    totals = [head.total(fine, loss_mask) for fine, loss_mask in latents.values()]
+    counts = [loss_mask.flatten(1).sum(1) for _, loss_mask in latents.values()]
+    actual = head(torch.stack(totals).sum(0), torch.stack(counts).sum(0))
     for sample in range(3):
-        tokens = torch.cat([fine.dense()[sample][take[sample]] for fine, take in latents.values()])
+        tokens = torch.cat([fine.dense()[sample][loss_mask[sample]] for fine, loss_mask in latents.values()])
         expected = head.projection(tokens).mean(0) if before else head.projection(tokens.mean(0))
-        torch.testing.assert_close(found[sample], expected)
+        torch.testing.assert_close(actual[sample], expected)

@@ -21,9 +21,9 @@ def batch_of_uneven_samples() -> Batch:
     """In one view half as many cells are seen as in the others."""
     batch = make_batch(8, missing=0.2)
     mask = batch.masks["optical"].clone()
-    seen = (mask[0] == Mask.ENCODE).nonzero()
-    assert len(seen) == CELLS
-    mask[0][tuple(seen[CELLS // 2 :].T)] = Mask.DECODE
+    visible = (mask[0] == Mask.ENCODE).nonzero()
+    assert len(visible) == CELLS
+    mask[0][tuple(visible[CELLS // 2 :].T)] = Mask.DECODE
     return remade(batch, masks={**batch.masks, "optical": mask})
 
 
@@ -59,7 +59,7 @@ def test_the_mean_of_all_draws_is_the_sum_over_all_positions(upsampler: str, cas
     aggregate = ProjectAndAggregate(grid.tokens.shape[-1], 2, before_pooling=False)
     packing = batch.encoded.each["optical"]
 
-    def found(most: int | None, sampling: QuerySampling) -> Tensor:
+    def actual(most: int | None, sampling: QuerySampling) -> Tensor:
         drawn_from = dataclasses.replace(batch, query_sampling=sampling)
         some = cells_of("optical", drawn_from, patches["optical"], 1, packing, most, CELLS, means)
         assert some.queries.drawn == (most is not None)
@@ -69,7 +69,7 @@ def test_the_mean_of_all_draws_is_the_sum_over_all_positions(upsampler: str, cas
         assert len(count.unique()) > 1
         return total
 
-    exact = found(None, batch.query_sampling)
-    estimates = torch.stack([found(MOST[case], sampling) for sampling in DRAWS[case]])
+    exact = actual(None, batch.query_sampling)
+    estimates = torch.stack([actual(MOST[case], sampling) for sampling in DRAWS[case]])
     torch.testing.assert_close(estimates.mean(0), exact, rtol=2e-4, atol=2e-4)
     assert torch.allclose(estimates[0], exact) == (upsampler == "bilinear")

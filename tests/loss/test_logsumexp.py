@@ -19,10 +19,10 @@ def drawn(b: int, n: int, m: int, width: int, scale: float, share: float, seed: 
     query = torch.randn(b, n, width, generator=rng, dtype=DOUBLE)
     query = query / query.norm(dim=-1, keepdim=True) * scale
     key = torch.randn(b, m, width, generator=rng, dtype=DOUBLE)
-    keep = torch.rand(b, m, generator=rng) < share
-    keep[:, 0] = True
+    mask = torch.rand(b, m, generator=rng) < share
+    mask[:, 0] = True
     counts = torch.randint(1, 5000, (b, m), generator=rng).to(DOUBLE)
-    return query, key / key.norm(dim=-1, keepdim=True), torch.where(keep, counts.log(), NEVER)
+    return query, key / key.norm(dim=-1, keepdim=True), torch.where(mask, counts.log(), NEVER)
 
 
 def plain(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:

@@ -107,25 +107,25 @@ def test_missing_pixels_of_a_hidden_patch_are_neither_keys_nor_queries(
     module, batch = module_for(processing, output, *ALL_TERMS, *options), make_batch(processing, missing=0.15)
     expected, pixels, changed = module(batch, PatchSizes(processing, output)), {}, 0
     for name, x in batch.pixels.items():
-        seen = (batch.masks[name] == Mask.ENCODE).any(-1).unflatten(0, (-1, batch.views)).any(1)
-        noisy = ~batch.valid[name] & ~repeat_cells(seen, processing)
+        visible = (batch.masks[name] == Mask.ENCODE).any(-1).unflatten(0, (-1, batch.views)).any(1)
+        noisy = ~batch.valid[name] & ~repeat_cells(visible, processing)
         pixels[name], changed = torch.where(noisy[..., None], 99.0, x), changed + int(noisy.sum())
     assert changed > 50
-    found = module(remade(batch, pixels=pixels), PatchSizes(processing, output))
+    actual = module(remade(batch, pixels=pixels), PatchSizes(processing, output))
     for name, term in expected.items():
-        assert torch.equal(term, found[name])
+        assert torch.equal(term, actual[name])
 
 
 @pytest.mark.parametrize(("processing", "output"), [(8, 1), (8, 4), (4, 2), (8, 8)])
 def test_an_output_patch_is_measured_if_all_of_its_pixels_are(processing: int, output: int) -> None:
     batch, factor = make_batch(processing, missing=0.02), processing // output
     for name, cells in batch.decoded.each.items():
-        found = batch.valid_patches(name, cells, output)
+        actual = batch.valid_patches(name, cells, output)
         sets, t = batch.masks[name].shape[-1], batch.masks[name].shape[3]
-        assert found.any()
-        assert output == 1 or not found.all()
-        for view in range(len(found)):
-            for i in range(found.shape[1]):
+        assert actual.any()
+        assert output == 1 or not actual.all()
+        for view in range(len(actual)):
+            for i in range(actual.shape[1]):
                 row, column, time, _ = np.unravel_index(
                     int(cells.index[view, i]), (16 // processing, 16 // processing, t, sets)
                 )
@@ -133,7 +133,7 @@ def test_an_output_patch_is_measured_if_all_of_its_pixels_are(processing: int, o
                     top = row * processing + place // factor * output
                     left = column * processing + place % factor * output
                     patch = batch.valid[name][view // 2, top : top + output, left : left + output, time]
-                    assert found[view, i, place] == (patch.all() and cells.valid()[view, i])
+                    assert actual[view, i, place] == (patch.all() and cells.valid()[view, i])
 
 
 def test_nothing_to_decode_is_an_exact_zero_with_gradients() -> None:

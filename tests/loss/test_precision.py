@@ -59,9 +59,9 @@ class Problem:
             self.pixels = F.one_hot(classes, modality.channels).flatten(3).to(DOUBLE)
         else:
             self.pixels = torch.rand(*cells.index.shape, subpixels, numbers, dtype=DOUBLE)
-        self.take = cells.valid()[..., None] & (torch.rand(*cells.index.shape, subpixels) < 0.8)
-        self.take[2:] = False
-        self.take[2, 0, 0] = True
+        self.loss_mask = cells.valid()[..., None] & (torch.rand(*cells.index.shape, subpixels) < 0.8)
+        self.loss_mask[2:] = False
+        self.loss_mask[2, 0, 0] = True
         self.targets = RandomTargets({"m": modality}, width, [output], seed=0, centre=False)
         self.band_set = cells.index % sets
         self.coded = modality.kind == "categorical"
@@ -73,16 +73,18 @@ class Problem:
         fine = upsampler(TokenGrid(tokens, self.mask), self.factor, self.positions)
         if backend is None:
             dense = targets("m", pixels, self.band_set, self.output)
-            loss = torch.stack([self.plain(*x, temperature) for x in zip(fine.dense(), dense, self.take, strict=True)])
+            loss = torch.stack(
+                [self.plain(*x, temperature) for x in zip(fine.dense(), dense, self.loss_mask, strict=True)]
+            )
         else:
             queries = all_queries(self.positions.cells, self.factor)
             keys = targets.keys("m", pixels, self.band_set, self.output, self.coded)
-            loss, _ = patch_discrimination(fine, keys, self.take, queries, temperature, None, backend, 50)
+            loss, _ = patch_discrimination(fine, keys, self.loss_mask, queries, temperature, None, backend, 50)
         (gradient,) = torch.autograd.grad(loss.sum(), tokens)
         return loss.detach().double(), gradient.double()
 
-    def plain(self, p: Tensor, t: Tensor, take: Tensor, temperature: float) -> Tensor:
-        p, t = F.normalize(p[take], dim=-1), F.normalize(t[take], dim=-1)
+    def plain(self, p: Tensor, t: Tensor, loss_mask: Tensor, temperature: float) -> Tensor:
+        p, t = F.normalize(p[loss_mask], dim=-1), F.normalize(t[loss_mask], dim=-1)
         if len(p) == 0:
             return p.sum()
         logits = p @ t.mT / temperature
@@ -132,12 +134,12 @@ def test_one_class_that_covers_nearly_all_of_a_map(backend: Backend, temperature
         queries = all_queries(under(mask, 8).cells, 8)
         fine = FineTokens(TokenGrid(tokens.to(dtype), mask), 8, queries)
         keys = targets.to(dtype).keys("m", pixels.to(dtype), torch.zeros(1, 64).long(), 1, coded=True)
-        take = torch.ones(1, 64, 64).bool()
-        losses.append(patch_discrimination(fine, keys, take, queries, temperature, 11, backend, None)[0])
-    exact, found = losses
+        loss_mask = torch.ones(1, 64, 64).bool()
+        losses.append(patch_discrimination(fine, keys, loss_mask, queries, temperature, 11, backend, None)[0])
+    exact, actual = losses
     if not rare:
         assert exact.abs() < 1e-12  # nothing to tell it from
-    assert (found - exact).abs() <= 2 * temperature * 1e-5 / temperature
+    assert (actual - exact).abs() <= 2 * temperature * 1e-5 / temperature
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

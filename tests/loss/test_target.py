@@ -37,13 +37,13 @@ def test_a_target_is_a_projection_of_its_band_sets_own_pixels(output: int) -> No
     targets = RandomTargets(MODALITIES, 32, [output], seed=0, centre=False)
     table = targets.table("optical", output)
     pixels, band_set = cells_of("optical", make_batch(8).pixels["optical"], output)
-    found = targets("optical", pixels, band_set, output)
+    actual = targets("optical", pixels, band_set, output)
     by_channel = pixels.unflatten(-1, (output**2, 4))
     for s, channels in enumerate(([0, 1, 2], [3])):
-        own = by_channel[..., channels].flatten(-2)
+        band_set_pixels = by_channel[..., channels].flatten(-2)
         weight = table[:-2].unflatten(0, (output**2, 4))[:, channels].flatten(0, 1)
-        expected = own @ weight + table[-2 + s]
-        torch.testing.assert_close(found[:, s::2], expected[:, s::2])
+        expected = band_set_pixels @ weight + table[-2 + s]
+        torch.testing.assert_close(actual[:, s::2], expected[:, s::2])
 
 
 def test_a_target_is_of_its_own_pixel_alone() -> None:
@@ -79,6 +79,6 @@ def test_weights_have_the_variance_that_keeps_targets_level(patch_size: int) -> 
     targets = RandomTargets({"optical": OPTICAL}, 4096, [patch_size], seed=0, centre=True)
     table = targets.table("optical", patch_size)
     for s, channels in enumerate((3, 1)):
-        own = targets.columns("optical", patch_size)[s, :-2]
-        assert table[:-2][own].var().item() == pytest.approx(1 / (channels * patch_size**2), rel=0.05)
+        band_set_pixels = targets.columns("optical", patch_size)[s, :-2]
+        assert table[:-2][band_set_pixels].var().item() == pytest.approx(1 / (channels * patch_size**2), rel=0.05)
         assert table[-2 + s].std().item() == pytest.approx(0.1, rel=0.05)

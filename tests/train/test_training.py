@@ -243,9 +243,9 @@ def test_two_processes_train_as_one(tmp_path: Path, queries: str) -> None:
     alone = command(tmp_path / "one", *common)
     together = command(tmp_path / "a two = [b]", *common, "runtime=ddp", "runtime.threads=1")
     assert (alone.returncode, together.returncode) == (0, 0), alone.stderr + together.stderr
-    one, two = (RunDirectory(tmp_path / name).metrics() for name in ("one", "a two = [b]"))
-    assert [row["step"] for row in two] == [row["step"] for row in one]
-    for a, b in zip(one, two, strict=True):
+    single, double = (RunDirectory(tmp_path / name).metrics() for name in ("one", "a two = [b]"))
+    assert [row["step"] for row in double] == [row["step"] for row in single]
+    for a, b in zip(single, double, strict=True):
         for name in ("loss", "decoded", "visible", "instance", "grad_norm"):
             assert a[name] == pytest.approx(b[name], rel=1e-3)
 
