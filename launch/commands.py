@@ -11,7 +11,6 @@ from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.provenance import provenance
 from launch.config import Cluster, read_cluster
 from launch.queue.choice import queue_of
-from launch.queue.interface import Queue
 from launch.snapshot import snapshot_code
 from launch.status import MemberStatus, counts, member_statuses
 from launch.status_table import overview, show
@@ -93,7 +92,7 @@ def submit_command(options: SubmitOptions) -> int:
     request = validate_sweep(options.overrides, cluster)
     queue.check(request.members())
     limit = queue.memory()
-    if limit is not None or cluster.device is not None or queue.needs_plan():
+    if limit is not None or cluster.device is not None or cluster.needs_plan:
         request, _ = plan_memory(request, limit, _device(cluster))
     name = request.sweep.name
     if options.dry_run:
@@ -115,9 +114,9 @@ def submit_command(options: SubmitOptions) -> int:
 
 def cancel_command(options: CancelOptions) -> int:
     """Cancel a member or a whole sweep: running members save their state first, and `resume` continues them."""
-    known = {sweep.name: sweep for sweep in sweeps()}
-    if options.name in known:
-        sweep = known[options.name]
+    by_name = {sweep.name: sweep for sweep in sweeps()}
+    if options.name in by_name:
+        sweep = by_name[options.name]
         members = list(sweep.members().values())
     else:
         sweep, member = find_member(options.name)
@@ -160,15 +159,15 @@ def resume_command(options: ResumeOptions) -> int:
         if options.dry_run:
             print(f"dry_run: {len(members)} members would be submitted again")
             return DONE
-        _check_resumable(sweep, members, queue_of(cluster))
+        _check_resumable(sweep, members, cluster)
         submission, line = hand_over(sweep, members, snapshot_code(sweep.code, cluster.dirty), cluster, before.cwd)
     print(f"submitted {len(submission.members)} members of {sweep.name} again: {line}")
     return DONE
 
 
-def _check_resumable(sweep: Sweep, members: Sequence[SweepMember], queue: Queue) -> None:
-    queue.check(members)
-    if queue.needs_plan() and any(member.memory is None for member in members):
+def _check_resumable(sweep: Sweep, members: Sequence[SweepMember], cluster: Cluster) -> None:
+    queue_of(cluster).check(members)
+    if cluster.needs_plan and any(member.memory is None for member in members):
         raise InputError("cluster.memory=plan: these members were submitted without a plan; submit them with it")
     lost = sum(not RunDirectory(sweep.run(member.id)).exists() for member in members)
     if lost:

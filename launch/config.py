@@ -49,6 +49,11 @@ class _Cluster:
     device: str | None
     retries: Retries
 
+    @property
+    def needs_plan(self) -> bool:
+        """Whether it requests the planned memory of a member."""
+        return getattr(self, "memory", None) == "plan"
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Local(_Cluster):

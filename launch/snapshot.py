@@ -4,16 +4,15 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 from hybrid_patch.config.compose import conf_folder
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.atomic_files import write_json, write_text
+from hybrid_patch.runs.atomic_files import write_bytes, write_json
 from hybrid_patch.runs.provenance import SNAPSHOT, provenance
 
 PARTS = ("hybrid_patch", "launch", "conf")
@@ -42,88 +41,61 @@ def snapshot_code(store: Path, dirty: Literal["patch", "refuse"]) -> Snapshot:
     """
     root = Path(__file__).resolve().parent.parent
     origin = provenance()
-    if (root / SNAPSHOT).exists() or origin["commit"] is None:  # a copy already, or an installed package
-        folder = store / _digest(root)[:12]
-        if not folder.exists():
-            _copy(root, folder, {"commit": origin["commit"], "dirty": origin["dirty"]})
-        return Snapshot(folder, origin["commit"], origin["dirty"])
-    with tempfile.TemporaryDirectory() as scratch:
-        tree, patch = _tree(root, Path(scratch))
+    commit, changed, patch = origin["commit"], origin["dirty"], b""
+    if (root / SNAPSHOT).exists() or commit is None:  # a copy already, or an installed package
+        parts = PARTS if conf_folder().parent == root else PARTS[:2]  # a wheel has its conf/ in the package
+        files = [path.relative_to(root) for part in parts for path in (root / part).rglob("*") if path.suffix != ".pyc"]
+    else:
+        files, patch = _checkout(root)
         changed = bool(patch)
         if changed and dirty == "refuse":
             raise InputError("cluster.dirty=refuse: there are uncommitted changes (git status); commit them, or =patch")
-        folder = store / tree[:12]
-        if not folder.exists():
-            _unpack(root, Path(scratch), tree, patch, folder, origin["commit"])
-    return Snapshot(folder, origin["commit"], changed)
+    files = sorted(path for path in files if (root / path).is_file())
+    folder = store / _digest(root, files, f"{commit} {changed}")[:12]
+    if not folder.exists():
+        _copy(root, files, folder, {"commit": commit, "dirty": changed}, patch)
+    return Snapshot(folder, commit, changed)
 
 
-def _tree(root: Path, scratch: Path) -> tuple[str, str]:
-    """The git tree of the code with all changes and new files, and its patch against the commit.
+def _checkout(root: Path) -> tuple[list[Path], bytes]:
+    """The code's files, new ones included, and their patch against the commit.
 
-    Index and objects go to a scratch folder: the checkout's own stay as they are.
+    Works on an index of its own: the checkout's stays as it is.
     """
-    _git(root, scratch, "read-tree", "HEAD")
-    _git(root, scratch, "add", "--all", "--", *PARTS)
-    tree = _git(root, scratch, "write-tree").strip()
-    return tree, _git(root, scratch, "diff", "--binary", "HEAD", tree, "--", *PARTS)
+    with tempfile.TemporaryDirectory() as scratch:
+        index = {"GIT_INDEX_FILE": f"{scratch}/index"}
+        _git(root, index, "read-tree", "HEAD")
+        _git(root, index, "add", "--intent-to-add", "--", *PARTS)
+        files = _git(root, index, "ls-files", "-z", "--", *PARTS).split(b"\0")
+        return [Path(os.fsdecode(name)) for name in files if name], _git(
+            root, index, "diff", "--binary", "HEAD", "--", *PARTS
+        )
 
 
-def _unpack(root: Path, scratch: Path, tree: str, patch: str, folder: Path, commit: str) -> None:
-    archive = _run(root, scratch, "archive", "--format=tar", tree, *PARTS)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
-    with tarfile.open(fileobj=BytesIO(archive)) as tar:
-        tar.extractall(new, filter="data")
-    if patch:
-        write_text(new / PATCH, patch)
-    write_json(new / SNAPSHOT, {"commit": commit, "dirty": bool(patch)})
-    _rename_copy(new, folder)
-
-
-def _digest(root: Path) -> str:
-    """A hash of the packages' files."""
-    digest = hashlib.sha256()
-    for path in sorted(path for part in PARTS for path in (root / part).rglob("*") if path.is_file()):
-        if path.suffix != ".pyc":
-            digest.update(str(path.relative_to(root)).encode() + hashlib.sha256(path.read_bytes()).digest())
+def _digest(root: Path, files: Sequence[Path], origin: str) -> str:
+    digest = hashlib.sha256(origin.encode())
+    for path in files:
+        digest.update(os.fsencode(path) + hashlib.sha256((root / path).read_bytes()).digest())
     return digest.hexdigest()
 
 
-def _copy(root: Path, folder: Path, record: dict[str, object]) -> None:
+def _copy(root: Path, files: Sequence[Path], folder: Path, origin: dict[str, object], patch: bytes) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
-    for package in ("hybrid_patch", "launch"):
-        shutil.copytree(root / package, new / package, ignore=shutil.ignore_patterns("__pycache__"))
-    if not (new / "hybrid_patch" / "conf").exists():
-        shutil.copytree(conf_folder(), new / "conf")
-    write_json(new / SNAPSHOT, record)
-    _rename_copy(new, folder)
-
-
-def _rename_copy(new: Path, folder: Path) -> None:
-    """Rename a finished copy; another process may have been faster."""
+    for path in files:
+        (new / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / path, new / path)
+    if patch:
+        write_bytes(new / PATCH, patch)
+    write_json(new / SNAPSHOT, origin)
     new.chmod(0o755)
     try:
         new.rename(folder)
-    except OSError:
+    except OSError:  # another process was faster
         shutil.rmtree(new)
 
 
-def _git(root: Path, scratch: Path, *words: str) -> str:
-    return _run(root, scratch, *words).decode(errors="surrogateescape")
-
-
-def _run(root: Path, scratch: Path, *words: str) -> bytes:
-    objects = subprocess.run(
-        ["git", "rev-parse", "--git-path", "objects"], cwd=root, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    variables = {
-        "GIT_INDEX_FILE": str(scratch / "index"),
-        "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
-        "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((root / objects).resolve()),
-    }
-    (scratch / "objects").mkdir(exist_ok=True)
+def _git(root: Path, variables: dict[str, str], *words: str) -> bytes:
     done = subprocess.run(["git", *words], cwd=root, env={**os.environ, **variables}, capture_output=True, check=False)
     if done.returncode:
         raise InputError(f"git {words[0]}: {done.stderr.decode(errors='replace').strip()}")

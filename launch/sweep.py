@@ -142,14 +142,14 @@ def sweeps() -> list[Sweep]:
 
 def chosen_sweep(name: str | None) -> Sweep:
     """The sweep of a name or a path; None: the one submitted last. Raises InputError if there is none."""
-    known = sweeps()
+    submitted = sweeps()
     if name is None:
-        if not known:
+        if not submitted:
             raise InputError("no sweep was submitted from here; see --help")
-        return max(known, key=_last_submitted)
+        return max(submitted, key=_last_submitted)
     sweep = Sweep(Path(name) if "/" in name else RUNS / name)
     if not sweep.exists():
-        names = ", ".join(each.name for each in known) or "none"
+        names = ", ".join(each.name for each in submitted) or "none"
         raise InputError(f"{name}: no sweep of that name was submitted from here; there are: {names}")
     return sweep
 

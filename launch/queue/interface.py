@@ -25,10 +25,6 @@ class Queue(Protocol):
         """Bytes that a process may take; None: not known."""
         ...
 
-    def needs_plan(self) -> bool:
-        """Whether it requests the planned memory of a member."""
-        ...
-
     def submit(self, sweep: Sweep, submission: Submission) -> str:
         """Start a recorded submission, and return at once. Returns a line for the person.
 

@@ -60,10 +60,6 @@ class LocalQueue:
         sizes = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
         return min((int(mebibytes) * 2**20 for mebibytes in sizes), default=None)
 
-    def needs_plan(self) -> bool:
-        """No."""
-        return False
-
     def submit(self, sweep: Sweep, submission: Submission) -> str:
         """Start the process that runs the members."""
         folder = sweep.submission_folder(submission)

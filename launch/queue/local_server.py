@@ -26,7 +26,7 @@ POLL = 0.3
 
 
 class Server:
-    """A queue at work."""
+    """The server of a submission."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

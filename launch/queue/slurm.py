@@ -61,10 +61,6 @@ class SlurmQueue:
         power = {"K": 1, "": 2, "M": 2, "G": 3, "T": 4}[match[2].upper()]
         return int(match[1]) * 1024**power // self._cluster.pack
 
-    def needs_plan(self) -> bool:
-        """Whether `cluster.memory=plan`."""
-        return self._cluster.memory == "plan"
-
     def submit(self, sweep: Sweep, submission: Submission) -> str:
         """Call sbatch for each array, after recording the arrays under unique names."""
         folder = sweep.submission_folder(submission)

@@ -38,7 +38,7 @@ POLL = 1.0
 
 
 class Job:
-    """A job at work on a group of members."""
+    """The job of a group of members."""
 
     def __init__(self, folder: Path, array: int) -> None:
         self.folder, self.sweep = folder, sweep_of(folder)

@@ -1,6 +1,6 @@
 """A real SLURM cluster of three nodes on this machine, all of its state in one folder.
 
-python tests/slurm/cluster.py FOLDER    starts one, says what to export, and stops it on Ctrl-C
+python tests/helpers/cluster.py FOLDER    starts one, prints what to export, and stops it on Ctrl-C
 """
 
 import os
@@ -87,7 +87,7 @@ StorageLoc=slurm_acct_db
 
 
 def lacking(accounting: bool = False) -> str:
-    """Why there can be no cluster here; empty if there can."""
+    """Why no cluster can run here; empty if one can."""
     if os.getuid() != 0:
         return "a SLURM cluster for tests needs root"
     programs = (*NEEDED, "slurmdbd", "mariadbd") if accounting else NEEDED
@@ -100,7 +100,7 @@ def _program(name: str) -> str | None:
 
 
 class Cluster:
-    """The daemons, and the faults that a test does to them."""
+    """The daemons, and the faults that a test inflicts on them."""
 
     def __init__(self, folder: Path, accounting: bool = False, array_limit: int = 1001) -> None:
         self.folder, self.accounting, self.array_limit = folder, accounting, array_limit
@@ -144,7 +144,7 @@ class Cluster:
         database.chmod(0o600)
 
     def start(self) -> None:
-        """All daemons; returns when all nodes are idle."""
+        """Start all daemons, and wait until all nodes are idle."""
         run, log = self.folder / "run", self.folder / "log"
         self._daemon(
             "munged",
@@ -178,12 +178,12 @@ class Cluster:
         wait_for(lambda: _listens(self.ports[1]))
 
     def start_controller(self) -> None:
-        """slurmctld."""
+        """Start slurmctld."""
         self._daemon("slurmctld", "-D", "-f", str(self.config))
-        wait_for(lambda: self.says("scontrol", "ping", check=False).find("is UP") > 0)
+        wait_for(lambda: self.output_of("scontrol", "ping", check=False).find("is UP") > 0)
 
     def stop_controller(self) -> None:
-        """slurmctld, as a service is stopped.
+        """Stop slurmctld, as a service is stopped.
 
         Killed, it may not yet have written down the last jobs (it takes up to five seconds), and would give their
         numbers away again when it is back.
@@ -193,17 +193,17 @@ class Cluster:
         process.wait(timeout=60)
 
     def start_node(self, node: str) -> None:
-        """The daemon of a node."""
+        """Start the daemon of a node."""
         self._daemon("slurmd", "-D", "-N", node, "-f", str(self.config), name=node)
 
     def kill(self, name: str) -> None:
-        """kill -9 of a daemon."""
+        """Kill a daemon with -9."""
         process = self.processes.pop(name)
         process.kill()
         process.wait()
 
     def stop(self) -> None:
-        """All of it, with whatever jobs have left."""
+        """Stop all daemons, and what jobs have left."""
         for name in reversed(list(self.processes)):
             process = self.processes.pop(name)
             process.terminate()
@@ -215,23 +215,25 @@ class Cluster:
             os.kill(pid, signal.SIGKILL)
 
     def clean(self) -> None:
-        """No jobs any more, and all daemons at work."""
+        """Cancel all jobs, and start missing daemons."""
         for name, start in (
             ("slurmctld", self.start_controller),
             *((n, lambda n=n: self.start_node(n)) for n in NODES),
         ):
             if name not in self.processes:
                 start()
-        self.says("scancel", "--user=root", check=False)
-        wait_for(lambda: not self.says("squeue", "--noheader"))
+        self.output_of("scancel", "--user=root", check=False)
+        wait_for(lambda: not self.output_of("squeue", "--noheader"))
         self.wait_until_idle()
 
     def wait_until_idle(self) -> None:
-        """All nodes take jobs."""
-        wait_for(lambda: self.says("sinfo", "-h", "-N", "-p", "low", "-o", "%T", check=False).split() == ["idle"] * 3)
+        """Wait until all nodes take jobs."""
+        wait_for(
+            lambda: self.output_of("sinfo", "-h", "-N", "-p", "low", "-o", "%T", check=False).split() == ["idle"] * 3
+        )
 
-    def says(self, *command: str, check: bool = True) -> str:
-        """What a command says, within the cluster."""
+    def output_of(self, *command: str, check: bool = True) -> str:
+        """The output of a command within the cluster."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -249,7 +251,7 @@ class Cluster:
 
 
 def wait_for(condition: "object", seconds: float = 120) -> None:
-    """Until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "waited too long"
@@ -258,15 +260,15 @@ def wait_for(condition: "object", seconds: float = 120) -> None:
 
 def processes_of(word: str) -> list[int]:
     """Processes other than this one with a word in their command line."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
         if word in words and int(path.parent.name) != os.getpid():
-            found.append(int(path.parent.name))
-    return found
+            pids.append(int(path.parent.name))
+    return pids
 
 
 def _free_ports(count: int) -> list[int]:

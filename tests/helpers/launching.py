@@ -1,4 +1,4 @@
-"""Sweeps as a person launches them, in a folder of their own, and what must hold of their runs afterwards."""
+"""Launch sweeps as a person does, in a folder of their own, and check what must hold of their runs afterwards."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def run_directories(folder: Path) -> list[Path]:
 
 
 def status(run: Path) -> dict[str, Any]:
-    """What the run's status says; empty if nothing yet."""
+    """The content of a run's `status.json`; empty if there is none yet."""
     file = run / "status.json"
     return json.loads(file.read_text()) if file.exists() else {}
 
@@ -65,13 +65,13 @@ def steps_of(run: Path) -> list[int]:
 
 
 def attempts_of(run: Path) -> list[dict[str, Any]]:
-    """The attempts that have ended otherwise than done."""
+    """The attempts that ended without finishing the run."""
     file = run / "attempts.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def until(condition: Callable[[], object], seconds: float = 400) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -84,12 +84,12 @@ def until_step(run: Path, step: int) -> None:
 
 
 def until_done(*runs: Path, seconds: float = 200) -> None:
-    """Wait until runs are done, by their own word."""
+    """Wait until runs report that they are done."""
     until(lambda: all(status(run).get("state") == "done" for run in runs), seconds)
 
 
-def whole(run: Path, steps: int) -> None:
-    """Done, every step exactly once, nothing half-written, nobody at work."""
+def check_whole(run: Path, steps: int) -> None:
+    """Check that a run is done, with every step exactly once, nothing half-written and no lock."""
     until(lambda: not (run / "lock.json").exists())
     assert status(run)["state"] == "done"
     assert steps_of(run) == list(range(1, steps + 1))

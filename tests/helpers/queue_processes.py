@@ -15,13 +15,13 @@ def pid_of(run: Path) -> int:
 
 def processes(folder: Path, module: str) -> dict[str, psutil.Process]:
     """The processes of a module at work below a folder, by the names of what they work on."""
-    found = {}
+    by_name = {}
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess):
             words = process.cmdline()
             if module in words and words[-1].startswith(str(folder)):
-                found[Path(words[-1]).name] = process
-    return found
+                by_name[Path(words[-1]).name] = process
+    return by_name
 
 
 def trainings(folder: Path) -> dict[str, psutil.Process]:

@@ -15,6 +15,7 @@ from launching import (
     QUICK,
     ROOT,
     attempts_of,
+    check_whole,
     launch,
     run_directories,
     status,
@@ -23,7 +24,6 @@ from launching import (
     until_done,
     until_step,
     variables,
-    whole,
 )
 from queue_processes import server, trainings
 
@@ -46,7 +46,7 @@ def test_a_sweep_from_plan_to_table(tmp_path: Path) -> None:
     assert waited.returncode == 0
     assert "2 done" in waited.stdout
     for run in runs:
-        whole(run, 12)
+        check_whole(run, 12)
     assert "step 12/12" in launch(tmp_path, "logs", bilinear.name[-10:]).stdout
     done = launch(tmp_path, "submit", *words)
     assert "nothing to submit: 2 done" in done.stdout
@@ -82,7 +82,7 @@ def test_an_edit_after_the_submission_changes_nothing(tmp_path: Path) -> None:
     runs = run_directories(tmp_path)
     until_done(*runs)
     for run in runs:
-        whole(run, 5)
+        check_whole(run, 5)
     (code,) = (tmp_path / "runs" / "mine" / "launch" / "code").iterdir()
     assert "+# not committed" in (code / "dirty.patch").read_text()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=copy, capture_output=True, text=True, check=True).stdout
@@ -125,7 +125,7 @@ def test_commands_that_come_too_early_or_from_elsewhere(tmp_path: Path) -> None:
     assert launch(tmp_path, "cancel", f"mine/{run.name}").returncode == 0
     until(lambda: not trainings(tmp_path))
     silent = launch(tmp_path, "logs", "-f", f"other/{run.name}")
-    assert (silent.returncode, silent.stderr) == (2, f"error: {run.name}: has not said anything yet\n")
+    assert (silent.returncode, silent.stderr) == (2, f"error: {run.name}: has not printed anything yet\n")
     assert launch(tiles, "resume", "../runs/mine").returncode == 0
     submission = json.loads((manifest.parents[2] / "mine/launch/submissions/0002/submission.json").read_text())
     assert submission["cwd"] == str(tmp_path)
@@ -141,16 +141,16 @@ def test_a_thousand_members(tmp_path: Path) -> None:
     runs = submitted(tmp_path, *words)
     assert len(set(runs)) == 1000
     until_done(*runs[:3])
-    said = launch(tmp_path, "status").stdout
-    assert "queued" in said.splitlines()[0]
-    assert len(said.splitlines()) < 60
+    printed = launch(tmp_path, "status").stdout
+    assert "queued" in printed.splitlines()[0]
+    assert len(printed.splitlines()) < 60
     assert "nothing to submit" in launch(tmp_path, "submit", *QUICK, "sweep_name=mine", *words).stdout
 
     def done() -> int:
         return sum(status(run).get("state") == "done" for run in runs)
 
-    def until_so_many(count: int) -> set[str]:
-        """Kill a training every now and then until so many runs are done; the ids of those that were killed."""
+    def until_done_count(count: int) -> set[str]:
+        """Kill a training every now and then until `count` runs are done; returns the ids of those killed."""
         killed: set[str] = set()
         while done() < count:
             time.sleep(20)
@@ -162,10 +162,10 @@ def test_a_thousand_members(tmp_path: Path) -> None:
                     break
         return killed
 
-    killed = until_so_many(300)
+    killed = until_done_count(300)
     os.kill(server(tmp_path), signal.SIGKILL)
     assert launch(tmp_path, "resume", "mine").returncode == 0
-    killed |= until_so_many(600)
+    killed |= until_done_count(600)
     assert launch(tmp_path, "cancel", "mine").returncode == 0
     until(lambda: not Path(f"/proc/{server(tmp_path, 2)}").exists())
     assert "running" not in launch(tmp_path, "status").stdout.splitlines()[0]
@@ -174,7 +174,7 @@ def test_a_thousand_members(tmp_path: Path) -> None:
     until(lambda: done() > before)
     until_done(*runs, seconds=2 * 3600)
     for run in runs:
-        whole(run, 5)
+        check_whole(run, 5)
         causes = {row["cause"] for row in attempts_of(run)}
         assert causes <= {"killed", "lost", "preempted"}
         assert "killed" not in causes or run.name in killed

@@ -13,6 +13,7 @@ import pytest
 from launching import (
     QUICK,
     attempts_of,
+    check_whole,
     launch,
     run_directories,
     status,
@@ -22,7 +23,6 @@ from launching import (
     until_done,
     until_step,
     variables,
-    whole,
 )
 from queue_processes import fill, pid_of, processes, server, trainings
 
@@ -43,8 +43,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_failures_are_told_apart_and_stop_no_other(tmp_path: Path) -> None:
     """A member that raises, one that is killed -9 once, one that is out of memory, one that cannot learn."""
     words = ("seed=0,1", "trainer.steps=200", "cluster.slots=2", "cluster.retries.error=0")
-    found = launch(tmp_path, "submit", *QUICK, "sweep_name=mine", *words, "dry_run=true").stdout
-    ids = [word for line in found.splitlines() for word in line.split() if word.startswith("hybrid8-1_")]
+    dry_run = launch(tmp_path, "submit", *QUICK, "sweep_name=mine", *words, "dry_run=true").stdout
+    ids = [word for line in dry_run.splitlines() for word in line.split() if word.startswith("hybrid8-1_")]
     broken = tmp_path / "runs" / "mine" / ids[0] / "checkpoints"
     broken.parent.mkdir(parents=True)
     broken.touch()  # no folder can be made there
@@ -52,18 +52,18 @@ def test_failures_are_told_apart_and_stop_no_other(tmp_path: Path) -> None:
     until_step(killed, 25)
     os.kill(pid_of(killed), signal.SIGKILL)
     until_done(killed)
-    whole(killed, 200)
+    check_whole(killed, 200)
     assert [row["cause"] for row in attempts_of(killed)] == ["killed"]
     until(lambda: status(raises).get("state") == "failed")
-    said = launch(tmp_path, "status")
-    assert said.returncode == 1
-    assert "1 done, 1 failed" in said.stdout
-    assert "1 × error at runs/atomic_files.py" in said.stdout
-    assert "again: python -m launch resume mine --failed-only" in said.stdout
+    printed = launch(tmp_path, "status")
+    assert printed.returncode == 1
+    assert "1 done, 1 failed" in printed.stdout
+    assert "1 × error at runs/atomic_files.py" in printed.stdout
+    assert "again: python -m launch resume mine --failed-only" in printed.stdout
     broken.unlink()
     assert launch(tmp_path, "resume", "mine", "--failed-only").returncode == 0
     until_done(raises)
-    whole(raises, 200)
+    check_whole(raises, 200)
 
 
 def test_out_of_memory_is_not_tried_again(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
     until(lambda: status(run)["state"] == "failed")
     assert launch(small_disk, "resume", "mine", TMPDIR=str(tmp_path)).returncode == 0
     until_done(run)
-    whole(run, 400)
+    check_whole(run, 400)
 
 
 def test_a_full_disk_costs_no_other_member_its_turn(tmp_path: Path, small_disk: Path) -> None:
@@ -113,11 +113,11 @@ def test_a_full_disk_costs_no_other_member_its_turn(tmp_path: Path, small_disk: 
     time.sleep(3)  # the queue tries to say so, and cannot
     filler.unlink()
     until_done(second)
-    whole(second, 150)
+    check_whole(second, 150)
     assert attempts_of(first)[-1]["cause"] == "disk full"
     assert launch(small_disk, "resume", "mine", TMPDIR=str(tmp_path)).returncode == 0
     until_done(first)
-    whole(first, 150)
+    check_whole(first, 150)
 
 
 def test_it_outlives_terminal_wait_and_queue(tmp_path: Path) -> None:
@@ -149,12 +149,12 @@ def test_it_outlives_terminal_wait_and_queue(tmp_path: Path) -> None:
     assert "still running" in wait.communicate(timeout=60)[1]
     assert wait.returncode == 130
     os.kill(server(tmp_path), signal.SIGKILL)
-    said = launch(tmp_path, "status").stdout
-    assert "1 running, 1 missing" in said or "1 done, 1 missing" in said
+    printed = launch(tmp_path, "status").stdout
+    assert "1 running, 1 missing" in printed or "1 done, 1 missing" in printed
     assert launch(tmp_path, "resume").returncode == 0
     until_done(first, second)
     for run in (first, second):
-        whole(run, 200)
+        check_whole(run, 200)
         assert attempts_of(run) == []
 
 
@@ -175,7 +175,7 @@ def test_cancel_saves_and_resume_goes_on(tmp_path: Path) -> None:
     assert launch(tmp_path, "resume", "mine").returncode == 0
     until_done(*runs)
     for run in runs:
-        whole(run, 200)
+        check_whole(run, 200)
 
 
 def test_cancelled_members_are_let_go_and_taken_again(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_cancelled_members_are_let_go_and_taken_again(tmp_path: Path) -> None:
     assert launch(tmp_path, "resume", "mine").returncode == 0
     until_done(first, second, third)
     for run in (first, second, third):
-        whole(run, 400)
+        check_whole(run, 400)
     assert {row["cause"] for row in attempts_of(first)} <= {"preempted"}
 
 
@@ -213,5 +213,5 @@ def test_two_queues_at_one_member(tmp_path: Path) -> None:
     if lucky == orphan and not queues:
         assert launch(tmp_path, "resume", "mine").returncode == 0
     until_done(run)
-    whole(run, 400)
+    check_whole(run, 400)
     assert {row["cause"] for row in attempts_of(run)} <= {"lost", "killed"}

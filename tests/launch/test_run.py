@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launching import QUICK, launch, run_directories, status, steps_of, until, until_step, variables, whole
+from launching import QUICK, check_whole, launch, run_directories, status, steps_of, until, until_step, variables
 from queue_processes import trainings
 
 from launch.foreground import exit_code
@@ -19,9 +19,9 @@ RUN = ("run", *QUICK, "sweep_name=mine", "cluster.slots=1")
 
 def states(stdout: str) -> list[str]:
     """The state of each member in the summary."""
-    known = ("done", "bad input", "stopped", "failed", "not started")
+    ends = ("done", "bad input", "stopped", "failed", "not started")
     lines = [line for line in stdout.splitlines() if not line.startswith("[")]
-    return [next(s for s in known if line.startswith(s)) for line in lines if line.startswith(known)]
+    return [next(s for s in ends if line.startswith(s)) for line in lines if line.startswith(ends)]
 
 
 def test_bad_and_repeated_and_failing_members_stop_no_other(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_bad_and_repeated_and_failing_members_stop_no_other(tmp_path: Path) -> N
     assert "[1/1] running" in done.stdout
     assert done.stdout.endswith("1 of 3 done\n")
     (run,) = run_directories(tmp_path)
-    whole(run, 5)
+    check_whole(run, 5)
     (run / "status.json").unlink()
     broken = run / "checkpoints"
     broken.rename(run / "moved")
@@ -80,7 +80,7 @@ def test_a_signal_saves_the_member_and_the_same_command_goes_on(number: signal.S
         assert (again.returncode, states(again.stdout)) == (0, ["done", "done"])
         assert f"going on after step {saved}" in (first / "log.txt").read_text()
         for run in (first, second):
-            whole(run, 400)
+            check_whole(run, 400)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from cluster import Cluster, lacking, wait_for
 from launching import (
     QUICK,
     attempts_of,
+    check_whole,
     launch,
     run_directories,
     status,
@@ -28,7 +29,6 @@ from launching import (
     until_done,
     until_step,
     variables,
-    whole,
 )
 
 pytestmark = pytest.mark.timeout(900)  # a dozen times what a quiet machine takes
@@ -98,28 +98,28 @@ def job_of(cluster: Cluster, run: Path) -> str:
 
 
 def restarts(cluster: Cluster, job: str) -> int:
-    found = re.search(r"Restarts=(\d+)", cluster.says("scontrol", "show", "job", "-o", job))
-    assert found
-    return int(found[1])
+    match = re.search(r"Restarts=(\d+)", cluster.output_of("scontrol", "show", "job", "-o", job))
+    assert match
+    return int(match[1])
 
 
 def test_a_sweep_to_the_end_in_an_array_with_a_limit_and_packed(cluster: Cluster, tmp_path: Path) -> None:
     runs = submitted(
         tmp_path, "seed=0,1,2", "trainer.steps=30", "cluster=slurm", "cluster.parallel=1", "cluster.pack=2"
     )
-    assert "%1" in cluster.says("squeue", "--noheader", "--format=%i") or len(steps_of(runs[2])) == 0
-    most = 0
+    assert "%1" in cluster.output_of("squeue", "--noheader", "--format=%i") or len(steps_of(runs[2])) == 0
+    max_running = 0
 
     def all_done() -> bool:
-        nonlocal most
-        running = cluster.says("squeue", "--noheader", "--states=running", "--format=%i").split()
-        most = max(most, len(running))
+        nonlocal max_running
+        running = cluster.output_of("squeue", "--noheader", "--states=running", "--format=%i").split()
+        max_running = max(max_running, len(running))
         return all(status(run).get("state") == "done" for run in runs)
 
     until(all_done, 200)
-    assert most == 1
+    assert max_running == 1
     for run in runs:
-        whole(run, 30)
+        check_whole(run, 30)
     waited = launch(tmp_path, "wait")
     assert waited.returncode == 0
     assert "3 done" in waited.stdout
@@ -129,11 +129,11 @@ def test_a_sweep_to_the_end_in_an_array_with_a_limit_and_packed(cluster: Cluster
 
 def test_requeued_killed_and_cancelled(cluster: Cluster, tmp_path: Path) -> None:
     requeued, killed, cancelled = runs = submitted(tmp_path, "seed=0,1,2", *LONG)
-    arrays = {name.partition("_")[0] for name in cluster.says("squeue", "--noheader", "--format=%i").split()}
+    arrays = {name.partition("_")[0] for name in cluster.output_of("squeue", "--noheader", "--format=%i").split()}
     assert len(arrays) == 2  # the site takes arrays of two jobs
     for run in runs:
         until_step(run, 25)
-    cluster.says("scontrol", "requeue", job_of(cluster, requeued))
+    cluster.output_of("scontrol", "requeue", job_of(cluster, requeued))
     os.kill(training(killed), signal.SIGKILL)
     assert launch(tmp_path, "cancel", cancelled.name).returncode == 0
     until(lambda: status(cancelled)["state"] == "preempted")
@@ -146,19 +146,19 @@ def test_requeued_killed_and_cancelled(cluster: Cluster, tmp_path: Path) -> None
     assert launch(tmp_path, "resume", "mine").returncode == 0
     until_done(cancelled)
     for run in runs:
-        whole(run, STEPS)
+        check_whole(run, STEPS)
 
 
 def test_preempted_by_a_higher_partition(cluster: Cluster, tmp_path: Path) -> None:
     (run,) = submitted(tmp_path, *LONG, "cluster.partition=low")
     until_step(run, 25)
     job = job_of(cluster, run)
-    cluster.says("sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
+    cluster.output_of("sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
     until(lambda: status(run)["state"] == "preempted")
     saved = status(run)["step"]
     assert saved >= 25
     until_done(run)
-    whole(run, STEPS)
+    check_whole(run, STEPS)
     assert restarts(cluster, job) >= 1
     assert attempts_of(run)[0]["cause"] == "preempted"
     assert f"going on after step {saved}" in (run / "log.txt").read_text()
@@ -169,11 +169,11 @@ def test_preempted_before_anything_of_ours_runs(cluster: Cluster, tmp_path: Path
     (run,) = submitted(
         tmp_path, "trainer.steps=30", "cluster=slurm", "cluster.partition=low", "cluster.setup=[sleep 9]"
     )
-    until(lambda: "RUNNING" in cluster.says("squeue", "--noheader", "--format=%T"))
-    job = cluster.says("squeue", "--noheader", "--format=%A")
-    cluster.says("sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
+    until(lambda: "RUNNING" in cluster.output_of("squeue", "--noheader", "--format=%T"))
+    job = cluster.output_of("squeue", "--noheader", "--format=%A")
+    cluster.output_of("sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
     until_done(run)
-    whole(run, 30)
+    check_whole(run, 30)
     assert restarts(cluster, job) >= 1
 
 
@@ -187,7 +187,7 @@ def test_one_of_a_pack_is_cancelled_and_taken_again(cluster: Cluster, tmp_path: 
     assert "submitted 1 members" in launch(tmp_path, "resume", "mine").stdout
     until_done(cancelled, other)
     for run in (cancelled, other):
-        whole(run, STEPS)
+        check_whole(run, STEPS)
 
 
 def test_what_waits_is_left_as_it_was_submitted(cluster: Cluster, tmp_path: Path) -> None:
@@ -213,10 +213,10 @@ def test_the_time_limit(cluster: Cluster, tmp_path: Path) -> None:
     until(lambda: attempts_of(run))
     assert attempts_of(run)[0]["cause"] == "preempted"
     job = attempts_of(run)[0]["job"]
-    until(lambda: "PENDING" in cluster.says("squeue", "--noheader", "--format=%T", f"--jobs={job}", check=False))
-    cluster.says("scontrol", "update", f"jobid={job}", "TimeLimit=10", check=False)
+    until(lambda: "PENDING" in cluster.output_of("squeue", "--noheader", "--format=%T", f"--jobs={job}", check=False))
+    cluster.output_of("scontrol", "update", f"jobid={job}", "TimeLimit=10", check=False)
     until_done(run, seconds=700)
-    whole(run, 9000)
+    check_whole(run, 9000)
     assert restarts(cluster, job) >= 1
 
 
@@ -225,7 +225,7 @@ def test_a_node_goes_down_and_leaves_an_orphan(cluster: Cluster, tmp_path: Path)
     (run,) = submitted(tmp_path, *LONG)
     until_step(run, 25)
     job, orphan = job_of(cluster, run), training(run)
-    node = cluster.says("squeue", "--noheader", "--format=%N", f"--jobs={job}")
+    node = cluster.output_of("squeue", "--noheader", "--format=%N", f"--jobs={job}")
     step_daemon = psutil.Process(orphan).parents()[1]
     assert step_daemon.name() == "slurmstepd"
     step_daemon.kill()
@@ -242,9 +242,9 @@ def test_a_node_goes_down_and_leaves_an_orphan(cluster: Cluster, tmp_path: Path)
     until(lambda: not Path(f"/proc/{orphan}").exists())
     assert "this attempt has lost the run" in (run / "output.txt").read_text()
     until_done(run)
-    whole(run, STEPS)
+    check_whole(run, STEPS)
     assert restarts(cluster, job) == 1
-    assert cluster.says("sinfo", "-h", "-n", node, "-p", "low", "-o", "%T").startswith("down")
+    assert cluster.output_of("sinfo", "-h", "-n", node, "-p", "low", "-o", "%T").startswith("down")
 
 
 def test_the_controller_is_restarted_and_is_away_at_a_submission(cluster: Cluster, tmp_path: Path) -> None:
@@ -261,9 +261,9 @@ def test_the_controller_is_restarted_and_is_away_at_a_submission(cluster: Cluste
     assert launch(tmp_path, "submit", *words).returncode == 0
     assert launch(tmp_path, "wait", "other").returncode == 0
     for each in (tmp_path / "runs" / "other").glob("*_s*"):
-        whole(each, 20)
+        check_whole(each, 20)
     until_done(run)
-    whole(run, 900)
+    check_whole(run, 900)
     assert attempts_of(run) == []
 
 
@@ -276,7 +276,7 @@ def test_the_submitting_process_is_killed(cluster: Cluster, tmp_path: Path) -> N
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_for(lambda: cluster.says("squeue", "--noheader"))
+    wait_for(lambda: cluster.output_of("squeue", "--noheader"))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     runs = run_directories(tmp_path)
@@ -284,20 +284,20 @@ def test_the_submitting_process_is_killed(cluster: Cluster, tmp_path: Path) -> N
     assert "nothing to submit" in again.stdout, again.stdout + again.stderr
     until_done(*runs)
     for run in runs:
-        whole(run, 150)
+        check_whole(run, 150)
 
 
 def test_two_machines_train_one_member(cluster: Cluster, tmp_path: Path) -> None:
     """Their names resolve nowhere: the address is SLURM's own."""
     (run,) = submitted(tmp_path, *LONG, "cluster.nodes=2", "runtime=ddp", "runtime.processes=1", "runtime.device=cpu")
     until_step(run, 25)
-    assert len(cluster.says("squeue", "--noheader", "--format=%N").split(",")) >= 1
-    assert cluster.says("squeue", "--noheader", "--format=%D") == "2"
-    cluster.says("scancel", "--signal=USR2", "--batch", job_of(cluster, run))
+    assert len(cluster.output_of("squeue", "--noheader", "--format=%N").split(",")) >= 1
+    assert cluster.output_of("squeue", "--noheader", "--format=%D") == "2"
+    cluster.output_of("scancel", "--signal=USR2", "--batch", job_of(cluster, run))
     until(lambda: attempts_of(run))
     assert attempts_of(run)[0]["cause"] == "preempted"
     until_done(run)
-    whole(run, STEPS)
+    check_whole(run, STEPS)
 
 
 def test_with_sacct(accounted: Cluster, tmp_path: Path) -> None:
@@ -306,5 +306,5 @@ def test_with_sacct(accounted: Cluster, tmp_path: Path) -> None:
     job = job_of(accounted, run)
     os.kill(training(run), signal.SIGKILL)
     until_done(run)
-    whole(run, STEPS)
-    wait_for(lambda: "COMPLETED" in accounted.says("sacct", "-n", "-X", "-j", job, "-o", "State"))
+    check_whole(run, STEPS)
+    wait_for(lambda: "COMPLETED" in accounted.output_of("sacct", "-n", "-X", "-j", job, "-o", "State"))

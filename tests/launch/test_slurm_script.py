@@ -39,6 +39,6 @@ def test_a_script_requests_what_a_member_needs_and_ends_as_our_process() -> None
     }
     assert not [option for option in options if option.startswith(("account", "qos", "error", "wckey"))]
     order = ("trap", "module load cuda", "export PYTHONPATH='/code here'", "cd /work", "exec ")
-    places = [next(i for i, line in enumerate(lines) if line.startswith(begin)) for begin in order]
-    assert places == sorted(places)
+    line_numbers = [next(i for i, line in enumerate(lines) if line.startswith(begin)) for begin in order]
+    assert line_numbers == sorted(line_numbers)
     assert "launch.queue.slurm_job /folder 0" in lines[-1]

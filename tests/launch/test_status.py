@@ -1,4 +1,4 @@
-"""How a member stands where its queue and its own files do not say the same."""
+"""The status of a member whose queue and files disagree."""
 
 from pathlib import Path
 
@@ -12,15 +12,15 @@ from launch.sweep import SweepMember
 MEMBER = SweepMember(id="a", arguments=("seed=0",), nodes=1, processes=1, workers=0, cuda=False, memory=None)
 
 
-@pytest.mark.parametrize(("live", "idle"), [("running", False), (None, True)])
+@pytest.mark.parametrize(("live", "resubmittable"), [("running", False), (None, True)])
 def test_a_dead_machine_is_named_and_its_member_not_submitted_twice(
-    tmp_path: Path, live: Live | None, idle: bool
+    tmp_path: Path, live: Live | None, resubmittable: bool
 ) -> None:
     status = {"state": "running", "reason": "", "heartbeat": 0.0, "attempt": 1, "step": 5, "host": "n1", "pid": 1}
     write_json(tmp_path / "status.json", status)
-    found = member_status(tmp_path, MEMBER, live)
-    assert (found.state, found.resubmittable) == ("stale", idle)
-    assert ("its queue still has it" in found.reason) is not idle
+    standing = member_status(tmp_path, MEMBER, live)
+    assert (standing.state, standing.resubmittable) == ("stale", resubmittable)
+    assert ("its queue still has it" in standing.reason) is not resubmittable
 
 
 def test_a_torn_line_stays_by_itself(tmp_path: Path) -> None:

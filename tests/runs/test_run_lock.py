@@ -103,8 +103,8 @@ def test_a_training_that_has_lost_its_run_ends_with_76(tmp_path: Path) -> None:
     lock = tmp_path / "run" / "lock.json"
     taken = json.loads(lock.read_text()) | {"token": "another's", "restart": "1"}
     lock.write_text(json.dumps(taken))
-    said = process.communicate(timeout=100)[1]
-    assert process.returncode == 76, said
-    assert "this attempt has lost the run" in said
+    printed = process.communicate(timeout=100)[1]
+    assert process.returncode == 76, printed
+    assert "this attempt has lost the run" in printed
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "running"
     assert json.loads(lock.read_text()) == taken
