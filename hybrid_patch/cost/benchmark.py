@@ -1,8 +1,9 @@
 """Measure and compare what variants cost: a training step's time by phase, and its peak memory.
 
-Real training steps on fixed data, forward, backward and optimizer apart. The variants take turns in random order within
-each round, so that a drift of the machine hits all alike, and are compared by the ratios of their times in the same
-round. The first step of each, in which torch.compile works, is told apart. Peak memory is that of a process of its own.
+Real training steps on fixed data, timed by forward, backward and optimizer. The variants take turns in random order
+within each round, so that a drift of the machine hits all alike, and are compared by the ratios of their times in the
+same round. The first step of each, in which torch.compile works, is reported separately. Peak memory is measured in a
+process of its own.
 """
 
 import sys
@@ -67,8 +68,8 @@ class BenchmarkOptions:
         unknown = [name for name in self.variants if name not in defined]
         if unknown or not self.variants:
             wrong = f"unknown {', '.join(unknown)}" if unknown else "none named"
-            known = f"{', '.join(defined)}, or define.<name>='[…]'"
-            raise InputError(f"variants=[{','.join(self.variants)}]: {wrong}; takes: {known}")
+            choices = f"{', '.join(defined)}, or define.<name>='[…]'"
+            raise InputError(f"variants=[{','.join(self.variants)}]: {wrong}; takes: {choices}")
         if len(self.sweep) > 1:
             raise InputError(f"sweep.{' sweep.'.join(self.sweep)}: one key at a time can be swept")
         if self.key is not None and not self.values:
@@ -98,8 +99,8 @@ class BenchmarkOptions:
         try:
             return compose(["logger=none", "evaluation=none", *self.overrides, *point, *variant])
         except InputError as error:
-            own = ", ".join(option_names(BenchmarkOptions))
-            hint = f" (the benchmark's own keys: {own})" if "unknown key" in str(error) else ""
+            names = ", ".join(option_names(BenchmarkOptions))
+            hint = f" (the benchmark's own keys: {names})" if "unknown key" in str(error) else ""
             raise InputError(f"variant {name}: {error}{hint}") from error
 
 
@@ -141,8 +142,8 @@ def measure(options: BenchmarkOptions) -> dict[str, Any]:
 def tables(report: dict[str, Any]) -> list[Table]:
     """Step times and ratios, for each value of a sweep, and how costs grow with it."""
     points = report.get("points", [report])
-    found = [table for point in points for table in (times_table(point), ratios_table(point))]
-    return [*found, exponents_table(report)] if "sweep" in report else found
+    for_points = [table for point in points for table in (times_table(point), ratios_table(point))]
+    return [*for_points, exponents_table(report)] if "sweep" in report else for_points
 
 
 def times_table(report: dict[str, Any]) -> Table:

@@ -85,15 +85,15 @@ def _times(step: Step, seconds: Sequence[Parts], totals: Sequence[float]) -> dic
     }
 
 
-def _planned(prediction: Prediction, device: Device, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What the planner predicts for a variant, beside what was measured."""
-    seconds, flops = measured["step_seconds"]["median"], prediction.flops_per_step()
+def _planned(prediction: Prediction, device: Device, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the planner predicts for a variant, and how far that is from the measurements in its row."""
+    seconds, flops = row["step_seconds"]["median"], prediction.flops_per_step()
     planned = {"peak_memory_bytes": prediction.peak(), "step_seconds": prediction.seconds(device)}
     peak_flops = device.bf16 if prediction.config.runtime.precision == "bf16-mixed" else device.fp32
     return {
         "planned": planned,
         "planned_error": {
-            "peak_memory_bytes": planned["peak_memory_bytes"] / measured["peak_memory_bytes"] - 1,
+            "peak_memory_bytes": planned["peak_memory_bytes"] / row["peak_memory_bytes"] - 1,
             "step_seconds": planned["step_seconds"] / seconds - 1,
         },
         "flops_per_step": flops,
@@ -109,8 +109,8 @@ def exponents(values: Sequence[str], points: Sequence[Mapping[str, Any]]) -> dic
     """
     rows = {}
     for name in points[0]["variants"]:
-        measured = [(value, point["variants"][name]) for value, point in zip(values, points, strict=True)]
-        usable = [(float(value), row) for value, row in measured if _is_positive(value) and "failed" not in row]
+        at_values = [(value, point["variants"][name]) for value, point in zip(values, points, strict=True)]
+        usable = [(float(value), row) for value, row in at_values if _is_positive(value) and "failed" not in row]
         if len(usable) >= 2:
             sizes = [size for size, _ in usable]
             rows[name] = {

@@ -1,7 +1,7 @@
 """Measure how fast batches are loaded.
 
-Opens the data, waits for the first batch, and goes on for some steps, with the worker processes of `runtime.workers`,
-or one if that is 0. Nothing is trained. CPU time is that of the workers, so that others on the machine do not count.
+Opens the data, waits for the first batch, and loads some more, with `runtime.workers` worker processes, at least one.
+Nothing is trained. CPU time is that of the workers, so that other processes on the machine do not count.
 """
 
 import dataclasses
@@ -227,10 +227,10 @@ def table(report: dict[str, Any]) -> Table:
             ("a step and the wait for its batch, s", format_interval(report["loaded_step"]["loaded"], ".3g")),
             ("speed with loading, relative to without", format_interval(report["loaded_step"]["share"], ".1%")),
         ]
-    found = Table(title=f"Loading {report['steps']} batches of {report['batch_size']}", show_header=False)
+    loading = Table(title=f"Loading {report['steps']} batches of {report['batch_size']}", show_header=False)
     for row in rows:
-        found.add_row(*row)
-    return found
+        loading.add_row(*row)
+    return loading
 
 
 if __name__ == "__main__":

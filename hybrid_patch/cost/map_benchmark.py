@@ -1,9 +1,8 @@
 """Measure what embedding a scene costs.
 
-The models of one size, untrained (weights do not change what it costs), embed one synthetic scene of Sentinel-2's 12
-bands at one date into Cloud-Optimised GeoTIFFs of 64 numbers in int8: on the scene's grid, and the model of coarse
-patches on its own grid too. They take turns in random order within each round, and are compared by the ratios of
-their times in the same round.
+Untrained models (weights do not change the cost) embed one synthetic scene of Sentinel-2's 12 bands at one date into
+Cloud-Optimised GeoTIFFs of 64 numbers in int8: on the scene's grid, and pure ps=8 on its own grid too. They take turns
+in random order within each round, and are compared by the ratios of their times in the same round.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""Plan runs before any is started: what each member of a sweep will take, and whether it fits a device.
+"""Predict what every member of a sweep will cost, before anything runs, and whether it fits a device.
 
-For every member: parameters, tokens, FLOPs by part, peak memory by class, and on a device whether it fits, the largest
-batch that does, the least time of a step, and GPU-hours. A step of the real code is run on tensors without numbers.
-Exit code: 0 all could be planned and fit into `max_memory` · 2 some could not, or do not, or bad input.
+For every member: parameters, tokens, FLOPs by part, peak memory by class, and for a device whether it fits, the largest
+batch that does, a lower bound of a step's time, and GPU-hours. A step of the real code runs on tensors without numbers.
+Exit code: 0 all members are valid and fit into `max_memory` · 2 some are not or do not, or bad input.
 """
 
 import re

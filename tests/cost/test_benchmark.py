@@ -1,4 +1,4 @@
-"""The benchmark measures real steps, interleaved, and says what it cannot do."""
+"""The benchmark: statistics of its timing, its options, real runs, and variants that fail."""
 
 import json
 import subprocess
@@ -160,23 +160,23 @@ def test_a_real_run_writes_its_report(tmp_path: Path) -> None:
         assert 0 < step["low"] <= step["median"] <= step["high"]
         assert row["peak_memory_bytes"] > 0
         assert row["first_step_seconds"] > 0
-        for figure, measured in (
+        for figure, value in (
             ("peak_memory_bytes", row["peak_memory_bytes"]),
             ("step_seconds", row["step_seconds"]["median"]),
         ):
             planned = row["planned"][figure]
             assert planned > 0
-            assert row["planned_error"][figure] == pytest.approx(planned / measured - 1)
+            assert row["planned_error"][figure] == pytest.approx(planned / value - 1)
         assert row["flops_per_second"] == pytest.approx(row["flops_per_step"] / step["median"])
         assert 0 < row["share_of_peak_flops"] < 1
-    there, back = (report["ratios"][pair]["step_seconds"]["median"] for pair in ("ps1/ps8", "ps8/ps1"))
-    assert there * back == pytest.approx(1)
+    ratio_of_ps1, inverse = (report["ratios"][pair]["step_seconds"]["median"] for pair in ("ps1/ps8", "ps8/ps1"))
+    assert ratio_of_ps1 * inverse == pytest.approx(1)
     assert report["null"]["variant"] == "ps8"
     assert imread(tmp_path / "a report, [b].png").shape[0] > 100
 
 
 def test_a_sweep_and_a_variant_that_fails(tmp_path: Path) -> None:
-    """One that is larger than the memory there is says so; the others go on."""
+    """A variant that does not fit into memory is reported; the others are value."""
     output = tmp_path / "sweep.json"
     huge = f"define.huge=[{HUGE}]"
     done = benchmark("variants=[ps8,huge]", huge, "rounds=1", "sweep.data.tile=[8,16]", f"output={output}")

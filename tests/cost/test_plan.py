@@ -21,52 +21,52 @@ def report(*arguments: str) -> dict[str, object]:
     return plan(parse(PlanOptions, [*TINY, *arguments]))
 
 
-def rows_of(found: dict[str, object]) -> Sequence[dict[str, object]]:
-    rows = found["members"]
+def rows_of(planned: dict[str, object]) -> Sequence[dict[str, object]]:
+    rows = planned["members"]
     assert isinstance(rows, list)
     return rows
 
 
 def test_equal_shapes_are_planned_once_and_all_members_are_told() -> None:
-    found = report("patch=ps8,hybrid", "seed=range(0,3)", "optimizer.lr=0.1,0.01")
-    rows = rows_of(found)
+    planned = report("patch=ps8,hybrid", "seed=range(0,3)", "optimizer.lr=0.1,0.01")
+    rows = rows_of(planned)
     assert len(rows) == 12
-    assert found["distinct_shapes"] == 2
+    assert planned["distinct_shapes"] == 2
     assert len({row["member"] for row in rows}) == 12
     assert len({row["peak_memory_bytes"] for row in rows}) == 2
     assert "patch=ps8" in str(rows[0]["member"])
     assert "logger=none" not in str(rows[0]["member"])
-    assert [table.row_count for table in plan_tables(found)] == [2, 2]
+    assert [table.row_count for table in plan_tables(planned)] == [2, 2]
 
 
 def test_a_bad_member_is_named_and_the_rest_is_planned() -> None:
-    found = report("data.tile=16,20", "seed=0,1")
-    rows = rows_of(found)
+    planned = report("data.tile=16,20", "seed=0,1")
+    rows = rows_of(planned)
     assert [bool(row["error"]) for row in rows] == [False, False, True, True]
     assert "data.tile=20" in str(rows[2]["member"])
     assert "data.tile=20: not divisible by patch.processing_patch_size=8" in str(rows[2]["error"])
-    assert (found["invalid"], found["refused"], found["distinct_shapes"]) == (2, 0, 1)
+    assert (planned["invalid"], planned["refused"], planned["distinct_shapes"]) == (2, 0, 1)
 
 
 def test_a_device_adds_fit_time_and_hours() -> None:
-    found = report("device=h200", "trainer.steps=100,300", "runtime=cpu")
-    first, second = rows_of(found)
+    planned = report("device=h200", "trainer.steps=100,300", "runtime=cpu")
+    first, second = rows_of(planned)
     for row in (first, second):
         assert row["fits"] is True
         assert int(str(row["largest_batch"])) > 1000
     hours = [float(str(row["gpu_hours"])) for row in (first, second)]
     assert hours[1] == pytest.approx(3 * hours[0])
-    assert found["gpu_hours"] == pytest.approx(sum(hours))
+    assert planned["gpu_hours"] == pytest.approx(sum(hours))
     assert hours[0] == pytest.approx(float(str(first["step_seconds"])) * 100 / 3600)
-    assert [table.row_count for table in plan_tables(found)] == [2, 2, 3]
+    assert [table.row_count for table in plan_tables(planned)] == [2, 2, 3]
 
 
 def test_max_memory_refuses_with_a_reason() -> None:
-    found = report("max_memory=2MB", "patch=ps8,ps1")
-    (small, large) = rows_of(found)
+    planned = report("max_memory=2MB", "patch=ps8,ps1")
+    (small, large) = rows_of(planned)
     assert small["refused"] == ""
     assert "more than max_memory=1.91 MiB: activations" in str(large["refused"])
-    assert found["refused"] == 1
+    assert planned["refused"] == 1
 
 
 def test_undeclared_modalities_are_read_off_the_files(shared_data: Path) -> None:

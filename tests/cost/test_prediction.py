@@ -69,11 +69,11 @@ def test_gradients_are_seen_where_they_are_at_the_peak() -> None:
 
 
 def test_several_processes_hold_copies_of_gradients() -> None:
-    one = predicted("trainer.batch_size=2")
-    two = predicted("trainer.batch_size=4", "runtime=ddp")
-    assert two.memory()["gradients"] - one.memory()["gradients"] == 4 * one.parameters
-    assert two.flops()["forward"]["encoder"] == 2 * one.flops()["forward"]["encoder"]
-    assert two.hours(DEVICE) == pytest.approx(2 * one.hours(DEVICE))
+    single = predicted("trainer.batch_size=2")
+    double = predicted("trainer.batch_size=4", "runtime=ddp")
+    assert double.memory()["gradients"] - single.memory()["gradients"] == 4 * single.parameters
+    assert double.flops()["forward"]["encoder"] == 2 * single.flops()["forward"]["encoder"]
+    assert double.hours(DEVICE) == pytest.approx(2 * single.hours(DEVICE))
 
 
 def test_sharded_weights_leave_room_for_samples() -> None:
@@ -150,10 +150,10 @@ def test_what_changes_shapes(override: str) -> None:
 
 def test_modalities_change_shapes() -> None:
     config = small()
-    one = Stage(config, MODALITIES, stages_of(config, MODALITIES)[0].sizes, 1.0)
-    fewer = dataclasses.replace(one, modalities={"optical": MODALITIES["optical"]})
-    assert fewer.key() != one.key()
-    assert stage_cost(fewer, growth=False).tokens.decoder < stage_cost(one, growth=False).tokens.decoder
+    stage = Stage(config, MODALITIES, stages_of(config, MODALITIES)[0].sizes, 1.0)
+    fewer = dataclasses.replace(stage, modalities={"optical": MODALITIES["optical"]})
+    assert fewer.key() != stage.key()
+    assert stage_cost(fewer, growth=False).tokens.decoder < stage_cost(stage, growth=False).tokens.decoder
 
 
 def test_devices() -> None:

@@ -58,12 +58,12 @@ def report(*arguments: str) -> dict[str, Any]:
 
 
 def test_the_plan_scales_its_members() -> None:
-    found = report("device=h100-80gb", "world=8,64", "patch=ps8,hybrid", "step=0.5")
-    for row in found["members"]:
+    planned = report("device=h100-80gb", "world=8,64", "patch=ps8,hybrid", "step=0.5")
+    for row in planned["members"]:
         assert [scaled["world"] for scaled in row["scaling"]] == [8, 8, 64, 64]
         assert all(scaled["step_seconds"][0] == 0.5 for scaled in row["scaling"])
-    assert found["computing"] == "a step of 0.5 s"
-    assert plan_tables(found)[-1].row_count == 8
+    assert planned["computing"] == "a step of 0.5 s"
+    assert plan_tables(planned)[-1].row_count == 8
     slow = report("device=h100-80gb", "world=64", "links=8,1,0.001")["members"][0]["scaling"]
     assert slow[0]["efficiency"][1] < 0.5
 

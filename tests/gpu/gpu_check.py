@@ -104,7 +104,7 @@ def check(options: CheckOptions) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(["python -m tests.gpu.gpu_check", *sys.argv[1:]]),
         "seconds": time.monotonic() - began,
-        "ok": all(found["ok"] is not False for found in checks.values()),
+        "ok": all(check["ok"] is not False for check in checks.values()),
         "checks": checks,
         "benchmarks": benchmarks,
         "must_reach": _reached(benchmarks, device),
@@ -132,18 +132,18 @@ def backends(device: str) -> dict[str, Any]:
     wide = query.double().requires_grad_()
     expected = (wide @ key.double().mT + bias.double()[:, None]).logsumexp(-1)
     (gradient,) = torch.autograd.grad(expected.sum(), wide)
-    found: dict[str, Any] = {}
+    errors: dict[str, Any] = {}
     for backend in (name for name in get_args(Backend) if name != "auto"):
         here = query.to(device).requires_grad_()
         reason = unusable(backend, here)
         if reason:
-            found[backend] = reason
+            errors[backend] = reason
             continue
         value = log_sum_exp(here, key.to(device), bias.to(device), backend)
         (slope,) = torch.autograd.grad(value.sum(), here)
-        found[backend] = max(_error(value, expected), _error(slope, gradient))
-    errors = [error for error in found.values() if isinstance(error, float)]
-    return {"ok": max(errors) < TOLERANCE, "relative_errors": found}
+        errors[backend] = max(_error(value, expected), _error(slope, gradient))
+    numbers = [error for error in errors.values() if isinstance(error, float)]
+    return {"ok": max(numbers) < TOLERANCE, "relative_errors": errors}
 
 
 def step_against_cpu(device: str) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def step_against_cpu(device: str) -> dict[str, Any]:
     module, batch, sizes = reference.module, reference.batch, reference.sizes
     terms = module(batch, sizes)
     terms["loss"].backward()
-    found: dict[str, Any] = {}
+    errors: dict[str, Any] = {}
     for precision in ("32-true", "bf16-mixed"):
         other = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, precision=precision))
         here = TrainingModule(other, module.objective.modalities).to(device)
@@ -163,12 +163,12 @@ def step_against_cpu(device: str) -> dict[str, Any]:
         given = here(batch.map(lambda x: x.to(device)), sizes)
         given["loss"].backward()
         pairs = zip(here.parameters(), module.parameters(), strict=True)
-        found[f"terms, {precision}"] = max(_error(given[name], term) for name, term in terms.items())
-        found[f"gradients, {precision}"] = max(
+        errors[f"terms, {precision}"] = max(_error(given[name], term) for name, term in terms.items())
+        errors[f"gradients, {precision}"] = max(
             _error(a.grad, b.grad) for a, b in pairs if a.grad is not None and b.grad is not None
         )
-    exact = max(error for what, error in found.items() if what.endswith("32-true"))
-    return {"ok": exact < 20 * TOLERANCE, "relative_errors": found}
+    exact = max(error for what, error in errors.items() if what.endswith("32-true"))
+    return {"ok": exact < 20 * TOLERANCE, "relative_errors": errors}
 
 
 def resumed_run(device: str) -> dict[str, Any]:
@@ -211,19 +211,19 @@ def benchmark(device: str, until: float) -> list[dict[str, Any]]:
     """Training steps side by side, as long as there is time; the largest model first."""
     from hybrid_patch.cost.compare import compare
 
-    points = GPU_STEPS if device == "cuda" else {("nano", 1): CPU_STEP}
-    found = []
-    for (model, timesteps), overrides in points.items():
+    steps = GPU_STEPS if device == "cuda" else {("nano", 1): CPU_STEP}
+    points = []
+    for (model, timesteps), overrides in steps.items():
         title = f"{model}, {timesteps} dates"
         if time.monotonic() > until:
-            found.append({"title": title, "failed": "no time left"})
+            points.append({"title": title, "failed": "no time left"})
             continue
         runtime = "gpu" if device == "cuda" else "cpu"
         configs = {name: compose([*overrides, f"runtime={runtime}", *VARIANTS[name]]) for name in BENCHMARKED}
         limit = min(LIMIT_S, max(until - time.monotonic(), 10))
         report = compare(configs, ROUNDS, WARM_UP, limit, lambda text: print(text, file=sys.stderr, flush=True))
-        found.append({"title": title, **report})
-    return found
+        points.append({"title": title, **report})
+    return points
 
 
 def _reached(benchmarks: list[dict[str, Any]], device: str) -> list[dict[str, Any]]:
@@ -249,9 +249,9 @@ def _train(*overrides: str) -> None:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
 
 
-def _error(found: "torch.Tensor", expected: "torch.Tensor") -> float:
+def _error(value: "torch.Tensor", expected: "torch.Tensor") -> float:
     """The largest error, relative to the largest number."""
-    a, b = (x.detach().cpu().double() for x in (found, expected))
+    a, b = (x.detach().cpu().double() for x in (value, expected))
     return float((a - b).abs().max() / b.abs().max().clamp(min=1e-6))
 
 
@@ -271,23 +271,23 @@ def _shown(key: str, value: Any) -> str:
 
 def table(report: dict[str, Any]) -> Table:
     """The report for people."""
-    found = Table(title=f"{report['device']}, {report['date']}, {report['seconds']:.0f} s")
+    summary = Table(title=f"{report['device']}, {report['date']}, {report['seconds']:.0f} s")
     for column in ("what", "verdict", "figures"):
-        found.add_column(column)
+        summary.add_column(column)
     verdicts = {True: "ok", False: "NOT OK", None: "not here"}
     for name, row in report["checks"].items():
         figures = "\n".join(_shown(key, value) for key, value in row.items() if key != "ok")
-        found.add_row(name.replace("_", " "), verdicts[row["ok"]], figures)
+        summary.add_row(name.replace("_", " "), verdicts[row["ok"]], figures)
     for point in report["benchmarks"]:
         steps = [
             f"{name} {row['failed']}" if "failed" in row else f"{name} {row['step_seconds']['median']:.4f} s"
             for name, row in point.get("variants", {}).items()
         ]
-        found.add_row(point["title"], point.get("failed", "measured"), ", ".join(steps))
+        summary.add_row(point["title"], point.get("failed", "measured"), ", ".join(steps))
     for row in report["must_reach"]:
         value = "unmeasured" if row["found"] is None else f"{row['found']:.2f}"
-        found.add_row(f"base, 12 dates: {row['what']}", value, f"must be {row['must']}")
-    return found
+        summary.add_row(f"base, 12 dates: {row['what']}", value, f"must be {row['must']}")
+    return summary
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from hybrid_patch.loss import logsumexp
 
 
 def test_backends_are_held_to_the_reference() -> None:
-    found = gpu_check.backends("cpu")
-    assert found["ok"]
-    assert found["relative_errors"]["chunked"] < 1e-5
-    assert "runs on a GPU" in found["relative_errors"]["efficient_cuda"]
+    result = gpu_check.backends("cpu")
+    assert result["ok"]
+    assert result["relative_errors"]["chunked"] < 1e-5
+    assert "runs on a GPU" in result["relative_errors"]["efficient_cuda"]
 
 
 def test_a_wrong_backend_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

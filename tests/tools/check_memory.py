@@ -48,8 +48,8 @@ def check_memory(options: CheckOptions) -> None:
     table = Table("member", "predicted, MiB", "measured, MiB", "predicted / measured", title="Peak memory of a step")
     for name, config in configs.items():
         print(name, file=sys.stderr, flush=True)
-        predicted, measured = predict(config).peak(), measured_peak(config)
-        table.add_row(name, f"{predicted / 2**20:.1f}", f"{measured / 2**20:.1f}", f"{predicted / measured:.3f}")
+        predicted, allocated = predict(config).peak(), measured_peak(config)
+        table.add_row(name, f"{predicted / 2**20:.1f}", f"{allocated / 2**20:.1f}", f"{predicted / allocated:.3f}")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 

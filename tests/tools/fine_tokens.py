@@ -22,6 +22,7 @@ from rich.table import Table
 from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
 from hybrid_patch.config.options import Count, Option, OutputFile, Positional
+from hybrid_patch.cost.formatting import log
 from hybrid_patch.cost.isolated_memory import memory_alone
 from hybrid_patch.cost.step import Step
 from hybrid_patch.cost.timing import Interval, interleave, interval, ratio, totals_of
@@ -78,14 +79,9 @@ def fine_tokens(options: FineTokensOptions) -> None:
         write_json(options.output, {"machine": provenance(), "rounds": rounds, "rows": rows})
 
 
-def say(text: str) -> None:
-    """On stderr: how far it is."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def steps_rows(title: str, timesteps: int, loss: tuple[str, ...], rounds: int) -> dict[str, Interval]:
     """Step times of the variants, as ratios to pure ps=8, and what all queries add, in units of their log-sum-exp."""
-    say(title)
+    log(title)
     steps = {
         name: Step(compose([*COMMON, f"data.timesteps={timesteps}", *loss, *variant]))
         for name, variant in VARIANTS.items()
@@ -96,7 +92,7 @@ def steps_rows(title: str, timesteps: int, loss: tuple[str, ...], rounds: int) -
     if alone:
         hidden = 64**2 * timesteps // 2
         runs["log-sum-exp"] = logsumexp_run(SAMPLES, hidden, hidden, "auto", None)
-    seconds = totals_of(interleave(runs, rounds, 3, say))
+    seconds = totals_of(interleave(runs, rounds, 3, log))
     rows = {f"{title}: ps8, ms": interval([1e3 * x for x in seconds["ps8"]])}
     for name in steps:
         if name != "ps8":
@@ -110,24 +106,24 @@ def steps_rows(title: str, timesteps: int, loss: tuple[str, ...], rounds: int) -
 def ps1_rows(rounds: int) -> dict[str, Interval]:
     """Pure ps=1, with the same fast loss, against hybrid with all queries."""
     title = "decoded term, one view, T=2: ps1 / hybrid"
-    say(title)
+    log(title)
     common = [*COMMON, "data.timesteps=2", *DECODED_ALONE, ALL]
     steps = {name: Step(compose([*common, f"patch={name}"])) for name in ("hybrid", "ps1")}
-    seconds = totals_of(interleave({name: step.run for name, step in steps.items()}, rounds, 1, say))
+    seconds = totals_of(interleave({name: step.run for name, step in steps.items()}, rounds, 1, log))
     return {title: ratio(seconds["ps1"], seconds["hybrid"])}
 
 
 def kernel_rows(rounds: int) -> dict[str, Interval]:
     """Pairs per second of the log-sum-exp with its gradient, N=4096, against plain torch at its best chunk."""
-    say("log-sum-exp")
+    log("log-sum-exp")
     pairs = SAMPLES * 4096**2
     runs = {"kernel": logsumexp_run(SAMPLES, 4096, 4096, "auto", None)}
     runs |= {str(chunk): logsumexp_run(SAMPLES, 4096, 4096, "chunked", chunk) for chunk in CHUNKS}
-    found = totals_of(interleave(runs, rounds, 1, say))
-    best = min((str(chunk) for chunk in CHUNKS), key=lambda chunk: interval(found[chunk]).median)
+    seconds = totals_of(interleave(runs, rounds, 1, log))
+    best = min((str(chunk) for chunk in CHUNKS), key=lambda chunk: interval(seconds[chunk]).median)
     return {
-        "log-sum-exp, N=4096: G pairs/s": interval([pairs / x / 1e9 for x in found["kernel"]]),
-        f"log-sum-exp, N=4096: chunked (best: {best} numbers) / kernel": ratio(found[best], found["kernel"]),
+        "log-sum-exp, N=4096: G pairs/s": interval([pairs / x / 1e9 for x in seconds["kernel"]]),
+        f"log-sum-exp, N=4096: chunked (best: {best} numbers) / kernel": ratio(seconds[best], seconds["kernel"]),
     }
 
 
@@ -137,7 +133,7 @@ def memory_rows() -> dict[str, tuple[float, ...]]:
     for timesteps in (2, 12):
         peaks = {}
         for name, variant in VARIANTS.items():
-            say(f"memory, T={timesteps}: {name}")
+            log(f"memory, T={timesteps}: {name}")
             peaks[name] = memory_alone(
                 compose([*COMMON, f"data.timesteps={timesteps}", *DECODED_ALONE, *variant]), 600
             ).peak
