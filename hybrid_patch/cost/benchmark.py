@@ -11,16 +11,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
 from hybrid_patch.config.options import Count, Items, Option, OutputFile, Overrides, Positional, option_names
 from hybrid_patch.config.schema import Config
-from hybrid_patch.cost.formatting import format_interval, log, new_table
+from hybrid_patch.cost.formatting import format_interval, log, new_table, publish
 from hybrid_patch.errors import InputError, require_extra
-from hybrid_patch.runs.atomic_files import write_json
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "ps8": ("patch=ps8",),
@@ -112,11 +110,10 @@ def main() -> None:
 def benchmark_command(options: BenchmarkOptions) -> None:
     """Measure, print the tables, write the report."""
     report = measure(options)
-    Console(width=None if sys.stdout.isatty() else 150).print(*tables(report))
+    publish(report, tables(report), options.output)
     if options.output is not None:
         from hybrid_patch.cost.plot import draw_benchmark
 
-        write_json(options.output, report)
         draw_benchmark(report, options.output.with_suffix(".png"))
 
 

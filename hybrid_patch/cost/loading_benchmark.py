@@ -6,7 +6,6 @@ Nothing is trained. CPU time is that of the workers, so that other processes on 
 
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,16 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import psutil
 from pydantic import Field
-from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
 from hybrid_patch.config.options import Option, OutputFile, Overrides, Positional, Seconds
 from hybrid_patch.config.schema import Config
-from hybrid_patch.cost.formatting import format_interval
+from hybrid_patch.cost.formatting import format_interval, publish
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.atomic_files import write_json
 
 if TYPE_CHECKING:
     from hybrid_patch.cost.timing import Interval
@@ -85,9 +82,7 @@ def main() -> None:
 def loading_command(options: LoadingOptions) -> None:
     """Measure, print the table, write the report."""
     report = measure(options)
-    Console(width=None if sys.stdout.isatty() else 120).print(table(report))
-    if options.output is not None:
-        write_json(options.output, report)
+    publish(report, [table(report)], options.output)
 
 
 def measure(options: LoadingOptions) -> dict[str, Any]:

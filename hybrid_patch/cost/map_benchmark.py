@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.command import run_command
@@ -24,7 +23,7 @@ from hybrid_patch.config.compose import compose
 from hybrid_patch.config.options import Count, Items, Option, OutputFile, Overrides, Positional
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.benchmark import VARIANTS
-from hybrid_patch.cost.formatting import format_interval, log, new_table
+from hybrid_patch.cost.formatting import format_interval, log, new_table, publish
 from hybrid_patch.errors import InputError, require_extra
 from hybrid_patch.runs.atomic_files import write_json, write_text
 from hybrid_patch.runs.directory import CHECKPOINTS, CONFIG, IDENTITY
@@ -80,9 +79,7 @@ def map_command(options: MapBenchmarkOptions) -> None:
     require_extra("geo", "rasterio")
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")  # as overviews of parts have none
     report = measure(options)
-    Console(width=None if sys.stdout.isatty() else 150).print(*tables(report))
-    if options.output is not None:
-        write_json(options.output, report)
+    publish(report, tables(report), options.output)
 
 
 def measure(options: MapBenchmarkOptions) -> dict[str, Any]:

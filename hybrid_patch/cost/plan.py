@@ -12,19 +12,17 @@ from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, InstanceOf
-from rich.console import Console
 
 from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import Sources, sweep_members
 from hybrid_patch.config.options import Count, Option, OutputFile, Overrides, Positional, Seconds, split_list
 from hybrid_patch.config.sweep import each_config
 from hybrid_patch.cost.devices import Device, device_named
-from hybrid_patch.cost.formatting import UNITS
+from hybrid_patch.cost.formatting import UNITS, publish
 from hybrid_patch.cost.plan_report import plan_report
 from hybrid_patch.cost.plan_tables import grouped, plan_tables
 from hybrid_patch.cost.weak_scaling import Links, Scaling
 from hybrid_patch.errors import BAD_INPUT, DONE, InputError
-from hybrid_patch.runs.atomic_files import write_json
 
 
 def _bytes(text: str) -> int:
@@ -112,9 +110,7 @@ def plan_command(options: PlanOptions) -> int:
     """Print the plan, and an error for each member that cannot be planned or needs too much."""
     print(f"planning {len(options.lines)} members", file=sys.stderr, flush=True)
     report = plan(options)
-    Console(width=None if sys.stdout.isatty() else 170).print(*plan_tables(report))
-    if options.output is not None:
-        write_json(options.output, report)
+    publish(report, plan_tables(report), options.output)
     for row in grouped(report["members"]):
         if row["error"] or row["refused"]:
             print(f"error: {row['member']}: {row['error'] or row['refused']}", file=sys.stderr)

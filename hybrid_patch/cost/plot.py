@@ -19,10 +19,11 @@ def draw_benchmark(report: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     time, memory = figure.subplots(1, 2)
-    if "sweep" in report:
-        _lines(time, memory, report)
-    else:
-        _bars(time, memory, report)
+    (_lines if "sweep" in report else _bars)(time, memory, report)
+    time.set_title("step time, s" if "sweep" in report else "step time, s (median and interval)")
+    memory.set_title("peak memory, MiB")
+    for axes in (time, memory):
+        axes.spines[["top", "right"]].set_visible(False)
     rounds = report.get("points", [report])[0]["rounds"]
     figure.suptitle(f"{rounds} rounds, {report['machine']['machine']['cpus']} cores", fontsize="small")
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
@@ -35,10 +36,8 @@ def _bars(time: Axes, memory: Axes, report: dict[str, Any]) -> None:
     below = [step["median"] - step["low"] for step in steps]
     above = [step["high"] - step["median"] for step in steps]
     time.bar(list(rows), medians, yerr=(below, above), color=COLOUR, capsize=4)
-    time.set_title("step time, s (median and interval)")
     peaks = [row["peak_memory_bytes"] / MIB for row in rows.values()]
     memory.bar(list(rows), peaks, color=COLOUR)
-    memory.set_title("peak memory, MiB")
     for axes, values in ((time, medians), (memory, peaks)):
         if values and max(values) > 20 * min(values):
             axes.set_yscale("log")
@@ -46,7 +45,6 @@ def _bars(time: Axes, memory: Axes, report: dict[str, Any]) -> None:
             axes.annotate(
                 f"{value:.3g}", (number, value), ha="left", va="bottom", xytext=(4, 2), textcoords="offset points"
             )
-        axes.spines[["top", "right"]].set_visible(False)
 
 
 def _lines(time: Axes, memory: Axes, report: dict[str, Any]) -> None:
@@ -60,8 +58,7 @@ def _lines(time: Axes, memory: Axes, report: dict[str, Any]) -> None:
             (memory, "peak_memory_bytes", [row["peak_memory_bytes"] / MIB for _, row in rows]),
         ):
             axes.loglog(sizes, costs, marker="o", label=f"{name}: exponent {slopes[figure]:.2f}")
-    for axes, title in ((time, "step time, s"), (memory, "peak memory, MiB")):
-        axes.set_title(title)
+    for axes in (time, memory):
         axes.set_xlabel(key)
         axes.set_xticks([float(value) for value in values], [str(value) for value in values])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -69,4 +66,3 @@ def _lines(time: Axes, memory: Axes, report: dict[str, Any]) -> None:
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_locator(NullLocator())
         axes.legend(fontsize="small", frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)

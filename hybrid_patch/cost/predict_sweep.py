@@ -61,45 +61,38 @@ def predict_each(
         growth: also how memory grows with the batch.
         processes: that share the work; None: one per processor.
     """
-    source = _Modalities()
-    runs = [source.run(config) for config in configs]
-    stages = {key: stage for run in runs if isinstance(run, _Run) for key, stage in run.stages}
+    opened: dict[str, Mapping[str, Modality] | InputError] = {}
+    runs = [_keyed_stages(config, opened) for config in configs]
+    stages = {key: stage for run in runs if not isinstance(run, InputError) for key, stage in run}
     work = functools.partial(stage_cost, growth=growth)
     costs = dict(zip(stages, _map(work, list(stages.values()), processes or len(os.sched_getaffinity(0))), strict=True))
     predictions = [
-        Prediction(run.config, tuple(costs[key] for key, _ in run.stages)) if isinstance(run, _Run) else run
+        run if isinstance(run, InputError) else Prediction(run[0][1].config, tuple(costs[key] for key, _ in run))
         for run in runs
     ]
     return predictions, len(stages)
 
 
-class _Run(NamedTuple):
-    """A run whose config is good, and its stages with their keys."""
+def _keyed_stages(
+    config: Config | InputError, opened: dict[str, Mapping[str, Modality] | InputError]
+) -> list[tuple[str, Stage]] | InputError:
+    """A run's stages with their keys, or what is wrong with it.
 
-    config: Config
-    stages: list[tuple[str, Stage]]
-
-
-class _Modalities:
-    """The modalities of data sources, each opened once at most."""
-
-    def __init__(self) -> None:
-        self._opened: dict[str, Mapping[str, Modality] | InputError] = {}
-
-    def run(self, config: Config | InputError) -> _Run | InputError:
-        """The run of a config, if it and its source are good."""
-        if isinstance(config, InputError):
-            return config
-        key = repr(config.data)
-        if key not in self._opened:
-            try:
-                self._opened[key] = modalities_of(config.data)
-            except InputError as error:
-                self._opened[key] = error
-        modalities = self._opened[key]
-        if isinstance(modalities, InputError):
-            return modalities
-        return _Run(config, [(stage.key(), stage) for stage in stages_of(config, modalities)])
+    Args:
+        opened: the modalities of the data sources so far, by their config; each is opened once.
+    """
+    if isinstance(config, InputError):
+        return config
+    source = repr(config.data)
+    if source not in opened:
+        try:
+            opened[source] = modalities_of(config.data)
+        except InputError as error:
+            opened[source] = error
+    modalities = opened[source]
+    if isinstance(modalities, InputError):
+        return modalities
+    return [(stage.key(), stage) for stage in stages_of(config, modalities)]
 
 
 def _map(function: Callable[[A], B], items: Sequence[A], processes: int) -> list[B]:

@@ -1,6 +1,6 @@
 """Everything the planner uses of torch that is not public API. If it has moved, an InputError says so.
 
-`pyproject.toml` caps torch at the versions this is known to work with; `tests/cost/test_torch_internals.py` names the
+`pyproject.toml` caps torch at the version this is tested with; `tests/cost/test_torch_internals.py` names the
 signatures, and is what to run before raising the cap.
 
 Fake tensors have shapes and no numbers. A dispatch mode sees every operation that reaches a kernel, forward and
@@ -17,8 +17,8 @@ try:
     import torch._dynamo  # fake tensors import it at their first use; here, for worker processes to share
     from torch._C import _current_autograd_node
     from torch._C._autograd import _get_sequence_nr
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
     from torch.utils._pytree import tree_leaves
     from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -28,21 +28,9 @@ try:
     _CPU_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 except (ImportError, AttributeError) as error:
     raise InputError(
-        f"torch={torch.__version__}: private parts that the planner uses have moved ({error}); it is known to work "
-        "with torch 2.11 to 2.13; adapt hybrid_patch/cost/torch_internals.py for another version"
+        f"torch={torch.__version__}: private parts that the planner uses have moved ({error}); it is tested "
+        "with torch 2.13; adapt hybrid_patch/cost/torch_internals.py for another version"
     ) from error
-
-__all__ = [
-    "PART_BEGINS",
-    "PART_ENDS",
-    "FakeTensorMode",
-    "TorchDispatchMode",
-    "backward_node",
-    "flops",
-    "in_place",
-    "next_node",
-    "tensors_in",
-]
 
 _ACCUMULATES = 2**64 - 1
 """The number of every node that accumulates a gradient."""

@@ -6,7 +6,7 @@ sending, if they overlap fully, and their sum, if they do not overlap.
 """
 
 import dataclasses
-import re
+import math
 from typing import Any, NamedTuple
 
 from rich.table import Table
@@ -37,13 +37,15 @@ class Links:
     @classmethod
     def read(cls, text: str) -> "Links":
         """Of `8,450,50`: devices per node, and the two links in 10^9 bytes/s. Raises InputError."""
-        numbers = [part.strip() for part in text.strip("[]").split(",")]
-        fit = len(numbers) == 3 and all(re.fullmatch(r"\d+\.?\d*|\.\d+", number) for number in numbers)
-        if not fit or not numbers[0].isdigit() or 0 in map(float, numbers):
+        try:
+            per_node, node, network = (float(number) for number in text.strip("[]").split(","))
+        except ValueError:
+            per_node = node = network = 0.0
+        if not (per_node >= 1 and per_node.is_integer() and 0 < node < math.inf and 0 < network < math.inf):
             raise InputError(
                 f"links={text}: takes devices per node, and GB/s of each to its node and to others: links=8,450,50"
             )
-        return cls(int(numbers[0]), 1e9 * float(numbers[1]), 1e9 * float(numbers[2]))
+        return cls(int(per_node), 1e9 * node, 1e9 * network)
 
     @classmethod
     def of(cls, device: Device) -> "Links":
