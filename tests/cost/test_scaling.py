@@ -14,6 +14,7 @@ from hybrid_patch.cost.plan_tables import plan_tables
 from hybrid_patch.cost.weak_scaling import Links, Scaling, bytes_sent, scaling_rows
 from hybrid_patch.errors import InputError
 
+CONFIG = small()
 LINKS = Links(per_node=8, node=400e9, network=25e9)
 
 
@@ -41,8 +42,7 @@ def test_the_slowest_link_counts() -> None:
     world=st.integers(1, 999),
 )
 def test_a_step_is_never_quicker_than_computing(computing: float, parameters: int, samples: int, world: int) -> None:
-    config = small()
-    config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, batch_size=samples))
+    config = dataclasses.replace(CONFIG, trainer=dataclasses.replace(CONFIG.trainer, batch_size=samples))
     for row in scaling_rows(config, parameters, computing, Scaling((world,), LINKS)):
         best, worst = row["step_seconds"]
         low, high = row["efficiency"]
