@@ -3,17 +3,15 @@
 Every check gives lines that name a key, its value, and what to try.
 """
 
-import itertools
 import math
-import operator
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from hybrid_patch.config.curriculum import prime_factors
 from hybrid_patch.config.masking_options import TimeMasking
-from hybrid_patch.config.schema import Config, Learned, Stage, Subpixel, Transformer, Upsampler
+from hybrid_patch.config.schema import Config, Stage, Transformer
+from hybrid_patch.config.upsamplers import Upsampler, load_class
 
 ENCODING_PARTS = 16
 """Widths are divisible by this: encodings take quarters, and space splits its own in sine and cosine of two axes."""
@@ -49,32 +47,31 @@ def _stage(stage: Stage, group: str, tile: int) -> Iterator[str]:
         yield f"data.tile={tile}: not divisible by {coarse_key}={coarse}; try {_listed(near)}"
 
 
-def _upsamplers(config: Config) -> Iterator[str]:
-    factors = [s.processing_patch_size // max(s.output_patch_size, 1) for s in config.curriculum.stages]
-    yield from _ratios("upsampler", config.upsampler, factors)
-    decoder = config.decoder
+def upsampler_problems(config: Config) -> list[str]:
+    """The same of the upsamplers, whose classes are asked, if need be, which factors they support."""
+    encoder, decoder = config.upsampler, config.decoder
+    lines = list(_factors("upsampler", encoder, config))
     if decoder.upsampler is None:
-        return
-    yield from _ratios("decoder.upsampler", decoder.upsampler, factors)
+        return lines
+    key = f"decoder.upsampler={decoder.upsampler.name}"
     if decoder.patch_size == "output":
-        yield (
-            f"decoder.upsampler={decoder.upsampler.name}: with decoder.patch_size=output nothing is upsampled; try null"
-        )
+        lines.append(f"{key}: with decoder.patch_size=output nothing is upsampled; try null")
+    if decoder.upsampler.pixel_dropout is not None:
+        lines.append(f"{key}: needs pixels, and predictions are made of none; try null or bilinear")
+    return [*lines, *_factors("decoder.upsampler", decoder.upsampler, config)]
 
 
-def _ratios(key: str, upsampler: Upsampler, factors: Sequence[int]) -> Iterator[str]:
-    largest = max(factors)
-    match upsampler:
-        case Learned():
-            able = [1, *itertools.accumulate(prime_factors(largest), operator.mul)]
-        case Subpixel():
-            able = _divisors(largest)
-        case _:
-            return
+def _factors(key: str, choice: Upsampler, config: Config) -> Iterator[str]:
+    factors = sorted({stage.processing_patch_size // stage.output_patch_size for stage in config.curriculum.stages})
+    largest = factors[-1]
+    if choice.is_built_in and not set(factors) - {1, largest}:
+        return  # a built-in one can be built for any factor
+    supports = load_class(choice).supports  # type: ignore[attr-defined]
+    able = [factor for factor in range(1, largest + 1) if supports(factor, largest)]
     for factor in factors:
         if factor not in able:
             yield (
-                f"{key}={upsampler.name}: made for the curriculum's largest ratio {largest}, it cannot do "
+                f"{key}={choice.name}: made for the curriculum's largest ratio {largest}, it cannot do "
                 f"its ratio {factor}; try the ratios {_listed(able)}, or bilinear"
             )
 
@@ -184,4 +181,4 @@ def _listed(values: list[int]) -> str:
     return f"{', '.join(map(str, first))} or {last}" if first else str(last)
 
 
-_CHECKS = (_patch_sizes, _upsamplers, _model, _data, _masking, _loss, _backend, _runtime, _names)
+_CHECKS = (_patch_sizes, _model, _data, _masking, _loss, _backend, _runtime, _names)

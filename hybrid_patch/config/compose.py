@@ -19,21 +19,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import TypeAdapter, ValidationError
 
 from hybrid_patch.config import messages
-from hybrid_patch.config.checks import problems
+from hybrid_patch.config.checks import problems, upsampler_problems
+from hybrid_patch.config.conf_folder import conf_folder
 from hybrid_patch.config.literal import key_of, plain_argument, quote, quote_path
 from hybrid_patch.config.schema import Config
+from hybrid_patch.config.upsamplers import ASK_CLASS
 from hybrid_patch.errors import InputError
 
 T = TypeVar("T")
-
-
-def conf_folder() -> Path:
-    """The folder of the config groups: in the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise InputError(f"{package / 'conf'}: no config.yaml there, nor beside the package; install hybrid_patch again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,11 +171,11 @@ def held_to_schema(config: DictConfig, sources: Sources, allow_missing: bool = F
     return held_to(Config, _resolved(config, throw_on_missing=not allow_missing), sources)
 
 
-def held_to(schema: type[T], plain: dict[str, Any], sources: Sources) -> T:
+def held_to(schema: type[T], plain: dict[str, Any], sources: Sources, context: dict[str, Any] | None = None) -> T:
     """The class of a schema, built from plain values. Raises InputError."""
     try:
         # By way of JSON, in which a strict schema takes a list for a tuple.
-        return cast(T, _adapter(schema).validate_json(json.dumps(plain)))
+        return cast(T, _adapter(schema).validate_json(json.dumps(plain), context=context))
     except ValidationError as error:
         raise InputError(messages.schema_error(error, plain, sources.groups(), schema)) from error
     except (TypeError, ValueError) as error:
@@ -192,9 +185,23 @@ def held_to(schema: type[T], plain: dict[str, Any], sources: Sources) -> T:
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
+def plain_values(config: Config) -> dict[str, Any]:
+    """A config as dictionaries, lists, texts and numbers."""
+    plain: dict[str, Any] = _adapter(Config).dump_python(config, mode="json")
+    return plain
+
+
 def checked(config: Config) -> Config:
-    """The same config. Raises InputError if its fields do not go together."""
+    """The same config, with the defaults of a class that it names. Raises InputError if its fields do not go together.
+
+    Upsamplers are judged last, and by their classes only where their yamls cannot tell: that imports torch.
+    """
     found = problems(config)
+    if not found:
+        chosen = [choice for choice in (config.upsampler, config.decoder.upsampler) if choice is not None]
+        if not all(choice.is_default for choice in chosen):
+            config = held_to(Config, plain_values(config), Sources(), ASK_CLASS)
+        found = upsampler_problems(config)
     if found:
         raise InputError(found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
     return config

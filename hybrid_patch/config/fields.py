@@ -6,6 +6,7 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from hybrid_patch.config import upsamplers
 from hybrid_patch.config.field_types import NOT_IN_RECIPE
 
 
@@ -38,6 +39,8 @@ def annotations(cls: type) -> dict[str, Any]:
 def options(annotation: Any) -> dict[str, type]:
     """The classes of a union, by the `name` that chooses between them; empty if it is no such union."""
     bare, _ = strip(annotation)
+    if bare is upsamplers.Upsampler:
+        return {name: upsamplers.listed_options(name) for name in upsamplers.built_in()}
     if not is_union(bare):
         return {}
     return {get_args(strip(annotations(cls)["name"])[0])[0]: cls for cls in get_args(bare)}
@@ -49,6 +52,8 @@ def class_of(annotation: Any, value: object) -> type | None:
     if dataclasses.is_dataclass(bare) and isinstance(bare, type):
         return bare
     if isinstance(value, Mapping):
+        if bare is upsamplers.Upsampler:
+            return upsamplers.options_class(value)
         return options(annotation).get(value.get("name", ""))
     return None
 

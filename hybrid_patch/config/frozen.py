@@ -1,12 +1,11 @@
 """A config frozen in its run's directory: resolved, and read back without Hydra's groups."""
 
-import dataclasses
 from pathlib import Path
 
 import yaml
 from omegaconf import OmegaConf
 
-from hybrid_patch.config.compose import Sources, held_to_schema
+from hybrid_patch.config.compose import Sources, held_to_schema, plain_values
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 
@@ -18,7 +17,7 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 def as_yaml(config: Config) -> str:
     """The text of `config.yaml`."""
-    return yaml.dump(dataclasses.asdict(config), Dumper=_DUMPER, sort_keys=False)
+    return yaml.dump(plain_values(config), Dumper=_DUMPER, sort_keys=False)
 
 
 def frozen_config(folder: Path) -> Config:

@@ -85,7 +85,8 @@ def _schema_line(error: Any, plain: Mapping[str, Any], groups: Mapping[str, Sequ
     keys: list[str | int] = []
     owner: tuple[Any, Any] = (schema, plain)
     for part in error["loc"]:
-        if fields.options(annotation) and not isinstance(node, list):  # pydantic names the union's chosen option here
+        if fields.is_union(fields.strip(annotation)[0]) and not isinstance(node, list):
+            # pydantic names the union's chosen option here
             annotation = fields.class_of(annotation, node) or annotation
             continue
         owner = (annotation, node)

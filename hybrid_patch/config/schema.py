@@ -17,6 +17,7 @@ from hybrid_patch.config.field_types import Amount, Aside, BelowOne, Count, Frac
 from hybrid_patch.config.loss_options import Loss
 from hybrid_patch.config.masking_options import Masking
 from hybrid_patch.config.modality import STRICT
+from hybrid_patch.config.upsamplers import Upsampler
 
 
 # --- patch ------------------------------------------------------------------------------------------------------------
@@ -33,48 +34,6 @@ class Patch:
     output_patch_size: Count
 
 
-# --- upsampler --------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Bilinear:
-    """Interpolation between the visible (or decoded) coarse tokens; nothing to learn."""
-
-    name: Literal["bilinear"]
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Subpixel:
-    """A detail of low rank that each coarse token makes for every place in its cell, by sub-pixel convolution."""
-
-    name: Literal["subpixel"]
-    rank: Count
-    """Numbers of the detail at a fine position."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Learned:
-    """Transposed convolutions, one stage per prime factor of the ratio, each half as wide as the one before."""
-
-    name: Literal["learned"]
-    width: Count
-    """Channels after the first stage."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Guided:
-    """A detail of low rank made from the pixels that the encoder saw; the decoder's tokens are interpolated."""
-
-    name: Literal["guided"]
-    rank: Count
-    """Numbers of the detail at a fine position, beside the spectrum there."""
-    random_features: Annotated[int, Field(ge=0)]
-    """Of the bands of a place, beside them in the detail."""
-    pixel_dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the pixels that it does not look at in training."""
-
-
-Upsampler = Annotated[Bilinear | Guided | Learned | Subpixel, Field(discriminator="name")]
-
-
 # --- decoder ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Decoder:
@@ -83,12 +42,12 @@ class Decoder:
     Attributes:
         patch_size: a query for each hidden token, whose prediction is upsampled (`processing`), or for each fine token
             (`output`). Either way it looks at the coarse tokens that were visible.
-        upsampler: of the predictions; null: the encoder's `upsampler` (`bilinear` where that is `guided`: predictions
-            are made of no pixels).
+        upsampler: of the predictions; null: the encoder's `upsampler`, or `bilinear` where that needs pixels, of which
+            predictions have none.
     """
 
     patch_size: Literal["processing", "output"]
-    upsampler: Annotated[Bilinear | Learned | Subpixel, Field(discriminator="name")] | None
+    upsampler: Upsampler | None
 
 
 # --- curriculum -------------------------------------------------------------------------------------------------------

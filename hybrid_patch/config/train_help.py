@@ -87,9 +87,9 @@ def value_rows(annotation: Any, node: Mapping[Any, Any], prefix: str = "") -> It
 @cache
 def field_docs(cls: type) -> dict[str, str]:
     """What the source of a dataclass says of each of its fields: below it, or under `Attributes:` in its docstring."""
-    docs: dict[str, str] = {}
+    docs: dict[str, str] = dict(getattr(cls, "OPTION_DOCS", {}))
     for base in reversed(cls.__mro__):
-        if not dataclasses.is_dataclass(base):
+        if not dataclasses.is_dataclass(base) or hasattr(base, "OPTION_DOCS"):
             continue
         (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(node, ast.ClassDef)

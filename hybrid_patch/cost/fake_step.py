@@ -14,7 +14,7 @@ from torch import Tensor
 from hybrid_patch.config.curriculum import PatchSizes, tile_for
 from hybrid_patch.config.masking_options import ModalityCrossRandomMasking, RandomMasking
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.config.schema import Config, Guided
+from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.recorder import Record, Recorder
 from hybrid_patch.cost.torch_internals import FakeTensorMode
 from hybrid_patch.data.batch import Batch, MaskedTokens, QuerySampling
@@ -95,7 +95,7 @@ def fake_steps(
     inputs = {name: mask for name, mask in masks.items() if not modalities[name].decode_only}
     encoded, decoded = MaskedTokens.of(inputs, Mask.ENCODE), MaskedTokens.of(masks, Mask.DECODE)
     coarse = sum(mask.numel() for mask in masks.values())
-    seen, asked = (guide_mask.together.index.shape[1] for guide_mask in (encoded, decoded))
+    seen, asked = (tokens.together.index.shape[1] for tokens in (encoded, decoded))
     tokens = Tokens(seen, asked, coarse * sizes.factor**2)
     with fake_tensors():
         module = TrainingModule(config, modalities)
@@ -174,7 +174,7 @@ def masks_of(config: Config, modalities: Mapping[str, Modality], sizes: PatchSiz
     """Masks of one fully measured sample, `[1, h, w, T, S]`, at the ratios of the config.
 
     `modality_cross_random` hides some of the tokens from encoder or decoder. A batch is as wide as the sample that
-    keeps the most, so that all are guide_mask here.
+    keeps the most, so that all are kept here.
     """
     tile = tile_for(config, sizes)
     present = {}
@@ -219,7 +219,7 @@ def _batch(
     timestamps = torch.zeros(samples, config.data.timesteps, 3, dtype=torch.long)
     subpixels, strata = torch.zeros(sizes.factor**2, dtype=torch.long), torch.zeros(config.loss.max_queries or 0)
     guide_mask = {}
-    if isinstance(config.upsampler, Guided):
+    if config.upsampler.pixel_dropout is not None:
         for name, x in valid.items():
             if not modalities[name].decode_only:
                 guide_mask[name] = torch.ones(rows, *x.shape[1:], dtype=torch.bool)

@@ -155,7 +155,7 @@ def untrained_run(folder: Path, config: Config) -> None:
 
     from hybrid_patch.config.frozen import as_yaml
     from hybrid_patch.data.source import open_source
-    from hybrid_patch.model.hybrid import HybridModel
+    from hybrid_patch.model.hybrid import build_model
     from hybrid_patch.runs.checkpoints import save_checkpoint
 
     torch.manual_seed(config.seed)
@@ -163,7 +163,7 @@ def untrained_run(folder: Path, config: Config) -> None:
     write_text(folder / CONFIG, as_yaml(config))
     write_json(folder / IDENTITY, {"run_id": f"untrained_{folder.name}"})
     state = {
-        "model": HybridModel(config, modalities).state_dict(),
+        "model": build_model(config, modalities).state_dict(),
         "modalities": {name: dataclasses.asdict(modality) for name, modality in modalities.items()},
     }
     save_checkpoint(folder / CHECKPOINTS, config.trainer.steps, state, keep_newest=1)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch.utils.data import DataLoader, Dataset
 
 from hybrid_patch.config.curriculum import PatchSizes, sizes_at, tile_for
-from hybrid_patch.config.schema import Config, Guided
+from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.crops import Crop, MaskedCrop, collate, read_crop
 from hybrid_patch.data.masking import coarse_presence, draw_masks
@@ -94,13 +94,10 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
 
     def _guide_mask(self, sample: Crop, rng: np.random.Generator) -> dict[str, Bool[Array, "v _ _ _"]]:
         """The pixels that an upsampler may look at, drawn one by one."""
-        upsampler, views = self.config.upsampler, self.config.masking.views
-        if not isinstance(upsampler, Guided):
+        dropout, views = self.config.upsampler.pixel_dropout, self.config.masking.views
+        if dropout is None:
             return {}
-        return {
-            name: rng.random((views, *sample.valid[name].shape), np.float32) >= upsampler.pixel_dropout
-            for name in self.inputs
-        }
+        return {name: rng.random((views, *sample.valid[name].shape), np.float32) >= dropout for name in self.inputs}
 
     def _crop(self, index: int, tile: int, rng: np.random.Generator) -> Crop:
         """A random window and random timesteps of a sample with something in them for the encoder to see."""

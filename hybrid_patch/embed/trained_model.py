@@ -19,7 +19,7 @@ from hybrid_patch.data.source import Window
 from hybrid_patch.embed.per_pixel import Pooling, Projection, embed
 from hybrid_patch.embed.windows import Tiling, blended
 from hybrid_patch.errors import InputError
-from hybrid_patch.model.hybrid import HybridModel
+from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.runs.checkpoints import newest_checkpoint
 from hybrid_patch.runs.directory import CHECKPOINTS
 
@@ -159,7 +159,7 @@ def load(run: str | Path, device: str = "auto") -> TrainedModel:
         )
     step, state = checkpoint
     modalities = {name: Modality(**fields) for name, fields in state["modalities"].items()}
-    network = HybridModel(config, modalities)
+    network = build_model(config, modalities)
     network.load_state_dict(state["model"])
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     sizes = sizes_after(config, step)

@@ -12,7 +12,7 @@ from hybrid_patch.data.crops import Crop, read_crop
 from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Source, Window
 from hybrid_patch.embed.per_pixel import Pooling
 from hybrid_patch.embed.trained_model import TrainedModel
-from hybrid_patch.model.hybrid import HybridModel
+from hybrid_patch.model.hybrid import build_model
 
 Array = np.ndarray
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def embedding_of(model: TrainedModel, pooling: Pooling) -> Features:
 def untrained(model: TrainedModel) -> TrainedModel:
     """The model with the weights that its training began with."""
     torch.manual_seed(model.config.seed)
-    network = HybridModel(model.config, model.modalities).eval().to(model.device)
+    network = build_model(model.config, model.modalities).eval().to(model.device)
     return dataclasses.replace(model, network=network, step=0)
 
 

@@ -10,8 +10,7 @@ from hybrid_patch.config import schema
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.batch import MaskedTokens
 from hybrid_patch.model.encodings import Encodings
-from hybrid_patch.model.sequence import flatten
-from hybrid_patch.model.tokens import Positions
+from hybrid_patch.model.tokens import Positions, as_sequence
 from hybrid_patch.model.transformer import Transformer
 
 
@@ -23,13 +22,12 @@ class Decoder(nn.Module):
         modalities: Mapping[str, Modality],
         size: schema.Transformer,
         encoder_width: int,
-        runtime: schema.Runtime,
     ) -> None:
         super().__init__()
         self.context = nn.Linear(encoder_width, size.width)
         self.query = nn.Parameter(torch.randn(size.width) * 0.02)
         self.encodings = Encodings(modalities, size.width)
-        self.transformer = Transformer(size, runtime)
+        self.transformer = Transformer(size)
 
     def forward(
         self,
@@ -51,7 +49,7 @@ class Decoder(nn.Module):
             patch_size: the side of a patch, pixels.
         """
         encodings = {name: self.encodings(name, grid, patch_size, timestamps) for name, grid in grids.items()}
-        asked = hidden.together.gather(flatten({name: encodings[name] for name in hidden.each}))
+        asked = hidden.together.gather(as_sequence({name: encodings[name] for name in hidden.each}))
         return self._predict(asked, latents, visible, encodings)
 
     def fine(
@@ -90,5 +88,5 @@ class Decoder(nn.Module):
         encodings: Mapping[str, Float[Tensor, "b _ _ _ _ w"]],
     ) -> Float[Tensor, "bv m w"]:
         """What stands where, by the encodings of what is asked."""
-        located = visible.together.gather(flatten({name: encodings[name] for name in visible.each}))
+        located = visible.together.gather(as_sequence({name: encodings[name] for name in visible.each}))
         return self.transformer(self.query + asked, self.context(latents) + located, visible.together.padding_mask)

@@ -10,7 +10,7 @@ from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.packing import Packing
 from hybrid_patch.model.encodings import Encodings
 from hybrid_patch.model.patch_embed import PatchEmbed
-from hybrid_patch.model.sequence import flatten
+from hybrid_patch.model.tokens import as_sequence
 from hybrid_patch.model.transformer import Transformer
 
 
@@ -22,13 +22,12 @@ class Encoder(nn.Module):
         modalities: Mapping[str, Modality],
         size: schema.Transformer,
         base_patch_size: int,
-        runtime: schema.Runtime,
     ) -> None:
         super().__init__()
         inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
         self.embed = nn.ModuleDict({name: PatchEmbed(m, size.width, base_patch_size) for name, m in inputs.items()})
         self.encodings = Encodings(inputs, size.width)
-        self.transformer = Transformer(size, runtime)
+        self.transformer = Transformer(size)
 
     def forward(
         self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], visible: Packing, timestamps: Int[Tensor, "b t 3"]
@@ -46,4 +45,4 @@ class Encoder(nn.Module):
             for name, x in patches.items()
             if name in self.embed
         }
-        return self.transformer(visible.gather(flatten(tokens)), None, visible.padding_mask)
+        return self.transformer(visible.gather(as_sequence(tokens)), None, visible.padding_mask)

@@ -10,9 +10,11 @@ and only its (narrow) result is interpolated: a D-wide tensor at fine positions 
 
 import dataclasses
 import functools
+import math
+from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from hybrid_patch.data.packing import Packing, everything, take_rows
@@ -243,3 +245,19 @@ def images(
     b, _, _, *d = values.shape
     h, w = grid
     return values.reshape(b, h, w, factor, factor, *d).transpose(2, 3).reshape(b, h * factor, w * factor, *d)
+
+
+def as_sequence(grids: Mapping[str, Shaped[Tensor, "b _ _ _ _ *d"]]) -> Shaped[Tensor, "b n *d"]:
+    """`[B, h, w, T, S, ...]` of every modality → `[B, N, ...]`, one modality after the other."""
+    return torch.cat([grid.flatten(1, 4) for grid in grids.values()], dim=1)
+
+
+def as_grids(
+    sequence: Shaped[Tensor, "b n *d"], grids: Mapping[str, Shaped[Tensor, "b _ _ _ _"]]
+) -> dict[str, Shaped[Tensor, "b _ _ _ _ *d"]]:
+    """The sequence back on grids of the same shapes."""
+    sizes = [math.prod(grid.shape[1:5]) for grid in grids.values()]
+    parts = sequence.split(sizes, dim=1)
+    return {
+        name: part.unflatten(1, tuple(grid.shape[1:5])) for (name, grid), part in zip(grids.items(), parts, strict=True)
+    }

@@ -70,19 +70,16 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks in a row, and a norm at the end.
 
-    Of the runtime's options, `gradient_checkpointing` keeps only the blocks' inputs for the backward pass, and
-    `compile_blocks` compiles each block by itself: they are all alike, and their parameters keep their names.
+    Attributes:
+        gradient_checkpointing: only the blocks' inputs are kept for the backward pass.
     """
 
-    def __init__(self, size: schema.Transformer, runtime: schema.Runtime) -> None:
+    def __init__(self, size: schema.Transformer) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(size.width, size.heads, size.mlp_ratio) for _ in range(size.depth))
         self.norm = nn.LayerNorm(size.width)
-        self.gradient_checkpointing = runtime.gradient_checkpointing
+        self.gradient_checkpointing = False
         self.apply(_initialise)
-        if runtime.compile_blocks:
-            for block in self.blocks:
-                block.compile()
 
     def forward(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from hybrid_patch.config.schema import Config
-from hybrid_patch.model.hybrid import HybridModel
+from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.runs.checkpoints import (
     checkpoint_path,
     list_checkpoints,
@@ -92,7 +92,7 @@ def full_model(fabric: Fabric, config: Config, module: TrainingModule) -> Hybrid
     weights = module.model.state_dict()
     if not fsdp.is_sharded(weights):
         return module.model if fabric.is_global_zero else None
-    model = HybridModel(config, module.objective.modalities) if fabric.is_global_zero else None
+    model = build_model(config, module.objective.modalities) if fabric.is_global_zero else None
     copies = model.state_dict() if model is not None else {}
     for name, tensor in weights.items():
         gathered = fsdp.full(tensor)

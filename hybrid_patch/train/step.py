@@ -20,7 +20,7 @@ from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.grad_cache import microbatch_contexts
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.loss.term import MicrobatchContext
-from hybrid_patch.model.hybrid import HybridModel
+from hybrid_patch.model.hybrid import build_model
 from hybrid_patch.train.fsdp import full
 from hybrid_patch.train.optimizer import build_optimizer
 
@@ -34,7 +34,7 @@ class TrainingModule(nn.Module):
     def __init__(self, config: Config, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
         self.mixed_precision = config.runtime.precision == "bf16-mixed"
-        self.model = HybridModel(config, modalities)
+        self.model = build_model(config, modalities)
         self.objective = Objective(config, modalities)
         sources = {term.source for term in self.objective.active_terms()}
         if "decoder" not in sources:

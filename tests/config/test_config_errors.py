@@ -39,7 +39,7 @@ from hybrid_patch.errors import InputError
         ("~upsampler", "upsampler: missing; give one of: bilinear, guided, learned, subpixel"),
         ("~optimizer.lr", "optimizer.lr: missing; give optimizer.lr=<value>"),
         ("~surely_not", "~surely_not: *does not exist*"),
-        ("+upsampler@decoder.upsampler=guided", "decoder.upsampler.name=guided: no such option; takes: bilinear, *"),
+        ("+upsampler@decoder.upsampler=guided", "decoder.upsampler=guided: needs pixels, and predictions *"),
         ("upsampler@decoder.upsampler=learned", "upsampler@decoder.upsampler=learned: *+upsampler@decoder.upsampler=*"),
         ("patch=8", "patch=8: no such option; takes: hybrid, hybrid_4to1, *"),
         ("patch=null", "patch=null: no such option; takes: hybrid, hybrid_4to1, *"),

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from hybrid_patch.config import fields
-from hybrid_patch.config.compose import Sources, compose, conf_folder
+from hybrid_patch.config.compose import Sources, compose
+from hybrid_patch.config.conf_folder import conf_folder
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError

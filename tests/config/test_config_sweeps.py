@@ -6,7 +6,8 @@ import pytest
 from building import TINY
 from config_commands import ran
 
-from hybrid_patch.config.compose import Sources, compose, conf_folder, sweep_members
+from hybrid_patch.config.compose import Sources, compose, sweep_members
+from hybrid_patch.config.conf_folder import conf_folder
 from hybrid_patch.config.recipe import run_id
 from hybrid_patch.errors import InputError
 

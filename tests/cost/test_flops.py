@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hybrid_patch.config.curriculum import PatchSizes, all_sizes
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.config.schema import Config, Guided, Learned, Subpixel, Transformer
+from hybrid_patch.config.schema import Config, Transformer
 from hybrid_patch.cost.fake_step import fake_steps
 from hybrid_patch.model.profiling import PARTS
 from hybrid_patch.train.step import TrainingModule
@@ -101,7 +101,7 @@ class Hand:
     def _encoder_terms(self, name: str) -> None:
         cells, subpixels = self._drawn(name, self.config.masking.encode_ratio)
         everywhere = self._count(name, self.config.masking.encode_ratio)
-        self.guided = name if isinstance(self.config.upsampler, Guided) and self.subpixels > 1 else ""
+        self.guided = name if self.config.upsampler.name == "guided" and self.subpixels > 1 else ""
         self._upsampler(name, cells, subpixels, self.width)
         self._discrimination(name, cells, subpixels, everywhere, self.width)
         # Pooled: how much of each coarse token, their weighted sum, and that of the detail where it is asked for.
@@ -126,11 +126,11 @@ class Hand:
     def _rank(self) -> int:
         """Numbers of the detail: of a factor of 8, the exit of the last stage alone."""
         match self.config.upsampler:
-            case Subpixel(rank=rank) if self.sizes.factor > 1:
+            case {"name": "subpixel", "rank": rank} if self.sizes.factor > 1:
                 return rank
-            case Learned() if self.sizes.factor > 1:
+            case {"name": "learned"} if self.sizes.factor > 1:
                 return self._learned_widths()[-1]
-            case Guided(rank=rank, random_features=random) if self.guided:
+            case {"name": "guided", "rank": rank, "random_features": random} if self.guided:
                 return rank + self.modalities[self.guided].channels + random
         return 0
 
@@ -141,8 +141,7 @@ class Hand:
         return modality.channels + len(modality.band_sets)
 
     def _learned_widths(self) -> list[int]:
-        assert isinstance(self.config.upsampler, Learned)
-        return [max(self.config.upsampler.width >> stage, 8) for stage in range(int(math.log2(self.sizes.factor)))]
+        return [max(self.config.upsampler["width"] >> stage, 8) for stage in range(int(math.log2(self.sizes.factor)))]
 
     def _upsampler(self, name: str, cells: int, subpixels: int, width: int) -> None:
         """The upsampler itself: a detail for each place asked for, or in stages, for all subpixels of a cell.
@@ -150,8 +149,7 @@ class Hand:
         Guided, it looks at all subpixels of all images, or at some, where what is around these is less.
         """
         if self.guided:
-            assert isinstance(self.config.upsampler, Guided)
-            rank, random = self.config.upsampler.rank, self.config.upsampler.random_features
+            rank, random = self.config.upsampler["rank"], self.config.upsampler["random_features"]
             convolved = subpixels if 9 * subpixels < self.subpixels else self.subpixels
             images = ROWS * self._timesteps(name) * self.side**2 * convolved
             self._product("upsampler", images, 9 * self._looked_at, rank, learning=1)
@@ -159,9 +157,9 @@ class Hand:
             self._product("upsampler", ROWS * cells * subpixels, self.neighbours, rank, learning=1)
             self._product("upsampler", ROWS * cells * subpixels, rank, rank, learning=2)
             self._product("upsampler", ROWS * cells * subpixels, self.modalities[name].channels, random, learning=0)
-        if isinstance(self.config.upsampler, Subpixel) and self._rank:
+        if self.config.upsampler.name == "subpixel" and self._rank:
             self._product("upsampler", ROWS * cells, width, subpixels * self._rank, learning=2)
-        if isinstance(self.config.upsampler, Learned) and self._rank:
+        if self.config.upsampler.name == "learned" and self._rank:
             inputs = width
             for stage, outputs in enumerate(self._learned_widths()):
                 self._product("upsampler", ROWS * cells * 4**stage, inputs, 4 * outputs, learning=2)

@@ -14,7 +14,7 @@ from hybrid_patch.data.patchify import patchify
 from hybrid_patch.data.synthetic.spectra import CLASSES
 from hybrid_patch.embed.per_pixel import Projection, embed
 from hybrid_patch.evaluate.pictures import class_colours, drawn_modality, stretch, visible_channels
-from hybrid_patch.model.hybrid import HybridModel
+from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.model.tokens import Positions
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def model_for(processing: int, output: int) -> HybridModel:
     torch.manual_seed(0)
     sizes = (f"patch.processing_patch_size={processing}", f"patch.output_patch_size={output}")
-    return HybridModel(small(*sizes), MODALITIES).eval()
+    return build_model(small(*sizes), MODALITIES).eval()
 
 
 def crop_for(missing: float = 0.0) -> Crop:

@@ -21,6 +21,7 @@ from hybrid_patch.loss.queries import Queries, all_queries, draw_queries
 from hybrid_patch.loss.reconstruction import reconstruction
 from hybrid_patch.loss.targets import RandomTargets, TargetKeys
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
+from hybrid_patch.model.upsampler import TokenSpec
 from hybrid_patch.model.upsampler.learned import Learned
 
 DOUBLE = torch.float64
@@ -51,7 +52,7 @@ def case(
     batch = batch or make_batch(processing, missing=0.15)
     factor, hidden = processing // output, batch.masks[name] == Mask.DECODE
     coarse = torch.randn(*hidden.shape, width, dtype=DOUBLE, requires_grad=True)
-    upsampler = Learned(width, 8, {factor}).double()
+    upsampler = Learned(TokenSpec(width, {factor}), width=8).double()
     for parameter in upsampler.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     cells = batch.decoded.each[name]

@@ -18,6 +18,7 @@ from hybrid_patch.loss.patch_discrimination import patch_discrimination
 from hybrid_patch.loss.queries import all_queries
 from hybrid_patch.loss.targets import RandomTargets
 from hybrid_patch.model.tokens import FineTokens, TokenGrid
+from hybrid_patch.model.upsampler import TokenSpec
 from hybrid_patch.model.upsampler.subpixel import Subpixel
 
 CONF = Path(__file__).parents[2] / "conf" / "modality"
@@ -49,7 +50,7 @@ class Problem:
         self.mask[2:] = False
         self.mask[2, 0, 1] = True
         self.tokens = torch.randn(*self.mask.shape, width, dtype=DOUBLE)
-        self.upsampler = Subpixel(width, 5, self.factor).double()
+        self.upsampler = Subpixel(TokenSpec(width, {self.factor}), rank=5).double()
         torch.nn.init.normal_(self.upsampler.basis)
         self.positions = under(self.mask, self.factor)
         cells = self.positions.cells

@@ -9,7 +9,7 @@ from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.packing import everything, pack
 from hybrid_patch.data.patchify import patchify
 from hybrid_patch.model.encodings import Encodings
-from hybrid_patch.model.hybrid import HybridModel
+from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.model.tokens import Positions, images
 from hybrid_patch.model.upsampler.bilinear import Bilinear
 from hybrid_patch.model.upsampler.guided import Guided
@@ -42,7 +42,7 @@ def predicted(model: HybridModel, positions: dict[str, Positions] | None = None)
 def test_each_prediction_stands_alone() -> None:
     """Some of the positions, of fewer cells and subpixels, and without the other modalities: the same numbers."""
     torch.manual_seed(0)
-    model = HybridModel(small("patch=hybrid", "decoder.patch_size=output"), MODALITIES)
+    model = build_model(small("patch=hybrid", "decoder.patch_size=output"), MODALITIES)
     everywhere, _ = predicted(model)
     cells = make_batch(8, missing=0.2).decoded.each["optical"]
     mask = torch.zeros(6, cells.length, dtype=torch.bool)
@@ -63,7 +63,7 @@ def hidden_cells() -> Tensor:
 
 def test_at_ratio_one_it_is_the_coarse_decoder() -> None:
     torch.manual_seed(0)
-    model = HybridModel(small("patch=ps8", "decoder.patch_size=output"), MODALITIES)
+    model = build_model(small("patch=ps8", "decoder.patch_size=output"), MODALITIES)
     batch = make_batch(8, missing=0.2)
     latents, _ = model.encode({name: patchify(x, 8) for name, x in batch.pixels.items()}, batch)
     coarse = model.decode(latents, batch, 8)
@@ -75,13 +75,13 @@ def test_at_ratio_one_it_is_the_coarse_decoder() -> None:
 
 
 def test_the_upsamplers_are_shared_or_set_apart() -> None:
-    shared = HybridModel(small("upsampler=learned"), MODALITIES)
+    shared = build_model(small("upsampler=learned"), MODALITIES)
     assert isinstance(shared.encoder_upsampler, Learned)
     assert isinstance(shared.decoder_upsampler, Learned)
-    apart = HybridModel(small("upsampler=guided", "+upsampler@decoder.upsampler=learned"), MODALITIES)
+    apart = build_model(small("upsampler=guided", "+upsampler@decoder.upsampler=learned"), MODALITIES)
     assert isinstance(apart.encoder_upsampler, Guided)
     assert isinstance(apart.decoder_upsampler, Learned)
-    guided = HybridModel(small("upsampler=guided"), MODALITIES)
+    guided = build_model(small("upsampler=guided"), MODALITIES)
     assert isinstance(guided.decoder_upsampler, Bilinear)
-    none = HybridModel(small("upsampler=guided", "decoder.patch_size=output"), MODALITIES)
+    none = build_model(small("upsampler=guided", "decoder.patch_size=output"), MODALITIES)
     assert not hasattr(none, "decoder_upsampler")

@@ -13,19 +13,24 @@ from hybrid_patch.data.batch import Batch, Guide
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.patchify import patchify
 from hybrid_patch.model.interpolation import repeat_cells
+from hybrid_patch.model.random_features import RandomFeatures
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid, images
+from hybrid_patch.model.upsampler import TokenSpec
 from hybrid_patch.model.upsampler.bilinear import Bilinear
 from hybrid_patch.model.upsampler.guided import Guided
-from hybrid_patch.model.upsampler.random_features import RandomFeatures
 from hybrid_patch.train.step import TrainingModule
 
 WIDTH = 12
 
 
+def untrained(factor: int = 8) -> Guided:
+    return Guided(TokenSpec(WIDTH, {factor}, MODALITIES), rank=5, random_features=7)
+
+
 def guided() -> Guided:
     """With every parameter at random."""
     torch.manual_seed(0)
-    upsampler = Guided(WIDTH, 5, 7, MODALITIES)
+    upsampler = untrained()
     for parameter in upsampler.parameters():
         torch.nn.init.normal_(parameter)
     return upsampler
@@ -41,8 +46,8 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
     batch, factor = make_batch(8, missing=0.3), 8 // output
     grid, guide = grid_of(batch, "optical"), batch.guide("optical")
     everywhere = Positions.everywhere(grid.mask, factor)
-    untrained = Guided(WIDTH, 5, 7, MODALITIES)(grid, factor, everywhere, guide).dense()
-    torch.testing.assert_close(untrained, Bilinear()(grid, factor, everywhere).dense())
+    start = untrained(factor)(grid, factor, everywhere, guide).dense()
+    torch.testing.assert_close(start, Bilinear(TokenSpec(WIDTH, {factor}))(grid, factor, everywhere).dense())
 
     upsampler = guided()
     fine = upsampler(grid, factor, everywhere, guide)

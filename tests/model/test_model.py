@@ -9,7 +9,7 @@ from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.patchify import patchify
-from hybrid_patch.model.hybrid import HybridModel
+from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.tokens import FineTokens, TokenGrid
 
@@ -22,7 +22,7 @@ def model_for(processing: int, output: int, upsampler: str = "bilinear") -> Hybr
     config = small(
         f"patch.processing_patch_size={processing}", f"patch.output_patch_size={output}", f"upsampler={upsampler}"
     )
-    return HybridModel(config, MODALITIES)
+    return build_model(config, MODALITIES)
 
 
 def encode(model: HybridModel, batch: Batch, sizes: PatchSizes) -> tuple[Tensor, dict[str, TokenGrid]]:
@@ -119,7 +119,7 @@ def test_a_sample_and_a_view_do_not_depend_on_their_batch() -> None:
 def gradients_with(option: str) -> dict[str, Tensor]:
     """Gradients of a sum over the predictions, under an option of the runtime."""
     torch.manual_seed(0)
-    model = HybridModel(small(option), MODALITIES)
+    model = build_model(small(option), MODALITIES)
     _, predictions = fine_tokens(model, make_batch(8), PatchSizes(8, 1))
     torch.stack([fine.dense().square().mean() for fine in predictions.values()]).sum().backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -134,7 +134,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
 def test_maps_may_come_before_the_modalities_that_are_encoded() -> None:
     names = ["cover", "height", "optical"]
     torch.manual_seed(0)
-    model = HybridModel(small(), {name: MODALITIES[name] for name in names})
+    model = build_model(small(), {name: MODALITIES[name] for name in names})
     batch, sizes = make_batch(8), PatchSizes(8, 1)
     turned = remade(batch, **{
         part: {name: getattr(batch, part)[name] for name in names} for part in ("pixels", "valid", "masks")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hybrid_patch.model.upsampler.random_features import RandomFeatures
+from hybrid_patch.model.random_features import RandomFeatures
 
 
 def test_they_are_of_mean_zero_and_enough_of_them_tell_what_is_not_linear() -> None:

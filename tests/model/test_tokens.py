@@ -11,7 +11,7 @@ from torch import Tensor
 from hybrid_patch.data.packing import Packing
 from hybrid_patch.model.interpolation import bilinear_weights, neighbouring_cells, repeat_cells
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid, images
-from hybrid_patch.model.upsampler import Upsampler
+from hybrid_patch.model.upsampler import TokenSpec, Upsampler
 from hybrid_patch.model.upsampler.bilinear import Bilinear
 from hybrid_patch.model.upsampler.learned import Learned
 from hybrid_patch.model.upsampler.subpixel import Subpixel
@@ -158,15 +158,16 @@ def test_gradients_of_the_factored_forms(detail: bool) -> None:
     assert torch.autograd.gradcheck(lambda x: kept(fine(x).project(torch.ones(6, 2).double()), positions), (tokens,))
 
 
-def made(name: str, factor: int) -> Upsampler:
+def made(name: str, *factors: int) -> Upsampler:
     torch.manual_seed(0)
+    tokens = TokenSpec(6, factors)
     match name:
         case "bilinear":
-            return Bilinear()
+            return Bilinear(tokens)
         case "learned":
-            return Learned(6, 16, {factor}).double()
+            return Learned(tokens, width=16).double()
         case _:
-            return Subpixel(6, 5, factor).double()
+            return Subpixel(tokens, rank=5).double()
 
 
 def shaken(upsampler: Upsampler) -> Upsampler:
@@ -216,7 +217,7 @@ def test_hidden_tokens_do_not_bleed_into_visible_ones(name: str) -> None:
 
 
 def test_the_learned_stages_are_transposed_convolutions() -> None:
-    upsampler = Learned(6, 16, {2, 4, 8}).double()
+    upsampler = Learned(TokenSpec(6, {2, 4, 8}), width=16).double()
     grid = torch.randn(2, 3, 4, 6, dtype=DOUBLE)
     mask = torch.ones(2, 3, 4).bool()
     x = grid.movedim(-1, 1)
@@ -235,16 +236,16 @@ def test_the_learned_stages_are_transposed_convolutions() -> None:
 @pytest.mark.parametrize("name", ["learned", "subpixel"])
 def test_a_finer_stage_begins_with_what_the_coarser_one_has_learned(name: str) -> None:
     """Trained at 8→4, and now comes 8→2: every place has the detail of the place that it is a part of."""
-    torch.manual_seed(0)
-    upsampler = Learned(6, 16, {2, 4, 8}).double() if name == "learned" else Subpixel(6, 5, 8).double()
+    upsampler = made(name, 2, 4, 8)
     mask = torch.ones(1, 2, 2).bool()
     grid = TokenGrid(torch.randn(1, 2, 2, 6, dtype=DOUBLE), mask)
 
     def detail(factor: int) -> Tensor:
         positions = Positions.everywhere(mask, factor)
-        fine = upsampler(grid, factor, positions).dense() - Bilinear()(grid, factor, positions).dense()
+        fine = upsampler(grid, factor, positions).dense() - made("bilinear", factor)(grid, factor, positions).dense()
         return images(fine, (2, 2), factor)
 
+    assert isinstance(upsampler, Learned | Subpixel)
     torch.nn.init.normal_(upsampler.exits["2"] if isinstance(upsampler, Learned) else upsampler.basis)
     optimizer = torch.optim.SGD(upsampler.parameters(), lr=1.0)
     detail(2).mul(torch.randn(4, 4, 6).double()).sum().backward()
@@ -264,6 +265,6 @@ def test_a_detail_without_its_basis_is_refused() -> None:
 @pytest.mark.parametrize("name", ["learned", "subpixel"])
 def test_a_factor_that_was_not_planned_is_refused(name: str) -> None:
     grid = TokenGrid(torch.zeros(1, 2, 2, 6), torch.ones(1, 2, 2).bool())
-    upsampler = Learned(6, 16, {8}) if name == "learned" else Subpixel(6, 5, 8)
+    upsampler = made(name, 8).float()
     with pytest.raises(ValueError, match="factor 3"):
         upsampler(grid, 3, under(grid.mask, 3))

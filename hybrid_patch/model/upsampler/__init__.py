@@ -1,51 +1,74 @@
 """Upsamplers: coarse tokens → factored fine tokens, after attention.
 
-One file each (`random_features` is a part of `guided`), and one line in `build`. All of them take grids of 4, 5 and 6
-axes (`guided`: of 6) and any whole factor, start as plain interpolation, are the identity at factor 1, and give tokens
-at the positions that are asked for.
+One file each, and a yaml of its options in `conf/upsampler/`; docs/extending.md shows how one is written. All built-in
+ones take grids of 4, 5 and 6 axes (those that need pixels: of 6), can be built for any whole factor, start as plain
+interpolation, and are the identity at factor 1.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Protocol, runtime_checkable
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import ClassVar
 
-from hybrid_patch.config import schema
+from torch import nn
+
+from hybrid_patch.config import upsamplers
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.batch import Guide
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
-from hybrid_patch.model.upsampler.bilinear import Bilinear
-from hybrid_patch.model.upsampler.guided import Guided
-from hybrid_patch.model.upsampler.learned import Learned
-from hybrid_patch.model.upsampler.subpixel import Subpixel
 
 
-@runtime_checkable
-class Upsampler(Protocol):
-    """What an upsampler (an `nn.Module`) does."""
+@dataclasses.dataclass(frozen=True)
+class TokenSpec:
+    """The tokens that an upsampler is built for.
 
-    def __call__(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
+    Attributes:
+        width: D.
+        factors: fine tokens per coarse token along each side, in all stages of a training.
+        modalities: what the tokens are made of; empty for a decoder's, which are predictions.
+    """
+
+    width: int
+    factors: Collection[int]
+    modalities: Mapping[str, Modality] = dataclasses.field(default_factory=dict)
+
+
+class Upsampler(nn.Module):
+    """The base of all upsamplers.
+
+    A subclass is built from a `TokenSpec` and its options, the keyword-only arguments of its `__init__`. Their
+    annotations are what a config's values are checked against: `rank: Annotated[int, Field(ge=1)]`.
+
+    Attributes:
+        needs_pixels: it looks at the pixels that its tokens were made of. Then `forward` gets a `Guide`, training drops
+            a share of the pixels (the option `pixel_dropout`, which is added to its own), and no decoder can use it.
+    """
+
+    needs_pixels: ClassVar[bool] = False
+
+    @staticmethod
+    def supports(factor: int, largest: int) -> bool:
+        """Whether it upsamples by a factor when the largest factor of the training is another, or this one."""
+        return True
+
+    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
         """Fine tokens at some positions of a grid `[B, h, w, ..., D]`, f times as fine.
 
-        `guide` is what the tokens of the grid were made of; None for a decoder's, which are made of no pixels.
+        Args:
+            guide: the pixels that the grid's tokens were made of, if it needs any; None for a decoder's tokens.
         """
-        ...
+        raise NotImplementedError
 
 
-def build(
-    config: schema.Upsampler, width: int, factors: Collection[int], modalities: Mapping[str, Modality] | None
-) -> Bilinear | Guided | Learned | Subpixel:
-    """The upsampler that a config names, for tokens of a width and the factors of a run's stages.
+UpsamplerFactory = Callable[[TokenSpec], Upsampler]
+"""Builds an upsampler: the class of one without options, or a `functools.partial` with its options."""
 
-    Args:
-        modalities: that the tokens are made of; None for a decoder's: there `guided` is interpolation.
-    """
-    match config:
-        case schema.Bilinear():
-            return Bilinear()
-        case schema.Guided():
-            if modalities is None:
-                return Bilinear()
-            return Guided(width, config.rank, config.random_features, modalities)
-        case schema.Learned():
-            return Learned(width, config.width, factors)
-        case schema.Subpixel():
-            return Subpixel(width, config.rank, max(factors))
+
+def factory(choice: upsamplers.Upsampler) -> UpsamplerFactory:
+    """The upsampler that a config chooses, to be built with its options."""
+
+    def build(tokens: TokenSpec) -> Upsampler:
+        upsampler = upsamplers.load_class(choice)(tokens, **upsamplers.arguments(choice))
+        assert isinstance(upsampler, Upsampler)
+        return upsampler
+
+    return build

@@ -1,7 +1,6 @@
 """Upsampling guided by the pixels: a detail made from what the encoder saw of each place and around it."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +8,12 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.field_types import Amount, Count
 from hybrid_patch.data.batch import Guide
 from hybrid_patch.model.interpolation import repeat_cells
+from hybrid_patch.model.random_features import RandomFeatures
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
-from hybrid_patch.model.upsampler.random_features import RandomFeatures
+from hybrid_patch.model.upsampler import TokenSpec, Upsampler
 
 KERNEL = 3
 """Side of the convolution over pixels (or output patches)."""
@@ -21,7 +21,7 @@ MEAN, DEVIATION = 0.5, 0.25
 """Of normalised values."""
 
 
-class Guided(nn.Module):
+class Guided(Upsampler):
     """Interpolation plus a detail of low rank: `gelu(mix(gelu(conv(pixels) + U (P A))))`, and the place's own spectrum.
 
     The idea is joint upsampling (Kopf et al. 2007, "Joint bilateral upsampling"): the fine image says where the coarse
@@ -35,9 +35,12 @@ class Guided(nn.Module):
     asks for a place's own pixel, and to tell it would be to copy it.
     """
 
-    def __init__(self, width: int, rank: int, random_features: int, modalities: Mapping[str, Modality]) -> None:
+    needs_pixels = True
+
+    def __init__(self, tokens: TokenSpec, *, rank: Count, random_features: Amount) -> None:
         super().__init__()
-        inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
+        width = tokens.width
+        inputs = {name: modality for name, modality in tokens.modalities.items() if not modality.decode_only}
         self.pixels = nn.ModuleDict(
             {
                 name: nn.Conv2d(modality.channels + len(modality.band_sets), rank, KERNEL, padding=KERNEL // 2)

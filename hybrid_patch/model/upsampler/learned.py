@@ -2,7 +2,7 @@
 
 import itertools
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +10,15 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from hybrid_patch.config.curriculum import prime_factors
+from hybrid_patch.config.field_types import Count
 from hybrid_patch.data.batch import Guide
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
+from hybrid_patch.model.upsampler import TokenSpec, Upsampler
 
 SMALLEST_WIDTH = 8
 
 
-class Learned(nn.Module):
+class Learned(Upsampler):
     """Interpolation plus a detail made by transposed convolutions (8→4→2→1: three stages of two).
 
     A transposed convolution whose stride is its kernel's side is a linear map of each token to k^2 outputs: no token
@@ -27,22 +29,27 @@ class Learned(nn.Module):
     D-wide tensor is made.
     """
 
-    def __init__(self, width: int, first_width: int, factors: Collection[int]) -> None:
+    def __init__(self, tokens: TokenSpec, *, width: Count) -> None:
         super().__init__()
-        self.sides = tuple(prime_factors(max(factors)))
-        self.widths = tuple(max(first_width >> stage, SMALLEST_WIDTH) for stage in range(len(self.sides)))
+        self.sides = tuple(prime_factors(max(tokens.factors)))
+        self.widths = tuple(max(width >> stage, SMALLEST_WIDTH) for stage in range(len(self.sides)))
         self.stages = nn.ModuleList(
             nn.Linear(i, o * side**2)
-            for i, o, side in zip([width, *self.widths], self.widths, self.sides, strict=False)
+            for i, o, side in zip([tokens.width, *self.widths], self.widths, self.sides, strict=False)
         )
         self.reached = tuple(itertools.accumulate(self.sides, operator.mul))
         self.exits = nn.ParameterDict(
             {
-                str(reached): torch.zeros(o, width)
+                str(reached): torch.zeros(o, tokens.width)
                 for reached, o in zip(self.reached, self.widths, strict=True)
-                if reached in factors
+                if reached in tokens.factors
             }
         )
+
+    @staticmethod
+    def supports(factor: int, largest: int) -> bool:
+        """Products of the first prime factors of the largest."""
+        return factor in itertools.accumulate(prime_factors(largest), operator.mul, initial=1)
 
     def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
         """Raises ValueError for a factor that was not named, or is no product of the first stages."""

@@ -5,11 +5,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hybrid_patch.config.field_types import Count
 from hybrid_patch.data.batch import Guide
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
+from hybrid_patch.model.upsampler import TokenSpec, Upsampler
 
 
-class Subpixel(nn.Module):
+class Subpixel(Upsampler):
     """Interpolation plus the detail `gelu(W_place · norm(token) + b_place)`, of low rank (Shi et al. 2016, ESPCN).
 
     It looks at no pixel, so that it cannot leak one. Every place of a cell has its own `W [r, D]`; only those of the
@@ -18,16 +20,22 @@ class Subpixel(nn.Module):
     with what their block has learned.
     """
 
-    def __init__(self, width: int, rank: int, largest_factor: int) -> None:
+    def __init__(self, tokens: TokenSpec, *, rank: Count) -> None:
         super().__init__()
-        self.largest = largest_factor
+        width, largest = tokens.width, max(tokens.factors)
+        self.largest = largest
         self.norm = nn.LayerNorm(width)
         first = torch.empty(rank, width)
         nn.init.xavier_uniform_(first)
-        self.weight = nn.Parameter(first.repeat(largest_factor**2, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(largest_factor**2, rank))
+        self.weight = nn.Parameter(first.repeat(largest**2, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(largest**2, rank))
         self.basis = nn.Parameter(torch.zeros(rank, width))
-        self.requires_grad_(largest_factor > 1)
+        self.requires_grad_(largest > 1)
+
+    @staticmethod
+    def supports(factor: int, largest: int) -> bool:
+        """Divisors of the largest."""
+        return largest % factor == 0
 
     def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
         """Raises ValueError for a factor that does not divide the largest."""
