@@ -1,4 +1,4 @@
-"""A training step of a config on fake tensors: shapes and no numbers."""
+"""A training step of a config on fake tensors, which have shapes but no numbers."""
 
 import dataclasses
 import gc
@@ -27,18 +27,18 @@ from hybrid_patch.model.patch_embed import kernel_resize
 from hybrid_patch.train.optimizer import build_optimizer
 from hybrid_patch.train.step import TrainingModule, TrainingStep
 
-_KEPT = (bilinear_weights, neighbouring_cells, ground_encoding, series_encoding, kernel_resize)
-"""Functions that keep the tensors that they made."""
+_CACHED = (bilinear_weights, neighbouring_cells, ground_encoding, series_encoding, kernel_resize)
+"""Functions that cache tensors."""
 
 
 @contextmanager
 def fake_tensors() -> Iterator[None]:
-    """Every tensor made inside is fake, and none is left in a cache for real steps.
+    """Every tensor created inside is fake, and none is left in a cache for real steps.
 
-    `trunc_normal_` does nothing: it looks at its numbers, to draw some of them again. Garbage is not collected
-    meanwhile: that would look through all of torch's objects again and again.
+    `trunc_normal_` does nothing, since it reads its numbers to redraw some of them. Garbage is not collected meanwhile:
+    each collection would traverse all of torch's objects.
     """
-    for function in _KEPT:
+    for function in _CACHED:
         function.cache_clear()
     collected = gc.isenabled()
     gc.disable()
@@ -48,7 +48,7 @@ def fake_tensors() -> Iterator[None]:
     finally:
         if collected:
             gc.enable()
-        for function in _KEPT:
+        for function in _CACHED:
             function.cache_clear()
 
 
@@ -56,8 +56,8 @@ class Tokens(NamedTuple):
     """Tokens of one sample in one view, all modalities, timesteps and band sets together.
 
     Attributes:
-        encoder: what the encoder sees.
-        decoder: what the decoder predicts.
+        encoder: tokens visible to the encoder.
+        decoder: tokens that the decoder predicts.
         fine: all tokens at the output patch size.
     """
 
@@ -67,12 +67,12 @@ class Tokens(NamedTuple):
 
 
 class FakeSteps(NamedTuple):
-    """Steps of one config, and what they work on.
+    """Steps of one config, and the size of what they work on.
 
     Attributes:
-        records: what each takes.
+        records: the cost of each step.
         tokens: of a sample.
-        parameters: trainable numbers, by what they are of (`TrainingModule.parameter_counts`).
+        parameters: trainable parameters by module (`TrainingModule.parameter_counts`).
     """
 
     records: list[Record]
@@ -83,27 +83,26 @@ class FakeSteps(NamedTuple):
 def fake_steps(
     config: Config, modalities: Mapping[str, Modality], sizes: PatchSizes, samples: Sequence[int]
 ) -> FakeSteps:
-    """Steps of a config at some patch sizes, one for each number of samples, in the middle of a training.
+    """Steps of a config at some patch sizes, one for each number of samples, in the middle of training.
 
-    Only the first has its optimizer's part, which is the same for any number.
+    Only the first includes the optimizer, whose part is the same for any number of samples.
 
-    The code is that of a real step on a CPU: kernels of a GPU differ in what they allocate for themselves. Blocks are
-    not compiled, and a `loss.backend` that needs a GPU is stood in for by the CPU's kernel, of the same shapes.
+    The code is that of a real step on a CPU; a GPU's kernels may allocate differently. Blocks are not compiled, and a
+    `loss.backend` that needs a GPU is replaced by the CPU's kernel, of the same shapes.
     """
     config = _for_cpu(config)
     masks = masks_of(config, modalities, sizes)
     inputs = {name: mask for name, mask in masks.items() if not modalities[name].decode_only}
     encoded, decoded = MaskedTokens.of(inputs, Mask.ENCODE), MaskedTokens.of(masks, Mask.DECODE)
     coarse = sum(mask.numel() for mask in masks.values())
-    seen, asked = (tokens.together.index.shape[1] for tokens in (encoded, decoded))
-    tokens = Tokens(seen, asked, coarse * sizes.factor**2)
+    visible, predicted = (tokens.together.index.shape[1] for tokens in (encoded, decoded))
     with fake_tensors():
         module = TrainingModule(config, modalities)
         optimizer = build_optimizer(module, config.optimizer)
         for parameter in module.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # makes its state
+        optimizer.step()  # creates its state
         optimizer.zero_grad()
         batches = [_batch(config, modalities, sizes, encoded, decoded, number) for number in samples]
         with torch.no_grad():
@@ -112,7 +111,7 @@ def fake_steps(
             _RecordedStep(config, module, optimizer).record(batch, sizes, with_optimizer=number == 0)
             for number, batch in enumerate(batches)
         ]
-    return FakeSteps(records, tokens, module.parameter_counts())
+    return FakeSteps(records, Tokens(visible, predicted, coarse * sizes.factor**2), module.parameter_counts())
 
 
 class _RecordedStep(TrainingStep):
@@ -123,7 +122,7 @@ class _RecordedStep(TrainingStep):
         self.recorder = Recorder()
 
     def record(self, batch: Batch, sizes: PatchSizes, with_optimizer: bool) -> Record:
-        """What the step takes; without the optimizer it ends with the backward pass."""
+        """The cost of a step; without the optimizer it ends with the backward pass."""
         recorder, module = self.recorder, self.module
         recorder.hold([*module.parameters(), *module.buffers()], "parameters")
         recorder.hold([x for state in self.optimizer.state.values() for x in state.values()], "optimizer")
@@ -171,21 +170,20 @@ class _RecordedStep(TrainingStep):
 
 
 def masks_of(config: Config, modalities: Mapping[str, Modality], sizes: PatchSizes) -> dict[str, Tensor]:
-    """Masks of one fully measured sample, `[1, h, w, T, S]`, at the ratios of the config.
+    """Masks of one sample without missing pixels, `[1, h, w, T, S]`, at the ratios of the config.
 
-    `modality_cross_random` hides some of the tokens from encoder or decoder. A batch is as wide as the sample that
-    keeps the most, so that all are kept here.
+    `modality_cross_random` drops some of the tokens. A batch is as wide as its widest sample, so none are dropped here.
     """
     tile = tile_for(config, sizes)
-    present = {}
+    presence = {}
     for name, modality in modalities.items():
         shape = (1, tile, tile, config.data.timesteps if modality.temporal else 1)
-        present[name] = coarse_presence(np.ones(shape, bool), sizes.processing, len(modality.band_sets))
+        presence[name] = coarse_presence(np.ones(shape, bool), sizes.processing, len(modality.band_sets))
     ratios = {"encode_ratio": config.masking.encode_ratio, "decode_ratio": config.masking.decode_ratio}
     masking = config.masking
     if isinstance(masking, ModalityCrossRandomMasking):
         masking = RandomMasking(name="random", views=1, **ratios)
-    masks = draw_masks(masking, modalities, present, np.random.default_rng(0))
+    masks = draw_masks(masking, modalities, presence, np.random.default_rng(0))
     return {name: torch.from_numpy(mask) for name, mask in masks.items()}
 
 
@@ -197,18 +195,18 @@ def _batch(
     decoded: MaskedTokens,
     samples: int,
 ) -> Batch:
-    """A fake batch, all of it measured, whose samples keep as many tokens as the one that is given."""
+    """A fake batch without missing pixels, whose samples have as many tokens as the given one."""
     rows, tile = samples * config.masking.views, tile_for(config, sizes)
     side = tile // sizes.processing
     padded = isinstance(config.masking, ModalityCrossRandomMasking)
 
-    def packing(one: Packing) -> Packing:
-        shape = (rows, one.index.shape[1])
-        padding_mask = torch.ones(shape, dtype=torch.bool) if padded or one.padding_mask is not None else None
-        return Packing(torch.zeros(shape, dtype=torch.long), padding_mask, one.length)
+    def repeat(packing: Packing) -> Packing:
+        shape = (rows, packing.index.shape[1])
+        padding_mask = torch.ones(shape, dtype=torch.bool) if padded or packing.padding_mask is not None else None
+        return Packing(torch.zeros(shape, dtype=torch.long), padding_mask, packing.length)
 
-    def of_all(one: MaskedTokens) -> MaskedTokens:
-        return MaskedTokens(packing(one.together), {name: packing(each) for name, each in one.each.items()})
+    def repeat_all(tokens: MaskedTokens) -> MaskedTokens:
+        return MaskedTokens(repeat(tokens.together), {name: repeat(each) for name, each in tokens.each.items()})
 
     pixels, valid, masks = {}, {}, {}
     for name, modality in modalities.items():
@@ -223,9 +221,8 @@ def _batch(
         for name, x in valid.items():
             if not modalities[name].decode_only:
                 guide_mask[name] = torch.ones(rows, *x.shape[1:], dtype=torch.bool)
-    return Batch(
-        pixels, valid, timestamps, masks, of_all(encoded), of_all(decoded), QuerySampling(subpixels, strata), guide_mask
-    )
+    tokens = repeat_all(encoded), repeat_all(decoded)
+    return Batch(pixels, valid, timestamps, masks, *tokens, QuerySampling(subpixels, strata), guide_mask)
 
 
 def _for_cpu(config: Config) -> Config:

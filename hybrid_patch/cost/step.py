@@ -1,4 +1,4 @@
-"""A training step on fixed data, to be measured again and again."""
+"""A training step on a fixed batch, to be measured repeatedly."""
 
 import torch
 from torch import Tensor
@@ -15,15 +15,15 @@ from hybrid_patch.train.optimizer import build_optimizer
 from hybrid_patch.train.step import TrainingModule, TrainingStep
 
 THREADS = torch.get_num_threads()
-"""Of a config that does not say how many."""
+"""Threads of a config that names no number."""
 
 
 class Step:
-    """The first batch of a config, and the training step that it goes through.
+    """The training step of a config on its first batch.
 
     Attributes:
         pixels: pixels of a batch, over all timesteps.
-        parameters: trainable numbers.
+        parameters: number of trainable parameters.
     """
 
     def __init__(self, config: Config) -> None:
@@ -46,13 +46,13 @@ class Step:
         return self.run_on(self.batch)
 
     def run_on(self, batch: Batch) -> dict[str, float]:
-        """One step on another batch, which is on the device already."""
+        """One step on another batch, which must be on the device already."""
         torch.set_num_threads(self.config.runtime.threads or THREADS)  # steps of several configs take turns
         return self.step.timed(batch, self.sizes)
 
 
 class _TimedStep(TrainingStep):
-    """The step of a config in one process, by the clock."""
+    """The step of a config in one process, timed."""
 
     def __init__(self, config: Config, module: TrainingModule, device: torch.device) -> None:
         optimizer = build_optimizer(module, config.optimizer)
@@ -66,7 +66,7 @@ class _TimedStep(TrainingStep):
         return {**self.seconds, "optimizer": self.clock.lap()}
 
     def backward(self, loss: Tensor) -> None:
-        """What precedes it is the forward pass."""
+        """The time before it is that of the forward pass."""
         self.seconds["forward"] += self.clock.lap()
         loss.backward()
         self.seconds["backward"] += self.clock.lap()

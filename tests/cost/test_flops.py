@@ -36,13 +36,13 @@ class Hand:
         self.width = config.model.encoder.width
         self.guided = ""  # the modality whose tokens are upsampled, guided
         self._embedding()
-        seen = sum(
+        visible = sum(
             self._count(name, config.masking.encode_ratio) for name, m in modalities.items() if not m.decode_only
         )
         asked = sum(self._count(name, config.masking.decode_ratio) for name in modalities)
-        self._blocks("encoder", config.model.encoder, seen, None)
-        self._product("decoder", ROWS * seen, self.width, config.model.decoder.width, learning=2)  # the context
-        self._blocks("decoder", config.model.decoder, asked, seen)
+        self._blocks("encoder", config.model.encoder, visible, None)
+        self._product("decoder", ROWS * visible, self.width, config.model.decoder.width, learning=2)  # the context
+        self._blocks("decoder", config.model.decoder, asked, visible)
         for name, modality in modalities.items():
             if not modality.decode_only:
                 self._encoder_terms(name)
@@ -230,7 +230,7 @@ CASES = {
 }
 
 
-def counted(config: Config) -> dict[str, dict[str, int]]:
+def recorded_flops(config: Config) -> dict[str, dict[str, int]]:
     flops = fake_steps(config, MODALITIES, all_sizes(config.curriculum)[0], [SAMPLES]).records[0].flops
     return {name: {part: flops.get((name, part), 0) for part in PARTS} for name in ("forward", "backward")}
 
@@ -239,7 +239,7 @@ def counted(config: Config) -> dict[str, dict[str, int]]:
 def test_flops_are_those_by_hand(case: str) -> None:
     config = small(*CASES[case])
     hand = Hand(config, all_sizes(config.curriculum)[0])
-    assert counted(config) == {"forward": hand.forward, "backward": hand.backward}
+    assert recorded_flops(config) == {"forward": hand.forward, "backward": hand.backward}
 
 
 @pytest.mark.parametrize("case", ["hybrid", "learned", "guided", "ps1"])
@@ -250,13 +250,13 @@ def test_a_real_step_has_the_flops_of_the_fake_one(case: str) -> None:
     module(batch, sizes)  # fills the caches
     with FlopCounterMode(display=False) as counter:
         module(batch, sizes)["loss"].backward()
-    assert counter.get_total_flops() == sum(sum(parts.values()) for parts in counted(config).values())
+    assert counter.get_total_flops() == sum(sum(parts.values()) for parts in recorded_flops(config).values())
 
 
 def test_no_fake_tensor_is_left_behind() -> None:
     config = small("patch=hybrid", "model.base_patch_size=16")
     (sizes,) = all_sizes(config.curriculum)
-    counted(config)
+    recorded_flops(config)
     loss = TrainingModule(config, MODALITIES)(make_batch(8), sizes)["loss"]
     assert type(loss) is torch.Tensor
     assert torch.isfinite(loss)
