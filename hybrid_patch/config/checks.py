@@ -164,11 +164,11 @@ def _names(config: Config) -> Iterator[str]:
 
 def _new_folder(key: str, path: Path) -> Iterator[str]:
     """What keeps a folder from being made, or written to."""
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not there.is_dir():
-        yield f"{key}={path}: {there} is a file; give a path where a folder can be made"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        yield f"{key}={path}: {there} cannot be written to; give a path where a folder can be made"
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not existing.is_dir():
+        yield f"{key}={path}: {existing} is a file; give a path where a folder can be made"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield f"{key}={path}: {existing} cannot be written to; give a path where a folder can be made"
 
 
 def _divisors(number: int) -> list[int]:

@@ -40,11 +40,11 @@ class Sources:
     @cache  # noqa: B019  # a few small values, for a command's lifetime
     def groups(self) -> dict[str, list[str]]:
         """The options of each group, by the group's path (`patch`, `modality`, ...)."""
-        found: dict[str, set[str]] = {}
+        options: dict[str, set[str]] = {}
         for folder in filter(None, (self.folder, self.extra)):
             for file in folder.glob("*/**/*.yaml"):
-                found.setdefault(file.parent.relative_to(folder).as_posix(), set()).add(file.stem)
-        return {group: sorted(names) for group, names in found.items()}
+                options.setdefault(file.parent.relative_to(folder).as_posix(), set()).add(file.stem)
+        return {group: sorted(names) for group, names in options.items()}
 
 
 def compose(arguments: Sequence[str] = (), sources: Sources | None = None) -> Config:
@@ -154,8 +154,8 @@ def with_sweep_written_out(arguments: Sequence[str], sources: Sources) -> list[s
     if not params or plain != config:
         raise InputError(f"{said}: a file in conf/sweep/ holds hydra.sweeper.params and nothing else")
     rest = [argument for argument in arguments if argument not in chosen]
-    own = {key_of(argument) for argument in rest}
-    return [*(f"{key}={value}" for key, value in params.items() if key_of(key) not in own), *rest]
+    given_keys = {key_of(argument) for argument in rest}
+    return [*(f"{key}={value}" for key, value in params.items() if key_of(key) not in given_keys), *rest]
 
 
 def _is_sweep_file(argument: str) -> bool:
@@ -196,14 +196,14 @@ def checked(config: Config) -> Config:
 
     Upsamplers are judged last, and by their classes only where their yamls cannot tell: that imports torch.
     """
-    found = problems(config)
-    if not found:
+    lines = problems(config)
+    if not lines:
         chosen = [choice for choice in (config.upsampler, config.decoder.upsampler) if choice is not None]
         if not all(choice.is_default for choice in chosen):
             config = held_to(Config, plain_values(config), Sources(), ASK_CLASS)
-        found = upsampler_problems(config)
-    if found:
-        raise InputError(found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
+        lines = upsampler_problems(config)
+    if lines:
+        raise InputError(lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""))
     return config
 
 

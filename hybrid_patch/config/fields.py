@@ -74,8 +74,8 @@ def child(annotation: Any, value: object, key: str | int) -> Any:
 def without_aside(annotation: Any, value: Any) -> Any:
     """A copy of a plain node without the fields that are marked `Aside`."""
     if isinstance(value, Mapping):
-        kept = {key: child(annotation, value, key) for key in value}
-        return {key: without_aside(kept[key], value[key]) for key in value if not strip(kept[key])[1]}
+        annotations = {key: child(annotation, value, key) for key in value}
+        return {key: without_aside(annotations[key], value[key]) for key in value if not strip(annotations[key])[1]}
     if isinstance(value, list):
         return [without_aside(child(annotation, value, i), item) for i, item in enumerate(value)]
     return value

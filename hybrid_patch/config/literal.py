@@ -14,16 +14,16 @@ def quote(text: str) -> str:
     """A text as a value of Hydra's override grammar that resolves to exactly that text."""
     if text == "???":  # OmegaConf's word for a missing value
         text = "./???"
-    escaped = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
+    escaped = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
     return QuotedString(escaped, Quote.single).with_quotes()
 
 
 def quote_path(argument: str) -> str:
     """`data.root=<path>` with the path quoted for Hydra; an argument without a path key as it is."""
-    found = _PATH.fullmatch(argument)
-    if found is None or found[3] == "null":
+    match = _PATH.fullmatch(argument)
+    if match is None or match[3] == "null":
         return argument
-    return f"{found[1]}{found[2]}={quote(found[3])}"
+    return f"{match[1]}{match[2]}={quote(match[3])}"
 
 
 def plain_argument(override: Override) -> str:
@@ -32,7 +32,7 @@ def plain_argument(override: Override) -> str:
     value = override.value()
     if override.key_or_group not in PATH_KEYS or not isinstance(value, str):
         return line
-    text = re.sub(r"(\\+)\$\{", lambda found: found[1][: len(found[1]) // 2] + "${", value)
+    text = re.sub(r"(\\+)\$\{", lambda match: match[1][: len(match[1]) // 2] + "${", value)
     return f"{line.partition('=')[0]}={text}"
 
 

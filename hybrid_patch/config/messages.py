@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from hybrid_patch.config import fields
 
 LONGEST_VALUE = 80
-MOST_LINES = 4
-"""Problems of one config that are told at once."""
+MAX_LINES = 4
+"""Problems of a config that are reported at once."""
 PLAIN_WORDS = {
     "a valid integer": "a whole number",
     "a valid number": "a number",
@@ -23,15 +23,15 @@ PLAIN_WORDS = {
 }
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` (did you mean ...?)` if one of the known words is close, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """` (did you mean ...?)` if one of the words is close, else nothing."""
+    close = difflib.get_close_matches(word, list(names), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def no_such_option(group: str, option: str, known: Sequence[str]) -> str:
+def no_such_option(group: str, option: str, names: Sequence[str]) -> str:
     """The line for a group's option that does not exist."""
-    return f"{group}={option}: no such option; takes: {', '.join(known)}{did_you_mean(option, known)}"
+    return f"{group}={option}: no such option; takes: {', '.join(names)}{did_you_mean(option, names)}"
 
 
 def composition_error(error: Exception, overrides: Sequence[str]) -> str:
@@ -74,9 +74,9 @@ def schema_error(
         groups: the options of each group.
         schema: the class that it was held to.
     """
-    lines = [_schema_line(found, plain, groups, schema) for found in error.errors(include_url=False)]
-    more = f" (and {len(lines) - MOST_LINES} more)" if len(lines) > MOST_LINES else ""
-    return "; ".join(lines[:MOST_LINES]) + more
+    lines = [_schema_line(problem, plain, groups, schema) for problem in error.errors(include_url=False)]
+    more = f" (and {len(lines) - MAX_LINES} more)" if len(lines) > MAX_LINES else ""
+    return "; ".join(lines[:MAX_LINES]) + more
 
 
 def _schema_line(error: Any, plain: Mapping[str, Any], groups: Mapping[str, Sequence[str]], schema: type) -> str:
@@ -97,16 +97,16 @@ def _schema_line(error: Any, plain: Mapping[str, Any], groups: Mapping[str, Sequ
     value = shown(node)
     kind = error["type"]
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = list(fields.annotations(fields.class_of(*owner) or schema))
+        names = list(fields.annotations(fields.class_of(*owner) or schema))
         holder = _name(keys[:-1], owner[1])
-        return f"{key}={value}: unknown key; {holder} takes: {', '.join(known)}{did_you_mean(str(keys[-1]), known)}"
+        return f"{key}={value}: unknown key; {holder} takes: {', '.join(names)}{did_you_mean(str(keys[-1]), names)}"
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         wanted = f"one of: {', '.join(groups[key])}" if key in groups else f"{key}=<value>"
         return f"{key}: missing; give {wanted}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         name = shown(node.get("name")) if isinstance(node, Mapping) else value
-        known = list(fields.options(annotation))
-        return f"{key}.name={name}: no such option; takes: {', '.join(known)}{did_you_mean(name, known)}"
+        names = list(fields.options(annotation))
+        return f"{key}.name={name}: no such option; takes: {', '.join(names)}{did_you_mean(name, names)}"
     if kind in ("dataclass_type", "dataclass_exact_type", "model_attributes_type", "dict_type"):
         wanted = f"choose one of: {', '.join(groups[key])}" if key in groups else "give its values one by one"
         return f"{key}={value}: must be a group of values; {wanted}"

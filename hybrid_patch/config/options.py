@@ -132,8 +132,8 @@ def _option_of(argument: str, fields: Mapping[str, "_Option"], given: Mapping[st
             if isinstance(option.mark, Overrides) and option.mark.takes(key):
                 return option
         if re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.]*", key):
-            known = _names(fields)
-            raise InputError(f"{argument}: unknown key; takes: {', '.join(known)}{did_you_mean(key, known)}")
+            names = _names(fields)
+            raise InputError(f"{argument}: unknown key; takes: {', '.join(names)}{did_you_mean(key, names)}")
     for option in fields.values():
         if isinstance(option.mark, Positional) and (option.many or option.name not in given):
             return option
@@ -246,13 +246,13 @@ class _Option:
 def option_fields(options: type) -> dict[str, _Option]:
     """The options of a command by name."""
     hints = get_type_hints(options, include_extras=True)
-    found = {}
+    declared = {}
     for field in dataclasses.fields(options):
         marks = [mark for mark in get_args(hints[field.name]) if isinstance(mark, Option | Flag | Overrides)]
         if marks:
             default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-            found[field.name] = _Option(field.name, hints[field.name], marks[0], default)
-    return found
+            declared[field.name] = _Option(field.name, hints[field.name], marks[0], default)
+    return declared
 
 
 def option_names(options: type) -> list[str]:

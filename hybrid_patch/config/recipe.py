@@ -26,9 +26,9 @@ def data_fingerprint(data: Data) -> str:
 
 def recipe(config: Config, fingerprint: Fingerprint = data_fingerprint) -> dict[str, Any]:
     """The recipe as plain values: the config without its `Aside` fields, the data's identity, and the version."""
-    kept = without_aside(Config, _CONFIG.dump_python(config, mode="json"))
-    kept["data"]["fingerprint"] = fingerprint(config.data)
-    return {"recipe_version": RECIPE_VERSION, **kept}
+    fields = without_aside(Config, _CONFIG.dump_python(config, mode="json"))
+    fields["data"]["fingerprint"] = fingerprint(config.data)
+    return {"recipe_version": RECIPE_VERSION, **fields}
 
 
 def recipe_hash(config: Config, fingerprint: Fingerprint = data_fingerprint) -> str:

@@ -45,23 +45,23 @@ class Fingerprints:
     """The identity of each data set, read once."""
 
     def __init__(self) -> None:
-        self._found: dict[str, str] = {}
+        self._fingerprints: dict[str, str] = {}
 
     def __call__(self, data: Data) -> str:
         """As `data_fingerprint`."""
         key = repr(data)
-        if key not in self._found:
-            self._found[key] = data_fingerprint(data)
-        return self._found[key]
+        if key not in self._fingerprints:
+            self._fingerprints[key] = data_fingerprint(data)
+        return self._fingerprints[key]
 
 
 def each_config(lines: Sequence[Sequence[str]], sources: Sources) -> list[Config | InputError]:
     """The config of each line of arguments, or what is wrong with it."""
     composer = Composer(sources)
-    found: list[Config | InputError] = []
+    configs: list[Config | InputError] = []
     for line in lines:
         try:
-            found.append(composer.config(line))
+            configs.append(composer.config(line))
         except InputError as error:
-            found.append(error)
-    return found
+            configs.append(error)
+    return configs

@@ -95,13 +95,13 @@ def leaves(node: yaml.Node, path: tuple[str | int, ...] = ()) -> list[tuple[tupl
 
 def aside(annotation: Any, value: Any, path: tuple[str | int, ...]) -> bool:
     """Whether the schema leaves a value out of the recipe."""
-    found = fields.strip(annotation)[1]
+    is_aside = fields.strip(annotation)[1]
     for key in path:
         annotation = fields.child(annotation, value, key)
         assert annotation is not None, path
         value = value.get(key) if isinstance(value, dict) else None
-        found = found or fields.strip(annotation)[1]
-    return found
+        is_aside = is_aside or fields.strip(annotation)[1]
+    return is_aside
 
 
 def headings(text: str) -> list[bool | None]:

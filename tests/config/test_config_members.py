@@ -49,9 +49,9 @@ def test_the_same_configs_and_the_same_errors(arguments: list[str]) -> None:
 
 def test_each_line_has_its_config_or_its_error() -> None:
     lines = sweep_members(["+sweep=upsampler", "seed=0,-1"], SOURCES)
-    found = each_config(lines, SOURCES)
-    assert len(found) == 8
-    for line, each in zip(lines, found, strict=True):
+    configs = each_config(lines, SOURCES)
+    assert len(configs) == 8
+    for line, each in zip(lines, configs, strict=True):
         if "seed=-1" in line:
             assert isinstance(each, InputError)
         else:

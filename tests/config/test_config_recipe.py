@@ -160,10 +160,10 @@ def test_the_hash_does_not_change_by_itself() -> None:
 
 def test_a_run_id_is_readable_and_safe_as_a_folder_name() -> None:
     config = compose(["seed=3", "model.name='a/b c$\\n'", "patch.output_patch_size=2"])
-    found = run_id(config, fingerprint)
-    assert found.startswith("hybrid8-2_bilinear_a-b-c")
-    assert found.endswith("_synthetic_s3_" + recipe_hash(config, fingerprint)[:10])
-    assert all(c.isalnum() or c in "_-" for c in found)
+    name = run_id(config, fingerprint)
+    assert name.startswith("hybrid8-2_bilinear_a-b-c")
+    assert name.endswith("_synthetic_s3_" + recipe_hash(config, fingerprint)[:10])
+    assert all(c.isalnum() or c in "_-" for c in name)
     assert run_id(compose(["patch=ps8"]), fingerprint).startswith("ps8_bilinear_nano_synthetic_s0_")
 
 

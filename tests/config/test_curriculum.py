@@ -39,14 +39,14 @@ def test_stages_take_their_shares_in_turn(steps: int, shares: list[int]) -> None
         for i, share in enumerate(shares)
     )
     config = config_for("gradual", f"curriculum.stages=[{stages}]", f"trainer.steps={steps}", "upsampler=subpixel")
-    found = [sizes_at(config, step) for step in range(steps)]
+    sizes_by_step = [sizes_at(config, step) for step in range(steps)]
     ends = [round(sum(shares[: i + 1]) / sum(shares) * steps) for i in range(len(shares))]
     begins = [0, *ends]
     for i, sizes in enumerate(all_sizes(config.curriculum)):
         near = [abs(begins[i] - sum(shares[:i]) / sum(shares) * steps) <= 0.5, ends[-1] == steps]
         assert all(near)
         inside = range(begins[i] + 1, ends[i] - 1)  # a border may lie on a half
-        assert all(found[step] == sizes for step in inside)
+        assert all(sizes_by_step[step] == sizes for step in inside)
     assert sizes_after(config, steps) == all_sizes(config.curriculum)[-1] or ends[-1] == ends[-2]
 
 
@@ -67,15 +67,15 @@ def test_a_budget_of_tokens_makes_crops_smaller(curriculum: str, tiles: list[int
     config = config_for(curriculum, "trainer.steps=40")
     assert [tile_for(config, sizes) for sizes in all_sizes(config.curriculum)] == tiles
     dataset = TrainingSteps(open_source(config.data), config, 0, 1)
-    seen = {}
+    shapes = {}
     for step in (0, 39):
         batch = dataset[step]
         assert isinstance(batch, Batch)
         pixels = batch.pixels["sentinel2_l2a"]
-        seen[step] = pixels.shape[1], batch.masks["sentinel2_l2a"].shape[1]
-    assert [seen[0][0], seen[39][0]] == [tiles[0], tiles[-1]]
+        shapes[step] = pixels.shape[1], batch.masks["sentinel2_l2a"].shape[1]
+    assert [shapes[0][0], shapes[39][0]] == [tiles[0], tiles[-1]]
     if curriculum == "gradual_joint":
-        assert seen[0][1] == seen[39][1] == 2
+        assert shapes[0][1] == shapes[39][1] == 2
         memory = [cost.peak for cost in predict(config).costs]
         assert max(memory) < 1.5 * min(memory)
 
