@@ -8,19 +8,23 @@ import torch.nn.functional as F
 from building import MODALITIES, make_batch, small, under
 from torch import Tensor
 
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.curriculum import PatchSizes
+from hybrid_patch.config.upsamplers import built_in
 from hybrid_patch.data.batch import Batch, Guide
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.patchify import patchify
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.random_features import RandomFeatures
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid, images
-from hybrid_patch.model.upsampler import TokenSpec
+from hybrid_patch.model.upsampler import TokenSpec, Upsampler, factory
 from hybrid_patch.model.upsampler.bilinear import Bilinear
 from hybrid_patch.model.upsampler.guided import Guided
 from hybrid_patch.train.step import TrainingModule
 
 WIDTH = 12
+NEED_PIXELS = [name for name in built_in() if compose([f"upsampler={name}"]).upsampler.pixel_dropout is not None]
+"""All built-in upsamplers that look at pixels: none of them may leak."""
 
 
 def untrained(factor: int = 8) -> Guided:
@@ -31,6 +35,15 @@ def guided() -> Guided:
     """With every parameter at random."""
     torch.manual_seed(0)
     upsampler = untrained()
+    for parameter in upsampler.parameters():
+        torch.nn.init.normal_(parameter)
+    return upsampler
+
+
+def randomised(name: str) -> Upsampler:
+    """A built-in upsampler with every parameter at random."""
+    torch.manual_seed(0)
+    upsampler = factory(compose([f"upsampler={name}"]).upsampler)(TokenSpec(WIDTH, {8}, MODALITIES))
     for parameter in upsampler.parameters():
         torch.nn.init.normal_(parameter)
     return upsampler
@@ -121,36 +134,38 @@ def latents(module: TrainingModule, batch: Batch) -> list[Tensor]:
     return found
 
 
-def test_pixels_that_the_encoder_did_not_see_change_nothing() -> None:
+@pytest.mark.parametrize("name", NEED_PIXELS)
+def test_pixels_that_the_encoder_did_not_see_change_nothing(name: str) -> None:
     """Bit for bit. One view, so that what is hidden in it is hidden from all; missing pixels are zeros already."""
     batch = make_batch(8, missing=0.2)
     first = {name: mask[::2] for name, mask in batch.masks.items()}
     batch = Batch.of(batch.pixels, batch.valid, batch.timestamps, first, ["optical", "height"], batch.query_sampling)
     torch.manual_seed(0)
-    module = TrainingModule(small("patch=hybrid", "upsampler=guided"), MODALITIES)
-    assert isinstance(module.model.encoder_upsampler, Guided)
+    module = TrainingModule(small("patch=hybrid", f"upsampler={name}"), MODALITIES)
     for parameter in module.model.encoder_upsampler.parameters():
         torch.nn.init.normal_(parameter)
     unseen = {}
-    for name in ("optical", "height"):
-        seen = repeat_cells(batch.masks[name] == Mask.ENCODE, 8)  # [B, H, W, T, S]
-        owner = module.model.encoder_upsampler.get_buffer(f"owner_{name}")
-        unseen[name] = ~seen[..., owner]
-        assert unseen[name].any()
+    for modality in ("optical", "height"):
+        visible_mask = repeat_cells(batch.masks[modality] == Mask.ENCODE, 8)  # [B, H, W, T, S]
+        channels = MODALITIES[modality].band_set_channels
+        band_sets = [next(s for s, owned in enumerate(channels) if c in owned) for c in range(sum(map(len, channels)))]
+        unseen[modality] = ~visible_mask[..., band_sets]
+        assert unseen[modality].any()
     for a, b in zip(latents(module, batch), latents(module, perturbed(batch, unseen)), strict=True):
         assert torch.equal(a, b)
 
 
-def test_dropped_pixels_are_not_looked_at() -> None:
-    batch, upsampler = make_batch(8), guided()
+@pytest.mark.parametrize("name", NEED_PIXELS)
+def test_dropped_pixels_are_not_looked_at(name: str) -> None:
+    batch, upsampler = make_batch(8), randomised(name)
     grid = grid_of(batch, "optical")
-    kept = torch.rand(len(grid.mask), *batch.valid["optical"].shape[1:]) < 0.5
+    guide_mask = torch.rand(len(grid.mask), *batch.valid["optical"].shape[1:]) < 0.5
     positions = under(grid.mask, 8)
     pixels = batch.pixels["optical"]
-    dropped_in_all_views = ~kept.unflatten(0, (-1, 2)).any(1)
+    dropped_in_all_views = ~guide_mask.unflatten(0, (-1, 2)).any(1)
     others = torch.where(dropped_in_all_views[..., None], -7.0, pixels)
     a, b = (
-        upsampler(grid, 8, positions, Guide("optical", x, batch.valid["optical"], kept)).dense()
+        upsampler(grid, 8, positions, Guide("optical", x, batch.valid["optical"], guide_mask)).dense()
         for x in (pixels, others)
     )
     assert torch.equal(a, b)
@@ -158,8 +173,9 @@ def test_dropped_pixels_are_not_looked_at() -> None:
     assert not torch.allclose(a, whole)
 
 
-def test_the_decoder_is_not_guided() -> None:
-    module = TrainingModule(small("patch=hybrid", "upsampler=guided"), MODALITIES)
+@pytest.mark.parametrize("name", NEED_PIXELS)
+def test_the_decoder_is_not_guided(name: str) -> None:
+    module = TrainingModule(small("patch=hybrid", f"upsampler={name}"), MODALITIES)
     assert isinstance(module.model.decoder_upsampler, Bilinear)
     batch = make_batch(8)
     terms = module(batch, PatchSizes(8, 1))

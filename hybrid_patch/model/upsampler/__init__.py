@@ -14,6 +14,7 @@ from torch import nn
 from hybrid_patch.config import upsamplers
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.batch import Guide
+from hybrid_patch.errors import InputError
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
 
 
@@ -67,8 +68,11 @@ def factory(choice: upsamplers.Upsampler) -> UpsamplerFactory:
     """The upsampler that a config chooses, to be built with its options."""
 
     def build(tokens: TokenSpec) -> Upsampler:
-        upsampler = upsamplers.load_class(choice)(tokens, **upsamplers.arguments(choice))
-        assert isinstance(upsampler, Upsampler)
-        return upsampler
+        cls = upsamplers.load_class(choice)
+        assert issubclass(cls, Upsampler)
+        refused = [factor for factor in tokens.factors if not cls.supports(factor, max(tokens.factors))]
+        if refused:
+            raise InputError(f"upsampler={choice.name}: does not support a ratio of {refused[0]}; try bilinear")
+        return cls(tokens, **upsamplers.arguments(choice))
 
     return build
