@@ -1,8 +1,9 @@
-"""What differs between runs besides what was swept over, and what may not be compared because of it."""
+"""What differs between runs besides what was swept over, and which runs may not be compared because of it."""
 
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,31 +11,32 @@ from hybrid_patch.config.fields import without_aside
 from hybrid_patch.config.recipe import leaves
 from hybrid_patch.config.schema import Config
 from hybrid_patch.report.grouping import NONE, is_swept
-from hybrid_patch.report.load_runs import Run
+from hybrid_patch.report.load_runs import Run, nested
 
-UNSAID = ("seed", "run_dir", "sweep_name", "logger", "evaluation", "data.root")
-"""Of a config, what is of no consequence here: names and places. The data are told by their fingerprint, the evaluation
-by what `evaluation.json` says that it was."""
-WORTH = ("data", "trainer.steps", "evaluation")
-OF_TRAINING = ("data.tile", "data.on_error", "data.max_skipped")
-"""Scores are not compared between runs that differ in one of the first, unless it is one of the second."""
-COST = (
+IGNORED = ("seed", "run_dir", "sweep_name", "logger", "evaluation", "data.root")
+"""Config keys without consequence: names and paths. Data are identified by their fingerprint, an evaluation by the
+settings in `evaluation.json`."""
+SCORE_KEYS = ("data", "trainer.steps", "evaluation")
+TRAINING_DATA_KEYS = ("data.tile", "data.on_error", "data.max_skipped")
+"""Scores are not compared between runs that differ in one of `SCORE_KEYS`, unless it is one of `TRAINING_DATA_KEYS`."""
+COST_KEYS = (
     *("data.tile", "data.timesteps", "data.modalities", "data.fingerprint", "trainer.batch_size", "masking.views"),
     *("runtime.device", "runtime.processes", "runtime.precision", "runtime.threads", "machine.cpus"),
 )
-"""Step times and memory are not."""
+"""Step times and memory are not compared between runs that differ in one of these."""
 
 Facts = dict[str, str]
 """By key, as JSON: the config's leaves, and `code.…`, `machine.…` and `evaluation.…` beside them."""
 
 
-class Difference(NamedTuple):
+@dataclass(frozen=True)
+class Difference:
     """A key that has several values.
 
     Attributes:
-        key: of the config, or of what is beside it.
-        values: the runs that have each, by value.
-        effect: what is not compared because of it: `scores`, `costs`, `scores and costs`; or nothing: `flagged`.
+        key: of the config, or of the facts beside it.
+        values: the names of the runs that have each value.
+        effect: what is not compared because of it: `scores`, `costs`, `scores and costs`; or `flagged`: nothing.
     """
 
     key: str
@@ -43,124 +45,113 @@ class Difference(NamedTuple):
 
 
 def facts(run: Run) -> Facts:
-    """All that is known of how a run was made and looked at."""
-    found: dict[str, Any] = {**without_aside(Config, run.config), **run.recipe}
+    """How a run was trained and evaluated, as far as its files tell."""
+    plain: dict[str, Any] = {**without_aside(Config, run.config), **run.recipe}
     if isinstance(run.config.get("runtime"), Mapping):
-        found["runtime"] = run.config["runtime"]  # whole: the recipe has only a part
+        plain["runtime"] = run.config["runtime"]  # all of it: the recipe has only a part
     identity = run.identity
     if identity:
-        found["code"] = {
+        plain["code"] = {
             "commit": identity.get("commit"),
             "uncommitted changes": identity.get("dirty"),
             "python": identity.get("python"),
             "versions": identity.get("versions", {}),
         }
-        found["machine"] = identity.get("machine", {})
-    facts = {key: value for key, value in leaves(found) if key and not is_swept(key, UNSAID)}
+        plain["machine"] = identity.get("machine", {})
+    facts = {key: value for key, value in leaves(plain) if key and not is_swept(key, IGNORED)}
     if run.evaluation:
-        facts |= _evaluation(run)
-        machine = run.evaluation.get("machine", identity)
-        commit = machine.get("commit") if isinstance(machine, Mapping) else None
+        facts |= _evaluation_facts(run)
+        commit = nested(run.evaluation.get("machine", identity), "commit")
         if commit is not None:
             facts["code.evaluated at commit"] = json.dumps(commit)
     return facts
 
 
-def _evaluation(run: Run) -> Facts:
+def _evaluation_facts(run: Run) -> Facts:
     evaluation = run.evaluation
-    settings = evaluation.get("settings")
-    settings = settings if isinstance(settings, Mapping) else {}
-    data, step = evaluation.get("data"), evaluation.get("step")
-    own = (run.recipe.get("data") or {}).get("fingerprint") if isinstance(run.recipe.get("data"), Mapping) else None
-    found = {
-        "data": data.get("fingerprint") if isinstance(data, Mapping) else own,
-        # Where the number of steps is swept over, all that matters is whether it was the last one.
-        "step": "the last" if step is not None and step == _steps(run) else step,
-        # How many pictures there are, how often it was looked, and what was scored beside, changes no score.
-        **{key: value for key, value in settings.items() if key not in ("every", "pictures", "baselines")},
-        "tiles scored": evaluation.get("tiles"),
-    }
-    return {
-        f"evaluation.{key}": json.dumps(value) for key, value in found.items() if key != "data" or value is not None
-    }
-
-
-def _steps(run: Run) -> Any:
-    """How many steps the run was to take."""
+    settings, data, step = (evaluation.get(key) for key in ("settings", "data", "step"))
     trainer = run.recipe.get("trainer", run.config.get("trainer"))
-    return trainer.get("steps") if isinstance(trainer, Mapping) else None
+    fingerprint = nested(data if isinstance(data, Mapping) else run.recipe.get("data"), "fingerprint")
+    # The number of pictures and baselines, and how often a run was evaluated, change no score.
+    settings = settings if isinstance(settings, Mapping) else {}
+    values = {key: value for key, value in settings.items() if key not in ("every", "pictures", "baselines")}
+    # Where the number of steps is swept over, all that matters is whether the last checkpoint was evaluated.
+    values["step"] = "the last" if step is not None and step == nested(trainer, "steps") else step
+    values["tiles scored"] = evaluation.get("tiles")
+    if fingerprint is not None:
+        values["data"] = fingerprint
+    return {f"evaluation.{key}": json.dumps(value) for key, value in values.items()}
 
 
 def differences(runs: Sequence[Run], axes: Sequence[str]) -> list[Difference]:
-    """Keys with several values that are no axis; those that keep something from being compared first."""
-    known = [(run, facts(run)) for run in runs]
-    known = [(run, found) for run, found in known if found]
-    found = []
-    for key in dict.fromkeys(key for _, one in known for key in one):
+    """Keys with several values that are not swept over; those that prevent a comparison first."""
+    known_facts = [(run, run_facts) for run in runs if (run_facts := facts(run))]
+    differing = []
+    for key in dict.fromkeys(key for _, run_facts in known_facts for key in run_facts):
         if is_swept(key, axes):
             continue
         of_evaluation = key.startswith(("evaluation.", "code.evaluated"))
         values: dict[str, list[str]] = {}
-        for run, one in known:
-            # What cannot be read of a run, and the settings of an evaluation that it does not have, differ in nothing.
-            if key in one or not (of_evaluation or unreadable(run)):
-                values.setdefault(one.get(key, NONE), []).append(run.path.name)
+        for run, run_facts in known_facts:
+            # Files that cannot be read, and a missing evaluation, are no differences.
+            readable = run.config and run.identity
+            if key in run_facts or (readable and not of_evaluation):
+                values.setdefault(run_facts.get(key, NONE), []).append(run.path.name)
         if len(values) > 1:
-            found.append(Difference(key, values, effect(key)))
-    return sorted(found, key=lambda one: one.effect == "flagged")
-
-
-def unreadable(run: Run) -> bool:
-    """Whether a part of what a run is cannot be read."""
-    return not (run.config and run.identity)
+            differing.append(Difference(key, values, effect(key)))
+    return sorted(differing, key=lambda each: each.effect == "flagged")
 
 
 def effect(key: str) -> str:
     """What is not compared where a key differs."""
-    words = [word for word, told in (("scores", _of_worth), ("costs", _of_cost)) if told(key)]
-    return " and ".join(words) or "flagged"
+    kinds = [kind for kind, affects in (("scores", _affects_scores), ("costs", _affects_costs)) if affects(key)]
+    return " and ".join(kinds) or "flagged"
 
 
-def _of_worth(key: str) -> bool:
-    return is_swept(key, WORTH) and not is_swept(key, OF_TRAINING)
+def _affects_scores(key: str) -> bool:
+    return is_swept(key, SCORE_KEYS) and not is_swept(key, TRAINING_DATA_KEYS)
 
 
-def _of_cost(key: str) -> bool:
-    return is_swept(key, COST)
+def _affects_costs(key: str) -> bool:
+    return is_swept(key, COST_KEYS)
 
 
-class Comparable(NamedTuple):
-    """Which runs may be compared in what, by directory, and of the others why not."""
+class Exclusions(NamedTuple):
+    """Why the scores and the costs of runs, by directory, are not compared; empty where they are."""
 
     scores: dict[Path, str]
     costs: dict[Path, str]
 
 
-def comparable(runs: Sequence[Run], axes: Sequence[str]) -> Comparable:
-    """Of each run, why its scores and its costs are not compared with those of most; empty if they are."""
-    known = {run.path: facts(run) for run in runs}
-    evaluated = [run for run in runs if run.evaluation]
-    timed = [run for run in runs if len(run.metrics["step"])]
-    return Comparable(
-        _apart(
-            {run.path: known[run.path] for run in evaluated}, lambda key: _of_worth(key) and not is_swept(key, axes)
-        ),
-        _apart({run.path: known[run.path] for run in timed}, lambda key: _of_cost(key) and not is_swept(key, axes)),
+def exclusions(runs: Sequence[Run], axes: Sequence[str]) -> Exclusions:
+    """Which runs are not comparable with most others, and why."""
+
+    all_facts = {run.path: facts(run) for run in runs}
+
+    def why(runs: Sequence[Run], affects: Callable[[str], bool]) -> dict[Path, str]:
+        relevant = {
+            run.path: {key: x for key, x in all_facts[run.path].items() if affects(key) and not is_swept(key, axes)}
+            for run in runs
+        }
+        return _deviations(relevant)
+
+    return Exclusions(
+        why([run for run in runs if run.evaluation], _affects_scores),
+        why([run for run in runs if len(run.metrics["step"])], _affects_costs),
     )
 
 
-def _apart(known: Mapping[Path, Facts], counts: Callable[[str], bool]) -> dict[Path, str]:
-    """Why each is not like most of them in the keys that count."""
-    kept = {path: {key: x for key, x in one.items() if counts(key)} for path, one in known.items()}
-    if not kept:
+def _deviations(facts_by_run: Mapping[Path, Facts]) -> dict[Path, str]:
+    """How each run deviates from the facts that most share."""
+    if not facts_by_run:
         return {}
-    classes = Counter(json.dumps(one, sort_keys=True) for one in kept.values())
-    usual: Facts = json.loads(classes.most_common(1)[0][0])
+    counts = Counter(json.dumps(run_facts, sort_keys=True) for run_facts in facts_by_run.values())
+    common: Facts = json.loads(counts.most_common(1)[0][0])
     return {
         path: "; ".join(
-            f"{key} is {one.get(key, NONE)}, not {usual.get(key, NONE)}"
-            for key in dict.fromkeys([*usual, *one])
-            if one.get(key) != usual.get(key)
+            f"{key} is {run_facts.get(key, NONE)}, not {common.get(key, NONE)}"
+            for key in dict.fromkeys([*common, *run_facts])
+            if run_facts.get(key) != common.get(key)
         )
-        for path, one in kept.items()
+        for path, run_facts in facts_by_run.items()
     }

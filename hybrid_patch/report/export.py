@@ -1,84 +1,151 @@
-"""The members as CSV, and as a Markdown table to paste."""
+"""Tables for other programs: the members as JSON, CSV and Markdown, and all runs as CSV or Parquet."""
 
 import csv
+import dataclasses
 import io
-from collections.abc import Mapping
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from hybrid_patch.errors import require_extra
 from hybrid_patch.report import formatting, metrics
+from hybrid_patch.report.grouping import SweepMember, recipe_leaves
+from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
+from hybrid_patch.runs.atomic_files import write_text, write_whole
 
-MEASURES = (*metrics.SCORES, *metrics.COSTS)
+if TYPE_CHECKING:  # it needs scipy
+    from hybrid_patch.report.summary import MemberRow, Summary
+
+Row = dict[str, Any]
 
 
-def as_csv(summary: Mapping[str, Any]) -> str:
-    """A row per member: every mean and comparison with its interval and number of seeds."""
-    rows = [_flat(row, summary["axes"]["columns"]) for row in summary["members"]]
-    names = list(dict.fromkeys(name for row in rows for name in row))
+def as_json(title: str, answer: Sequence[str], summary: "Summary") -> Row:
+    """All that the page says, as plain values."""
+    return {"title": title, "answer": list(answer), **dataclasses.asdict(summary)}
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Rows of a table; a row need not have all columns."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer = csv.DictWriter(buffer, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
 
 
-def _flat(row: Mapping[str, Any], columns: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "member": row["label"],
-        **{name: row["values"].get(name, "") for name in columns},
-        "kind": row["kind"],
-        "state": row["state"],
-        "runs": len(row["runs"]),
-        "front": row["front"],
-        **{f"{what}_not_compared": why for what, why in row["apart"].items()},
+def member_rows(summary: "Summary") -> list[Row]:
+    """A row per member: every mean and comparison with its interval and number of seeds."""
+    return [_member_row(member, summary.axes.columns) for member in summary.members]
+
+
+def _member_row(member: "MemberRow", columns: Sequence[str]) -> Row:
+    row: Row = {
+        "member": member.label,
+        **{name: member.values.get(name, "") for name in columns},
+        "kind": member.kind,
+        "state": member.state,
+        "runs": len(member.runs),
+        "front": member.front,
+        **{f"{kind}_not_compared": why for kind, why in member.excluded.items()},
     }
     for name in MEASURES:
-        one = row["measures"].get(name)
-        if one:
-            found |= {f"{name}{'' if key == 'mean' else f'_{key}'}": one[key] for key in ("mean", "low", "high", "n")}
-    for reference, against in row["against"].items():
-        for name in MEASURES:
-            if name in against:
-                kind = "ratio" if name in metrics.COSTS else "difference"
-                start, one = f"{name}_{kind}_to_{reference}", against[name]
-                found[start] = one["estimate"]["mean"]
-                found |= {f"{start}_{key}": one["estimate"][key] for key in ("low", "high", "n")}
-                found |= {f"{start}_paired": one["paired"], f"{start}_verdict": one["verdict"]}
-    found |= {f"planned_{name}": value for name, value in row["planned"].items()}
-    return found
+        if name in member.measures:
+            estimate = member.measures[name]
+            row |= {name: estimate.mean, **{f"{name}_{key}": getattr(estimate, key) for key in ("low", "high", "n")}}
+    for reference, against in member.against.items():
+        for name, comparison in against.comparisons.items():
+            key = f"{name}_{'ratio' if MEASURES[name].kind == 'costs' else 'difference'}_to_{reference}"
+            row[key] = comparison.estimate.mean
+            row |= {f"{key}_{part}": getattr(comparison.estimate, part) for part in ("low", "high", "n")}
+            row |= {f"{key}_paired": comparison.paired, f"{key}_verdict": comparison.verdict}
+    if member.planned is not None:
+        row |= {f"planned_{name}": value for name, value in dataclasses.asdict(member.planned).items()}
+    return row
 
 
-def as_markdown(summary: Mapping[str, Any], answer: list[str]) -> str:
+def run_rows(members: Sequence[SweepMember]) -> list[Row]:
+    """A row per run, whether it is done or not: id, state, the recipe's values that are not the same in all runs, the
+    metrics of its last step, and its costs and scores as `cost.<name>` and `score.<name>`."""
+    runs = [(member.label, run) for member in members for run in member.runs]
+    recipes = [recipe_leaves(run) for _, run in runs]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+    differing = [key for key in keys if len({recipe.get(key) for recipe in recipes}) > 1]
+    rows = []
+    for (label, run), recipe in zip(runs, recipes, strict=True):
+        scores = run.evaluation.get("scores")
+        scores = (scores if isinstance(scores, Mapping) else {}) | metrics.scores(run)
+        rows.append(
+            {
+                "id": run.identity.get("run_id", run.path.name),
+                "path": str(run.path),
+                "member": label,
+                "state": run.state,
+                "reason": run.reason,
+                "attempt": run.attempt,
+                "commit": run.identity.get("commit"),
+                **{key: json.loads(recipe[key]) if key in recipe else None for key in differing},
+                **run.last_metrics,
+                **{f"cost.{name}": value for name, value in metrics.costs(run).items()},
+                **{f"score.{name}": value for name, value in scores.items()},
+            }
+        )
+    return _uniform(rows)
+
+
+def _uniform(rows: Sequence[Row]) -> list[Row]:
+    """The same columns in all rows, and one type in each: numbers, booleans or text."""
+    columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
+    for key, values in columns.items():
+        types = {type(value) for value in values if value is not None}
+        if types <= {int, float} and len(types) > 1:
+            columns[key] = [None if value is None else float(value) for value in values]
+        elif not types <= {int, float} and types not in ({str}, {bool}):
+            columns[key] = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def write_table(rows: Sequence[Row], path: Path) -> None:
+    """Write a table as CSV or Parquet, by the name's ending."""
+    if path.suffix == ".csv":
+        write_text(path, as_csv(rows))
+        return
+    require_extra("report", "pyarrow")
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.Table.from_pylist(list(rows))
+    write_whole(path, lambda file: parquet.write_table(table, file))
+
+
+def as_markdown(summary: "Summary", answer: Sequence[str]) -> str:
     """The answer and a table of the main numbers."""
-    references = list(dict.fromkeys(name for row in summary["members"] for name in row["against"]))
-    head = ["member", "state", "mIoU", "step time", "peak memory"]
+    references = list(dict.fromkeys(name for row in summary.members for name in row.against))
+    head = ["member", "state", *(MEASURES[name].title for name in MAIN_MEASURES)]
     for reference in references:
         head += [f"mIoU − {reference}", f"step time / {reference}", f"memory / {reference}"]
-    lines = [*(f"- {_cell(sentence)}" for sentence in answer), ""]
-    lines += [_line(head), _line(["---"] * len(head))]
-    for row in summary["members"]:
-        cells = [f"**{_cell(row['label'])}**" if row["front"] else _cell(row["label"]), row["state"]]
-        for name in ("miou", "step_seconds", "peak_memory_bytes"):
-            one = row["measures"].get(name)
-            cells.append(formatting.with_seeds(one, formatting.SHOWN[name]) if one else formatting.NOTHING)
+    lines = [*(f"- {_cell(sentence)}" for sentence in answer), "", _line(head), _line(["---"] * len(head))]
+    for row in summary.members:
+        cells = [f"**{_cell(row.label)}**" if row.front else _cell(row.label), row.state]
+        for name in MAIN_MEASURES:
+            estimate = row.measures.get(name)
+            cells.append(formatting.with_seeds(estimate, MEASURES[name].number) if estimate else formatting.NOTHING)
         for reference in references:
-            against = row["against"].get(reference, {})
-            for name in ("miou", "step_seconds", "peak_memory_bytes"):
-                shown = formatting.times if name in metrics.COSTS else formatting.signed
-                cells.append(formatting.verdict(against[name], shown) if name in against else formatting.NOTHING)
+            comparisons = row.against[reference].comparisons if reference in row.against else {}
+            for name in MAIN_MEASURES:
+                comparison = comparisons.get(name)
+                text = formatting.verdict(comparison, MEASURES[name].relative) if comparison else formatting.NOTHING
+                cells.append(text)
         lines.append(_line(cells))
-    lines += [
-        "",
-        "Bold: on the Pareto front of step time, peak memory and mIoU, by means. In brackets: the 95 % interval over "
-        "seeds.",
-    ]
-    return "\n".join(lines) + "\n"
+    legend = "Bold: on the Pareto front of step time, peak memory and mIoU, by means. In brackets: the 95 % interval "
+    return "\n".join([*lines, "", f"{legend}over seeds."]) + "\n"
 
 
-def _line(cells: list[str]) -> str:
+def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(words: str) -> str:
-    """Names come from files: no cell ends early, no tag is one."""
-    plain = " ".join(words.split())
+def _cell(text: str) -> str:
+    """Names come from files: escape what would end a cell, begin a tag or change the type."""
+    plain = " ".join(text.split())
     return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")

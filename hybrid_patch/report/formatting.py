@@ -1,12 +1,12 @@
-"""Numbers as people read them: as many digits as they are worth, and the number of seeds beside every mean."""
+"""Numbers as text: as many digits as are meaningful, and the number of seeds beside every mean."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-Estimated = Mapping[str, Any]
-"""An `Estimate` as plain values."""
+if TYPE_CHECKING:  # it needs scipy
+    from hybrid_patch.report.statistics import Comparison, Estimate
 
-Shown = Callable[[float | int], str]
+Format = Callable[[float | int], str]
 """How a number is written."""
 
 NOTHING = "–"
@@ -24,7 +24,7 @@ def signed(value: float | int) -> str:
 
 
 def times(value: float | int) -> str:
-    """A ratio: `1.8×`, `.025×`"""
+    """A ratio: `1.8×`, `0.025×`"""
     return f"{value:.3g}×"
 
 
@@ -51,45 +51,52 @@ def flops(value: float | int) -> str:
     return f"{value / 1e6:.3g} MFLOP"
 
 
-def counted(estimate: Estimated) -> str:
+def number_of(n: int, noun: str) -> str:
+    """`1 run`, `3 runs`"""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def listed(names: Sequence[str], limit: int, last: str = ", ") -> str:
+    """`a, b and 3 more`
+
+    Args:
+        last: between the last two, where all are named.
+    """
+    if len(names) > limit:
+        return f"{', '.join(names[:limit])} and {len(names) - limit} more"
+    return last.join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def sample_size(estimate: "Estimate") -> str:
     """`1 seed`, `3 seeds`, and of a benchmark `7 rounds`"""
-    word = "round" if estimate["how"] == "rounds" else "seed"
-    return f"{estimate['n']} {word}{'' if estimate['n'] == 1 else 's'}"
+    return number_of(estimate.n, "round" if estimate.how == "rounds" else "seed")
 
 
-SHOWN: dict[str, Shown] = {
-    "miou": score,
-    "mixed_miou": score,
-    "boundary_miou": score,
-    "knn_miou": score,
-    "step_seconds": seconds,
-    "peak_memory_bytes": mebibytes,
-    "hours": hours,
-}
-"""How each measure is written."""
-
-
-def between(estimate: Estimated, shown: Shown) -> str:
-    """`.27 to .30`, `26 to 84 ms`; nothing for one seed."""
-    if estimate["low"] is None:
+def interval(estimate: "Estimate", number: Format) -> str:
+    """`.27 to .30`, `26 to 84 ms`; empty for one seed."""
+    if estimate.low is None or estimate.high is None:
         return ""
-    low, high = shown(estimate["low"]), shown(estimate["high"])
+    low, high = number(estimate.low), number(estimate.high)
     unit = high.partition(" ")[2]
     return f"{low.removesuffix(f' {unit}') if unit else low} to {high}"
 
 
-def with_seeds(estimate: Estimated, shown: Shown) -> str:
+def with_seeds(estimate: "Estimate", number: Format) -> str:
     """`.341 (.320 to .362, 3 seeds)`"""
-    words = [word for word in (between(estimate, shown), counted(estimate)) if word]
-    return f"{shown(estimate['mean'])} ({', '.join(words)})"
+    words = [word for word in (interval(estimate, number), sample_size(estimate)) if word]
+    return f"{number(estimate.mean)} ({', '.join(words)})"
 
 
-def verdict(comparison: Mapping[str, Any], shown: Shown) -> str:
-    """A comparison in words: its number only where the interval spans no difference."""
-    found, estimate = comparison["verdict"], comparison["estimate"]
-    if found == "too few seeds":
-        return f"{shown(estimate['mean'])} ({counted(estimate)}: no verdict)"
-    pairing = counted(estimate) + (", paired" if comparison["paired"] else ", not paired")
-    if found == "no difference shown":
-        return f"no difference shown ({between(estimate, shown)}, {pairing})"
-    return f"{shown(estimate['mean'])} ({between(estimate, shown)}, {pairing})"
+def comparison_seeds(comparison: "Comparison") -> str:
+    """`3 seeds, paired`; `1 seed: no verdict`"""
+    if comparison.verdict == "too few seeds":
+        return f"{sample_size(comparison.estimate)}: no verdict"
+    return f"{sample_size(comparison.estimate)}, {'paired' if comparison.paired else 'not paired'}"
+
+
+def verdict(comparison: "Comparison", number: Format) -> str:
+    """A comparison in words: its number only where the interval does not contain "no difference"."""
+    between = interval(comparison.estimate, number)
+    details = ", ".join(filter(None, (between, comparison_seeds(comparison))))
+    shown = comparison.verdict if comparison.verdict == "no difference shown" else number(comparison.estimate.mean)
+    return f"{shown} ({details})"

@@ -1,4 +1,8 @@
-"""The same tiles by several members, in the same colours, and what a linear probe makes of each."""
+"""Pictures of the same tiles by several members, in common colours, with the maps of a linear probe of each.
+
+What the pixels of a panel show is worked out in `evaluate/pictures.py`. The evaluation draws a figure per tile; here
+each panel is an image of its own, so that the page can lay them out, scale them without smoothing and caption them.
+"""
 
 import base64
 import io
@@ -20,8 +24,8 @@ from hybrid_patch.evaluate.linear_probe import fit_linear_probe
 from hybrid_patch.evaluate.pictures import ClassColours, EmbeddedTiles, Panel, common_colours, tile_panels
 from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, sample_pixels
 from hybrid_patch.evaluate.settings import settings_of
-from hybrid_patch.report.grouping import Member
-from hybrid_patch.report.load_runs import Run
+from hybrid_patch.report.grouping import SweepMember
+from hybrid_patch.report.load_runs import Run, nested, one_line
 from hybrid_patch.runs.atomic_files import write_bytes, write_json
 from hybrid_patch.runs.checkpoints import list_checkpoints
 from hybrid_patch.runs.directory import CHECKPOINTS
@@ -29,14 +33,14 @@ from hybrid_patch.runs.directory import CHECKPOINTS
 log = logging.getLogger(__name__)
 Array = np.ndarray
 
-MOST = 8
+MAX_MEMBERS = 8
 """Members that are drawn."""
-LEARNT_ON, PIXELS = 24, 20_000
-"""Training tiles, and pixels of them, that the probe of the pictures learns on: fewer than that of the scores."""
-LOOKED_AT = 24
-"""Validation tiles out of which those with the most even mix of classes are drawn."""
-VERSION = 1
-"""Raised when the same runs would be drawn another way."""
+TRAIN_TILES, TRAIN_PIXELS = 24, 20_000
+"""Training tiles, and pixels of them, for the probe of the pictures: fewer than for that of the scores."""
+CANDIDATES = 24
+"""Validation tiles, of which those with the most even mix of classes are drawn."""
+VERSION = 2
+"""Raised when the same runs would be drawn differently."""
 
 
 class Gallery(NamedTuple):
@@ -53,105 +57,101 @@ class Gallery(NamedTuple):
     note: str
 
 
-class Drawn(NamedTuple):
-    """A member that is drawn, by one of its runs."""
+class DrawnRun(NamedTuple):
+    """A run that represents its member."""
 
     label: str
     run: Run
     pure: int | None
 
 
-def gallery(members: Sequence[Member], count: int, folder: Path, say: Callable[[str], None]) -> Gallery:
-    """The gallery of `count` tiles; what was drawn before is taken from the folder.
+def gallery(members: Sequence[SweepMember], count: int, folder: Path, progress: Callable[[str], None]) -> Gallery:
+    """The gallery of `count` tiles; pictures of an earlier report of the same runs are reused.
 
     Args:
         members: the best hybrid first among hybrids.
         folder: for the panels' files.
-        say: told what is being done.
+        progress: told what is being done.
     """
     if not count:
         return Gallery([], [], "")
-    drawn = chosen(members)
-    if not drawn:
+    runs = runs_to_draw(members)
+    if not runs:
         return Gallery([], [], "No pictures: no run is done and has a checkpoint.")
-    key = {
-        "version": VERSION,
-        "count": count,
-        "runs": [[one.label, str(one.run.path.absolute()), *_saved(one.run)] for one in drawn],
-    }
+    identities = [[label, str(run.path.absolute()), *_newest_checkpoint(run)] for label, run, _ in runs]
+    key = {"version": VERSION, "count": count, "runs": identities}
     cache = folder / "pictures.json"
     if cache.exists():
-        known = json.loads(cache.read_text())
-        if known["key"] == json.loads(json.dumps(key)):
-            return _from_files(known, folder)
+        cached = json.loads(cache.read_text())
+        if cached["key"] == key:
+            return _from_files(cached, folder)
     try:
-        made = _made(drawn, count, folder, say)
+        drawn = _draw(runs, count, folder, progress)
     except (InputError, OSError, ValueError, RuntimeError) as error:  # data that are gone, a checkpoint of other code
-        return Gallery([], [], f"No pictures: {' '.join(str(error).split())[:300]}")
-    write_json(cache, {"key": key, **made})
-    return _from_files(made, folder)
+        return Gallery([], [], f"No pictures: {one_line(error)}")
+    write_json(cache, {"key": key, **drawn})
+    return _from_files(drawn, folder)
 
 
-def chosen(members: Sequence[Member]) -> list[Drawn]:
-    """Pure ps=8, hybrids from the best on, pure ps=1: what has a run that is done, on the same data as the first."""
-    found = []
+def runs_to_draw(members: Sequence[SweepMember]) -> list[DrawnRun]:
+    """A run each of pure ps=8, the hybrids from the best on, and pure ps=1, as far as they are done and on the data of
+    the first."""
+    candidates = []
     for member in members:
         runs = [run for run in member.runs if run.state == "done" and list_checkpoints(run.path / CHECKPOINTS)]
         if runs:
-            run = min(runs, key=lambda one: (not one.evaluation, one.seed or 0))
-            found.append(Drawn(member.label, run, member.pure))
-    if not found:
-        return []
-    same = [one for one in found if _data(one.run) == _data(found[0].run)]
-    pure = [one for one in same if one.pure is not None]
-    hybrids = [one for one in same if one.pure is None][: max(MOST - len(pure), 1)]
-    coarse = [one for one in pure if one.pure is not None and one.pure > 1]
-    return [*coarse, *hybrids, *(one for one in pure if one.pure == 1)][:MOST]
+            run = min(runs, key=lambda run: (not run.evaluation, run.seed or 0))
+            candidates.append(DrawnRun(member.label, run, member.pure))
+
+    def data(drawn: DrawnRun) -> object:
+        return nested(drawn.run.recipe, "data", "fingerprint")
+
+    same_data = [drawn for drawn in candidates if data(drawn) == data(candidates[0])]
+    pure = [drawn for drawn in same_data if drawn.pure is not None]
+    hybrids = [drawn for drawn in same_data if drawn.pure is None][: max(MAX_MEMBERS - len(pure), 1)]
+    coarse = [drawn for drawn in pure if drawn.pure != 1]
+    return [*coarse, *hybrids, *(drawn for drawn in pure if drawn.pure == 1)][:MAX_MEMBERS]
 
 
-def _data(run: Run) -> object:
-    data = run.recipe.get("data")
-    return data.get("fingerprint") if isinstance(data, Mapping) else None
-
-
-def _saved(run: Run) -> tuple[str, int]:
-    """The newest checkpoint, and when it was written."""
-    _, path = list_checkpoints(run.path / CHECKPOINTS)[-1]
+def _newest_checkpoint(run: Run) -> tuple[str, int]:
+    """Its name, and when it was written."""
+    _, path = checkpoints(run.path / "checkpoints")[-1]
     return path.name, path.stat().st_mtime_ns
 
 
-def _made(drawn: Sequence[Drawn], count: int, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """The panels, written, and what is where."""
-    models = {one.label: load(one.run.path) for one in drawn}
+def _draw(runs: Sequence[DrawnRun], count: int, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Write the panels; returns their files and captions."""
+    models = {drawn.label: load(drawn.run.path) for drawn in runs}
     first = next(iter(models.values()))
     data, evaluation = settings_of(first, ["evaluation=default"])
     source = open_source(data)
     split = "val" if len(source.indices("val")) else "train"
-    found = list(read_tiles(source, split, max(LOOKED_AT, count), first.config.data.timesteps))
-    shown = sorted(found, key=_mix, reverse=True)[:count]
+    candidates = list(tiles(source, split, max(CANDIDATES, count), first.config.data.timesteps))
+    shown = sorted(candidates, key=_class_entropy, reverse=True)[:count]
     if not shown:
         raise InputError("no tile of the data can be read")
     embedded: dict[str, list[Float[Array, "h w d"]]] = {}
     predicted: dict[str, list[Int[Array, "h w"]]] = {}
     for label, model in models.items():
-        say(f"pictures: {label}")
+        progress(f"pictures: {label}")
         features = embedding_of(model, evaluation.pooling)
         embedded[label] = [features(tile) for tile in shown]
         if source.classes and split == "val" and not shown[0].pooled:
-            predicted[label] = _predicted(features, source, model.config.data.timesteps, shown, embedded[label])
-    own = next((one.label for one in drawn if one.pure is None), drawn[0].label)
-    panels = [EmbeddedTiles(label, values, label == own) for label, values in embedded.items()]
-    colours = common_colours(panels, next(panel for panel in panels if panel.name == own))
-    return _written(folder, source, shown, colours, {k: v for k, v in predicted.items() if v}, own)
+            maps = _predicted(features, source, model.config.data.timesteps, shown, embedded[label])
+            predicted |= {label: maps} if maps else {}
+    reference = next((drawn.label for drawn in runs if drawn.pure is None), runs[0].label)
+    panels = [Panel(label, values, label == reference) for label, values in embedded.items()]
+    colours = common_colours(panels, next(panel for panel in panels if panel.name == reference))
+    return {**_write_panels(folder, source, shown, colours, predicted), "reference": reference}
 
 
-def _mix(tile: Tile) -> float:
+def _class_entropy(tile: Tile) -> float:
     """The entropy of a tile's classes."""
     if tile.labels is None or not (tile.labels != UNLABELLED).any():
         return 0.0
-    shares = np.unique(tile.labels[tile.labels != UNLABELLED], return_counts=True)[1]
-    shares = shares / shares.sum()
-    return float(-(shares * np.log(shares)).sum())
+    counts = np.unique(tile.labels[tile.labels != UNLABELLED], return_counts=True)[1]
+    frequencies = counts / counts.sum()
+    return float(-(frequencies * np.log(frequencies)).sum())
 
 
 def _predicted(
@@ -161,60 +161,77 @@ def _predicted(
     shown: Sequence[Tile],
     embedded: Sequence[Float[Array, "h w d"]],
 ) -> list[Int[Array, "h w"]]:
-    """What a probe of a model's embedding makes of tiles; nothing where there are too few labels to learn from."""
-    train = read_tiles(source, "train", LEARNT_ON, timesteps)
+    """The maps of a linear probe of a model's embedding; empty where there are too few labels to train it."""
     try:
-        probe = fit_linear_probe(*sample_pixels(features, train, PIXELS, 1)[0])
+        probe = fit_linear_probe(
+            *next(iter(draw_pools(features, tiles(source, "train", TRAIN_TILES, timesteps), TRAIN_PIXELS, 1)))
+        )
     except NotEnoughLabelsError as error:
         log.warning("no predictions in the pictures: %s", error)
         return []
-    return [tile.predict(probe.predict, values) for tile, values in zip(shown, embedded, strict=True)]
+    maps = []
+    for tile, values in zip(shown, embedded, strict=True):
+        classes = np.full(tile.seen.shape, UNLABELLED, np.int64)
+        if tile.seen.any():
+            classes[tile.seen] = probe.predict(values[tile.seen])
+        maps.append(classes)
+    return maps
 
 
-def _written(
+def _write_panels(
     folder: Path,
     source: Source,
     shown: Sequence[Tile],
     colours: Mapping[str, Sequence[Float[Array, "h w 3"]]],
     predicted: Mapping[str, Sequence[Int[Array, "h w"]]],
-    own: str,
 ) -> dict[str, Any]:
-    class_colours = ClassColours(source.classes)
+    palette = class_colours(source.classes)
+    rgb = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in palette] or [[1, 1, 1]])
+    modality = shown_modality(source.modalities)
+    drawn_classes: set[int] = set()
 
-    def written(name: str, panel: Panel) -> dict[str, str]:
+    def panel(name: str, caption: str, image: Float[Array, "h w 3"]) -> dict[str, str]:
         buffer = io.BytesIO()
-        Image.fromarray((np.clip(np.nan_to_num(panel.image), 0, 1) * 255).round().astype(np.uint8)).save(buffer, "png")
-        write_bytes(folder / name, buffer.getvalue())
-        return {"caption": panel.caption, "file": name}
+        Image.fromarray((np.clip(np.nan_to_num(image), 0, 1) * 255).round().astype(np.uint8)).save(buffer, "png")
+        write_bytes(folder / f"{name}.png", buffer.getvalue())
+        return {"caption": caption, "file": f"{name}.png"}
+
+    def class_map(classes: Int[Array, "h w"]) -> Float[Array, "h w 3"]:
+        labelled = classes != UNLABELLED
+        drawn_classes.update(np.unique(classes[labelled]).tolist())
+        return np.where(labelled[..., None], rgb[np.where(labelled, classes, 0)], 1.0)
 
     pictures = []
     for number, tile in enumerate(shown):
-        embeddings = {label: images[number] for label, images in colours.items()}
-        predictions = {f"probe of {label}": maps[number] for label, maps in predicted.items()}
-        rows = [
-            [written(f"tile_{number}_{'ab'[row]}{column}.png", panel) for column, panel in enumerate(panels)]
-            for row, panels in enumerate(tile_panels(tile, source, class_colours, embeddings, predictions))
-        ]
+        name = f"tile_{number}_"
+        rows = [[panel(f"{name}a0", "image", stretch(visible_image(tile, modality, source)))]]
+        rows[0] += [panel(f"{name}a{i}", label, of[number]) for i, (label, of) in enumerate(colours.items(), 1)]
+        if tile.labels is not None and not tile.pooled:
+            rows.append([panel(f"{name}b0", "labels", class_map(tile.labels))])
+            labelled = tile.labels != UNLABELLED
+            for i, (label, maps) in enumerate(predicted.items(), 1):
+                wrong = f", {(maps[number] != tile.labels)[labelled].mean():.0%} wrong" if labelled.any() else ""
+                rows[1].append(panel(f"{name}b{i}", f"probe of {label}{wrong}", class_map(maps[number])))
         pictures.append({"name": Path(tile.name).name, "rows": rows})
-    return {"tiles": pictures, "classes": class_colours.legend(), "own": own}
+    return {"tiles": pictures, "classes": [(source.classes[i], palette[i]) for i in sorted(drawn_classes)]}
 
 
-def _from_files(made: Mapping[str, Any], folder: Path) -> Gallery:
+def _from_files(drawn: Mapping[str, Any], folder: Path) -> Gallery:
     """The panels with their files' content, so that the page needs no other file."""
 
     def with_content(panel: Mapping[str, str]) -> dict[str, str]:
         content = base64.b64encode((folder / panel["file"]).read_bytes()).decode()
         return {"caption": panel["caption"], "src": f"data:image/png;base64,{content}"}
 
-    found = [
+    pictures = [
         {"name": tile["name"], "rows": [[with_content(panel) for panel in row] for row in tile["rows"]]}
-        for tile in made["tiles"]
+        for tile in drawn["tiles"]
     ]
     note = (
-        f"Of {LOOKED_AT} validation tiles, evenly spread over the split, those with the most even mix of classes. "
-        f"Colours are three principal components of the embedding of {made['own']} over these tiles; the other "
-        "members' panels show what predicts these components best from theirs, so that a colour means the same "
-        f"everywhere. Maps are those of a linear probe that learns on {LEARNT_ON} training tiles: another than that of "
-        "the scores. One run of each member, that of the lowest seed."
+        f"Of {CANDIDATES} validation tiles, evenly spread over the split, those with the most even mix of classes. "
+        f"Colours are three principal components of the embedding of {drawn['reference']} over these tiles; the panels "
+        "of other members show the best linear prediction of these components from theirs, so that a colour means the "
+        f"same everywhere. The maps are of a linear probe trained on {TRAIN_TILES} training tiles, a smaller one than "
+        "that of the scores. Each member is represented by its run of the lowest seed."
     )
-    return Gallery(found, [(name, colour) for name, colour in made["classes"]], note)
+    return Gallery(pictures, [(name, colour) for name, colour in drawn["classes"]], note)

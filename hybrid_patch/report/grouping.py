@@ -1,36 +1,38 @@
-"""The members of a sweep: runs that differ in nothing but their seed, and the axes by which members differ."""
+"""The members of a sweep: runs that differ in nothing but their seed, and the axes in which members differ."""
 
 import dataclasses
 import itertools
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from hybrid_patch.config.fields import without_aside
 from hybrid_patch.config.recipe import leaves
 from hybrid_patch.config.schema import Config
 from hybrid_patch.report.load_runs import Run
+from hybrid_patch.runs.sweep_manifest import planned_runs
 
 CHOICES = ("patch", "upsampler", "curriculum", "model", "masking", "loss")
-"""Groups that an experiment chooses among: what differs in them are the axes, where nobody says which they are."""
+"""Config groups that an experiment chooses among: the axes, where neither a manifest nor the user names them."""
 NONE = "(none)"
-IDLE = "–"
-"""The upsampler of a run whose output patches are its processing patches: it has nothing to do."""
+UNUSED = "–"
+"""The upsampler of a run whose output patches are its processing patches."""
 
 Leaves = dict[str, str]
 """Values of a config by dotted key, as JSON."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
-    """Runs of one recipe, one per seed.
+class SweepMember:
+    """The runs of one recipe, one per seed.
 
     Attributes:
         runs: at least one.
         leaves: of the recipe, without the seed.
         values: by axis, for people.
-        label: that tells it from the others.
-        pure: the patch size, of a member that processes and outputs the same throughout.
+        label: unique among the members.
+        pure: the patch size, of a member that processes and outputs the same size throughout.
     """
 
     runs: tuple[Run, ...]
@@ -40,71 +42,85 @@ class Member:
     pure: int | None
 
 
-def leaves_of(run: Run) -> Leaves:
-    """What a run's recipe says; of a run without one, what its config says of it."""
+def swept_keys(folders: Sequence[Path]) -> list[str]:
+    """The keys, but for the seed, whose values differ between the arguments of submitted sweeps' runs.
+
+    Empty if one of the folders has no manifest: then only the configs can tell.
+    """
+    sweeps = [planned_runs(folder) for folder in folders]
+    if not all(sweeps):
+        return []
+    values: dict[str, set[str]] = defaultdict(set)
+    for run in itertools.chain(*sweeps):
+        for argument in run.arguments:
+            key, _, value = argument.lstrip("+~").partition("=")
+            values[key.partition("@")[2] or key].add(value)
+    return [key for key, options in values.items() if len(options) > 1 and key not in ("seed", "sweep_name")]
+
+
+def recipe_leaves(run: Run) -> Leaves:
+    """The leaves of a run's recipe, or of its config if it has no recipe."""
     plain = dict(run.recipe or without_aside(Config, run.config))
     return dict(leaves(plain)) if plain else {}
 
 
-def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[Member], list[str]]:
-    """The members, in the order of their first runs, and the names of the axes.
+def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[SweepMember], list[str]]:
+    """The members, in the order of their first runs, and the names of the columns that tell them apart.
 
     Args:
-        axes: config keys that were swept over, as `upsampler` or `optimizer.lr`; without any they are told from what
-            differs in `CHOICES`.
+        axes: config keys that were swept over, such as `upsampler` or `optimizer.lr`; if empty, `CHOICES`.
     """
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, tuple[Leaves, list[Run]]] = {}
     for run in runs:
-        leaves = {key: value for key, value in leaves_of(run).items() if key != "seed"}
-        groups.setdefault(json.dumps(leaves) if leaves else str(run.path), []).append(run)
-    all_leaves = [{key: x for key, x in leaves_of(group[0]).items() if key != "seed"} for group in groups.values()]
-    # A run without a recipe lacks what its config does not say: that is no axis.
-    with_recipe = [x for x, group in zip(all_leaves, groups.values(), strict=True) if group[0].recipe]
-    known = with_recipe or [leaves for leaves in all_leaves if leaves]
-    columns = _columns(known, axes)
-    values = [{name: _shown(name, leaves) for name in columns} if leaves else {} for leaves in all_leaves]
-    usual = {name: _usual([one[name] for one in values if name in one]) for name in columns}
-    found = [
-        Member(
-            tuple(group), leaves, own, (group[0].recipe and _label(own, usual)) or group[0].path.name, pure_size(leaves)
-        )
-        for group, leaves, own in zip(groups.values(), all_leaves, values, strict=True)
-    ]
-    return _told_apart(found), columns
+        without_seed = {key: value for key, value in recipe_leaves(run).items() if key != "seed"}
+        key = json.dumps(without_seed) if without_seed else str(run.path)
+        groups.setdefault(key, (without_seed, []))[1].append(run)
+    # A run without a recipe lacks what its config does not have: that makes no axis.
+    comparable = [recipe for recipe, group in groups.values() if group[0].recipe]
+    columns = _columns(comparable or [recipe for recipe, _ in groups.values() if recipe], axes)
+    values = [{name: _shown(name, recipe) for name in columns} if recipe else {} for recipe, _ in groups.values()]
+    majority = {name: _majority([row[name] for row in values if name in row]) for name in columns}
+    members = []
+    for (recipe, group), row in zip(groups.values(), values, strict=True):
+        label = (group[0].recipe and _label(row, majority)) or group[0].path.name
+        members.append(SweepMember(tuple(group), recipe, row, label, pure_size(recipe)))
+    return _with_unique_labels(members), columns
 
 
 def is_swept(key: str, axes: Sequence[str]) -> bool:
-    """Whether a config key is, or lies below, one of the axes."""
+    """Whether a config key is one of the axes, or below one."""
     return any(key == axis or key.startswith((f"{axis}.", f"{axis}[")) for axis in axes)
 
 
-def roots(columns: Sequence[str], axes: Sequence[str]) -> list[str]:
-    """The config keys that count as swept: those that were declared, else the groups in which members may differ."""
+def swept_roots(columns: Sequence[str], axes: Sequence[str]) -> list[str]:
+    """The config keys that count as swept: the declared axes, or else `CHOICES`; and the columns."""
     return [*(axes or CHOICES), *columns]
 
 
 def pure_size(leaves: Leaves) -> int | None:
-    """The patch size of a recipe that processes and outputs the same in all of its steps."""
+    """The patch size of a recipe that processes and outputs the same size in all of its steps."""
     sizes = {value for key, value in leaves.items() if key.endswith(("processing_patch_size", "output_patch_size"))}
     return int(next(iter(sizes))) if len(sizes) == 1 and next(iter(sizes)).isdigit() else None
 
 
-def reference(member: Member, members: Sequence[Member], size: int) -> Member | None:
-    """The pure member of a patch size that a member is held against: alike in all axes but those of patch sizes."""
-    others = [other for other in members if other.pure == size]
-    apart = ("patch", "upsampler", "curriculum")
+def reference(member: SweepMember, members: Sequence[SweepMember], size: int) -> SweepMember | None:
+    """The pure member of a patch size that a member is compared with: alike in all axes but those of patch sizes."""
+    ignored = ("patch", "upsampler", "curriculum")
 
-    def rest(one: Member) -> dict[str, str]:
-        return {name: value for name, value in one.values.items() if not is_swept(name, apart)}
+    def other_axes(each: SweepMember) -> dict[str, str]:
+        return {name: value for name, value in each.values.items() if not is_swept(name, ignored)}
 
-    fitting = [other for other in others if rest(other) == rest(member)]
-    return fitting[0] if fitting else None
+    return next((each for each in members if each.pure == size and other_axes(each) == other_axes(member)), None)
 
 
-def _columns(known: Sequence[Leaves], axes: Sequence[str]) -> list[str]:
-    """The names of the axes: groups whose options differ, and keys that differ within an option."""
-    keys = list(dict.fromkeys(itertools.chain(*known)))
-    differing = [key for key in keys if len({leaves.get(key, NONE) for leaves in known}) > 1]
+def _differing(recipes: Sequence[Leaves]) -> list[str]:
+    keys = dict.fromkeys(itertools.chain(*recipes))
+    return [key for key in keys if len({recipe.get(key, NONE) for recipe in recipes}) > 1]
+
+
+def _columns(recipes: Sequence[Leaves], axes: Sequence[str]) -> list[str]:
+    """Groups whose options differ, and keys that differ within an option."""
+    differing = _differing(recipes)
     columns: list[str] = []
     for axis in axes or CHOICES:
         below = [key for key in differing if is_swept(key, [axis])]
@@ -112,33 +128,33 @@ def _columns(known: Sequence[Leaves], axes: Sequence[str]) -> list[str]:
             continue
         names = [axis] if axis == "patch" or f"{axis}.name" in below else []
         for name in [*names, *(key for key in below if key != f"{axis}.name")]:
-            # What the columns so far determine says nothing new: the sizes of a named model, the rank of an upsampler.
-            if axis == name or not _determined(name, columns, known):
+            # Skip what the columns so far determine: the sizes of a named model, the rank of an upsampler.
+            if axis == name or not _determined(name, columns, recipes):
                 columns.append(name)
     return columns
 
 
-def _determined(key: str, columns: Sequence[str], known: Sequence[Leaves]) -> bool:
-    seen: dict[tuple[str, ...], str] = {}
-    for each in known:
-        values = tuple(_shown(column, each, idle=False) for column in columns)
-        if seen.setdefault(values, each.get(key, NONE)) != each.get(key, NONE):
+def _determined(key: str, columns: Sequence[str], recipes: Sequence[Leaves]) -> bool:
+    value_by_columns: dict[tuple[str, ...], str] = {}
+    for recipe in recipes:
+        values = tuple(_shown(column, recipe, mark_unused=False) for column in columns)
+        if value_by_columns.setdefault(values, recipe.get(key, NONE)) != recipe.get(key, NONE):
             return False
     return bool(columns)
 
 
-def _shown(column: str, leaves: Leaves, idle: bool = True) -> str:
-    """The value of an axis."""
+def _shown(column: str, leaves: Leaves, mark_unused: bool = True) -> str:
+    """The value of a column."""
     if column == "patch":
         coarse, fine = (leaves.get(f"patch.{key}_patch_size", NONE) for key in ("processing", "output"))
         return f"ps={fine}" if coarse == fine else f"{coarse}→{fine}"
-    if idle and is_swept(column, ["upsampler"]) and pure_size(leaves) is not None:
-        return IDLE
-    return _plain(leaves.get(f"{column}.name", leaves.get(column, NONE)))
+    if mark_unused and is_swept(column, ["upsampler"]) and pure_size(leaves) is not None:
+        return UNUSED
+    return _unquoted(leaves.get(f"{column}.name", leaves.get(column, NONE)))
 
 
-def _plain(value: str) -> str:
-    """JSON for people: texts without quotes."""
+def _unquoted(value: str) -> str:
+    """JSON for people: strings without quotes."""
     try:
         parsed = json.loads(value)
     except ValueError:
@@ -146,37 +162,35 @@ def _plain(value: str) -> str:
     return parsed if isinstance(parsed, str) else value
 
 
-def _usual(values: Sequence[str]) -> str | None:
+def _majority(values: Sequence[str]) -> str | None:
     """The value that more than half have."""
-    value, number = Counter(values).most_common(1)[0]
-    return value if 2 * number > len(values) else None
+    value, count = Counter(values).most_common(1)[0]
+    return value if 2 * count > len(values) else None
 
 
-def _label(values: Mapping[str, str], usual: Mapping[str, str | None]) -> str:
-    """`guided 8→1`, `ps=8 · tiny`, `learned 8→1 · lr=0.001`; beside patch and upsampler only what is not usual."""
+def _label(values: Mapping[str, str], majority: Mapping[str, str | None]) -> str:
+    """`guided 8→1`, `ps=8 · tiny`, `learned 8→1 · lr=0.001`: patch and upsampler, and what most members do not have."""
     words = []
     for name, value in values.items():
-        if value in (IDLE, NONE, usual[name]) or name in ("upsampler", "patch"):
+        if value in (UNUSED, NONE, majority[name]) or name in ("upsampler", "patch"):
             continue
         words.append(value if name in CHOICES else f"{name.rpartition('.')[2]}={value}")
-    first = [values[name] for name in ("upsampler", "patch") if values.get(name, IDLE) not in (IDLE, NONE)]
+    first = [values[name] for name in ("upsampler", "patch") if values.get(name, UNUSED) not in (UNUSED, NONE)]
     return " · ".join([*([" ".join(first)] if first else []), *words])
 
 
-def _told_apart(members: Sequence[Member]) -> list[Member]:
-    """Labels that two members share get what else differs: an idle upsampler, or what was not swept."""
-    counts: dict[str, list[Member]] = {}
+def _with_unique_labels(members: Sequence[SweepMember]) -> list[SweepMember]:
+    """Append to labels that several members share what else differs: an unused upsampler, or a key that is no axis."""
+    same_label: dict[str, list[SweepMember]] = defaultdict(list)
     for member in members:
-        counts.setdefault(member.label, []).append(member)
-    found = []
+        same_label[member.label].append(member)
+    unique = []
     for member in members:
-        alike = counts[member.label]
-        if len(alike) == 1:
-            found.append(member)
-            continue
-        keys = dict.fromkeys(itertools.chain(*(other.leaves for other in alike)))
-        differing = [key for key in keys if len({other.leaves.get(key, NONE) for other in alike}) > 1]
-        words = [f"{key}={_plain(member.leaves.get(key, NONE))}" for key in differing[:3]]
-        extra = ", ".join(words) or member.runs[0].path.name
-        found.append(dataclasses.replace(member, label=f"{member.label} ({extra})"))
-    return found
+        group = same_label[member.label]
+        if len(group) > 1:
+            keys = _differing([other.leaves for other in group])[:3]
+            words = [f"{key}={_unquoted(member.leaves.get(key, NONE))}" for key in keys]
+            extra = ", ".join(words) or member.runs[0].path.name
+            member = dataclasses.replace(member, label=f"{member.label} ({extra})")
+        unique.append(member)
+    return unique

@@ -1,9 +1,9 @@
-"""Run directories as a report reads them: whatever is there, and what is wrong with the rest."""
+"""Read run directories, however incomplete: what is there, and notes on what cannot be read."""
 
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,18 @@ from jaxtyping import Float
 
 from hybrid_patch.config.frozen import LOADER
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.directory import CONFIG, EVALUATION, IDENTITY, STATUS, RunDirectory
+from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.sweep_manifest import MANIFEST, planned_runs
 
 COLUMNS = (
     *("step", "loss", "step_seconds", "data_seconds", "peak_memory_bytes"),
     *("processing_patch_size", "output_patch_size", "probe_miou"),
 )
-"""Of metrics.jsonl, what a report needs."""
+"""What a report reads of metrics.jsonl."""
 SILENT_SECONDS = 600.0
-"""A run that says `running` but has given no sign for so long is said to have gone silent."""
-MARKS = (IDENTITY, CONFIG, STATUS)
-"""A folder with one of these is a run's."""
+"""A run in state `running` whose last heartbeat is older than this is reported as silent."""
+RUN_FILES = ("run.json", "config.yaml", "status.json")
+"""A folder with one of these is a run directory."""
 
 Columns = dict[str, Float[np.ndarray, " steps"]]
 
@@ -35,33 +36,37 @@ class Run:
     Attributes:
         path: its directory.
         state: of `status.json`: queued, running, preempted, done or failed; `missing` if there is no such directory, or
-            nothing can be read of it.
-        reason: for the state, in words.
+            nothing in it can be read.
+        reason: for the state.
+        attempt: number of the last attempt.
         config: resolved; empty if there is none.
         identity: `run.json`: id, recipe, commit, versions, machine; empty if there is none.
         metrics: `COLUMNS` by name, NaN where a line has none.
+        last_metrics: the last line of the metrics.
         evaluation: `evaluation.json`; empty if there is none.
         notes: what could not be read, and why.
     """
 
     path: Path
-    state: str
-    reason: str
-    config: Mapping[str, Any]
-    identity: Mapping[str, Any]
-    metrics: Columns
-    evaluation: Mapping[str, Any]
+    state: str = "missing"
+    reason: str = "there is no such directory"
+    attempt: int | None = None
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: Columns = dataclasses.field(default_factory=lambda: columns([]))
+    last_metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    evaluation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
     def seed(self) -> int | None:
-        """Of the run; None where neither config nor recipe can be read."""
+        """The seed; None where neither config nor recipe can be read."""
         seed = self.recipe.get("seed", self.config.get("seed"))
         return seed if isinstance(seed, int) else None
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """What can change the result."""
+        """The part of the config that can change the result."""
         recipe = self.identity.get("recipe", {})
         return recipe if isinstance(recipe, Mapping) else {}
 
@@ -72,45 +77,45 @@ class Run:
         return int(steps[-1]) if len(steps) else 0
 
 
-def find(folders: Sequence[Path]) -> list[Path]:
-    """The run directories that some folders are, or hold at any depth.
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """The run directories in some folders, at any depth, and those that a sweep's manifest lists but do not exist yet.
 
     Raises InputError for a folder that does not exist or has no run in it.
     """
-    found: dict[Path, None] = {}
+    paths: dict[Path, None] = {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: there is no such folder; name run directories, or a sweep's folder")
-        below = list(_runs_below(folder))
-        if not below:
-            raise InputError(f"{folder}: no run in it: no folder with run.json, config.yaml or status.json")
-        found.update(dict.fromkeys(below))
-    return list(found)
+        runs = [*_runs_below(folder), *(run.path for run in planned_runs(folder))]
+        if not runs:
+            raise InputError(f"{folder}: no run in it: no folder with {', '.join(RUN_FILES[:-1])} or {RUN_FILES[-1]}")
+        paths.update(dict.fromkeys(runs))
+    return list(paths)
 
 
 def _runs_below(folder: Path) -> Iterable[Path]:
-    if any((folder / name).is_file() for name in MARKS):
+    if any((folder / name).is_file() for name in RUN_FILES):
         yield folder
         return
     for child in sorted(folder.iterdir()):
-        own = (child / "manifest.json").is_file()  # a launched sweep's: it holds copies of conf/
-        if child.is_dir() and not child.is_symlink() and not child.name.startswith(".") and not own:
+        of_sweep = (child / MANIFEST.name).is_file()  # a submitted sweep's own files: it holds copies of conf/
+        if child.is_dir() and not child.is_symlink() and not child.name.startswith(".") and not of_sweep:
             yield from _runs_below(child)
 
 
-def read(path: Path) -> Run:
+def load_run(path: Path) -> Run:
     """A run, as far as it can be read."""
     if not path.is_dir():
-        return Run(path, "missing", "there is no such directory", {}, {}, columns([]), {})
+        return Run(path)
     notes: list[str] = []
-    identity = _json(path / IDENTITY, notes)
-    status = _json(path / STATUS, notes)
-    evaluation = _json(path / EVALUATION, notes)
-    config = _config(path / CONFIG, notes)
+    identity = _mapping(path / "run.json", json.loads, notes)
+    status = _mapping(path / "status.json", json.loads, notes)
+    evaluation = _mapping(path / "evaluation.json", json.loads, notes)
+    config = _mapping(path / "config.yaml", lambda text: yaml.load(text, LOADER), notes)
     try:
         rows = RunDirectory(path).metrics()
     except (OSError, ValueError) as error:
-        notes.append(f"metrics.jsonl: {_line(error)}")
+        notes.append(f"metrics.jsonl: {one_line(error)}")
         rows = []
     state, reason = str(status.get("state", "")), str(status.get("reason", ""))
     if not state:
@@ -123,47 +128,42 @@ def read(path: Path) -> Run:
     expected = status.get("step")
     if state == "done" and isinstance(expected, int) and len(metrics["step"]) < expected:
         notes.append(f"metrics.jsonl: {len(metrics['step'])} whole lines of {expected}")
-    return Run(path, state, reason, config, identity, metrics, evaluation, tuple(notes))
+    last = rows[-1] if rows else {}
+    return Run(path, state, reason, status.get("attempt"), config, identity, metrics, last, evaluation, tuple(notes))
 
 
 def columns(rows: Sequence[Any]) -> Columns:
-    """Lines of the metrics as arrays; lines that are none are left out."""
-    whole = [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
-    return {name: np.array([_number(row.get(name)) for row in whole], float) for name in COLUMNS}
+    """Lines of the metrics as arrays; lines without a step are left out."""
+    valid = [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
+    return {name: np.array([_number(row.get(name)) for row in valid], float) for name in COLUMNS}
 
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, float | int) else np.nan
 
 
-def _json(path: Path, notes: list[str]) -> dict[str, Any]:
-    """A file's object; empty, and a note, if it is none. A file that is not there is no note's worth."""
+def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:
+    """A file's object; empty if there is no such file, and with a note if it cannot be read."""
     if not path.exists():
         return {}
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        notes.append(f"{path.name}: {_line(error)}")
+        value = parse(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        notes.append(f"{path.name}: {one_line(error)}")
         return {}
     if not isinstance(value, dict):
         notes.append(f"{path.name}: not an object")
         return {}
-    return value
-
-
-def _config(path: Path, notes: list[str]) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        value = yaml.load(path.read_text(), LOADER)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        notes.append(f"{path.name}: {_line(error)}")
-        return {}
-    if not isinstance(value, dict):
-        notes.append(f"{path.name}: not a config")
-        return {}
     return {str(key): item for key, item in value.items()}
 
 
-def _line(error: Exception) -> str:
+def nested(node: Any, *keys: str) -> Any:
+    """A value of nested mappings; None where there is none."""
+    for key in keys:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def one_line(error: Exception) -> str:
+    """An error's message, on one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]

@@ -1,15 +1,16 @@
-"""The page's table and figures as artifacts of the sweep's run in Weights & Biases, offline too."""
+"""Log a report's table and figures to Weights & Biases, in the project of its runs, offline too."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hybrid_patch.report import metrics
 from hybrid_patch.report.load_runs import Run
+from hybrid_patch.report.metrics import MEASURES
+from hybrid_patch.report.summary import Summary
 
 
-def settings_of(runs: Sequence[Run]) -> Mapping[str, Any] | None:
-    """How the first of the runs that were mirrored is mirrored; None if none was."""
+def wandb_settings(runs: Sequence[Run]) -> Mapping[str, Any] | None:
+    """The logger settings of the first run that was logged to wandb; None if none was."""
     for run in runs:
         logger = run.config.get("logger")
         if isinstance(logger, Mapping) and logger.get("name") == "wandb":
@@ -17,14 +18,13 @@ def settings_of(runs: Sequence[Run]) -> Mapping[str, Any] | None:
     return None
 
 
-def mirror(settings: Mapping[str, Any], title: str, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
-    """A run of the project that the sweep's runs are in, with a table of the members and the files as an artifact.
+def log_report(settings: Mapping[str, Any], title: str, summary: Summary, files: Sequence[Path]) -> None:
+    """A wandb run with a table of the members, the figures, and an artifact of all files.
 
     Offline it is written below `wandb/` beside the page; `wandb sync` uploads it later.
     """
     import wandb
 
-    folder = files[0].parent
     run = wandb.init(
         project=settings.get("project"),
         entity=settings.get("entity"),
@@ -32,19 +32,18 @@ def mirror(settings: Mapping[str, Any], title: str, summary: Mapping[str, Any], 
         mode=settings.get("mode"),
         name=f"report of {title}",
         job_type="report",
-        dir=folder,
+        dir=files[0].parent,
         settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
     )
-    names = [*metrics.SCORES, *metrics.COSTS]
     keys = ("mean", "low", "high", "n")
-    columns: list[str | int] = ["member", "state", "front", *(f"{name}_{key}" for name in names for key in keys)]
+    columns: list[str | int] = ["member", "state", "front", *(f"{name}_{key}" for name in MEASURES for key in keys)]
     table = wandb.Table(columns=columns)
-    for row in summary["members"]:
-        estimates = [row["measures"].get(name, {}) for name in names]
-        table.add_data(row["label"], row["state"], row["front"], *(one.get(key) for one in estimates for key in keys))
+    for row in summary.members:
+        estimates = [row.measures.get(name) for name in MEASURES]
+        values = (getattr(estimate, key, None) for estimate in estimates for key in keys)
+        table.add_data(row.label, row.state, row.front, *values)
     run.log({"members": table})
-    pictures = [path for path in files if path.suffix == ".png"]
-    run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in pictures})
+    run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in files if path.suffix == ".png"})
     artifact = wandb.Artifact("report", type="report")
     artifact.add(table, "members")
     for path in files:

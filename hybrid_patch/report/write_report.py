@@ -1,0 +1,165 @@
+"""Write a report: read the runs, work out their summary, draw, and write the page and the files beside it."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from hybrid_patch.config.options import Amount, Items, Option, OutputFile, Positional
+from hybrid_patch.errors import InputError, require_extra
+from hybrid_patch.report.formatting import listed
+
+if TYPE_CHECKING:
+    from hybrid_patch.report.grouping import SweepMember
+    from hybrid_patch.report.render import Page
+
+PICTURES = 3
+MAX_DRAWN = 24
+"""Members whose costs are predicted, which takes about a second for each shape, and whose curves are drawn."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """The options of the command."""
+
+    folders: Annotated[
+        tuple[Path, ...], Positional("FOLDER", "run directories, or folders that hold some at any depth")
+    ]
+    output: Annotated[
+        OutputFile, Option("FILE.html", "the page; beside it FILE.json, FILE.csv, FILE.md and FILE_figures/")
+    ] = Path("report.html")
+    table: Annotated[
+        OutputFile | None, Option("FILE.csv|FILE.parquet", "write a table of all runs to this file, and no page")
+    ] = None
+    axes: Annotated[
+        Items[str],
+        Option(
+            "[KEY,KEY]",
+            "config keys that were swept over, as [upsampler,optimizer.lr]; without it a submitted sweep's manifest "
+            "names them, else what differs among patch, upsampler, curriculum, model, masking and loss",
+        ),
+    ] = ()
+    pictures: Annotated[Amount, Option("N", "tiles that are drawn by up to eight members; 0: none")] = PICTURES
+
+    def __post_init__(self) -> None:
+        if self.output.suffix != ".html":
+            raise InputError(f"output={self.output}: not a page's name; write one that ends in .html")
+        if self.table is not None and self.table.suffix not in (".csv", ".parquet"):
+            raise InputError(f"table={self.table}: not a table's name; write one that ends in .csv or .parquet")
+
+
+def write_report(options: ReportOptions, progress: Progress) -> list[str]:
+    """Write the page and what is beside it, or the table; returns what to tell the user, a line each.
+
+    Raises InputError for folders without a run.
+    """
+    from hybrid_patch.report.grouping import members_of, swept_keys
+    from hybrid_patch.report.load_runs import find_runs, load_run
+
+    if options.table is None:
+        require_extra("report", "jinja2", "matplotlib", "scipy")
+    paths = find_runs(options.folders)
+    progress(f"reading {len(paths)} runs")
+    runs = [load_run(path) for path in paths]
+    axes = options.axes or swept_keys(options.folders)
+    members, columns = members_of(runs, axes)
+    if options.table is not None:
+        from hybrid_patch.report.export import run_rows, write_table
+
+        write_table(run_rows(members), options.table)
+        return [f"{len(runs)} runs: {options.table}"]
+
+    from hybrid_patch.report.benchmarks import read_benchmark, use_benchmark
+    from hybrid_patch.report.conclusions import answer
+    from hybrid_patch.report.curves import curves_of
+    from hybrid_patch.report.figures import colours, cost_plots, curve_plots
+    from hybrid_patch.report.gallery import gallery
+    from hybrid_patch.report.predictions import predict_runs
+    from hybrid_patch.report.render import Page
+    from hybrid_patch.report.summary import add_predictions, by_importance, summarize
+
+    summary = summarize(runs, members, columns, axes)
+    benchmark = read_benchmark(options.folders)
+    if benchmark is not None:
+        use_benchmark(benchmark, summary, members)
+    drawn = by_importance(members, summary)[:MAX_DRAWN]
+    progress("predicting their costs")
+    predicted, failed = predict_runs([run for member in drawn for run in member.runs if run.state != "missing"])
+    add_predictions(summary, members, predicted)
+    output, stem = options.output, options.output.stem
+    page = Page(
+        title=_title(options.folders),
+        summary=summary,
+        answer=answer(summary),
+        runs=runs,
+        cost_plots=cost_plots(summary),
+        curve_rows=curve_plots(curves_of(drawn, predicted), colours(summary)),
+        curve_note=_limit_note("Drawn", members),
+        gallery=gallery(drawn, options.pictures, output.with_name(f"{stem}_figures"), progress),
+        plan_note=_plan_note(failed, members),
+        command=_command(options),
+        output=output,
+        files=[f"{stem}.json", f"{stem}.csv", f"{stem}.md", f"{stem}_figures/ (SVG, PNG)"],
+    )
+    progress("drawing")
+    _write_files(page, progress)
+    return [*page.answer, "", str(output)]
+
+
+def _write_files(page: "Page", progress: Progress) -> None:
+    from hybrid_patch.report.export import as_csv, as_json, as_markdown, member_rows
+    from hybrid_patch.report.figures import rendered
+    from hybrid_patch.report.render import html
+    from hybrid_patch.report.wandb_report import log_report, wandb_settings
+    from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
+
+    output, summary = page.output, page.summary
+    write_json(output.with_suffix(".json"), as_json(page.title, page.answer, summary))
+    write_text(output.with_suffix(".csv"), as_csv(member_rows(summary)))
+    write_text(output.with_suffix(".md"), as_markdown(summary, page.answer))
+    files = [output, *(output.with_suffix(suffix) for suffix in (".json", ".csv", ".md"))]
+    for plot in [*page.cost_plots, *(plot for row in page.curve_rows for plot in row)]:
+        for file_format in ("svg", "png"):
+            files.append(output.with_name(f"{output.stem}_figures") / f"{plot.name}.{file_format}")
+            write_bytes(files[-1], rendered(plot, file_format))
+    write_text(output, html(page))
+    settings = wandb_settings(page.runs)
+    if settings is not None:
+        try:
+            log_report(settings, page.title, summary, files)
+        except Exception as error:  # the report on disk must not depend on wandb
+            progress(f"wandb failed ({' '.join(str(error).split())[:200]}); the report is on disk only")
+
+
+def _command(options: ReportOptions) -> str:
+    """What writes this page again."""
+    words = [*map(str, options.folders), f"output={options.output}"]
+    words += [f"axes=[{','.join(options.axes)}]"] if options.axes else []
+    words += [f"pictures={options.pictures}"] if options.pictures != PICTURES else []
+    return f"python -m hybrid_patch.report {shlex.join(words)}"
+
+
+def _title(folders: Sequence[Path]) -> str:
+    return listed([folder.absolute().name for folder in folders], 4)
+
+
+def _limit_note(word: str, members: Sequence["SweepMember"]) -> str:
+    if len(members) <= MAX_DRAWN:
+        return ""
+    return f"{word}: pure members and then the best, {MAX_DRAWN} of {len(members)}."
+
+
+def _plan_note(failed: Mapping[Path, str], members: Sequence["SweepMember"]) -> str:
+    notes = [
+        "The plan counts the tensors of a training step; a process on a CPU also holds libraries, and freed memory that "
+        "it does not return to the system.",
+        _limit_note("Planned", members),
+    ]
+    if failed:
+        path, why = next(iter(failed.items()))
+        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+        notes.append(f"No plan of {path.name}{more}: {why}.")
+    return " ".join(filter(None, notes))
