@@ -1,4 +1,4 @@
-"""One page that answers "what should I use?", from run directories or a sweep's folder.
+"""Compare runs on one page that answers "what should I use?".
 
 mIoU against cost with intervals over seeds, a table, curves, pictures, what differs besides what was swept over, and
 how it was measured; beside the page the same numbers as JSON, CSV and Markdown, and the figures as SVG and PNG.
@@ -7,17 +7,19 @@ how it was measured; beside the page the same numbers as JSON, CSV and Markdown,
 import sys
 
 from hybrid_patch.config.options import run_command
-from hybrid_patch.report.write_report import ReportOptions, write_report
+from hybrid_patch.report.options import ReportOptions
 
 
-def run(options: ReportOptions) -> None:
-    """Write the report; print the answer."""
+def report_command(options: ReportOptions) -> None:
+    """Write the report and print the answer."""
+    from hybrid_patch.report.write_report import write_report
+
     print("\n".join(write_report(options, lambda text: print(text, file=sys.stderr, flush=True))))
 
 
 def main() -> None:
     """The command."""
-    run_command("hybrid-patch report", __doc__, ReportOptions, run)
+    run_command("hybrid-patch report", __doc__, ReportOptions, report_command)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from hybrid_patch.config.recipe import leaves
 from hybrid_patch.report.comparability import COST_KEYS
 from hybrid_patch.report.formatting import listed
-from hybrid_patch.report.grouping import Leaves, SweepMember, is_swept
+from hybrid_patch.report.grouping import Leaves, ReportMember, is_swept
 from hybrid_patch.report.statistics import Comparison, Estimate, verdict_of
 from hybrid_patch.report.summary import Summary, mark_front
 
@@ -71,7 +71,7 @@ def _time_key(leaves: Leaves) -> str:
     return json.dumps(relevant, sort_keys=True)
 
 
-def use_benchmark(benchmark: Benchmark, summary: Summary, members: Sequence[SweepMember]) -> None:
+def use_benchmark(benchmark: Benchmark, summary: Summary, members: Sequence[ReportMember]) -> None:
     """Put a benchmark's step times into a summary, if it has all members whose costs are compared."""
     variants = {member.label: benchmark.variants.get(_time_key(member.leaves)) for member in members}
     rows = [row for row in summary.members if "step_seconds" in row.measures and not row.excluded["costs"]]

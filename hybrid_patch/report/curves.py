@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from hybrid_patch.report.grouping import SweepMember
+from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.load_runs import Run
 from hybrid_patch.report.predictions import Prediction, cumulative_flops
 
@@ -36,7 +36,7 @@ class Curve(NamedTuple):
     changes: list[tuple[float, str]]
 
 
-def curves_of(members: Sequence[SweepMember], predictions: Mapping[Path, Prediction]) -> list[Curve]:
+def curves_of(members: Sequence[ReportMember], predictions: Mapping[Path, Prediction]) -> list[Curve]:
     """The curves of all runs that have metrics."""
     return [
         curve

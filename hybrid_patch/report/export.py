@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybrid_patch.errors import require_extra
 from hybrid_patch.report import formatting, metrics
-from hybrid_patch.report.grouping import SweepMember, recipe_leaves
+from hybrid_patch.report.grouping import ReportMember, differing_keys, recipe_leaves
 from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
 from hybrid_patch.runs.atomic_files import write_text, write_whole
 
@@ -64,17 +64,16 @@ def _member_row(member: "MemberRow", columns: Sequence[str]) -> Row:
     return row
 
 
-def run_rows(members: Sequence[SweepMember]) -> list[Row]:
+def run_rows(members: Sequence[ReportMember]) -> list[Row]:
     """A row per run, whether it is done or not: id, state, the recipe's values that are not the same in all runs, the
     metrics of its last step, and its costs and scores as `cost.<name>` and `score.<name>`."""
     runs = [(member.label, run) for member in members for run in member.runs]
     recipes = [recipe_leaves(run) for _, run in runs]
-    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
-    differing = [key for key in keys if len({recipe.get(key) for recipe in recipes}) > 1]
+    differing = differing_keys([recipe for recipe in recipes if recipe])
     rows = []
     for (label, run), recipe in zip(runs, recipes, strict=True):
         scores = run.evaluation.get("scores")
-        scores = (scores if isinstance(scores, Mapping) else {}) | metrics.scores(run)
+        scores = {**(scores if isinstance(scores, Mapping) else {}), **metrics.scores(run)}
         rows.append(
             {
                 "id": run.identity.get("run_id", run.path.name),

@@ -122,7 +122,7 @@ def _point(axes: Axes, row: MemberRow, cost: str, colour: str, gid: str) -> floa
     """A member with its intervals, and an invisible disc to hover over; returns its place on the x axis."""
     score, estimate, unit = row.measures["miou"], row.measures[cost], COST_AXES[cost].unit_size
     x, y = estimate.mean / unit, score.mean
-    if score.low is not None:
+    if score.low is not None and score.high is not None:
         axes.plot([x, x], [score.low, score.high], color=colour, lw=1.4, alpha=0.7)
     if estimate.low is not None and estimate.high is not None:
         # Two seeds on a busy machine may have any interval.
@@ -200,7 +200,7 @@ def _curve_plot(curves: Sequence[Curve], kind: Kind, over: str, colour: Mapping[
             for step, name in curve.changes:
                 x, y = (float(np.interp(step, curve.x["steps"], values)) for values in (curve.x[over], curve.y))
                 axes.plot(x, y, "|", ms=11, mew=1.6, color=line_colour)
-                offset = {"textcoords": "offset points", "ha": "center"}
+                offset: dict[str, Any] = {"textcoords": "offset points", "ha": "center"}
                 axes.annotate(name, (x, y), (0, 8), fontsize=7, color=line_colour, **offset)
         axes.set_xlabel(axis_label)
         axes.set_ylabel({"loss": "loss", "probe": "probe mIoU"}[kind])

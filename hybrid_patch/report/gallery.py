@@ -1,7 +1,7 @@
 """Pictures of the same tiles by several members, in common colours, with the maps of a linear probe of each.
 
-What the pixels of a panel show is worked out in `evaluate/pictures.py`. The evaluation draws a figure per tile; here
-each panel is an image of its own, so that the page can lay them out, scale them without smoothing and caption them.
+The panels come from `evaluate/pictures.py`, which composes them into a figure per tile. Here each panel is an image of
+its own, so that the page can lay them out, scale them without smoothing and caption them.
 """
 
 import base64
@@ -24,7 +24,7 @@ from hybrid_patch.evaluate.linear_probe import fit_linear_probe
 from hybrid_patch.evaluate.pictures import ClassColours, EmbeddedTiles, Panel, common_colours, tile_panels
 from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, sample_pixels
 from hybrid_patch.evaluate.settings import settings_of
-from hybrid_patch.report.grouping import SweepMember
+from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.load_runs import Run, nested, one_line
 from hybrid_patch.runs.atomic_files import write_bytes, write_json
 from hybrid_patch.runs.checkpoints import list_checkpoints
@@ -65,7 +65,7 @@ class DrawnRun(NamedTuple):
     pure: int | None
 
 
-def gallery(members: Sequence[SweepMember], count: int, folder: Path, progress: Callable[[str], None]) -> Gallery:
+def gallery(members: Sequence[ReportMember], count: int, folder: Path, progress: Callable[[str], None]) -> Gallery:
     """The gallery of `count` tiles; pictures of an earlier report of the same runs are reused.
 
     Args:
@@ -93,7 +93,7 @@ def gallery(members: Sequence[SweepMember], count: int, folder: Path, progress: 
     return _from_files(drawn, folder)
 
 
-def runs_to_draw(members: Sequence[SweepMember]) -> list[DrawnRun]:
+def runs_to_draw(members: Sequence[ReportMember]) -> list[DrawnRun]:
     """A run each of pure ps=8, the hybrids from the best on, and pure ps=1, as far as they are done and on the data of
     the first."""
     candidates = []
@@ -115,7 +115,7 @@ def runs_to_draw(members: Sequence[SweepMember]) -> list[DrawnRun]:
 
 def _newest_checkpoint(run: Run) -> tuple[str, int]:
     """Its name, and when it was written."""
-    _, path = checkpoints(run.path / "checkpoints")[-1]
+    _, path = list_checkpoints(run.path / CHECKPOINTS)[-1]
     return path.name, path.stat().st_mtime_ns
 
 
@@ -126,7 +126,7 @@ def _draw(runs: Sequence[DrawnRun], count: int, folder: Path, progress: Callable
     data, evaluation = settings_of(first, ["evaluation=default"])
     source = open_source(data)
     split = "val" if len(source.indices("val")) else "train"
-    candidates = list(tiles(source, split, max(CANDIDATES, count), first.config.data.timesteps))
+    candidates = list(read_tiles(source, split, max(CANDIDATES, count), first.config.data.timesteps))
     shown = sorted(candidates, key=_class_entropy, reverse=True)[:count]
     if not shown:
         raise InputError("no tile of the data can be read")
@@ -140,7 +140,7 @@ def _draw(runs: Sequence[DrawnRun], count: int, folder: Path, progress: Callable
             maps = _predicted(features, source, model.config.data.timesteps, shown, embedded[label])
             predicted |= {label: maps} if maps else {}
     reference = next((drawn.label for drawn in runs if drawn.pure is None), runs[0].label)
-    panels = [Panel(label, values, label == reference) for label, values in embedded.items()]
+    panels = [EmbeddedTiles(label, values, label == reference) for label, values in embedded.items()]
     colours = common_colours(panels, next(panel for panel in panels if panel.name == reference))
     return {**_write_panels(folder, source, shown, colours, predicted), "reference": reference}
 
@@ -162,20 +162,13 @@ def _predicted(
     embedded: Sequence[Float[Array, "h w d"]],
 ) -> list[Int[Array, "h w"]]:
     """The maps of a linear probe of a model's embedding; empty where there are too few labels to train it."""
+    train = read_tiles(source, "train", TRAIN_TILES, timesteps)
     try:
-        probe = fit_linear_probe(
-            *next(iter(draw_pools(features, tiles(source, "train", TRAIN_TILES, timesteps), TRAIN_PIXELS, 1)))
-        )
+        probe = fit_linear_probe(*sample_pixels(features, train, TRAIN_PIXELS, 1)[0])
     except NotEnoughLabelsError as error:
         log.warning("no predictions in the pictures: %s", error)
         return []
-    maps = []
-    for tile, values in zip(shown, embedded, strict=True):
-        classes = np.full(tile.seen.shape, UNLABELLED, np.int64)
-        if tile.seen.any():
-            classes[tile.seen] = probe.predict(values[tile.seen])
-        maps.append(classes)
-    return maps
+    return [tile.predict(probe.predict, values) for tile, values in zip(shown, embedded, strict=True)]
 
 
 def _write_panels(
@@ -185,35 +178,24 @@ def _write_panels(
     colours: Mapping[str, Sequence[Float[Array, "h w 3"]]],
     predicted: Mapping[str, Sequence[Int[Array, "h w"]]],
 ) -> dict[str, Any]:
-    palette = class_colours(source.classes)
-    rgb = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in palette] or [[1, 1, 1]])
-    modality = shown_modality(source.modalities)
-    drawn_classes: set[int] = set()
+    class_colours = ClassColours(source.classes)
 
-    def panel(name: str, caption: str, image: Float[Array, "h w 3"]) -> dict[str, str]:
+    def written(name: str, panel: Panel) -> dict[str, str]:
         buffer = io.BytesIO()
-        Image.fromarray((np.clip(np.nan_to_num(image), 0, 1) * 255).round().astype(np.uint8)).save(buffer, "png")
-        write_bytes(folder / f"{name}.png", buffer.getvalue())
-        return {"caption": caption, "file": f"{name}.png"}
-
-    def class_map(classes: Int[Array, "h w"]) -> Float[Array, "h w 3"]:
-        labelled = classes != UNLABELLED
-        drawn_classes.update(np.unique(classes[labelled]).tolist())
-        return np.where(labelled[..., None], rgb[np.where(labelled, classes, 0)], 1.0)
+        Image.fromarray((np.clip(np.nan_to_num(panel.image), 0, 1) * 255).round().astype(np.uint8)).save(buffer, "png")
+        write_bytes(folder / name, buffer.getvalue())
+        return {"caption": panel.caption, "file": name}
 
     pictures = []
     for number, tile in enumerate(shown):
-        name = f"tile_{number}_"
-        rows = [[panel(f"{name}a0", "image", stretch(visible_image(tile, modality, source)))]]
-        rows[0] += [panel(f"{name}a{i}", label, of[number]) for i, (label, of) in enumerate(colours.items(), 1)]
-        if tile.labels is not None and not tile.pooled:
-            rows.append([panel(f"{name}b0", "labels", class_map(tile.labels))])
-            labelled = tile.labels != UNLABELLED
-            for i, (label, maps) in enumerate(predicted.items(), 1):
-                wrong = f", {(maps[number] != tile.labels)[labelled].mean():.0%} wrong" if labelled.any() else ""
-                rows[1].append(panel(f"{name}b{i}", f"probe of {label}{wrong}", class_map(maps[number])))
+        embeddings = {label: images[number] for label, images in colours.items()}
+        predictions = {f"probe of {label}": maps[number] for label, maps in predicted.items()}
+        rows = [
+            [written(f"tile_{number}_{'ab'[row]}{column}.png", panel) for column, panel in enumerate(panels)]
+            for row, panels in enumerate(tile_panels(tile, source, class_colours, embeddings, predictions))
+        ]
         pictures.append({"name": Path(tile.name).name, "rows": rows})
-    return {"tiles": pictures, "classes": [(source.classes[i], palette[i]) for i in sorted(drawn_classes)]}
+    return {"tiles": pictures, "classes": class_colours.legend()}
 
 
 def _from_files(drawn: Mapping[str, Any], folder: Path) -> Gallery:

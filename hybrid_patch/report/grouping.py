@@ -24,7 +24,7 @@ Leaves = dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepMember:
+class ReportMember:
     """The runs of one recipe, one per seed.
 
     Attributes:
@@ -64,7 +64,7 @@ def recipe_leaves(run: Run) -> Leaves:
     return dict(leaves(plain)) if plain else {}
 
 
-def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[SweepMember], list[str]]:
+def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[ReportMember], list[str]]:
     """The members, in the order of their first runs, and the names of the columns that tell them apart.
 
     Args:
@@ -83,7 +83,7 @@ def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[Swee
     members = []
     for (recipe, group), row in zip(groups.values(), values, strict=True):
         label = (group[0].recipe and _label(row, majority)) or group[0].path.name
-        members.append(SweepMember(tuple(group), recipe, row, label, pure_size(recipe)))
+        members.append(ReportMember(tuple(group), recipe, row, label, pure_size(recipe)))
     return _with_unique_labels(members), columns
 
 
@@ -103,24 +103,25 @@ def pure_size(leaves: Leaves) -> int | None:
     return int(next(iter(sizes))) if len(sizes) == 1 and next(iter(sizes)).isdigit() else None
 
 
-def reference(member: SweepMember, members: Sequence[SweepMember], size: int) -> SweepMember | None:
+def reference(member: ReportMember, members: Sequence[ReportMember], size: int) -> ReportMember | None:
     """The pure member of a patch size that a member is compared with: alike in all axes but those of patch sizes."""
     ignored = ("patch", "upsampler", "curriculum")
 
-    def other_axes(each: SweepMember) -> dict[str, str]:
+    def other_axes(each: ReportMember) -> dict[str, str]:
         return {name: value for name, value in each.values.items() if not is_swept(name, ignored)}
 
     return next((each for each in members if each.pure == size and other_axes(each) == other_axes(member)), None)
 
 
-def _differing(recipes: Sequence[Leaves]) -> list[str]:
+def differing_keys(recipes: Sequence[Leaves]) -> list[str]:
+    """The keys whose values are not the same in all recipes."""
     keys = dict.fromkeys(itertools.chain(*recipes))
     return [key for key in keys if len({recipe.get(key, NONE) for recipe in recipes}) > 1]
 
 
 def _columns(recipes: Sequence[Leaves], axes: Sequence[str]) -> list[str]:
     """Groups whose options differ, and keys that differ within an option."""
-    differing = _differing(recipes)
+    differing = differing_keys(recipes)
     columns: list[str] = []
     for axis in axes or CHOICES:
         below = [key for key in differing if is_swept(key, [axis])]
@@ -179,16 +180,16 @@ def _label(values: Mapping[str, str], majority: Mapping[str, str | None]) -> str
     return " · ".join([*([" ".join(first)] if first else []), *words])
 
 
-def _with_unique_labels(members: Sequence[SweepMember]) -> list[SweepMember]:
+def _with_unique_labels(members: Sequence[ReportMember]) -> list[ReportMember]:
     """Append to labels that several members share what else differs: an unused upsampler, or a key that is no axis."""
-    same_label: dict[str, list[SweepMember]] = defaultdict(list)
+    same_label: dict[str, list[ReportMember]] = defaultdict(list)
     for member in members:
         same_label[member.label].append(member)
     unique = []
     for member in members:
         group = same_label[member.label]
         if len(group) > 1:
-            keys = _differing([other.leaves for other in group])[:3]
+            keys = differing_keys([other.leaves for other in group])[:3]
             words = [f"{key}={_unquoted(member.leaves.get(key, NONE))}" for key in keys]
             extra = ", ".join(words) or member.runs[0].path.name
             member = dataclasses.replace(member, label=f"{member.label} ({extra})")

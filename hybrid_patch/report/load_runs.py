@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from hybrid_patch.config.frozen import LOADER
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.directory import CONFIG, EVALUATION, IDENTITY, METRICS, STATUS, RunDirectory
 from hybrid_patch.runs.sweep_manifest import MANIFEST, planned_runs
 
 COLUMNS = (
@@ -23,7 +23,7 @@ COLUMNS = (
 """What a report reads of metrics.jsonl."""
 SILENT_SECONDS = 600.0
 """A run in state `running` whose last heartbeat is older than this is reported as silent."""
-RUN_FILES = ("run.json", "config.yaml", "status.json")
+RUN_FILES = (IDENTITY, CONFIG, STATUS)
 """A folder with one of these is a run directory."""
 
 Columns = dict[str, Float[np.ndarray, " steps"]]
@@ -108,14 +108,14 @@ def load_run(path: Path) -> Run:
     if not path.is_dir():
         return Run(path)
     notes: list[str] = []
-    identity = _mapping(path / "run.json", json.loads, notes)
-    status = _mapping(path / "status.json", json.loads, notes)
-    evaluation = _mapping(path / "evaluation.json", json.loads, notes)
-    config = _mapping(path / "config.yaml", lambda text: yaml.load(text, LOADER), notes)
+    identity = _mapping(path / IDENTITY, json.loads, notes)
+    status = _mapping(path / STATUS, json.loads, notes)
+    evaluation = _mapping(path / EVALUATION, json.loads, notes)
+    config = _mapping(path / CONFIG, lambda text: yaml.load(text, LOADER), notes)
     try:
         rows = RunDirectory(path).metrics()
     except (OSError, ValueError) as error:
-        notes.append(f"metrics.jsonl: {one_line(error)}")
+        notes.append(f"{METRICS}: {one_line(error)}")
         rows = []
     state, reason = str(status.get("state", "")), str(status.get("reason", ""))
     if not state:
@@ -127,7 +127,7 @@ def load_run(path: Path) -> Run:
     metrics = columns(rows)
     expected = status.get("step")
     if state == "done" and isinstance(expected, int) and len(metrics["step"]) < expected:
-        notes.append(f"metrics.jsonl: {len(metrics['step'])} whole lines of {expected}")
+        notes.append(f"{METRICS}: {len(metrics['step'])} whole lines of {expected}")
     last = rows[-1] if rows else {}
     return Run(path, state, reason, status.get("attempt"), config, identity, metrics, last, evaluation, tuple(notes))
 

@@ -66,7 +66,7 @@ def cumulative_flops(run: Run, prediction: Prediction) -> Float[np.ndarray, " st
     """FLOPs from the run's beginning to each line of its metrics."""
     coarse, fine = run.metrics["processing_patch_size"], run.metrics["output_patch_size"]
     sizes = zip(coarse.tolist(), fine.tolist(), strict=True)
-    return np.cumsum(np.array([prediction.flops.get(pair, np.nan) for pair in sizes]))
+    return np.cumsum(np.array([prediction.flops.get(pair, np.nan) for pair in sizes], float))
 
 
 def flops_per_step(run: Run, prediction: Prediction) -> float | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hybrid_patch.report import metrics
 from hybrid_patch.report.comparability import Difference, Exclusions, differences, exclusions
-from hybrid_patch.report.grouping import SweepMember, reference, swept_roots
+from hybrid_patch.report.grouping import ReportMember, reference, swept_roots
 from hybrid_patch.report.load_runs import Run
 from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
 from hybrid_patch.report.predictions import Prediction, flops_per_step
@@ -19,8 +19,8 @@ REFERENCES = (8, 1)
 STATES = ("failed", "missing", "preempted", "running", "queued", "done")
 """The state of a member is the first of these that one of its runs is in."""
 TIME_NOTE = (
-    "the median of a training's own steps after a warm-up, on a machine that may have had other work too; not rounds in "
-    "turns, as python -m hybrid_patch.benchmark output=benchmark.json has them."
+    "the median of a training's own steps after a warm-up, on a machine that may have been busy otherwise; "
+    "python -m hybrid_patch.benchmark output=benchmark.json measures in rounds in which variants take turns."
 )
 
 
@@ -160,7 +160,7 @@ Values = dict[str, dict[Seed, float]]
 
 
 def summarize(
-    runs: Sequence[Run], members: Sequence[SweepMember], columns: Sequence[str], axes: Sequence[str]
+    runs: Sequence[Run], members: Sequence[ReportMember], columns: Sequence[str], axes: Sequence[str]
 ) -> Summary:
     """The summary of runs.
 
@@ -199,15 +199,13 @@ def _rank(row: MemberRow) -> float:
     return -row.measures["miou"].mean if comparable else 1.0
 
 
-def _row(member: SweepMember, exclusions: Exclusions) -> tuple[MemberRow, Values]:
+def _row(member: ReportMember, exclusions: Exclusions) -> tuple[MemberRow, Values]:
     """A member's row, and the values of its runs that may be compared; of all that are alike, if none may."""
     notes = [f"{run.path.name}: {note}" for run in member.runs for note in run.notes]
     values: Values = {}
     excluded = {}
-    for kind, why, measure in (
-        ("scores", exclusions.scores, _final_scores),
-        ("costs", exclusions.costs, metrics.costs),
-    ):
+    kinds = (("scores", exclusions.scores, _final_scores), ("costs", exclusions.costs, metrics.costs))
+    for kind, why, measure in kinds:
         with_values = [run for run in member.runs if measure(run)]
         comparable = [run for run in with_values if not why.get(run.path)]
         excluded[kind] = "" if comparable or not with_values else why[with_values[0].path]
@@ -270,14 +268,14 @@ def _compared(member: tuple[MemberRow, Values], other: tuple[MemberRow, Values])
     return Against(other_row.label, comparisons)
 
 
-def by_importance(members: Sequence[SweepMember], summary: Summary) -> list[SweepMember]:
+def by_importance(members: Sequence[ReportMember], summary: Summary) -> list[ReportMember]:
     """Members in the order in which they are planned and drawn: pure ones first, then by their mean mIoU."""
     ranking = [] if summary.best is None else [summary.best.label, *summary.best.against]
     ranks = {label: rank for rank, label in enumerate(ranking)}
     return sorted(members, key=lambda member: (member.pure is None, ranks.get(member.label, len(ranks))))
 
 
-def add_predictions(summary: Summary, members: Sequence[SweepMember], predictions: Mapping[Path, Prediction]) -> None:
+def add_predictions(summary: Summary, members: Sequence[ReportMember], predictions: Mapping[Path, Prediction]) -> None:
     """Add predicted costs to the members' rows."""
     runs = {member.label: [run for run in member.runs if run.path in predictions] for member in members}
     for row in summary.members:
@@ -310,7 +308,7 @@ def _best(rows: Sequence[MemberRow], values: Mapping[str, Values]) -> Best | Non
     return Best(best, {label: difference(values[best]["miou"], values[label]["miou"]) for label in others})
 
 
-def _missing_seeds(members: Sequence[SweepMember]) -> list[MissingSeeds]:
+def _missing_seeds(members: Sequence[ReportMember]) -> list[MissingSeeds]:
     """Seeds that a member lacks and at least two others have."""
     seeds = {member.label: {run.seed for run in member.runs if run.seed is not None} for member in members}
     counts = Counter(seed for of_member in seeds.values() for seed in of_member)

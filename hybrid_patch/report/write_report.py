@@ -2,53 +2,21 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from hybrid_patch.config.options import Amount, Items, Option, OutputFile, Positional
-from hybrid_patch.errors import InputError, require_extra
+from hybrid_patch.errors import require_extra
 from hybrid_patch.report.formatting import listed
+from hybrid_patch.report.options import PICTURES, ReportOptions
 
 if TYPE_CHECKING:
-    from hybrid_patch.report.grouping import SweepMember
+    from hybrid_patch.report.grouping import ReportMember
     from hybrid_patch.report.render import Page
 
-PICTURES = 3
 MAX_DRAWN = 24
 """Members whose costs are predicted, which takes about a second for each shape, and whose curves are drawn."""
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """The options of the command."""
-
-    folders: Annotated[
-        tuple[Path, ...], Positional("FOLDER", "run directories, or folders that hold some at any depth")
-    ]
-    output: Annotated[
-        OutputFile, Option("FILE.html", "the page; beside it FILE.json, FILE.csv, FILE.md and FILE_figures/")
-    ] = Path("report.html")
-    table: Annotated[
-        OutputFile | None, Option("FILE.csv|FILE.parquet", "write a table of all runs to this file, and no page")
-    ] = None
-    axes: Annotated[
-        Items[str],
-        Option(
-            "[KEY,KEY]",
-            "config keys that were swept over, as [upsampler,optimizer.lr]; without it a submitted sweep's manifest "
-            "names them, else what differs among patch, upsampler, curriculum, model, masking and loss",
-        ),
-    ] = ()
-    pictures: Annotated[Amount, Option("N", "tiles that are drawn by up to eight members; 0: none")] = PICTURES
-
-    def __post_init__(self) -> None:
-        if self.output.suffix != ".html":
-            raise InputError(f"output={self.output}: not a page's name; write one that ends in .html")
-        if self.table is not None and self.table.suffix not in (".csv", ".parquet"):
-            raise InputError(f"table={self.table}: not a table's name; write one that ends in .csv or .parquet")
 
 
 def write_report(options: ReportOptions, progress: Progress) -> list[str]:
@@ -139,23 +107,23 @@ def _command(options: ReportOptions) -> str:
     words = [*map(str, options.folders), f"output={options.output}"]
     words += [f"axes=[{','.join(options.axes)}]"] if options.axes else []
     words += [f"pictures={options.pictures}"] if options.pictures != PICTURES else []
-    return f"python -m hybrid_patch.report {shlex.join(words)}"
+    return f"hybrid-patch report {shlex.join(words)}"
 
 
 def _title(folders: Sequence[Path]) -> str:
     return listed([folder.absolute().name for folder in folders], 4)
 
 
-def _limit_note(word: str, members: Sequence["SweepMember"]) -> str:
+def _limit_note(word: str, members: Sequence["ReportMember"]) -> str:
     if len(members) <= MAX_DRAWN:
         return ""
     return f"{word}: pure members and then the best, {MAX_DRAWN} of {len(members)}."
 
 
-def _plan_note(failed: Mapping[Path, str], members: Sequence["SweepMember"]) -> str:
+def _plan_note(failed: Mapping[Path, str], members: Sequence["ReportMember"]) -> str:
     notes = [
-        "The plan counts the tensors of a training step; a process on a CPU also holds libraries, and freed memory that "
-        "it does not return to the system.",
+        "The plan counts the tensors of a training step; a process on a CPU also holds libraries, and freed memory "
+        "that it does not return to the system.",
         _limit_note("Planned", members),
     ]
     if failed:

@@ -1,7 +1,7 @@
-"""A real browser on pages from the disk, without a network: for the tests, and to look at a page.
+"""Open pages from the disk in a real browser, for the tests and to look at a page.
 
-`python tests/page/browser.py report.html folder/` writes screenshots at desktop and phone width, light and dark, and a
-PDF; `… report.html picture.png 900` the first 900 pixels of the page, for a document.
+`python tests/helpers/browser.py report.html folder/` writes screenshots at desktop and phone width, light and dark, and
+a PDF; `… report.html picture.png 900` the first 900 pixels of the page, for a document.
 """
 
 import shutil
@@ -17,14 +17,14 @@ WIDTHS = {"desktop": 1400, "phone": 390}
 
 
 class Opened:
-    """A page that is open, and what it did: console messages, errors, and requests other than for itself."""
+    """An open page, its console messages and errors, and its requests other than for itself."""
 
     def __init__(self, page: Page, path: Path) -> None:
         self.page = page
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.requests: list[str] = []
-        page.on("console", lambda message: self.said.append(message.text))
-        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("console", lambda message: self.messages.append(message.text))
+        page.on("pageerror", lambda error: self.messages.append(str(error)))
         page.on("request", lambda request: self.requests.append(request.url))
         page.goto(path.absolute().as_uri())
         self.requests = [
@@ -34,9 +34,9 @@ class Opened:
 
 @contextmanager
 def opened(path: Path, width: int = WIDTHS["desktop"], dark: bool = False) -> Iterator[Opened]:
-    """A page in Debian's chromium."""
+    """Open a page in Debian's chromium."""
     with sync_playwright() as playwright:
-        # A container has no user namespaces for the sandbox; the page is our own.
+        # Containers have no user namespaces for the sandbox; the page is generated here.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
             page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
@@ -46,22 +46,22 @@ def opened(path: Path, width: int = WIDTHS["desktop"], dark: bool = False) -> It
 
 
 def screenshots(path: Path, folder: Path) -> list[Path]:
-    """The whole page at each width, light and dark, and the PDF that it prints as."""
+    """Save the whole page at each width, light and dark, and the PDF that it prints as."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
+    files = []
     for name, width in WIDTHS.items():
         for dark in (False, True):
             with opened(path, width, dark) as browser:
                 file = folder / f"{name}_{'dark' if dark else 'light'}.png"
                 browser.page.screenshot(path=file, full_page=True)
-                found.append(file)
+                files.append(file)
                 if name == "desktop" and not dark:
                     browser.page.pdf(path=folder / "print.pdf", prefer_css_page_size=True)
-    return found
+    return files
 
 
 def picture(path: Path, file: Path, height: int) -> None:
-    """The top of the page, at desktop width."""
+    """Save the top of the page, at desktop width."""
     with opened(path) as browser:
         clip = {"x": 0, "y": 0, "width": WIDTHS["desktop"], "height": height}
         browser.page.screenshot(path=file, full_page=True, clip=clip)  # type: ignore[arg-type]

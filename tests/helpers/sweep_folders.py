@@ -1,4 +1,4 @@
-"""Run directories as a training and an evaluation write them, with numbers of a test's choice."""
+"""Run directories as a training and an evaluation write them, with numbers that a test chooses."""
 
 import copy
 import json
@@ -16,6 +16,7 @@ from hybrid_patch.config.recipe import recipe, run_id
 from hybrid_patch.config.schema import Config
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.provenance import provenance
+from hybrid_patch.runs.sweep_manifest import MANIFEST
 
 _CONFIG = TypeAdapter(Config)
 STEPS = 60
@@ -37,22 +38,21 @@ def make_run(
     state: str = "done",
     steps: int = STEPS,
     sizes: Sequence[tuple[int, int]] | None = None,
-    **otherwise: Any,
+    **identity: Any,
 ) -> Path:
-    """A run's directory.
+    """Write a run directory.
 
     Args:
         miou: of its evaluation; None: it has none.
         seconds, memory: of its steps.
         sizes: patch sizes of its steps, in equal parts; those of the config if None.
-        otherwise: what `run.json` says otherwise than this checkout and machine.
+        identity: entries of `run.json` that replace those of this checkout and machine.
     """
     config, plain, name = copy.deepcopy(_composed((*overrides, f"trainer.steps={steps}")))
     config["seed"] = plain["seed"] = seed
     run = RunDirectory(folder)
     run.path.mkdir(parents=True)
-    identity = {"run_id": f"{name}_{seed}", "recipe": plain, **provenance(), **otherwise}
-    run.begin(yaml.safe_dump(config), identity)
+    run.begin(yaml.safe_dump(config), {"run_id": f"{name}_{seed}", "recipe": plain, **provenance(), **identity})
     patch = config["patch"]
     sizes = sizes or [(patch["processing_patch_size"], patch["output_patch_size"])]
     lines = []
@@ -78,7 +78,7 @@ def make_run(
 
 
 def evaluation(miou: float, steps: int) -> dict[str, Any]:
-    """What is read of an `evaluation.json`."""
+    """The parts of an `evaluation.json` that a report reads."""
 
     def scored(value: float) -> dict[str, Any]:
         estimate = {"mean": value, "low": value - 0.03, "high": value + 0.03, "seeds": [value]}
@@ -93,7 +93,7 @@ def evaluation(miou: float, steps: int) -> dict[str, Any]:
 
 
 def make_sweep(root: Path, seeds: int = 3) -> Path:
-    """ps=8, ps=1 and two hybrids: one clearly better than ps=8, one not."""
+    """Write runs of ps=8, ps=1 and two hybrids: one clearly better than ps=8, one not."""
     noise = [0.0, 0.004, -0.003, 0.002, -0.001, 0.005, -0.004]
     for name, overrides, miou, seconds, memory in (
         ("ps8", ("patch=ps8",), 0.25, 0.03, 50),
@@ -102,9 +102,16 @@ def make_sweep(root: Path, seeds: int = 3) -> Path:
         ("ps1", ("patch=ps1",), 0.33, 1.9, 800),
     ):
         for seed in range(seeds):
-            own = noise[(seed * 3 + len(name)) % len(noise)]
+            member_noise = noise[(seed * 3 + len(name)) % len(noise)]
             make_run(
-                root / f"{name}_s{seed}", *overrides, seed=seed, miou=miou + noise[seed] + own,
-                seconds=seconds * (1 + own), memory=memory * 2**20,
+                root / f"{name}_s{seed}", *overrides, seed=seed, miou=miou + noise[seed] + member_noise,
+                seconds=seconds * (1 + member_noise), memory=memory * 2**20,
             )  # fmt: skip
     return root
+
+
+def write_manifest(sweep: Path, **arguments: Sequence[str]) -> None:
+    """Write the manifest of a submitted sweep: the arguments of each run, by id."""
+    (sweep / MANIFEST).parent.mkdir()
+    members = [{"id": run_id, "arguments": list(words)} for run_id, words in arguments.items()]
+    (sweep / MANIFEST).write_text(json.dumps({"members": members}))

@@ -1,4 +1,4 @@
-"""Intervals over few seeds: how often they are wrong, and that they give no verdict where they span none."""
+"""Intervals over few seeds: how often they are wrong, and that wide ones give no verdict."""
 
 import math
 
@@ -7,68 +7,68 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_patch.report.statistics import difference, geometric, over_seeds, ratio
+from hybrid_patch.report.statistics import Estimate, difference, geometric, over_seeds, ratio
 
 VALUES = st.floats(-10, 10)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 6, 8, 12])
-def test_equal_members_are_told_apart_one_time_in_twenty_at_most(n: int) -> None:
+def test_equal_members_differ_one_time_in_twenty_at_most(n: int) -> None:
     rng = np.random.default_rng(n)
     wrong, trials = 0, 1000 if n < 6 else 300
     for _ in range(trials):
         a, b = rng.normal(size=(2, n))
         wrong += difference(dict(enumerate(a)), dict(enumerate(b))).verdict != "no difference shown"
-    # 95 %, and three standard errors of so many trials (the bootstrap of six is a little too narrow still).
+    # 95 %, and three standard errors of that number of trials (the bootstrap of six is still a little too narrow).
     allowed = 0.05 if n < 6 else 0.075
     assert wrong / trials < allowed + 3 * math.sqrt(allowed * (1 - allowed) / trials)
 
 
-def test_pairing_finds_what_the_noise_of_seeds_hides() -> None:
+def test_pairing_reveals_what_the_noise_of_seeds_hides() -> None:
     seeds = {0: 0.1, 1: 0.5, 2: 0.9}
     better = {seed: value + 0.05 + 0.001 * seed for seed, value in seeds.items()}
     paired = difference(better, seeds)
     assert (paired.verdict, paired.paired, paired.estimate.n) == ("more", True, 3)
-    elsewhere = difference({seed + 10: value for seed, value in better.items()}, seeds)
-    assert (elsewhere.verdict, elsewhere.paired) == ("no difference shown", False)
+    unpaired = difference({seed + 10: value for seed, value in better.items()}, seeds)
+    assert (unpaired.verdict, unpaired.paired) == ("no difference shown", False)
 
 
 def test_one_seed_has_no_interval_and_gives_no_verdict() -> None:
-    assert over_seeds([0.3])[1:] == (None, None, 1, "")
+    assert over_seeds([0.3]) == Estimate(0.3, None, None, 1, "")
     for a, b in (({0: 1.0}, {0: 2.0}), ({0: 1.0}, {1: 2.0}), ({0: 1.0}, {0: 2.0, 1: 3.0})):
-        found = difference(a, b)
-        assert found.verdict == "too few seeds"
-        assert found.estimate.low is None
+        comparison = difference(a, b)
+        assert comparison.verdict == "too few seeds"
+        assert comparison.estimate.low is None
     assert difference({0: 1.0}, {0: 2.0, 1: 9.0}).estimate.mean == -1  # within the seed that both have
 
 
 @given(st.lists(VALUES, min_size=2, max_size=9))
 def test_an_interval_holds_its_mean(values: list[float]) -> None:
-    found = over_seeds(values)
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low <= found.mean + 1e-9
-    assert found.mean <= found.high + 1e-9
-    assert found.how == ("t" if len(values) < 6 else "bootstrap")
+    estimate = over_seeds(values)
+    assert estimate.low is not None
+    assert estimate.high is not None
+    assert estimate.low <= estimate.mean + 1e-9
+    assert estimate.mean <= estimate.high + 1e-9
+    assert estimate.how == ("t" if len(values) < 6 else "bootstrap")
 
 
 @given(st.dictionaries(st.integers(0, 5), VALUES, min_size=1), st.dictionaries(st.integers(0, 5), VALUES, min_size=1))
-def test_a_comparison_turned_round_says_the_opposite(a: dict[int, float], b: dict[int, float]) -> None:
-    one, other = difference(a, b), difference(b, a)
-    assert one.estimate.mean == pytest.approx(-other.estimate.mean)
-    assert one.estimate.n == other.estimate.n
-    if one.estimate.how != "bootstrap":
+def test_a_reversed_comparison_has_the_opposite_verdict(a: dict[int, float], b: dict[int, float]) -> None:
+    forward, backward = difference(a, b), difference(b, a)
+    assert forward.estimate.mean == pytest.approx(-backward.estimate.mean)
+    assert forward.estimate.n == backward.estimate.n
+    if forward.estimate.how != "bootstrap":
         opposite = {"more": "less", "less": "more"}
-        assert other.verdict == opposite.get(one.verdict, one.verdict)
+        assert backward.verdict == opposite.get(forward.verdict, forward.verdict)
 
 
 @given(st.dictionaries(st.integers(0, 3), st.floats(0.01, 100), min_size=1), st.floats(0.1, 10))
 def test_ratios_are_of_geometric_means(values: dict[int, float], factor: float) -> None:
-    found = ratio({seed: factor * value for seed, value in values.items()}, values)
-    assert found.estimate.mean == pytest.approx(factor)
-    own = geometric(list(values.values()))
-    assert own.mean == pytest.approx(math.exp(np.mean(np.log(list(values.values())))))
-    assert own.low is None or own.low > 0
+    comparison = ratio({seed: factor * value for seed, value in values.items()}, values)
+    assert comparison.estimate.mean == pytest.approx(factor)
+    mean = geometric(list(values.values()))
+    assert mean.mean == pytest.approx(math.exp(np.mean(np.log(list(values.values())))))
+    assert mean.low is None or mean.low > 0
 
 
 def test_differences_that_are_all_the_same_are_differences() -> None:

@@ -1,4 +1,4 @@
-"""The page in a real browser, from the disk: what it shows, how it sorts and filters, and that it asks for nothing."""
+"""The page in a real browser, from the disk: what it shows, how it sorts and filters, and that it makes no requests."""
 
 import json
 import re
@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 from browser import CHROMIUM, WIDTHS, opened
 from building import TINY, trained_run
-from sweep_folders import make_run, make_sweep
+from sweep_folders import make_run, make_sweep, write_manifest
 
 from hybrid_patch.config.options import parse
 from hybrid_patch.errors import InputError
 from hybrid_patch.evaluate.evaluation import evaluate_run
 from hybrid_patch.evaluate.options import EvaluateOptions
-from hybrid_patch.report.__main__ import write
 from hybrid_patch.report.options import ReportOptions
+from hybrid_patch.report.write_report import write_report
 
-MOST_BYTES = 10 * 10**6
+MAX_BYTES = 10 * 10**6
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 
 
-def written(output: Path, *arguments: str | Path, expected: tuple[Path, ...] = ()) -> Path:
-    write(parse(ReportOptions, [*map(str, arguments), f"output={output}"]), lambda words: None, expected)
+def written(output: Path, *arguments: str | Path) -> Path:
+    write_report(parse(ReportOptions, [*map(str, arguments), f"output={output}"]), lambda text: None)
     return output
 
 
@@ -38,7 +38,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_run(sweep / "odd'\"><img src=x onerror=alert(1)>", "upsampler=learned", f'model.name="{tag}"', miou=0.26)
     make_run(sweep / "failed", "patch=hybrid", "upsampler=subpixel", state="failed", miou=None)
     (sweep / "failed/status.json").write_text(json.dumps({"state": "failed", "reason": f"no memory {tag}", "step": 9}))
-    return written(root / "report.html", sweep, "pictures=0", expected=(sweep / "never",))
+    write_manifest(sweep, never=("upsampler=guided",), failed=("upsampler=subpixel",))
+    return written(root / "report.html", sweep, "pictures=0", "axes=[patch,upsampler,model]")
 
 
 @needs_chromium
@@ -46,7 +47,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("width", WIDTHS.values())
 def test_it_opens_without_a_network_an_error_or_a_sideways_scroll(page: Path, width: int, dark: bool) -> None:
     with opened(page, width, dark) as browser:
-        assert browser.said == []
+        assert browser.messages == []
         assert browser.requests == []
         assert browser.page.title() == "a <b>sweep"
         assert browser.page.evaluate("document.documentElement.scrollWidth") <= width
@@ -54,7 +55,7 @@ def test_it_opens_without_a_network_an_error_or_a_sideways_scroll(page: Path, wi
         lightness = sum(map(int, re.findall(r"\d+", paper)[:3])) / 3
         assert lightness < 60 if dark else lightness > 200
         for text in browser.page.locator(".answer p, h1, h2, td, th").all()[:80]:
-            assert text.evaluate("one => getComputedStyle(one).color") != paper
+            assert text.evaluate("element => getComputedStyle(element).color") != paper
 
 
 @needs_chromium
@@ -130,7 +131,7 @@ def test_hovering_a_point_names_its_config_and_a_click_goes_to_its_runs(page: Pa
         runs = browser.page.locator(f"#runs-{number}")
         assert runs.is_visible()
         assert not tip.is_visible()
-        links = [link.evaluate("one => one.href") for link in runs.locator("a").all()]
+        links = [link.evaluate("link => link.href") for link in runs.locator("a").all()]
         assert len(links) == 3
         folder = page.parent / "a <b>sweep"
         assert links[0] == (folder / "guided_s0").as_uri() + "/"
@@ -149,24 +150,23 @@ def test_a_thousand_members_open(tmp_path: Path) -> None:
         run["recipe"]["optimizer"]["lr"] = 2 + number / 1000
         (folder / "run.json").write_text(json.dumps(run))
     page = written(tmp_path / "report.html", tmp_path / "sweep", "pictures=0", "axes=[optimizer.lr]")
-    assert page.stat().st_size < MOST_BYTES
+    assert page.stat().st_size < MAX_BYTES
     with opened(page) as browser:
-        assert browser.said == []
+        assert browser.messages == []
         assert browser.page.locator("tr.member").count() == 1000
         browser.page.locator("input[type=search]").fill("lr=2.777")
         assert browser.page.locator("tr.member:visible").count() == 1
 
 
 def test_the_same_numbers_are_beside_the_page(page: Path) -> None:
-    found = json.loads(page.with_suffix(".json").read_text())
-    labels = [row["label"] for row in found["members"]]
+    labels = [row["label"] for row in json.loads(page.with_suffix(".json").read_text())["members"]]
     assert [line.partition(",")[0] for line in page.with_suffix(".csv").read_text().splitlines()[1:]] != []
     assert all(label.split()[0].partition("<")[0] in page.with_suffix(".md").read_text() for label in labels)
     figures = sorted(path.name for path in page.with_name("report_figures").iterdir())
-    names = [f"worth_against_{x}" for x in ("time", "memory", "hours")]
+    names = [f"miou_against_{x}" for x in ("time", "memory", "hours")]
     names += [f"{figure}_over_{x}" for figure in ("loss", "probe") for x in ("steps", "time", "flops")]
     assert figures == sorted(f"{name}.{kind}" for name in names for kind in ("svg", "png"))
-    assert page.stat().st_size < MOST_BYTES
+    assert page.stat().st_size < MAX_BYTES
     assert not re.search(r'(src|href)="(https?:)?//', page.read_text())
 
 
@@ -192,11 +192,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_real_runs_have_pictures_of_the_same_tiles(trained: Path, tmp_path: Path) -> None:
     page = written(tmp_path / "report.html", trained, "pictures=1")
     with opened(page) as browser:
-        assert browser.said == []
+        assert browser.messages == []
         captions = browser.page.locator(".panel figcaption").all_inner_texts()
         assert captions[:4] == ["image", "ps=8", "guided 8→1", "labels"]
         assert [re.sub(r", \d+% wrong", "", x) for x in captions[4:]] == ["probe of ps=8", "probe of guided 8→1"]
-        sizes = browser.page.locator(".panel img").evaluate_all("all => all.map(one => one.naturalWidth)")
+        sizes = browser.page.locator(".panel img").evaluate_all("images => images.map(image => image.naturalWidth)")
         assert sizes == [32] * 6
     before = (tmp_path / "report_figures/tile_0_a1.png").stat().st_mtime_ns
     written(tmp_path / "report.html", trained, "pictures=1")
@@ -226,9 +226,10 @@ def test_the_command(trained: Path, tmp_path: Path) -> None:
         (["{empty}/nowhere"], "there is no such folder"),
         (["{empty}", "output={empty}/no/x.html"], "there is no folder"),
         (["{empty}", "output={empty}/x.pdf"], "write one that ends in .html"),
+        (["{empty}", "table={empty}/x.xls"], "write one that ends in .csv or .parquet"),
         (["{empty}", "pictures=many"], "pictures=many: must be a whole number"),
         (["{empty}", "axes=patch"], "axes=patch: not a list"),
-        (["{empty}", "axis=[patch]"], "axis=[patch]: unknown key; takes: FOLDER ..., output, axes"),
+        (["{empty}", "axis=[patch]"], "axis=[patch]: unknown key; takes: FOLDER ..., output, table, axes"),
         (["{empty}", "pictures=1", "pictures=2"], "pictures=2: given twice"),
         (["{empty}", "--fast"], "--fast: no such flag"),
     ],
@@ -239,13 +240,13 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], message:
 
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError) as caught:
-        write(parse(ReportOptions, [filled(one) for one in arguments]), lambda words: None)
+        write_report(parse(ReportOptions, [filled(argument) for argument in arguments]), lambda text: None)
     assert filled(message) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.rglob("*.html")) == []
 
 
-def test_runs_that_are_mirrored_have_their_report_mirrored(tmp_path: Path) -> None:
+def test_the_report_of_runs_in_wandb_is_logged_there(tmp_path: Path) -> None:
     make_run(tmp_path / "sweep/a", "patch=ps8", "logger=wandb", "logger.project=mine")
     written(tmp_path / "report.html", tmp_path / "sweep", "pictures=0")
     (offline,) = (tmp_path / "wandb").glob("offline-run-*")

@@ -9,29 +9,32 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sweep_folders import STEPS, make_run, make_sweep
+from pyarrow import parquet
+from sweep_folders import STEPS, make_run, make_sweep, write_manifest
 
 from hybrid_patch.errors import InputError
-from hybrid_patch.report import benchmarks, formatting, metrics
+from hybrid_patch.report import formatting, metrics
+from hybrid_patch.report.benchmarks import read_benchmark, use_benchmark
 from hybrid_patch.report.conclusions import answer
 from hybrid_patch.report.curves import curves_of
-from hybrid_patch.report.export import as_csv, as_markdown
-from hybrid_patch.report.grouping import members_of
-from hybrid_patch.report.load_runs import columns, find, read
-from hybrid_patch.report.predictions import plans
-from hybrid_patch.report.summary import add_plans, summary
+from hybrid_patch.report.export import as_csv, as_json, as_markdown, member_rows, run_rows, write_table
+from hybrid_patch.report.grouping import members_of, swept_keys
+from hybrid_patch.report.load_runs import columns, find_runs, load_run
+from hybrid_patch.report.predictions import predict_runs
+from hybrid_patch.report.statistics import Estimate
+from hybrid_patch.report.summary import Axes, MemberRow, MissingSeeds, Summary, add_predictions, summarize
 
 HYBRID, GUIDED, BILINEAR = "patch=hybrid", "upsampler=guided", "upsampler=bilinear"
 
 
-def summed(*folders: Path, axes: tuple[str, ...] = ()) -> dict[str, Any]:
-    runs = [read(path) for path in find(folders)]
+def summed(*folders: Path, axes: tuple[str, ...] = ()) -> Summary:
+    runs = [load_run(path) for path in find_runs(folders)]
     members, names = members_of(runs, axes)
-    return summary(runs, members, names, axes)
+    return summarize(runs, members, names, axes)
 
 
-def rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {row["label"]: row for row in found["members"]}
+def rows(summary: Summary) -> dict[str, MemberRow]:
+    return {row.label: row for row in summary.members}
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +43,21 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_sweep_is_members_with_seeds_held_against_pure_ones(sweep: Path) -> None:
-    found = summed(sweep)
-    assert found["axes"] == {"declared": [], "columns": ["patch", "upsampler"]}
-    members = rows(found)
+    summary = summed(sweep)
+    assert summary.axes == Axes([], ["patch", "upsampler"])
+    members = rows(summary)
     assert set(members) == {"ps=8", "ps=1", "guided 8→1", "bilinear 8→1"}
     guided = members["guided 8→1"]
-    assert guided["measures"]["miou"]["n"] == len(guided["runs"]) == 3
-    assert guided["against"]["ps=8"]["miou"]["verdict"] == "more"
-    assert guided["against"]["ps=8"]["step_seconds"]["estimate"]["mean"] == pytest.approx(5 / 3, rel=0.02)
-    assert guided["against"]["ps=1"]["peak_memory_bytes"]["estimate"]["mean"] == pytest.approx(0.1)
-    assert members["bilinear 8→1"]["against"]["ps=8"]["miou"]["verdict"] == "no difference shown"
-    assert set(members["ps=1"]["against"]) == {"ps=8"}
+    assert guided.measures["miou"].n == len(guided.runs) == 3
+    assert guided.against["ps=8"].comparisons["miou"].verdict == "more"
+    assert guided.against["ps=8"].comparisons["step_seconds"].estimate.mean == pytest.approx(5 / 3, rel=0.02)
+    assert guided.against["ps=1"].comparisons["peak_memory_bytes"].estimate.mean == pytest.approx(0.1)
+    assert members["bilinear 8→1"].against["ps=8"].comparisons["miou"].verdict == "no difference shown"
+    assert set(members["ps=1"].against) == {"ps=8"}
     # Nothing is cheaper than ps=8, nothing better than ps=1; bilinear is hardly better than ps=8, by its mean.
-    assert {label for label, row in members.items() if row["front"]} >= {"ps=8", "ps=1", "guided 8→1"}
-    assert found["differences"] == []
-    assert found["absent"] == []
+    assert {label for label, row in members.items() if row.front} >= {"ps=8", "ps=1", "guided 8→1"}
+    assert summary.differences == []
+    assert summary.missing_seeds == []
 
 
 def test_the_answer_is_no_stronger_than_the_numbers(sweep: Path) -> None:
@@ -69,22 +72,23 @@ def test_a_member_beaten_in_all_three_is_not_on_the_front(tmp_path: Path) -> Non
     make_run(tmp_path / "a", HYBRID, GUIDED, miou=0.3, seconds=0.05, memory=2**20)
     make_run(tmp_path / "b", HYBRID, BILINEAR, miou=0.29, seconds=0.06, memory=2**21)
     make_run(tmp_path / "c", "patch=ps8", miou=0.2, seconds=0.06, memory=2**19)
-    front = {label: row["front"] for label, row in rows(summed(tmp_path)).items()}
+    front = {label: row.front for label, row in rows(summed(tmp_path)).items()}
     assert front == {"guided 8→1": True, "bilinear 8→1": False, "ps=8": True}
 
 
 def test_one_seed_gives_no_verdict(tmp_path: Path) -> None:
     make_run(tmp_path / "a", HYBRID, GUIDED, miou=0.9)
     make_run(tmp_path / "b", "patch=ps8", miou=0.1)
-    found = summed(tmp_path)
-    assert found["best"]["against"]["ps=8"]["verdict"] == "too few seeds"
-    said = answer(found)
-    assert any("too few seeds for a verdict on ps=8" in sentence for sentence in said)
-    assert not any("shown to be" in sentence for sentence in said)
+    summary = summed(tmp_path)
+    assert summary.best is not None
+    assert summary.best.against["ps=8"].verdict == "too few seeds"
+    sentences = answer(summary)
+    assert any("too few seeds for a verdict on ps=8" in sentence for sentence in sentences)
+    assert not any("shown to be" in sentence for sentence in sentences)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "steps", "key", "apart"),
+    ("overrides", "steps", "key", "excluded"),
     [
         (("trainer.batch_size=4",), STEPS, "trainer.batch_size", "costs"),
         (("data.tile=32",), STEPS, "data.tile", "costs"),
@@ -95,46 +99,46 @@ def test_one_seed_gives_no_verdict(tmp_path: Path) -> None:
     ],
 )
 def test_what_differs_besides_is_listed_and_not_compared_in_silence(
-    overrides: tuple[str, ...], steps: int, key: str, apart: str, tmp_path: Path
+    overrides: tuple[str, ...], steps: int, key: str, excluded: str, tmp_path: Path
 ) -> None:
     for seed in (0, 1):
         make_run(tmp_path / f"a{seed}", HYBRID, GUIDED, seed=seed)
         make_run(tmp_path / f"b{seed}", "patch=ps8", seed=seed)
     make_run(tmp_path / "odd", HYBRID, BILINEAR, *overrides, steps=steps)
-    found = summed(tmp_path)
-    different = {one["key"]: one for one in found["differences"]}
-    assert ["odd"] in different[key]["values"].values()
-    assert apart in different[key]["effect"]
-    odd = next(row for row in found["members"] if row["runs"][0]["name"] == "odd")
-    against = odd["against"]["ps=8"]
-    assert ("miou" in against) == (apart != "scores")
-    assert ("step_seconds" in against) == (apart != "costs")
-    assert bool(odd["apart"].get(apart)) == bool(apart)
-    if apart:
-        assert not odd["front"]
-        assert key in odd["apart"][apart]
+    summary = summed(tmp_path)
+    different = {each.key: each for each in summary.differences}
+    assert ["odd"] in different[key].values.values()
+    assert excluded in different[key].effect
+    odd = next(row for row in summary.members if row.runs[0].name == "odd")
+    against = odd.against["ps=8"].comparisons
+    assert ("miou" in against) == (excluded != "scores")
+    assert ("step_seconds" in against) == (excluded != "costs")
+    assert bool(odd.excluded.get(excluded)) == bool(excluded)
+    if excluded:
+        assert not odd.front
+        assert key in odd.excluded[excluded]
 
 
 def test_what_was_swept_over_is_compared(tmp_path: Path) -> None:
     for size in (2, 4):
         make_run(tmp_path / f"batch{size}", HYBRID, GUIDED, f"trainer.batch_size={size}", seed=size)
         make_run(tmp_path / f"steps{size}", HYBRID, GUIDED, steps=STEPS + size)
-    found = summed(tmp_path, axes=("trainer.batch_size", "trainer.steps"))
-    assert found["differences"] == []
-    assert not any(any(row["apart"].values()) for row in found["members"])
-    assert found["axes"]["columns"] == ["trainer.batch_size", "trainer.steps"]
+    summary = summed(tmp_path, axes=("trainer.batch_size", "trainer.steps"))
+    assert summary.differences == []
+    assert not any(any(row.excluded.values()) for row in summary.members)
+    assert summary.axes.columns == ["trainer.batch_size", "trainer.steps"]
 
 
 def test_another_commit_and_another_machine_are_flagged_but_compared(tmp_path: Path) -> None:
     make_run(tmp_path / "a", HYBRID, GUIDED)
     machine = json.loads((tmp_path / "a/run.json").read_text())["machine"]
     make_run(tmp_path / "b", "patch=ps8", commit="abc", machine={**machine, "host": "elsewhere"})
-    found = summed(tmp_path)
-    effects = {one["key"]: one["effect"] for one in found["differences"]}
+    summary = summed(tmp_path)
+    effects = {each.key: each.effect for each in summary.differences}
     assert effects == {"code.commit": "flagged", "machine.host": "flagged", "code.evaluated at commit": "flagged"}
-    assert set(rows(found)["guided 8→1"]["against"]["ps=8"]) > {"miou", "step_seconds"}
+    assert set(rows(summary)["guided 8→1"].against["ps=8"].comparisons) > {"miou", "step_seconds"}
     make_run(tmp_path / "c", HYBRID, BILINEAR, machine={**machine, "cpus": 64})
-    assert "step_seconds" not in rows(summed(tmp_path))["bilinear 8→1"]["against"]["ps=8"]
+    assert "step_seconds" not in rows(summed(tmp_path))["bilinear 8→1"].against["ps=8"].comparisons
 
 
 def test_failed_missing_and_unfinished_runs_are_shown_and_do_not_count(tmp_path: Path) -> None:
@@ -142,24 +146,24 @@ def test_failed_missing_and_unfinished_runs_are_shown_and_do_not_count(tmp_path:
     make_run(tmp_path / "good1", HYBRID, GUIDED, seed=1, miou=0.3)
     make_run(tmp_path / "failed", HYBRID, GUIDED, seed=2, miou=0.9, state="failed")
     make_run(tmp_path / "running", HYBRID, BILINEAR, seed=0, miou=None, state="running")
-    runs = [*map(read, find([tmp_path])), read(tmp_path / "never")]
+    runs = [*map(load_run, find_runs([tmp_path])), load_run(tmp_path / "never")]
     members, names = members_of(runs)
-    found = summary(runs, members, names, ())
-    members_found = rows(found)
-    assert members_found["guided"]["measures"]["miou"]["n"] == 2
-    assert members_found["guided"]["state"] == "failed"
-    assert members_found["bilinear"]["measures"]["step_seconds"]["n"] == 1
-    assert members_found["never"]["state"] == "missing"
-    assert found["states"] == {"done": 2, "failed": 1, "running": 1, "missing": 1}
-    assert found["absent"] == []  # seeds 1 and 2 are of one member alone
+    summary = summarize(runs, members, names, ())
+    by_label = rows(summary)
+    assert by_label["guided"].measures["miou"].n == 2
+    assert by_label["guided"].state == "failed"
+    assert by_label["bilinear"].measures["step_seconds"].n == 1
+    assert by_label["never"].state == "missing"
+    assert summary.states == {"done": 2, "failed": 1, "running": 1, "missing": 1}
+    assert summary.missing_seeds == []  # seeds 1 and 2 are of one member alone
 
 
 def test_the_same_seed_twice_counts_once(tmp_path: Path) -> None:
     make_run(tmp_path / "a", HYBRID, GUIDED, miou=0.3)
     make_run(tmp_path / "b", HYBRID, GUIDED, miou=0.5)
-    (row,) = summed(tmp_path)["members"]
-    assert row["measures"]["miou"] == {"mean": 0.3, "low": None, "high": None, "n": 1, "how": ""}
-    assert any("seed 0 is there already" in note for note in row["notes"])
+    (row,) = summed(tmp_path).members
+    assert row.measures["miou"] == Estimate(0.3, None, None, 1, "")
+    assert any("seed 0 exists already" in note for note in row.notes)
 
 
 def test_half_written_files_cost_only_themselves(tmp_path: Path) -> None:
@@ -173,38 +177,38 @@ def test_half_written_files_cost_only_themselves(tmp_path: Path) -> None:
     (tmp_path / "bilinear_s0/metrics.jsonl").write_bytes(b"\xff\xfe\n")
     (tmp_path / "bilinear_s1/metrics.jsonl").write_text('{"step": "one"}\n{"loss": 3}\nnull\n')
     (tmp_path / "ps8_s0/status.json").write_text("null")
-    found = summed(tmp_path)
-    notes = " ".join(note for row in found["members"] for note in row["notes"])
+    summary = summed(tmp_path)
+    notes = " ".join(note for row in summary.members for note in row.notes)
     assert re.search(r"guided_s1: metrics.jsonl: (29|30|31) whole lines of 60", notes)
     for words in (
         *("guided_s1: run.json:", "ps1_s0: evaluation.json:"),
         *("bilinear_s0: metrics.jsonl:", "bilinear_s1: metrics.jsonl: 0 whole lines of 60", "ps8_s0: status.json:"),
     ):
         assert words in notes
-    assert sum(len(row["runs"]) for row in found["members"]) == 8
-    assert found["differences"] == []  # what cannot be read differs in nothing
-    (guided,) = (row for row in found["members"] if row["label"] == "guided 8→1")
-    assert found["absent"] == [{"label": "guided 8→1", "seeds": [1]}, {"label": "guided_s1", "seeds": [0]}]
-    assert guided["measures"]["miou"]["n"] == 1
-    json.dumps(found, allow_nan=False)
+    assert sum(len(row.runs) for row in summary.members) == 8
+    assert summary.differences == []  # what cannot be read differs in nothing
+    (guided,) = (row for row in summary.members if row.label == "guided 8→1")
+    assert summary.missing_seeds == [MissingSeeds("guided 8→1", [1]), MissingSeeds("guided_s1", [0])]
+    assert guided.measures["miou"].n == 1
+    json.dumps(as_json("", [], summary), allow_nan=False)
 
 
 def test_bad_folders_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such folder"):
-        find([tmp_path / "nowhere"])
+        find_runs([tmp_path / "nowhere"])
     with pytest.raises(InputError, match="no run in it"):
-        find([tmp_path])
+        find_runs([tmp_path])
 
 
 def test_runs_are_found_at_any_depth_once(sweep: Path) -> None:
-    assert len(find([sweep])) == len(find([sweep, sweep, sweep / "ps8_s0"])) == 12
+    assert len(find_runs([sweep])) == len(find_runs([sweep, sweep, sweep / "ps8_s0"])) == 12
 
 
 def test_nothing_evaluated_is_an_answer_too(tmp_path: Path) -> None:
     make_run(tmp_path / "a", HYBRID, miou=None)
-    found = summed(tmp_path)
-    assert "none with an evaluation" in answer(found)[0]
-    assert "step_seconds" in found["members"][0]["measures"]
+    summary = summed(tmp_path)
+    assert "none with an evaluation" in answer(summary)[0]
+    assert "step_seconds" in summary.members[0].measures
 
 
 def test_a_warm_up_and_stages_are_told_apart_in_the_time_of_a_step() -> None:
@@ -224,32 +228,33 @@ def test_curves_have_steps_time_and_flops_and_their_changes_of_stage(tmp_path: P
     stages = [(8, 8), (8, 4), (8, 2), (8, 1)]
     make_run(tmp_path / "gradual", "curriculum=gradual", "upsampler=learned", sizes=stages, steps=400)
     make_run(tmp_path / "mixed", "curriculum=mixed", "upsampler=learned", sizes=stages * 25, steps=400)
-    runs = [read(path) for path in find([tmp_path])]
+    runs = [load_run(path) for path in find_runs([tmp_path])]
     members, names = members_of(runs)
-    planned, without = plans(runs[:1])
-    assert without == {}
-    loss, probe, mixed, _ = curves_of(members, planned)
+    predicted, failed = predict_runs(runs[:1])
+    assert failed == {}
+    loss, probe, mixed, _ = curves_of(members, predicted)
     assert [name for _, name in loss.changes] == ["8→4", "8→2", "8→1"]
     assert [step for step, _ in loss.changes] == [100, 200, 300]
     assert mixed.changes == []
     assert len(loss.y) == 120
     assert len(probe.y) == 20
-    per_stage = [planned[runs[0].path].flops[sizes] for sizes in stages]
+    per_stage = [predicted[runs[0].path].flops[sizes] for sizes in stages]
     assert loss.x["flops"][-1] == pytest.approx(100 * sum(per_stage))
     assert (np.diff(loss.x["minutes"]) > 0).all()
-    found = summary(runs, members, names, ())
-    add_plans(found, members, planned)
-    assert found["members"][0]["planned"]["flops_per_step"] == pytest.approx(sum(per_stage) / 4)
+    summary = summarize(runs, members, names, ())
+    add_predictions(summary, members, predicted)
+    assert summary.members[0].planned is not None
+    assert summary.members[0].planned.flops_per_step == pytest.approx(sum(per_stage) / 4)
 
 
 def test_csv_and_markdown_have_the_same_numbers(sweep: Path) -> None:
-    found = summed(sweep)
-    table = list(csv.DictReader(io.StringIO(as_csv(found))))
-    assert [row["member"] for row in table] == [row["label"] for row in found["members"]]
-    for line, row in zip(table, found["members"], strict=True):
-        assert float(line["miou"]) == row["measures"]["miou"]["mean"]
+    summary = summed(sweep)
+    table = list(csv.DictReader(io.StringIO(as_csv(member_rows(summary)))))
+    assert [row["member"] for row in table] == [row.label for row in summary.members]
+    for line, row in zip(table, summary.members, strict=True):
+        assert float(line["miou"]) == row.measures["miou"].mean
         assert line["miou_n"] == "3"
-    markdown = as_markdown(found, answer(found))
+    markdown = as_markdown(summary, answer(summary))
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(table)
     assert len({line.count("|") for line in lines}) == 1
@@ -259,8 +264,8 @@ def test_csv_and_markdown_have_the_same_numbers(sweep: Path) -> None:
 def test_names_end_no_cell_of_the_markdown(tmp_path: Path) -> None:
     make_run(tmp_path / "a|b", HYBRID, 'model.name="a|b<script>*"')
     make_run(tmp_path / "b", HYBRID, "model.name=c")
-    found = summed(tmp_path)
-    markdown = as_markdown(found, answer(found))
+    summary = summed(tmp_path)
+    markdown = as_markdown(summary, answer(summary))
     assert "<script>" not in markdown
     cells = [line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("|")]
     assert len(set(cells)) == 1
@@ -273,7 +278,7 @@ def test_numbers_are_written_as_people_read_them() -> None:
     assert [formatting.mebibytes(x) for x in (77 * 2**20, 1.25 * 2**30)] == ["77 MiB", "1.25 GiB"]
     assert [formatting.hours(x) for x in (0.05, 3.44)] == ["3 min", "3.44 h"]
     assert [formatting.flops(x) for x in (2.5e15, 1.2e9, 3e6)] == ["2.5 PFLOP", "1.2 GFLOP", "3 MFLOP"]
-    assert formatting.between({"low": 0.02, "high": 0.03}, formatting.seconds) == "20 to 30 ms"
+    assert formatting.interval(Estimate(0.025, 0.02, 0.03, 3, "t"), formatting.seconds) == "20 to 30 ms"
 
 
 def test_a_benchmark_of_all_members_is_preferred_to_the_trainings_own_times(tmp_path: Path) -> None:
@@ -293,30 +298,30 @@ def test_a_benchmark_of_all_members_is_preferred_to_the_trainings_own_times(tmp_
     }
     (tmp_path / "benchmark.json").write_text(json.dumps(report))
 
-    def used() -> tuple[dict[str, Any], str]:
-        runs = [read(path) for path in find([tmp_path])]
+    def used() -> Summary:
+        runs = [load_run(path) for path in find_runs([tmp_path])]
         members, names = members_of(runs)
-        found = summary(runs, members, names, ())
-        benchmark = benchmarks.read([tmp_path])
+        summary = summarize(runs, members, names, ())
+        benchmark = read_benchmark([tmp_path])
         assert benchmark is not None
-        return found, benchmarks.use(benchmark, found, members)
+        use_benchmark(benchmark, summary, members)
+        return summary
 
-    found, said = used()
-    guided = rows(found)["guided 8→1"]
-    assert guided["measures"]["step_seconds"]["mean"] == 0.2
+    summary = used()
+    guided = rows(summary)["guided 8→1"]
+    assert guided.measures["step_seconds"].mean == 0.2
     assert (
-        formatting.with_seeds(guided["measures"]["step_seconds"], formatting.seconds)
-        == "200 ms (180 to 220 ms, 7 rounds)"
+        formatting.with_seeds(guided.measures["step_seconds"], formatting.seconds) == "200 ms (180 to 220 ms, 7 rounds)"
     )
-    assert guided["against"]["ps=8"]["step_seconds"]["verdict"] == "more"
-    assert "7 rounds" in said
+    assert guided.against["ps=8"].comparisons["step_seconds"].verdict == "more"
+    assert "7 rounds" in summary.time_note
     report["config"]["guided"]["upsampler"]["rank"] = 5
     (tmp_path / "benchmark.json").write_text(json.dumps(report))
-    found, said = used()
-    assert rows(found)["guided 8→1"]["measures"]["step_seconds"]["mean"] == pytest.approx(0.505, rel=0.01)
-    assert "not used: it has no variant with the recipe of guided" in said
+    summary = used()
+    assert rows(summary)["guided 8→1"].measures["step_seconds"].mean == pytest.approx(0.505, rel=0.01)
+    assert "not used: it has no variant with the recipe of guided" in summary.time_note
     (tmp_path / "benchmark.json").write_text('{"rounds": 7')
-    assert benchmarks.read([tmp_path]) is None
+    assert read_benchmark([tmp_path]) is None
 
 
 @pytest.mark.parametrize(
@@ -329,12 +334,52 @@ def test_a_config_that_is_none_costs_only_its_run(config: str, tmp_path: Path) -
     (bad / "run.json").unlink()
     (bad / "evaluation.json").write_text('{"features": {"embedding": 3}, "settings": [], "tiles": 4, "step": NaN}')
     (bad / "metrics.jsonl").write_text('{"step": 1, "step_seconds": 0, "peak_memory_bytes": 0, "loss": NaN}\n')
-    runs = [read(path) for path in find([tmp_path])]
+    runs = [load_run(path) for path in find_runs([tmp_path])]
     members, names = members_of(runs)
-    found = summary(runs, members, names, ())
-    planned, without = plans(runs)
-    add_plans(found, members, planned)
-    assert bad in without
-    json.dumps(found, allow_nan=False)
-    assert rows(found)[next(label for label in rows(found) if label != "bad")]["measures"]["miou"]["n"] == 1
-    assert rows(found)["bad"]["measures"] == {}
+    summary = summarize(runs, members, names, ())
+    predicted, failed = predict_runs(runs)
+    add_predictions(summary, members, predicted)
+    assert bad in failed
+    json.dumps(as_json("", [], summary), allow_nan=False)
+    assert rows(summary)[next(label for label in rows(summary) if label != "bad")].measures["miou"].n == 1
+    assert rows(summary)["bad"].measures == {}
+
+
+def test_the_manifest_of_a_submitted_sweep_names_axes_and_missing_runs(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", HYBRID, GUIDED, "optimizer.lr=0.1")
+    make_run(tmp_path / "b", HYBRID, GUIDED, "optimizer.lr=0.2")
+    words = (HYBRID, "+upsampler=guided")
+    write_manifest(
+        tmp_path,
+        a=(*words, "optimizer.lr=0.1", "seed=0"),
+        b=(*words, "optimizer.lr=0.2", "seed=0"),
+        c=(*words, "optimizer.lr=0.2", "seed=1"),
+    )
+    assert swept_keys([tmp_path]) == ["optimizer.lr"]
+    assert swept_keys([tmp_path, tmp_path / "a"]) == []  # a folder without a manifest
+    assert [path.name for path in find_runs([tmp_path])] == ["a", "b", "c"]
+    summary = summed(tmp_path, axes=("optimizer.lr",))
+    assert summary.states == {"done": 2, "missing": 1}
+    (tmp_path / "launch/manifest.json").write_text("{")
+    assert swept_keys([tmp_path]) == []
+    assert [path.name for path in find_runs([tmp_path])] == ["a", "b"]
+
+
+def test_the_table_has_a_row_per_run_with_what_differs(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", HYBRID, GUIDED, miou=0.4)
+    make_run(tmp_path / "b", "patch=ps8", "optimizer.lr=0.5", seed=1, miou=None, state="failed")
+    runs = [*map(load_run, find_runs([tmp_path])), load_run(tmp_path / "never")]
+    rows = run_rows(members_of(runs)[0])
+    assert [row["state"] for row in rows] == ["done", "failed", "missing"]
+    assert [row["seed"] for row in rows] == [0, 1, None]
+    assert [row["patch.output_patch_size"] for row in rows] == [1, 8, None]
+    assert rows[1]["optimizer.lr"] == 0.5
+    assert [row["step"] for row in rows] == [STEPS, STEPS, None]
+    assert [row["score.miou"] for row in rows] == [0.4, None, None]
+    assert rows[0]["cost.step_seconds"] == pytest.approx(0.0505)
+    assert "model.name" not in rows[0]  # the same in all runs that have begun
+    write_table(rows, tmp_path / "table.parquet")
+    assert parquet.read_table(tmp_path / "table.parquet").to_pylist() == rows
+    write_table(rows, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open() as file:
+        assert [row["id"] for row in csv.DictReader(file)] == [row["id"] for row in rows]
