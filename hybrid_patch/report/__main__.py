@@ -6,7 +6,7 @@ how it was measured; beside the page the same numbers as JSON, CSV and Markdown,
 
 import sys
 
-from hybrid_patch.config.options import run_command
+from hybrid_patch.config.command import run_command
 from hybrid_patch.report.options import ReportOptions
 
 

@@ -119,8 +119,8 @@ def provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
         return [("runs", "no run.json could be read")]
 
     def values(name: str, *keys: str) -> tuple[str, str]:
-        found = (nested(identity, *keys) for identity in identities)
-        counts = Counter(NOTHING if value is None else str(value) for value in found).most_common()
+        raw_values = (nested(identity, *keys) for identity in identities)
+        counts = Counter(NOTHING if value is None else str(value) for value in raw_values).most_common()
         words = [value if len(counts) == 1 else f"{value} ({number} runs)" for value, number in counts[:MAX_VALUES]]
         more = [f"{len(counts) - MAX_VALUES} more"] if len(counts) > MAX_VALUES else []
         return name, "; ".join(words + more)
@@ -210,7 +210,7 @@ def _values(values: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
 def _planned(rows: Sequence[MemberRow]) -> Iterator[dict[str, Any]]:
     for row in rows:
         if row.planned is not None:
-            measured, step = (row.measures.get(name) for name in ("peak_memory_bytes", "step_seconds"))
+            memory_estimate, step = (row.measures.get(name) for name in ("peak_memory_bytes", "step_seconds"))
             flops, memory = row.planned.flops_per_step, row.planned.peak_memory_bytes
             yield {
                 "label": row.label,
@@ -218,8 +218,10 @@ def _planned(rows: Sequence[MemberRow]) -> Iterator[dict[str, Any]]:
                 "flops": formatting.flops(flops) if flops else NOTHING,
                 "rate": f"{formatting.flops(flops / step.mean)}/s" if flops and step else NOTHING,
                 "memory": formatting.mebibytes(memory),
-                "measured": formatting.with_seeds(measured, formatting.mebibytes) if measured else NOTHING,
-                "error": f"{memory / measured.mean - 1:+.0%}" if measured else NOTHING,
+                "measured": formatting.with_seeds(memory_estimate, formatting.mebibytes)
+                if memory_estimate
+                else NOTHING,
+                "error": f"{memory / memory_estimate.mean - 1:+.0%}" if memory_estimate else NOTHING,
             }
 
 

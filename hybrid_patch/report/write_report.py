@@ -28,7 +28,8 @@ def write_report(options: ReportOptions, progress: Progress) -> list[str]:
     from hybrid_patch.report.load_runs import find_runs, load_run
 
     if options.table is None:
-        require_extra("report", "jinja2", "matplotlib", "scipy")
+        require_extra("report", "jinja2", "matplotlib", "PIL")
+        require_extra("eval", "scipy", "sklearn")
     paths = find_runs(options.folders)
     progress(f"reading {len(paths)} runs")
     runs = [load_run(path) for path in paths]

@@ -31,7 +31,7 @@ def written(output: Path, *arguments: str | Path) -> Path:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep with a failed and an odd member, and names that want to be code."""
+    """A sweep with a failed and an odd member, and names that look like code."""
     root = tmp_path_factory.mktemp("page")
     sweep = make_sweep(root / "a <b>sweep", seeds=3)
     tag = "<script>document.title='owned'</script>"
