@@ -108,8 +108,8 @@ def _watch(request: SweepRequest, submission: Submission | None, signals: Sequen
         statuses = member_statuses(sweep, members)
         for number, each in enumerate(statuses, start=1):
             if each.state in ("done", "running", "failed", "stopped") and printed.get(each.member.id) != each.state:
+                folder = "" if each.member.id in printed else f"  {sweep.run(each.member.id)}"
                 printed[each.member.id] = each.state
-                folder = f"  {sweep.run(each.member.id)}" if each.state == "running" else ""
                 print(f"[{number}/{len(members)}] {each.state:<8} {label[each.member.id]}{folder}", flush=True)
         if not served and not any(each.active for each in statuses):
             return statuses

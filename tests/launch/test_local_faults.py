@@ -180,7 +180,7 @@ def test_cancel_saves_and_resume_goes_on(tmp_path: Path) -> None:
 
 def test_cancelled_members_are_let_go_and_taken_again(tmp_path: Path) -> None:
     """One that waits, one whose queue's process is gone, and one that another queue is at."""
-    first, second, third = submitted(tmp_path, "seed=0,1,2", "trainer.steps=400", "cluster.slots=1")
+    first, second, third = submitted(tmp_path, "seed=0,1,2", "trainer.steps=1500", "cluster.slots=1")
     until_step(first, 5)
     assert "cancelled 1 members" in launch(tmp_path, "cancel", second.name).stdout
     assert "1 running, 1 queued, 1 missing" in launch(tmp_path, "status").stdout
@@ -194,7 +194,7 @@ def test_cancelled_members_are_let_go_and_taken_again(tmp_path: Path) -> None:
     assert launch(tmp_path, "resume", "mine").returncode == 0
     until_done(first, second, third)
     for run in (first, second, third):
-        check_whole(run, 400)
+        check_whole(run, 1500)
     assert {row["cause"] for row in attempts_of(first)} <= {"preempted"}
 
 
