@@ -4,8 +4,8 @@ A fine token is an interpolation of coarse tokens plus, for learned upsamplers, 
 
     fine = U P + G V        U: bilinear, fixed    P: coarse tokens, width D    G: detail, width r    V: basis [r, D]
 
-`FineTokens` keeps the factors. Whatever is linear in a fine token commutes with U, so it is worked out on coarse tokens
-and only its (narrow) result is interpolated: a D-wide tensor at fine positions is made by `dense` alone.
+`FineTokens` keeps the factors. Whatever is linear in a fine token commutes with U, so it is computed on coarse tokens
+and only its (narrow) result is interpolated: only `dense` makes a D-wide tensor at fine positions.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class TokenGrid:
     mask: Bool[Tensor, "b h w *ts"]
 
     def masked(self) -> Float[Tensor, "b h w *ts d"]:
-        """The tokens, zeros where there is none."""
+        """The tokens, zeros outside the mask."""
         return torch.where(self.mask[..., None], self.tokens, 0)
 
 
@@ -66,12 +66,12 @@ class FineTokens:
     """Tokens at fine positions, factored: `[B, n, p]` of them, n cells of each sample and p subpixels in each cell.
 
     The interpolation knows the mask: only coarse tokens under it take part, `U(P m) / U(m)`, so that hidden tokens do
-    not bleed into visible ones. Positions in cells outside the mask have values that mean nothing.
+    not bleed into visible ones. Values in cells outside the mask are meaningless.
 
     Attributes:
         grid: P, `[B, h, w, ..., D]`, and its mask m.
         factor: f, fine tokens per coarse token along each side.
-        positions: where.
+        positions: of the tokens.
         detail: G, `[B, n, p, r]`, or None.
         basis: V, `[r, D]`, or None. Detail and basis come together: ValueError for one without the other.
     """
@@ -100,7 +100,7 @@ class FineTokens:
     def transform(self, weight: Float[Tensor, "d k"], bias: Float[Tensor, " k"] | None = None) -> "FineTokens":
         """Every fine token through a linear map, still factored, of width k.
 
-        The bias needs no care: the interpolation weights of a fine token add up to 1.
+        The bias passes through unchanged: the interpolation weights of a fine token add up to 1.
         """
         tokens = torch.nn.functional.linear(self.grid.tokens, weight.mT, bias)
         basis = None if self.basis is None else self.basis @ weight
@@ -136,21 +136,21 @@ class FineTokens:
         return fine + detail @ basis
 
     @profiled(UPSAMPLER)
-    def pooled_sum(self, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
-        """The sum of the fine tokens to take, per sample: U transposed does the work, on one number per coarse cell."""
+    def pooled_sum(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
+        """The sum of the fine tokens under a mask, per sample, by U transposed: one number per coarse cell."""
         tokens = self.grid.masked().flatten(1, -2)
-        share = torch.einsum("bnpa,bnp->bna", self._weights, take.to(tokens.dtype)).flatten(1)
+        share = torch.einsum("bnpa,bnp->bna", self._weights, mask.to(tokens.dtype)).flatten(1)
         per_cell = torch.zeros_like(tokens[..., 0]).scatter_add(1, self._neighbouring_cells.flatten(1), share)
         total = torch.einsum("bnd,bn->bd", tokens, per_cell)
-        return total if self.low_rank is None else total + self.detail_sum(take)
+        return total if self.low_rank is None else total + self.detail_sum(mask)
 
     @profiled(UPSAMPLER)
-    def detail_sum(self, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
-        """The same of the detail alone; zeros if there is none."""
+    def detail_sum(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
+        """`pooled_sum` of the detail alone; zeros if there is none."""
         if self.low_rank is None:
-            return self.grid.tokens.new_zeros(len(take), self.grid.tokens.shape[-1])
+            return self.grid.tokens.new_zeros(len(mask), self.grid.tokens.shape[-1])
         detail, basis = self.low_rank
-        return torch.where(take[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
+        return torch.where(mask[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
 
     @profiled(UPSAMPLER)
     def cell_means(self, share: Float[Tensor, "b n p"]) -> "DenseTokens":
@@ -162,18 +162,18 @@ class FineTokens:
         return DenseTokens(means)
 
     @profiled(UPSAMPLER)
-    def summed_images(self, take: Bool[Tensor, "b n p"]) -> Float[Tensor, "b fh fw d"]:
-        """The sum over timesteps and band sets of the fine tokens to take, for positions everywhere.
+    def summed_images(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b fh fw d"]:
+        """The sum over timesteps and band sets of the fine tokens under a mask, for positions everywhere.
 
         D numbers for each position of one image: the sum is taken inside the interpolation's product.
         """
         h, w = self.grid.mask.shape[1:3]
-        weights = (self._weights * take[..., None]).unflatten(1, (h * w, -1))
+        weights = (self._weights * mask[..., None]).unflatten(1, (h * w, -1))
         neighbours = self._neighbours.unflatten(1, (h * w, -1))
         total = torch.einsum("bntpa,bntad->bnpd", weights, neighbours)
         if self.low_rank is not None:
             detail, basis = self.low_rank
-            total = total + torch.where(take[..., None], detail, 0).unflatten(1, (h * w, -1)).sum(2) @ basis
+            total = total + torch.where(mask[..., None], detail, 0).unflatten(1, (h * w, -1)).sum(2) @ basis
         return images(total, (h, w), self.factor)
 
     @functools.cached_property
@@ -191,17 +191,19 @@ class FineTokens:
 
     @functools.cached_property
     def _weights(self) -> Float[Tensor, "b n p neighbours"]:
-        """What each of them counts at each place: `U(. m) / U(m)`."""
+        """The weight of each neighbour at each subpixel: `U(. m) / U(m)`."""
         tokens = self.grid.tokens
-        there = take_rows(self.grid.mask.flatten(1), self._neighbouring_cells).reshape(self._neighbouring_cells.shape)
+        visible_mask = take_rows(self.grid.mask.flatten(1), self._neighbouring_cells).reshape(
+            self._neighbouring_cells.shape
+        )
         weights = bilinear_weights(self.factor, tokens.dtype, tokens.device).index_select(0, self.positions.subpixels)
-        masked = weights * there[:, :, None, :]
+        masked = weights * visible_mask[:, :, None, :]
         return masked / masked.sum(-1, keepdim=True).clamp(min=SMALLEST_WEIGHT)
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseTokens:
-    """Tokens written out, `[B, n, p, D]`, for what asks the same of them as of `FineTokens`."""
+    """Unfactored tokens, `[B, n, p, D]`, with the operations of `FineTokens` that losses use."""
 
     tokens: Float[Tensor, "b n p d"]
 
@@ -231,7 +233,7 @@ class DenseTokens:
 
 
 Tokens = FineTokens | DenseTokens
-"""Tokens at fine positions, or means of some, as losses take them."""
+"""Tokens at fine positions, or means of them, as the losses use them."""
 
 
 def _widened(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from hybrid_patch.data.masking import Mask, coarse_presence, draw_masks, expecte
 RATIOS = st.tuples(st.floats(0.05, 1), st.floats(0, 1)).map(lambda r: (r[0], min(r[1], 1 - r[0])))
 
 
-def presence(share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def random_presence(share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {
         name: rng.random((4, 3, 2, 2 if m.temporal else 1, len(m.band_sets))) < share for name, m in MODALITIES.items()
     }
@@ -28,13 +28,13 @@ def presence(share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
 @given(ratios=RATIOS, share=st.floats(0, 1), seed=st.integers(0, 10**6))
 def test_random_masking_keeps_its_ratios_in_every_sample(ratios: tuple[float, float], share: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    present = presence(share, rng)
+    presence = random_presence(share, rng)
     config = RandomMasking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
-    masks = draw_masks(config, MODALITIES, present, rng)
+    masks = draw_masks(config, MODALITIES, presence, rng)
     for name, mask in masks.items():
-        assert ((mask == Mask.MISSING) == ~present[name]).all()
-        for there, values in zip(present[name], mask, strict=True):
-            count = there.sum()
+        assert ((mask == Mask.MISSING) == ~presence[name]).all()
+        for token_mask, values in zip(presence[name], mask, strict=True):
+            count = token_mask.sum()
             encoded = 0 if MODALITIES[name].decode_only else max(np.rint(ratios[0] * count), min(count, 1))
             assert (values == Mask.ENCODE).sum() == encoded
             assert (values == Mask.DECODE).sum() == min(np.rint(ratios[1] * count), count - encoded)
@@ -46,13 +46,13 @@ def test_cross_masking_leaves_something_to_see_and_to_predict(
     ratios: tuple[float, float], share: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    present = presence(share, rng)
+    presence = random_presence(share, rng)
     random = RandomMasking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
     cross = ModalityCrossRandomMasking(
         name="modality_cross_random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1
     )
-    before = draw_masks(random, MODALITIES, present, np.random.default_rng(seed))
-    masks = draw_masks(cross, MODALITIES, present, np.random.default_rng(seed))
+    before = draw_masks(random, MODALITIES, presence, np.random.default_rng(seed))
+    masks = draw_masks(cross, MODALITIES, presence, np.random.default_rng(seed))
     for value in (Mask.ENCODE, Mask.DECODE):
         for sample in range(4):
             some = {
@@ -69,9 +69,9 @@ def test_cross_masking_leaves_something_to_see_and_to_predict(
 
 def test_masks_are_uniform_over_positions() -> None:
     rng = np.random.default_rng(0)
-    present = {"optical": np.ones((2000, 2, 2, 2, 2), bool)}
+    presence = {"optical": np.ones((2000, 2, 2, 2, 2), bool)}
     config = RandomMasking(name="random", encode_ratio=0.25, decode_ratio=0.5, views=1)
-    mask = draw_masks(config, MODALITIES, present, rng)["optical"]
+    mask = draw_masks(config, MODALITIES, presence, rng)["optical"]
     assert np.abs((mask == Mask.ENCODE).mean(0) - 0.25).max() < 0.05
     assert np.abs((mask == Mask.DECODE).mean(0) - 0.5).max() < 0.05
 
@@ -80,17 +80,19 @@ def test_masks_are_uniform_over_positions() -> None:
 def test_a_patch_is_present_if_one_of_its_pixels_is(patch_size: int) -> None:
     valid = np.zeros((1, 8, 8, 1), bool)
     valid[0, 5, 2, 0] = True
-    present = coarse_presence(valid, patch_size, 3)
-    assert present.shape == (1, 8 // patch_size, 8 // patch_size, 1, 3)
-    assert present.sum() == 3
-    assert present[0, 5 // patch_size, 2 // patch_size].all()
+    presence = coarse_presence(valid, patch_size, 3)
+    assert presence.shape == (1, 8 // patch_size, 8 // patch_size, 1, 3)
+    assert presence.sum() == 3
+    assert presence[0, 5 // patch_size, 2 // patch_size].all()
 
 
-def jointly_drawn(masks: list[np.ndarray], present: list[np.ndarray], axes: tuple[int, ...]) -> None:
+def jointly_drawn(masks: list[np.ndarray], presence: list[np.ndarray], axes: tuple[int, ...]) -> None:
     """Tokens that differ in these axes alone have one value, but for those that are missing."""
     for value in (Mask.ENCODE, Mask.DECODE):
-        some = [((mask == value) & there).any(axis=axes) for mask, there in zip(masks, present, strict=True)]
-        whole = [((mask == value) | ~there).all(axis=axes) for mask, there in zip(masks, present, strict=True)]
+        some = [((mask == value) & token_mask).any(axis=axes) for mask, token_mask in zip(masks, presence, strict=True)]
+        whole = [
+            ((mask == value) | ~token_mask).all(axis=axes) for mask, token_mask in zip(masks, presence, strict=True)
+        ]
         anywhere = np.logical_or.reduce(some)
         for each in whole:
             assert each[anywhere].all()
@@ -102,17 +104,17 @@ def test_space_masking_hides_places_with_all_that_is_there(
     ratios: tuple[float, float], share: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    present = presence(share, rng)
+    presence = random_presence(share, rng)
     config = SpaceMasking(name="space", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
-    masks = draw_masks(config, MODALITIES, present, rng)
+    masks = draw_masks(config, MODALITIES, presence, rng)
     inputs = [name for name, m in MODALITIES.items() if not m.decode_only]
-    jointly_drawn([masks[name] for name in inputs], [present[name] for name in inputs], (3, 4))
-    there = np.logical_or.reduce([present[name].any((3, 4)) for name in inputs])
+    jointly_drawn([masks[name] for name in inputs], [presence[name] for name in inputs], (3, 4))
+    token_mask = np.logical_or.reduce([presence[name].any((3, 4)) for name in inputs])
     for name, mask in masks.items():
-        assert ((mask == Mask.MISSING) == ~present[name]).all()
-        assert np.isin(mask[~there], (Mask.TARGET_ONLY, Mask.MISSING)).all()
+        assert ((mask == Mask.MISSING) == ~presence[name]).all()
+        assert np.isin(mask[~token_mask], (Mask.TARGET_ONLY, Mask.MISSING)).all()
     encoded = np.logical_or.reduce([(masks[name] == Mask.ENCODE).any((3, 4)) for name in inputs])
-    count = there.sum((1, 2))
+    count = token_mask.sum((1, 2))
     assert (encoded.sum((1, 2)) == np.maximum(np.rint(ratios[0] * count), np.minimum(count, 1))).all()
     hidden = {name: (mask == Mask.DECODE).any((3, 4)) for name, mask in masks.items()}
     assert not any((hidden[name] & encoded).any() for name in masks)
@@ -125,17 +127,17 @@ def test_time_masking_hides_whole_timesteps_of_series(ratios: tuple[float, float
     rng = np.random.default_rng(seed)
     radar = MODALITIES["optical"]
     modalities = {**MODALITIES, "radar": radar}
-    present = presence(share, rng) | {"radar": rng.random((4, 3, 2, 2, 2)) < share}
+    presence = random_presence(share, rng) | {"radar": rng.random((4, 3, 2, 2, 2)) < share}
     config = TimeMasking(name="time", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
-    masks = draw_masks(config, modalities, present, rng)
-    assert list(masks) == list(present)
+    masks = draw_masks(config, modalities, presence, rng)
+    assert list(masks) == list(presence)
     for name, mask in masks.items():
-        assert ((mask == Mask.MISSING) == ~present[name]).all()
+        assert ((mask == Mask.MISSING) == ~presence[name]).all()
     series = ["optical", "radar"]
-    jointly_drawn([masks[name] for name in series], [present[name] for name in series], (1, 2, 4))
+    jointly_drawn([masks[name] for name in series], [presence[name] for name in series], (1, 2, 4))
     static = masks["height"]
-    for there, values in zip(present["height"], static, strict=True):
-        count = there.sum()
+    for token_mask, values in zip(presence["height"], static, strict=True):
+        count = token_mask.sum()
         assert (values == Mask.ENCODE).sum() == max(np.rint(ratios[0] * count), min(count, 1))
 
 

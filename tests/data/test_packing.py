@@ -14,13 +14,13 @@ Array = np.ndarray
 @settings(max_examples=60)
 @given(mask=arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)))
 def test_gather_keeps_the_tokens_in_order_and_scatter_puts_them_back(mask: Array) -> None:
-    kept = torch.from_numpy(mask)
-    values = torch.randn(*kept.shape, 3)
-    packing = pack(kept)
+    kept_mask = torch.from_numpy(mask)
+    values = torch.randn(*kept_mask.shape, 3)
+    packing = pack(kept_mask)
     gathered, valid = packing.gather(values), packing.valid()
-    for sample in range(len(kept)):
-        assert torch.equal(gathered[sample][valid[sample]], values[sample][kept[sample]])
-    assert torch.equal(packing.scatter(gathered), torch.where(kept[..., None], values, 0))
+    for sample in range(len(kept_mask)):
+        assert torch.equal(gathered[sample][valid[sample]], values[sample][kept_mask[sample]])
+    assert torch.equal(packing.scatter(gathered), torch.where(kept_mask[..., None], values, 0))
 
 
 @settings(max_examples=20)

@@ -79,17 +79,19 @@ def make_batch(
     for name, modality in modalities.items():
         t = timesteps if modality.temporal else 1
         shape = (samples, side, side, t)
-        there = (rng.random(shape) >= missing) & (rng.random((samples, 1, 1, t)) >= missing / 2)
+        valid_mask = (rng.random(shape) >= missing) & (rng.random((samples, 1, 1, t)) >= missing / 2)
         if modality.kind == "categorical":
             values = np.eye(modality.channels, dtype=np.float32)[rng.integers(modality.channels, size=shape)]
         else:
             values = rng.random((*shape, modality.channels), dtype=np.float32)
-        values[~there] = 0
-        pixels[name], valid[name] = values, there
-    present = {name: coarse_presence(v, patch_size, len(modalities[name].band_sets)) for name, v in valid.items()}
+        values[~valid_mask] = 0
+        pixels[name], valid[name] = values, valid_mask
+    presence = {name: coarse_presence(v, patch_size, len(modalities[name].band_sets)) for name, v in valid.items()}
     masking = RandomMasking(name="random", encode_ratio=0.5, decode_ratio=0.5, views=2)
-    views = [draw_masks(masking, modalities, present, rng) for _ in range(2)]
-    masks = {name: torch.from_numpy(np.stack([view[name] for view in views], axis=1)).flatten(0, 1) for name in present}
+    views = [draw_masks(masking, modalities, presence, rng) for _ in range(2)]
+    masks = {
+        name: torch.from_numpy(np.stack([view[name] for view in views], axis=1)).flatten(0, 1) for name in presence
+    }
     months = rng.integers(12, size=(samples, timesteps))
     timestamps = np.stack([np.full_like(months, 15), months, np.full_like(months, 2024)], axis=-1)
     return Batch.of(

@@ -25,8 +25,8 @@ def test_encodings_of_fine_tokens_are_those_of_a_fine_grid(name: str, factor: in
     timestamps = torch.tensor([[[1, 3, 2024], [5, 7, 2024]], [[1, 0, 2023], [9, 11, 2023]]])
     t, s = (2 if MODALITIES[name].temporal else 1), len(MODALITIES[name].band_sets)
     where = Positions(everything(2, 2 * 3 * t * s, CPU), torch.arange(factor**2))
-    found = encodings.fine(name, (2, 3), 8, factor, where, timestamps)
-    laid_out = images(found.unflatten(1, (6, t * s)).transpose(2, 3), (2, 3), factor).unflatten(3, (t, s))
+    predictions = encodings.fine(name, (2, 3), 8, factor, where, timestamps)
+    laid_out = images(predictions.unflatten(1, (6, t * s)).transpose(2, 3), (2, 3), factor).unflatten(3, (t, s))
     torch.testing.assert_close(laid_out, encodings(name, (2 * factor, 3 * factor), 8 // factor, timestamps))
 
 
@@ -34,9 +34,9 @@ def predicted(model: HybridModel, positions: dict[str, Positions] | None = None)
     batch, sizes = make_batch(8, missing=0.2), PatchSizes(8, 1)
     latents, _ = model.encode({name: patchify(x, 8) for name, x in batch.pixels.items()}, batch)
     where = positions or {name: Positions(each, torch.arange(64)) for name, each in batch.decoded.each.items()}
-    found = model.decode_fine(latents, batch, where, sizes)
+    predictions = model.decode_fine(latents, batch, where, sizes)
     inside = {name: each.cells.valid() for name, each in where.items()}
-    return {name: tokens.dense() for name, tokens in found.items()}, inside
+    return {name: tokens.dense() for name, tokens in predictions.items()}, inside
 
 
 def test_each_prediction_stands_alone() -> None:
@@ -78,9 +78,9 @@ def test_the_upsamplers_are_shared_or_set_apart() -> None:
     shared = build_model(small("upsampler=learned"), MODALITIES)
     assert isinstance(shared.encoder_upsampler, Learned)
     assert isinstance(shared.decoder_upsampler, Learned)
-    apart = build_model(small("upsampler=guided", "+upsampler@decoder.upsampler=learned"), MODALITIES)
-    assert isinstance(apart.encoder_upsampler, Guided)
-    assert isinstance(apart.decoder_upsampler, Learned)
+    separate = build_model(small("upsampler=guided", "+upsampler@decoder.upsampler=learned"), MODALITIES)
+    assert isinstance(separate.encoder_upsampler, Guided)
+    assert isinstance(separate.decoder_upsampler, Learned)
     guided = build_model(small("upsampler=guided"), MODALITIES)
     assert isinstance(guided.decoder_upsampler, Bilinear)
     none = build_model(small("upsampler=guided", "decoder.patch_size=output"), MODALITIES)

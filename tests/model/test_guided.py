@@ -71,20 +71,25 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
     assert fine.detail is not None
     for view in range(b):
         for step in range(t):
-            seen = repeat_cells(grid.mask[view : view + 1, :, :, step], 8)[0] & guide.valid[view // 2, :, :, step, None]
+            visible_mask = (
+                repeat_cells(grid.mask[view : view + 1, :, :, step], 8)[0] & guide.valid[view // 2, :, :, step, None]
+            )
             pixels = guide.pixels[view // 2, :, :, step]
-            rgb, nir = pixels[..., :3] * seen[..., :1], pixels[..., 3:] * seen[..., 1:]
-            image = torch.cat([rgb, nir, seen.float()], -1).movedim(-1, 0)[None]
+            rgb, nir = pixels[..., :3] * visible_mask[..., :1], pixels[..., 3:] * visible_mask[..., 1:]
+            image = torch.cat([rgb, nir, visible_mask.float()], -1).movedim(-1, 0)[None]
             convolved = convolution(F.avg_pool2d(image, output))[0].movedim(0, -1)
             for band_set in range(s):
                 neighbours = context[view].reshape(h * w, t, s, factor**2, 5)[:, step, band_set]
                 plain = F.gelu(upsampler.mix(F.gelu(convolved + images(neighbours[None], (h, w), factor)[0])))
                 detail = fine.detail[view].reshape(h * w, t, s, factor**2, -1)[:, step, band_set]
                 bands = torch.where(
-                    torch.cat([seen[..., :1].expand(*seen.shape[:2], 3), seen[..., 1:]], -1), 4 * pixels - 2, 0
+                    torch.cat([visible_mask[..., :1].expand(*visible_mask.shape[:2], 3), visible_mask[..., 1:]], -1),
+                    4 * pixels - 2,
+                    0,
                 )
                 bands, pooled_seen = (
-                    F.avg_pool2d(x.movedim(-1, 0)[None], output)[0].movedim(0, -1) for x in (bands, seen.float())
+                    F.avg_pool2d(x.movedim(-1, 0)[None], output)[0].movedim(0, -1)
+                    for x in (bands, visible_mask.float())
                 )
                 share = torch.cat([pooled_seen[..., :1].expand(*pooled_seen.shape[:2], 3), pooled_seen[..., 1:]], -1)
                 features = random(bands / share.clamp(min=1e-6)) * pooled_seen.amax(-1, keepdim=True)
@@ -109,11 +114,11 @@ def test_all_views_have_their_own_masks_and_their_sample_s_pixels() -> None:
     everywhere = Positions.everywhere(grid.mask, 8)
     both = upsampler(grid, 8, everywhere, guide).dense()
     for view in range(len(grid.mask)):
-        one, sample = slice(view, view + 1), slice(view // 2, view // 2 + 1)
-        alone = TokenGrid(grid.tokens[one], grid.mask[one])
+        row, sample = slice(view, view + 1), slice(view // 2, view // 2 + 1)
+        alone = TokenGrid(grid.tokens[row], grid.mask[row])
         its_own = Guide("height", guide.pixels[sample], guide.valid[sample], None)
-        found = upsampler(alone, 8, Positions.everywhere(alone.mask, 8), its_own).dense()
-        torch.testing.assert_close(both[one], found)
+        tokens = upsampler(alone, 8, Positions.everywhere(alone.mask, 8), its_own).dense()
+        torch.testing.assert_close(both[row], tokens)
 
 
 def perturbed(batch: Batch, unseen: dict[str, Tensor]) -> Batch:
@@ -123,15 +128,15 @@ def perturbed(batch: Batch, unseen: dict[str, Tensor]) -> Batch:
 
 
 def latents(module: TrainingModule, batch: Batch) -> list[Tensor]:
-    """Dense fine tokens of all that was seen."""
+    """Dense fine tokens of everything visible."""
     patches = {name: patchify(pixels, 8) for name, pixels in batch.pixels.items()}
     _, encoded = module.model.encode(patches, batch)
-    found = []
+    tokens = []
     for name, grid in encoded.items():
         positions = under(grid.mask, 8)
         fine = module.model.encoder_upsampler(grid, 8, positions, batch.guide(name)).dense()
-        found.append(fine[positions.cells.valid()])
-    return found
+        tokens.append(fine[positions.cells.valid()])
+    return tokens
 
 
 @pytest.mark.parametrize("name", NEED_PIXELS)

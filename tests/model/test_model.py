@@ -34,8 +34,8 @@ def fine_tokens(model: HybridModel, batch: Batch, sizes: PatchSizes) -> tuple[di
     latents, grids = encode(model, batch, sizes)
     predicted = model.decode(latents, batch, sizes.processing)
     return tuple(
-        {name: up(grid, sizes.factor, under(grid.mask, sizes.factor)) for name, grid in found.items()}
-        for up, found in ((model.encoder_upsampler, grids), (model.decoder_upsampler, predicted))
+        {name: up(grid, sizes.factor, under(grid.mask, sizes.factor)) for name, grid in result.items()}
+        for up, result in ((model.encoder_upsampler, grids), (model.decoder_upsampler, predicted))
     )
 
 
@@ -47,8 +47,8 @@ def test_shapes_and_masks_at_every_pair_of_sizes(processing: int, output: int, u
     latents, predictions = fine_tokens(model, batch, sizes)
     assert set(latents) == {"optical", "height"}  # a map is never an input
     assert set(predictions) == set(MODALITIES)
-    for found, value, width in ((latents, Mask.ENCODE, 32), (predictions, Mask.DECODE, 48)):
-        for name, fine in found.items():
+    for result, value, width in ((latents, Mask.ENCODE, 32), (predictions, Mask.DECODE, 48)):
+        for name, fine in result.items():
             modality = MODALITIES[name]
             side, timesteps = 16 // processing, 2 if modality.temporal else 1
             assert fine.grid.tokens.shape == (6, side, side, timesteps, len(modality.band_sets), width)
@@ -82,8 +82,8 @@ def test_hidden_and_missing_pixels_change_no_bit(processing: int, output: int, u
     results = [
         [
             fine.dense()[fine.positions.cells.valid()]
-            for found in fine_tokens(model, b, sizes)
-            for fine in found.values()
+            for result in fine_tokens(model, b, sizes)
+            for fine in result.values()
         ]
         for b in (batch, perturbed(batch, processing))
     ]
@@ -109,8 +109,8 @@ def test_a_sample_and_a_view_do_not_depend_on_their_batch() -> None:
     for i in range(4):
         sample = some_samples(batch, slice(i, i + 1))
         for view in range(2):
-            one = remade(sample, masks={name: mask[view : view + 1] for name, mask in sample.masks.items()})
-            _, alone = encode(model, one, sizes)
+            row = remade(sample, masks={name: mask[view : view + 1] for name, mask in sample.masks.items()})
+            _, alone = encode(model, row, sizes)
             for name, grid in alone.items():
                 inside = grid.mask[0]
                 torch.testing.assert_close(grid.tokens[0][inside], together[name].tokens[2 * i + view][inside])
@@ -126,9 +126,9 @@ def gradients_with(option: str) -> dict[str, Tensor]:
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:
-    expected, found = (gradients_with(f"runtime.gradient_checkpointing={on}") for on in ("false", "true"))
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(gradient, found[name]) for name, gradient in expected.items())
+    expected, result = (gradients_with(f"runtime.gradient_checkpointing={on}") for on in ("false", "true"))
+    assert expected.keys() == result.keys()
+    assert all(torch.equal(gradient, result[name]) for name, gradient in expected.items())
 
 
 def test_maps_may_come_before_the_modalities_that_are_encoded() -> None:

@@ -9,10 +9,10 @@ from hybrid_patch.model.random_features import RandomFeatures
 def test_they_are_of_mean_zero_and_enough_of_them_tell_what_is_not_linear() -> None:
     torch.manual_seed(0)
     x = torch.randn(20_000, 3)
-    found = RandomFeatures(3, 64, 12)(x)
-    torch.testing.assert_close(found.mean(0), torch.zeros(64), atol=0.03, rtol=0)
+    features = RandomFeatures(3, 64, 12)(x)
+    torch.testing.assert_close(features.mean(0), torch.zeros(64), atol=0.03, rtol=0)
     wanted = (x[:, :1] * x[:, 1:2]).double()
-    error = found.double() @ torch.linalg.lstsq(found.double(), wanted).solution - wanted
+    error = features.double() @ torch.linalg.lstsq(features.double(), wanted).solution - wanted
     assert error.var() < 0.1 * wanted.var()
 
 

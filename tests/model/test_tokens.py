@@ -64,7 +64,7 @@ def at(values: Tensor, positions: Positions) -> Tensor:
     return positions.cells.gather(values)[:, :, positions.subpixels][positions.cells.valid()]
 
 
-def kept(values: Tensor, positions: Positions) -> Tensor:
+def valid_rows(values: Tensor, positions: Positions) -> Tensor:
     return values[positions.cells.valid()]
 
 
@@ -103,15 +103,15 @@ def test_factored_arithmetic_is_dense_arithmetic(
     fine = fine_tokens(grid, factor, detail, positions)
     expected = at(plain(grid, factor), positions)
     if fine.low_rank is not None:
-        expected = expected + kept(fine.low_rank[0] @ fine.low_rank[1], positions)
-    torch.testing.assert_close(kept(fine.dense(), positions), expected)
-    torch.testing.assert_close(kept(fine.squared_norm(), positions), expected.square().sum(-1))
+        expected = expected + valid_rows(fine.low_rank[0] @ fine.low_rank[1], positions)
+    torch.testing.assert_close(valid_rows(fine.dense(), positions), expected)
+    torch.testing.assert_close(valid_rows(fine.squared_norm(), positions), expected.square().sum(-1))
     weight, bias = torch.randn(6, 3, dtype=DOUBLE), torch.randn(3, dtype=DOUBLE)
-    torch.testing.assert_close(kept(fine.project(weight), positions), expected @ weight)
-    torch.testing.assert_close(kept(fine.transform(weight, bias).dense(), positions), expected @ weight + bias)
-    take = positions.cells.valid()[..., None] & (torch.rand(fine.squared_norm().shape) < 0.5)
-    pooled = torch.where(take[..., None], fine.dense(), 0).flatten(1, 2).sum(1)
-    torch.testing.assert_close(fine.pooled_sum(take), pooled)
+    torch.testing.assert_close(valid_rows(fine.project(weight), positions), expected @ weight)
+    torch.testing.assert_close(valid_rows(fine.transform(weight, bias).dense(), positions), expected @ weight + bias)
+    mask = positions.cells.valid()[..., None] & (torch.rand(fine.squared_norm().shape) < 0.5)
+    pooled = torch.where(mask[..., None], fine.dense(), 0).flatten(1, 2).sum(1)
+    torch.testing.assert_close(fine.pooled_sum(mask), pooled)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 8])
@@ -120,10 +120,10 @@ def test_images_are_summed_over_timesteps_and_band_sets(factor: int, detail: boo
     grid = token_grid((2, 3))
     positions = Positions.everywhere(grid.mask, factor)
     fine = fine_tokens(grid, factor, detail, positions)
-    take = grid.mask.flatten(1)[..., None] & (torch.rand(2, 72, factor**2) < 0.5)
-    tokens = torch.where(take[..., None], fine.dense(), 0).unflatten(1, (3, 4, 6)).sum(3)
+    mask = grid.mask.flatten(1)[..., None] & (torch.rand(2, 72, factor**2) < 0.5)
+    tokens = torch.where(mask[..., None], fine.dense(), 0).unflatten(1, (3, 4, 6)).sum(3)
     expected = tokens.unflatten(3, (factor, factor)).transpose(2, 3).reshape(2, 3 * factor, 4 * factor, 6)
-    torch.testing.assert_close(fine.summed_images(take), expected)
+    torch.testing.assert_close(fine.summed_images(mask), expected)
 
 
 @settings(max_examples=30)
@@ -137,10 +137,10 @@ def test_norms_and_projections_agree_with_dense(
     grid = token_grid(axes, masked, seed)
     positions = under(grid.mask, factor)
     fine = fine_tokens(grid, factor, detail, positions)
-    dense = kept(fine.dense(), positions)
-    torch.testing.assert_close(kept(fine.squared_norm(), positions), dense.square().sum(-1))
+    dense = valid_rows(fine.dense(), positions)
+    torch.testing.assert_close(valid_rows(fine.squared_norm(), positions), dense.square().sum(-1))
     weight = torch.randn(6, 2, dtype=DOUBLE)
-    torch.testing.assert_close(kept(fine.project(weight), positions), dense @ weight)
+    torch.testing.assert_close(valid_rows(fine.project(weight), positions), dense @ weight)
 
 
 @pytest.mark.parametrize("detail", [False, True])
@@ -148,14 +148,16 @@ def test_gradients_of_the_factored_forms(detail: bool) -> None:
     grid = token_grid((2,))
     tokens = grid.masked().requires_grad_()
     positions = under(grid.mask, 2)
-    take = positions.cells.valid()[..., None] & (torch.arange(4) != 1)
+    mask = positions.cells.valid()[..., None] & (torch.arange(4) != 1)
 
     def fine(tokens: Tensor) -> FineTokens:
         return fine_tokens(TokenGrid(tokens, grid.mask), 2, detail, positions)
 
-    assert torch.autograd.gradcheck(lambda x: kept(fine(x).squared_norm(), positions), (tokens,))
-    assert torch.autograd.gradcheck(lambda x: fine(x).pooled_sum(take), (tokens,))
-    assert torch.autograd.gradcheck(lambda x: kept(fine(x).project(torch.ones(6, 2).double()), positions), (tokens,))
+    assert torch.autograd.gradcheck(lambda x: valid_rows(fine(x).squared_norm(), positions), (tokens,))
+    assert torch.autograd.gradcheck(lambda x: fine(x).pooled_sum(mask), (tokens,))
+    assert torch.autograd.gradcheck(
+        lambda x: valid_rows(fine(x).project(torch.ones(6, 2).double()), positions), (tokens,)
+    )
 
 
 def made(name: str, *factors: int) -> Upsampler:
@@ -186,10 +188,10 @@ def test_upsamplers_start_as_interpolation(processing: int, output: int, axes: t
     positions = under(grid.mask, factor)
     fine = made(name, factor)(grid, factor, positions)
     assert fine.dense().shape == (2, positions.cells.index.shape[1], factor**2, 6)
-    torch.testing.assert_close(kept(fine.dense(), positions), at(plain(grid, factor), positions))
+    torch.testing.assert_close(valid_rows(fine.dense(), positions), at(plain(grid, factor), positions))
     if factor == 1:
         tokens = grid.tokens[grid.mask]
-        torch.testing.assert_close(kept(fine.dense(), positions)[:, 0], tokens, rtol=0, atol=0)
+        torch.testing.assert_close(valid_rows(fine.dense(), positions)[:, 0], tokens, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", UPSAMPLERS)
@@ -198,7 +200,7 @@ def test_upsamplers_work_on_the_positions_asked_for(name: str, factor: int) -> N
     grid, upsampler = token_grid((2, 3)), shaken(made(name, factor))
     part = some(grid.mask, factor, 1)
     whole = upsampler(grid, factor, Positions.everywhere(grid.mask, factor)).dense()
-    torch.testing.assert_close(kept(upsampler(grid, factor, part).dense(), part), at(whole, part))
+    torch.testing.assert_close(valid_rows(upsampler(grid, factor, part).dense(), part), at(whole, part))
 
 
 @pytest.mark.parametrize("name", UPSAMPLERS)
@@ -209,8 +211,10 @@ def test_hidden_tokens_do_not_bleed_into_visible_ones(name: str) -> None:
     for value in (0.0, 1e6, torch.nan):
         tokens = torch.where(source.mask[..., None], source.tokens, value)
         fine = upsampler(TokenGrid(tokens, source.mask), 4, positions)
-        take = positions.cells.valid()[..., None].expand(-1, -1, 16)
-        results.append((kept(fine.dense(), positions), kept(fine.squared_norm(), positions), fine.pooled_sum(take)))
+        mask = positions.cells.valid()[..., None].expand(-1, -1, 16)
+        results.append(
+            (valid_rows(fine.dense(), positions), valid_rows(fine.squared_norm(), positions), fine.pooled_sum(mask))
+        )
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert torch.equal(a, b)

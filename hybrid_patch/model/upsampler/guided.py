@@ -1,4 +1,4 @@
-"""Upsampling guided by the pixels: a detail made from what the encoder saw of each place and around it."""
+"""Upsampling guided by the pixels: a detail from the visible pixels of each position and its neighbours."""
 
 import dataclasses
 
@@ -22,17 +22,17 @@ MEAN, DEVIATION = 0.5, 0.25
 
 
 class Guided(Upsampler):
-    """Interpolation plus a detail of low rank: `gelu(mix(gelu(conv(pixels) + U (P A))))`, and the place's own spectrum.
+    """Interpolation plus a detail of low rank: `gelu(mix(gelu(conv(pixels) + U (P A))))`, and the position's spectrum.
 
     The idea is joint upsampling (Kopf et al. 2007, "Joint bilateral upsampling"): the fine image says where the coarse
-    one changes. The convolution looks at each band of a place and of its neighbours, and for each band set at whether
-    it was measured and seen. The spectrum, on a straight path beside it, is the place's bands and random features of
-    them (`RandomFeatures`). It brings to the token what training alone does not: the convolution learns the two or
-    three strongest directions of the bands (docs/results.md).
+    one changes. The convolution sees each band of a position and its neighbours, and whether each band set was valid
+    and visible there. The spectrum, on a skip path, is the position's bands and random features of them
+    (`RandomFeatures`). It adds what training alone does not: the convolution learns the two or three strongest
+    directions of the bands (docs/results.md).
 
-    It must not leak: pixels whose token the encoder did not see, that are missing, or that the guide mask drops are
-    zeros in both. So it is for the encoder's tokens alone. In training pixels are dropped at random: the `visible` loss
-    asks for a place's own pixel, and to tell it would be to copy it.
+    It must not leak: pixels whose token is hidden from the encoder, that are missing, or that the guide mask drops are
+    zeros in both. So it serves the encoder's tokens only. In training, pixels are dropped at random: the `visible` loss
+    asks for a position's own pixel, which the upsampler could simply copy.
     """
 
     needs_pixels = True
@@ -49,7 +49,10 @@ class Guided(Upsampler):
         )
         for name, modality in inputs.items():
             owner = [
-                s for c in range(modality.channels) for s, own in enumerate(modality.band_set_channels) if c in own
+                s
+                for c in range(modality.channels)
+                for s, channels in enumerate(modality.band_set_channels)
+                if c in channels
             ]
             self.register_buffer(f"owner_{name}", torch.tensor(owner), persistent=False)
         self.context = nn.Parameter(torch.empty(width, rank))
@@ -73,14 +76,14 @@ class Guided(Upsampler):
             raise ValueError("the guided upsampler needs the pixels that its tokens were made of")
         images = self._images(grid, factor, guide)
 
-        def there(values: Float[Tensor, "bvt h w p k"]) -> Float[Tensor, "bv n p k"]:
+        def at_positions(values: Float[Tensor, "bvt h w p k"]) -> Float[Tensor, "bv n p k"]:
             by_cell = rearrange(values, "(b t) h w p k -> b (h w t) p k", b=len(grid.mask)).contiguous()
             return positions.cells.over(grid.mask.shape[-1]).gather(by_cell)
 
-        looked_at = there(at_subpixels(images, factor, positions.subpixels))
+        looked_at = at_positions(at_subpixels(images, factor, positions.subpixels))
         convolution = self.pixels[guide.name]
         assert isinstance(convolution, nn.Conv2d)
-        convolved = there(convolved_at_subpixels(convolution, images, factor, positions.subpixels))
+        convolved = at_positions(convolved_at_subpixels(convolution, images, factor, positions.subpixels))
         detail = F.gelu(self.mix(F.gelu(convolved + fine.transform(self.context).dense())))
         spectrum, random = self._spectrum(guide.name, looked_at), self.random[guide.name]
         assert isinstance(random, RandomFeatures)
@@ -91,25 +94,27 @@ class Guided(Upsampler):
         )
 
     def _spectrum(self, name: str, looked_at: Float[Tensor, "b n p _"]) -> Float[Tensor, "b n p k"]:
-        """Bands less their mean, in units of their deviation, and random features of them; zeros where not seen."""
+        """Bands less their mean, in units of their deviation, and random features of them; zeros where hidden."""
         owner = self.get_buffer(f"owner_{name}")
-        pixels, seen = looked_at.split([len(owner), self.sets[name]], dim=-1)
-        share = seen.index_select(-1, owner)  # of an output patch's pixels
+        pixels, visible_share = looked_at.split([len(owner), self.sets[name]], dim=-1)
+        share = visible_share.index_select(-1, owner)  # of an output patch's pixels
         bands = (pixels - MEAN * share) / DEVIATION
         means = bands / torch.where(share > 0, share, 1)
-        return torch.cat([bands, self.random[name](means) * seen.amax(-1, keepdim=True)], dim=-1)
+        return torch.cat([bands, self.random[name](means) * visible_share.amax(-1, keepdim=True)], dim=-1)
 
     def _images(self, grid: TokenGrid, factor: int, guide: Guide) -> Float[Tensor, "bvt k fh fw"]:
-        """What is looked at: each band, zeros where it was not seen, and for each band set whether it was."""
+        """The visible pixels: each band, zeros where hidden, and the visibility of each band set."""
         b, views = len(guide.pixels), len(grid.mask) // len(guide.pixels)
         patch_size = guide.pixels.shape[1] // grid.mask.shape[1]
-        there = guide.valid.expand(views, *guide.valid.shape).transpose(0, 1).flatten(0, 1)
+        pixel_mask = guide.valid.expand(views, *guide.valid.shape).transpose(0, 1).flatten(0, 1)
         if guide.guide_mask is not None:
-            there = there & guide.guide_mask
-        seen = repeat_cells(grid.mask, patch_size) & there[..., None]
+            pixel_mask = pixel_mask & guide.guide_mask
+        visible_mask = repeat_cells(grid.mask, patch_size) & pixel_mask[..., None]
         pixels = guide.pixels[:, None].expand(b, views, *guide.pixels.shape[1:]).flatten(0, 1)
         owner = self.get_buffer(f"owner_{guide.name}")
-        looked_at = torch.cat([torch.where(seen.index_select(-1, owner), pixels, 0), seen.to(pixels.dtype)], dim=-1)
+        looked_at = torch.cat(
+            [torch.where(visible_mask.index_select(-1, owner), pixels, 0), visible_mask.to(pixels.dtype)], dim=-1
+        )
         images = rearrange(looked_at, "b height width t c -> (b t) c height width")
         return F.avg_pool2d(images, patch_size // factor)
 
@@ -127,8 +132,8 @@ def convolved_at_subpixels(
 ) -> Float[Tensor, "n h w p r"]:
     """A convolution at some subpixels of all cells.
 
-    Of few subpixels (in long series one or two are drawn) only what is around them is looked at; the pixels around
-    many are more numbers than the images have.
+    For few subpixels (in long series one or two are drawn) only their surroundings are convolved; the windows around
+    many hold more numbers than the images.
     """
     if KERNEL**2 * len(subpixels) >= factor**2:
         return at_subpixels(convolution(images), factor, subpixels)
