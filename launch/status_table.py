@@ -28,7 +28,7 @@ def labels(members: Sequence[SweepMember]) -> dict[str, str]:
     """The arguments of each member that not all members share."""
     common = set.intersection(*(set(member.arguments) for member in members)) if members else set()
     return {
-        member.id: " ".join(word for word in member.arguments if word not in common) or "as it stands"
+        member.id: " ".join(word for word in member.arguments if word not in common) or "default config"
         for member in members
     }
 

@@ -50,7 +50,7 @@ class Stage:
         return self.config.trainer.batch_size // self.config.runtime.world_size
 
     def key(self) -> str:
-        """Cache key: equal keys mean identical tensor shapes. The config without what is known to change no shape."""
+        """Cache key: equal keys mean identical tensor shapes. The config without the fields that change no shape."""
         plain: dict[str, Any] = dataclasses.asdict(self.config)
         for name in ("seed", "patch", "optimizer", "evaluation", "logger", "run_dir", "sweep_name"):
             del plain[name]

@@ -87,6 +87,6 @@ class Decoder(nn.Module):
         visible: MaskedTokens,
         encodings: Mapping[str, Float[Tensor, "b _ _ _ _ w"]],
     ) -> Float[Tensor, "bv m w"]:
-        """What stands where, by the encodings of what is asked."""
+        """The encodings of the queries: what each asks for, and where."""
         located = visible.together.gather(as_sequence({name: encodings[name] for name in visible.each}))
         return self.transformer(self.query + asked, self.context(latents) + located, visible.together.padding_mask)

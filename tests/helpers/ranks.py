@@ -64,8 +64,8 @@ def train_together(folder: Path, *runs: Ranked) -> None:
 
 def state_of(run_dir: Path, step: int | None = None) -> dict[str, Any]:
     """Of the checkpoint after a step, or of the newest one."""
-    found = dict(list_checkpoints(run_dir / "checkpoints"))
-    return read_checkpoint(found[max(found) if step is None else step])
+    states = dict(list_checkpoints(run_dir / "checkpoints"))
+    return read_checkpoint(states[max(states) if step is None else step])
 
 
 def weights_of(run_dir: Path) -> dict[str, Tensor]:
@@ -82,12 +82,12 @@ def weights_of(run_dir: Path) -> dict[str, Tensor]:
     return weights
 
 
-def same_to(tolerance: float, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def same_to(tolerance: float, states: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Whether all weights are the same to within so much."""
-    assert found.keys() == expected.keys()
+    assert states.keys() == expected.keys()
     for name, tensor in expected.items():
         message = f"{name}: {{}}".format  # takes the message of assert_close
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance, msg=message)
+        torch.testing.assert_close(states[name], tensor, rtol=0, atol=tolerance, msg=message)
 
 
 def _ports(count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Losses are held to the plain thing: dense tokens, whole similarity matrices, torch's own cross-entropy."""
+"""Losses equal the plain computation: dense tokens, whole similarity matrices, torch's own cross-entropy."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Every backend is held to one float64 reference, in value and in gradient."""
+"""Every backend matches one float64 reference, in value and in gradient."""
 
 import pytest
 import torch
@@ -92,7 +92,7 @@ def test_auto_takes_the_kernel_and_others_say_why_they_cannot() -> None:
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_gives_the_sum_and_the_expected_key() -> None:
-    """Uncompiled, as it runs on a CPU; the compiled kernel is held to the reference where there is a GPU."""
+    """Uncompiled, as it runs on a CPU; the compiled kernel is compared with the reference where there is a GPU."""
     query, key, bias = (x.float() for x in drawn(2, 40, 50, 13, 10.0, 0.7, 0))
     total, expected_key = _by_kernel(*_KERNELS["flex"], query, key, bias)
     torch.testing.assert_close(total, plain(query, key, bias), rtol=0, atol=1e-4)

@@ -120,7 +120,7 @@ def test_every_modality(name: str, output: int, backend: Backend) -> None:
 @pytest.mark.parametrize("temperature", [0.02, 0.1])
 @pytest.mark.parametrize("rare", [0, 8])
 def test_one_class_that_covers_nearly_all_of_a_map(backend: Backend, temperature: float, rare: int) -> None:
-    """What is left of the sum without a token's equals is a small part of it."""
+    """The rest of the sum without a token's equals is a small part of it."""
     torch.manual_seed(0)
     modality = declared("worldcover")
     targets = RandomTargets({"m": modality}, 64, [1], seed=0, centre=False)

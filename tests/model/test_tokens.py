@@ -1,4 +1,4 @@
-"""Fine tokens are held to interpolation and arithmetic done the plain way."""
+"""Fine tokens equal plain interpolation and arithmetic."""
 
 import pytest
 import torch

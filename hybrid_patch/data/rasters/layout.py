@@ -107,7 +107,7 @@ def find_layout(config: Rasters, files: RasterFiles) -> Layout:
     layers = {
         name: _declared(config.modalities[name], name, kinds[name], header, meta)
         if config.modalities
-        else _found(name, kinds[name], header, meta)
+        else _discovered_layer(name, kinds[name], header, meta)
         for name, header in headers.items()
     }
     if isinstance(content, Tiles):
@@ -214,7 +214,7 @@ def _first_header(paths: Iterable[Path], files: RasterFiles, root: Path) -> Head
     raise InputError(f"data.root={root}: no file can be opened; the first: {problem}")
 
 
-def _found(name: str, kind: str, header: Header, meta: Meta) -> Layer:
+def _discovered_layer(name: str, kind: str, header: Header, meta: Meta) -> Layer:
     named = header.names or meta.names("bands", name)
     bands = named if len(named) == header.count else numbered_bands(header)
     gsd = meta.number("resolution_m", name) or header.gsd() or DEFAULT_GSD
