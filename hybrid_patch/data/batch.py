@@ -19,7 +19,7 @@ Change = Callable[[Tensor], Tensor]
 class MaskedTokens:
     """Which tokens of the coarse grids have one mask value.
 
-    Worked out where batches are made, so that a training step waits for no count from its device.
+    Computed where batches are made, so that a training step need not wait for counts from its device.
 
     Attributes:
         together: on all grids as one sequence, one modality after the other.
@@ -31,12 +31,12 @@ class MaskedTokens:
 
     @classmethod
     def of(cls, masks: Mapping[str, Int8[Tensor, "bv _ _ _ _"]], value: Mask) -> "MaskedTokens":
-        """Those with a value."""
+        """The tokens with a mask value."""
         chosen = {name: (mask == value).flatten(1) for name, mask in masks.items()}
         return cls(pack(torch.cat(list(chosen.values()), dim=1)), {name: pack(mask) for name, mask in chosen.items()})
 
     def rows(self, which: slice) -> "MaskedTokens":
-        """Of some of the samples."""
+        """Those of some of the samples."""
         return MaskedTokens(self.together.rows(which), {name: each.rows(which) for name, each in self.each.items()})
 
     def map(self, change: Change) -> "MaskedTokens":
@@ -60,12 +60,12 @@ class QuerySampling:
 
 
 class Guide(NamedTuple):
-    """What the tokens of one modality were made of, for an upsampler that looks at pixels.
+    """The pixels that the tokens of one modality were made of, for an upsampler that needs them.
 
     Attributes:
         name: of the modality.
         pixels: `[B, H, W, T, C]`, normalised.
-        valid: `[B, H, W, T]`, False where nothing was measured.
+        valid: `[B, H, W, T]`, False at missing pixels.
         guide_mask: `[B V, H, W, T]` the pixels that it may look at; None: all.
     """
 
@@ -81,7 +81,7 @@ class Batch:
 
     Attributes:
         pixels: per modality `[B, H, W, T, C]`, normalised, zeros where missing.
-        valid: per modality `[B, H, W, T]`, False where nothing was measured.
+        valid: per modality `[B, H, W, T]`, False at missing pixels.
         timestamps: `[B, T, 3]` day, month (0-11), year.
         masks: per modality `[B V, h, w, T, S]`, `Mask` values on the coarse grid.
         encoded: the ENCODE tokens, of the modalities that the encoder takes.
@@ -89,7 +89,7 @@ class Batch:
         query_sampling: the random numbers by which the loss samples its queries.
         guide_mask: per modality `[B V, H, W, T]`, the pixels that upsamplers may look at; all of a modality that is not
             in it.
-        skipped: what was wrong with each broken sample that another stands in for.
+        skipped: the error of each broken sample that was replaced by another.
     """
 
     pixels: Mapping[str, Float[Tensor, "b height width _ _"]]
@@ -126,22 +126,23 @@ class Batch:
 
     def map(self, change: Change) -> "Batch":
         """The batch with every tensor changed: moved to a device, pinned."""
-        return Batch(
-            {name: change(x) for name, x in self.pixels.items()},
-            {name: change(x) for name, x in self.valid.items()},
-            change(self.timestamps),
-            {name: change(x) for name, x in self.masks.items()},
-            self.encoded.map(change),
-            self.decoded.map(change),
-            QuerySampling(change(self.query_sampling.subpixels), change(self.query_sampling.strata)),
-            {name: change(x) for name, x in self.guide_mask.items()},
-            self.skipped,
+        sampling = QuerySampling(change(self.query_sampling.subpixels), change(self.query_sampling.strata))
+        return dataclasses.replace(
+            self,
+            pixels=_each(self.pixels, change),
+            valid=_each(self.valid, change),
+            timestamps=change(self.timestamps),
+            masks=_each(self.masks, change),
+            encoded=self.encoded.map(change),
+            decoded=self.decoded.map(change),
+            query_sampling=sampling,
+            guide_mask=_each(self.guide_mask, change),
         )
 
     def split(self, parts: int) -> "list[Batch]":
-        """So many batches of as many samples each, in order, which share the query sampling.
+        """Split into batches of equally many samples, in order, with the same query sampling.
 
-        Raises ValueError if the samples cannot be shared out.
+        Raises ValueError if the samples cannot be divided evenly.
         """
         size, rest = divmod(len(self.timestamps), parts)
         if rest:
@@ -151,18 +152,18 @@ class Batch:
     def _samples(self, which: slice) -> "Batch":
         rows = slice(which.start * self.views, which.stop * self.views)
         return Batch(
-            {name: x[which] for name, x in self.pixels.items()},
-            {name: x[which] for name, x in self.valid.items()},
+            _each(self.pixels, lambda x: x[which]),
+            _each(self.valid, lambda x: x[which]),
             self.timestamps[which],
-            {name: x[rows] for name, x in self.masks.items()},
+            _each(self.masks, lambda x: x[rows]),
             self.encoded.rows(rows),
             self.decoded.rows(rows),
             self.query_sampling,
-            {name: x[rows] for name, x in self.guide_mask.items()},
+            _each(self.guide_mask, lambda x: x[rows]),
         )
 
     def guide(self, name: str) -> Guide:
-        """What the tokens of a modality were made of."""
+        """The pixels that the tokens of a modality were made of."""
         return Guide(name, self.pixels[name], self.valid[name], self.guide_mask.get(name))
 
     def pin_memory(self) -> "Batch":
@@ -170,8 +171,12 @@ class Batch:
         return self.map(Tensor.pin_memory)
 
     def valid_patches(self, name: str, cells: Packing, output: int) -> Bool[Tensor, "bv n subpixels"]:
-        """`[B V, n, f^2]`: the output patches in some cells of a modality's grid all of whose pixels are valid."""
+        """Which output patches in some cells of a modality's grid have only valid pixels, `[B V, n, f^2]`."""
         valid, mask = self.valid[name], self.masks[name]
         patches = patchify(valid, valid.shape[1] // mask.shape[1])
         whole = repatchify(patches[..., None], output).all(-1).flatten(1, 3)
         return cells.over(mask.shape[-1]).gather(whole) & cells.valid()[..., None]
+
+
+def _each(tensors: Mapping[str, Tensor], change: Change) -> dict[str, Tensor]:
+    return {name: change(tensor) for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Some of the tokens of a sequence, gathered to its front, and put back."""
+"""Gathering some tokens of each sequence into a padded batch, and scattering them back."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Which tokens of `[B, N]` are kept. Samples that keep fewer than the most are padded.
+    """Which tokens of `[B, N]` are kept; samples with fewer kept tokens than others are padded.
 
     Attributes:
-        index: `[B, n]` positions of the kept tokens, in order; a padded place points to a token that is not kept.
-        padding_mask: `[B, n]`, False at padded places; None if there are none.
+        index: `[B, n]` positions of the kept tokens, in order; padding points to a token that is not kept.
+        padding_mask: `[B, n]`, False at padding; None without padding.
         length: N.
     """
 
@@ -29,19 +29,19 @@ class Packing:
         )
 
     def rows(self, which: slice) -> "Packing":
-        """Of some of the samples."""
+        """The packing of some of the samples."""
         return Packing(self.index[which], None if self.padding_mask is None else self.padding_mask[which], self.length)
 
     def gather(self, values: Shaped[Tensor, "samples all *d"]) -> Shaped[Tensor, "b n *d"]:
-        """The kept tokens, `[B, n, ...]`; padded places hold tokens that mean nothing.
+        """The kept tokens, `[B, n, ...]`; values at padding are meaningless.
 
-        Where there are fewer samples of values than of the packing, each serves as many of its rows: its views.
+        Where `values` has fewer samples than the packing, each serves several of its rows, the sample's views.
         """
         rows = take_rows(values, self.index)
         return rows.reshape(*self.index.shape, *values.shape[2:])
 
     def scatter(self, values: Float[Tensor, "b n d"]) -> Float[Tensor, "b all d"]:
-        """Back to their places, `[B, N, D]`, with zeros elsewhere."""
+        """The kept tokens at their positions, `[B, N, D]`, zeros elsewhere."""
         if self.padding_mask is not None:
             values = torch.where(self.padding_mask[..., None], values, 0)
         b, _, d = values.shape
@@ -53,12 +53,12 @@ class Packing:
         return self if inner == 1 else Packing(self.index // inner, self.padding_mask, self.length // inner)
 
     def valid(self) -> Bool[Tensor, "b n"]:
-        """`padding_mask`, written out."""
+        """`padding_mask` as a tensor, also without padding."""
         return torch.ones_like(self.index, dtype=torch.bool) if self.padding_mask is None else self.padding_mask
 
 
 def take_rows(values: Shaped[Tensor, "samples all *d"], index: Int[Tensor, "b *n"]) -> Shaped[Tensor, "rows *d"]:
-    """`values[sample, index]` as rows one below the other; sample `i` serves the `i`-th share of the batch.
+    """`values[sample, index]` as stacked rows; sample `i` serves the `i`-th part of the batch.
 
     `index_select` of whole rows is several times faster than `gather` or indexing by tensors, backward above all.
     """
@@ -71,13 +71,13 @@ def take_rows(values: Shaped[Tensor, "samples all *d"], index: Int[Tensor, "b *n
 def pack(mask: Bool[Tensor, "b all"]) -> Packing:
     """Keep the tokens where `mask` is True.
 
-    There is always at least one place, a padded one if no token is kept at all: attention kernels do not take empty
-    sequences, and parameters keep their (zero) gradients.
+    The result has at least one position, padding if no token is kept at all: attention kernels reject empty sequences,
+    and parameters get their (zero) gradients.
     """
     counts = mask.sum(1)
-    fewest, most = int(counts.min()), max(int(counts.max()), 1)
-    index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most].contiguous()
-    padding_mask = None if fewest == most else torch.arange(most, device=mask.device) < counts[:, None]
+    shortest, longest = int(counts.min()), max(int(counts.max()), 1)
+    index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :longest].contiguous()
+    padding_mask = None if shortest == longest else torch.arange(longest, device=mask.device) < counts[:, None]
     return Packing(index, padding_mask, mask.shape[1])
 
 

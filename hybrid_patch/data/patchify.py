@@ -1,4 +1,4 @@
-"""Images cut into patches, and patches into smaller ones: always pixel by pixel, row by row, each with its channels."""
+"""Split images into patches, and patches into smaller ones: row by row, channels last."""
 
 from einops import rearrange
 from jaxtyping import Shaped
@@ -14,7 +14,7 @@ def patchify(images: Shaped[Tensor, "b height width t *c"], patch_size: int) -> 
 
 
 def repatchify(patches: Shaped[Tensor, "*n p q c"], patch_size: int) -> Shaped[Tensor, "*n subpixels m"]:
-    """Patches `[..., p, q, C]` → smaller ones `[..., (p/ps)(q/ps), C ps^2]`, row by row, each as one vector."""
+    """Patches `[..., p, q, C]` → smaller ones `[..., (p/ps)(q/ps), C ps^2]`, row by row, each flattened to a vector."""
     if patch_size == 1:
         return patches.flatten(-3, -2)
     u = patch_size

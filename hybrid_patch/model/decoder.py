@@ -1,4 +1,4 @@
-"""The decoder: a query for every hidden token looks at the visible ones."""
+"""The decoder: a query for every hidden token attends to the visible ones."""
 
 from collections.abc import Mapping
 
@@ -42,15 +42,15 @@ class Decoder(nn.Module):
 
         Args:
             latents: the encoder's, packed.
-            visible: the tokens that they are of.
+            visible: the tokens of these latents.
             hidden: the tokens to predict.
             grids: rows and columns of each modality's token grid.
             timestamps: day, month (0-11), year of the timesteps.
             patch_size: the side of a patch, pixels.
         """
         encodings = {name: self.encodings(name, grid, patch_size, timestamps) for name, grid in grids.items()}
-        asked = hidden.together.gather(as_sequence({name: encodings[name] for name in hidden.each}))
-        return self._predict(asked, latents, visible, encodings)
+        queries = hidden.together.gather(as_sequence({name: encodings[name] for name in hidden.each}))
+        return self._predict(queries, latents, visible, encodings)
 
     def fine(
         self,
@@ -62,31 +62,32 @@ class Decoder(nn.Module):
         timestamps: Int[Tensor, "b t 3"],
         patch_size: int,
     ) -> dict[str, Float[Tensor, "bv _ p _"]]:
-        """Predictions of tokens f times as fine, at some positions of each modality, from the coarse context.
+        """Predictions of tokens f times as fine, at some positions of each modality, from the coarse latents.
 
         Args:
             positions: of the fine tokens to predict, in the coarse cells.
             grids, patch_size: of the coarse tokens; the others as above.
         """
-        asked = {
+        fine_encodings = {
             name: self.encodings.fine(name, grids[name], patch_size, factor, where, timestamps)
             for name, where in positions.items()
         }
         encodings = {name: self.encodings(name, grids[name], patch_size, timestamps) for name in visible.each}
-        queries = torch.cat([each.flatten(1, 2) for each in asked.values()], dim=1)
+        queries = torch.cat([each.flatten(1, 2) for each in fine_encodings.values()], dim=1)
         predicted = self._predict(queries, latents, visible, encodings)
-        parts = predicted.split([each.shape[1] * each.shape[2] for each in asked.values()], dim=1)
+        parts = predicted.split([each.shape[1] * each.shape[2] for each in fine_encodings.values()], dim=1)
         return {
-            name: part.unflatten(1, each.shape[1:3]) for (name, each), part in zip(asked.items(), parts, strict=True)
+            name: part.unflatten(1, each.shape[1:3])
+            for (name, each), part in zip(fine_encodings.items(), parts, strict=True)
         }
 
     def _predict(
         self,
-        asked: Float[Tensor, "bv m w"],
+        queries: Float[Tensor, "bv m w"],
         latents: Float[Tensor, "bv n d"],
         visible: MaskedTokens,
         encodings: Mapping[str, Float[Tensor, "b _ _ _ _ w"]],
     ) -> Float[Tensor, "bv m w"]:
-        """The encodings of the queries: what each asks for, and where."""
-        located = visible.together.gather(as_sequence({name: encodings[name] for name in visible.each}))
-        return self.transformer(self.query + asked, self.context(latents) + located, visible.together.padding_mask)
+        """Decode queries by cross-attention to the visible latents; both carry their encodings."""
+        keys = visible.together.gather(as_sequence({name: encodings[name] for name in visible.each}))
+        return self.transformer(self.query + queries, self.context(latents) + keys, visible.together.padding_mask)

@@ -15,7 +15,7 @@ from hybrid_patch.model.transformer import Transformer
 
 
 class Encoder(nn.Module):
-    """Visible patches of all modalities → one latent token each; hidden and missing patches never enter a block."""
+    """Visible patches of all modalities → one latent token each; hidden and missing patches enter no block."""
 
     def __init__(
         self,
@@ -36,8 +36,8 @@ class Encoder(nn.Module):
 
         Args:
             patches: normalised pixels, zeros where missing, `[B, h, w, T, ps, ps, C]`.
-            visible: which tokens the encoder may look at, of all input modalities in the order of `patches`, one after
-                the other; there may be several views of each sample.
+            visible: the visible tokens of all input modalities, concatenated in the order of `patches`; there may be
+                several views of each sample.
             timestamps: day, month (0-11), year of the timesteps.
         """
         tokens = {

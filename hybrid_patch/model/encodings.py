@@ -1,4 +1,4 @@
-"""What a token is told besides its pixels: band set, place in the series, month, and place on the ground."""
+"""Encodings of a token besides its pixels: band set, position in the series, month, and position on the ground."""
 
 import functools
 import math
@@ -24,7 +24,7 @@ def sine(position: Real[Tensor, " n"], width: int) -> Float[Tensor, "n width"]:
 
 
 def cycle(length: int, width: int) -> Float[Tensor, "length width"]:
-    """Places on a circle of `length`: sine and cosine of its harmonics, 1 to length / 2, over and over."""
+    """Positions on a circle of `length`: sine and cosine of its harmonics 1 to length / 2, repeated."""
     harmonic = torch.arange(width // 2) % (length // 2) + 1
     angle = torch.arange(length)[:, None] * harmonic * (2 * math.pi / length)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
@@ -35,7 +35,7 @@ def ground_encoding(grid: tuple[int, int], step: float, width: int, device: torc
     """Sines of the rows of a grid's cells in the first half of the width, of their columns in the second.
 
     Args:
-        step: the side of a cell, in units of 10 m; the place of a cell is its centre.
+        step: the side of a cell, in units of 10 m; the position of a cell is its centre.
     """
     rows, columns = (sine((torch.arange(n, device=device) + 0.5) * step, width // 2) for n in grid)
     return torch.cat([rows[:, None].expand(*grid, -1), columns[None].expand(*grid, -1)], dim=-1)
@@ -51,7 +51,7 @@ class Encodings(nn.Module):
     """The composite encoding of tokens, D wide, in quarters: band set, time position, month, space.
 
     The band set's quarter is learned, the others are fixed sines. Space is the centre of a patch on the ground, in
-    units of 10 m, so that tokens of any patch size and ground sample distance lie on one map. A static modality has
+    units of 10 m, so that tokens of all patch sizes and ground sample distances share one map. A static modality has
     zeros for time position and month.
     """
 
@@ -99,7 +99,7 @@ class Encodings(nn.Module):
     ) -> Float[Tensor, "bv n p d"]:
         """The encodings of tokens f times as fine as those of a grid, at some positions in it.
 
-        They differ from their coarse tokens' in their places on the ground alone.
+        They differ from those of their coarse tokens only in the position on the ground.
 
         Args:
             grid, patch_size: of the coarse tokens.

@@ -1,4 +1,4 @@
-"""Where a fine token lies between coarse ones.
+"""Bilinear interpolation of fine tokens between coarse ones.
 
 A fine token is a weighted sum of the 3 × 3 coarse cells around it, and the weights depend only on which subpixel of its
 cell it is. So fine tokens are computed cell by cell with small matrices, `[f^2 subpixels, 9 neighbours]`, instead of by
@@ -40,7 +40,7 @@ def neighbouring_cells(
 
 
 def repeat_cells(values: Tensor, factor: int) -> Tensor:
-    """`[B, h, w, ...]` → `[B, h f, w f, ...]` by nearest neighbour: whole numbers and masks stay what they are."""
+    """`[B, h, w, ...]` → `[B, h f, w f, ...]` by nearest neighbour, so that integers and masks keep their values."""
     if factor == 1:
         return values
     return values.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

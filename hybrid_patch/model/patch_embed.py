@@ -1,4 +1,4 @@
-"""Flexible patch embedding: one kernel, resized to whatever patch size a step is trained at."""
+"""Flexible patch embedding: one kernel, resized to the patch size of the step."""
 
 import functools
 

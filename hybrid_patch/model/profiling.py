@@ -1,7 +1,7 @@
-"""The parts of a training step, named where they are computed.
+"""Named parts of a training step, as ranges of torch's profiler.
 
-A part is a range of torch's profiler: a trace of a real step shows it, and the planner counts by it. The innermost one
-counts; what lies in none is the loss's.
+A trace of a real step shows them, and the planner counts by them: by the innermost one, and outside all of them as part
+of the loss.
 """
 
 from torch.profiler import record_function
@@ -9,4 +9,4 @@ from torch.profiler import record_function
 EMBEDDING, ENCODER, DECODER, UPSAMPLER, LOSS = PARTS = ("embedding", "encoder", "decoder", "upsampler", "loss")
 
 profiled = record_function
-"""A decorator that takes the part's name. The function must not call itself, not even by way of another."""
+"""A decorator that takes the part's name. The function must not be recursive, not even indirectly."""

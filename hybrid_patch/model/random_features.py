@@ -1,4 +1,4 @@
-"""Random features: a layer that is drawn once and never trained, and one gain that is."""
+"""Random features: a fixed random layer with one trained gain."""
 
 import math
 
@@ -11,15 +11,15 @@ BIAS_STD = 0.5
 
 
 class RandomFeatures(nn.Module):
-    """`relu(x W + b)` less its mean, of numbers x that are standard normal, more or less, and directions for them.
+    """`relu(x W + b)` less its mean, of roughly standard normal x, with a fixed direction for each.
 
     A linear map of enough of them is any smooth function of x (Rahimi and Recht 2008, "Weighted sums of random kitchen
     sinks"; with relu: Cho and Saul 2009, "Kernel methods for deep learning"). The columns of W are of length 1, b is
-    normal with standard deviation 0.5. Each feature has its own direction in tokens D wide, orthogonal to the others'
-    as far as there are so many, and all have one gain, which is trained and begins as 0. So training takes all of them
-    or none: free to choose, it keeps the few directions that its targets ask for most.
+    normal with standard deviation 0.5. Each feature has its own direction in tokens of width
+    D, orthogonal to the others up to D of them. All share one gain, which is trained and starts at 0, so that training
+    uses all of them or none: with a gain for each, it keeps only the few directions that its targets reward most.
 
-    W, b and the directions are buffers: a checkpoint holds them.
+    W, b and the directions are buffers, saved in checkpoints.
     """
 
     def __init__(self, inputs: int, features: int, width: int) -> None:
@@ -34,9 +34,9 @@ class RandomFeatures(nn.Module):
         self.gain = nn.Parameter(torch.zeros(1))  # not a scalar: FSDP2 shards none
 
     def forward(self, x: Float[Tensor, "*axes n"]) -> Float[Tensor, "*axes k"]:
-        """The features of each."""
+        """The features of each x."""
         return torch.relu(x @ self.get_buffer("weight") + self.get_buffer("bias")) - self.get_buffer("mean")
 
     def basis(self) -> Float[Tensor, "k d"]:
-        """What a feature is in a token: its direction, times the gain."""
+        """The features' directions in the token, times the gain."""
         return self.gain * self.get_buffer("directions")

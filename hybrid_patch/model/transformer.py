@@ -26,7 +26,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Attends to `context`, or to `x` itself where that is None.
 
-        `padding_mask` is False at tokens that are padding in what is attended to; None if there are none.
+        `padding_mask` is False at padding tokens of what is attended to; None without padding.
         """
         query, key, value = self._heads(x, context)
         mask = None if padding_mask is None else padding_mask[:, None, None, :]
@@ -34,7 +34,7 @@ class Attention(nn.Module):
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value, `[B, heads, N, D / heads]`: one product where all three are of the same tokens."""
+        """Query, key and value, `[B, heads, N, D / heads]`: one product in self-attention."""
         weight, bias = self.qkv.weight, self.qkv.bias
         if context is None:
             parts = F.linear(x, weight, bias).chunk(3, dim=-1)
@@ -68,7 +68,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks in a row, and a norm at the end.
+    """A stack of blocks and a final norm.
 
     Attributes:
         gradient_checkpointing: only the blocks' inputs are kept for the backward pass.
@@ -101,5 +101,5 @@ def _initialise(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
     if isinstance(module, Attention):
-        for part in module.qkv.weight.chunk(3):  # three maps, though one parameter
+        for part in module.qkv.weight.chunk(3):  # three matrices in one parameter
             nn.init.xavier_uniform_(part)

@@ -1,4 +1,4 @@
-"""Fine tokens equal plain interpolation and arithmetic."""
+"""Fine tokens equal torch's own interpolation and dense arithmetic."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Upsampling by transposed convolutions in stages, with exits on the way."""
+"""Upsampling by transposed convolutions in stages, each with an exit."""
 
 import itertools
 import operator
@@ -22,10 +22,10 @@ class Learned(Upsampler):
     """Interpolation plus a detail made by transposed convolutions (8→4→2→1: three stages of two).
 
     A transposed convolution whose stride is its kernel's side is a linear map of each token to k^2 outputs: no token
-    sees its neighbour, so nothing hidden can bleed into what is visible. There is a stage for each prime factor of the
+    sees its neighbours, so hidden tokens cannot affect visible ones. There is a stage for each prime factor of the
     largest factor, each half as wide as the one before, and an exit behind each stage at which one of the factors in
     use is reached. Exits are linear, start at zero, and add up: when a curriculum reaches its next factor, the new exit
-    adds nothing yet to what the ones before it have learned. They are the basis V of a factored detail, so that no
+    adds nothing at first to what the earlier ones have learned. They are the basis V of a factored detail, so that no
     D-wide tensor is made.
     """
 
@@ -52,15 +52,15 @@ class Learned(Upsampler):
         return factor in itertools.accumulate(prime_factors(largest), operator.mul, initial=1)
 
     def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
-        """Raises ValueError for a factor that was not named, or is no product of the first stages."""
+        """Raises ValueError for a factor that it was not built for."""
         if factor == 1:
             return FineTokens(grid, 1, positions)
         if str(factor) not in self.exits:
-            raise ValueError(f"factor {factor}: there is no exit for it, only for {list(self.exits)}")
+            raise ValueError(f"factor {factor}: no exit for it, only for {list(self.exits)}")
         hidden = positions.cells.gather(grid.masked().flatten(1, -2))[:, :, None]
         details, basis = [], []
         for depth, (reached, stage, width) in enumerate(zip(self.reached, self.stages, self.widths, strict=True)):
-            # [B, n, subpixels so far, k^2 o] → [B, n, subpixels, o]: the parts of a place follow one another.
+            # [B, n, subpixels so far, k^2 o] → [B, n, subpixels, o]: the parts of a subpixel are consecutive.
             hidden = F.gelu(stage(hidden)).flatten(2).unflatten(2, (-1, width))
             if str(reached) in self.exits:
                 order = _nested(positions.subpixels, factor, self.sides[: depth + 1])

@@ -1,4 +1,4 @@
-"""Upsampling by sub-pixel convolution: a detail that each token makes for every place in its cell."""
+"""Upsampling by sub-pixel convolution: a detail from each token for every subpixel of its cell."""
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,12 @@ from hybrid_patch.model.upsampler import TokenSpec, Upsampler
 
 
 class Subpixel(Upsampler):
-    """Interpolation plus the detail `gelu(W_place · norm(token) + b_place)`, of low rank (Shi et al. 2016, ESPCN).
+    """Interpolation plus the detail `gelu(W_s · norm(token) + b_s)`, of low rank (Shi et al. 2016, ESPCN).
 
-    It looks at no pixel, so that it cannot leak one. Every place of a cell has its own `W [r, D]`; only those of the
-    positions asked for are used. All subpixels begin with the same weights (Aitken et al. 2017, "ICNR"), and a smaller
-    factor uses the means over blocks of subpixels: when a curriculum reaches its next factor, the finer subpixels begin
-    with what their block has learned.
+    It sees no pixels, so it cannot leak any. Every subpixel s of a cell has its own `W_s [r, D]`; only those of the
+    requested positions are used. All subpixels start with the same weights (Aitken et al. 2017, "ICNR"), and a smaller
+    factor uses the means over blocks of subpixels: when a curriculum reaches its next factor, the finer subpixels
+    start from what their block has learned.
     """
 
     def __init__(self, tokens: TokenSpec, *, rank: Count) -> None:
@@ -51,7 +51,7 @@ class Subpixel(Upsampler):
         return FineTokens(grid, factor, positions, detail, self.basis)
 
     def _of(self, values: Float[Tensor, "subpixels *d"], factor: int) -> Float[Tensor, "_ *d"]:
-        """The parameters of a factor's subpixels: means over blocks of the largest factor's."""
+        """The parameters for a factor's subpixels: means over blocks of those of the largest factor."""
         if factor == self.largest:
             return values
         block = self.largest // factor
