@@ -1,4 +1,4 @@
-"""`python -m hybrid_patch.benchmark`: what a training step takes, time and memory (`cost/benchmark.py`)."""
+"""`hybrid-patch benchmark`: what a training step takes, time and memory (`cost/benchmark.py`)."""
 
 from hybrid_patch.cost.benchmark import main
 

@@ -1,4 +1,4 @@
-"""`python -m hybrid_patch.plan`: what the members of a sweep will take, before anything runs (`cost/plan.py`)."""
+"""`hybrid-patch plan`: what the members of a sweep will take, before anything runs (`cost/plan.py`)."""
 
 from hybrid_patch.cost.plan import main
 

@@ -108,7 +108,7 @@ def submit_command(options: SubmitOptions) -> int:
         print(f"nothing to submit: {counts(before)}")
     else:
         print(f"submitted {len(submission.members)} members of {name}: {line}")
-        print(f"  python -m launch status {shlex.quote(name)}   (or wait, cancel; logs ID)")
+        print(f"  hybrid-patch launch status {shlex.quote(name)}   (or wait, cancel; logs ID)")
     return DONE
 
 

@@ -70,7 +70,7 @@ def run_here(options: RunOptions) -> int:
     print(_summary(request, statuses, invalid))
     code = exit_code(statuses, len(invalid), bool(signals))
     if code not in (DONE, BAD_INPUT):
-        print(f"the same command goes on; so does python -m launch resume {shlex.quote(request.sweep.name)}")
+        print(f"the same command goes on; so does hybrid-patch launch resume {shlex.quote(request.sweep.name)}")
     return code
 
 

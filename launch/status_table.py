@@ -91,7 +91,7 @@ def failures(name: str, statuses: Sequence[MemberStatus]) -> list[Text]:
     states = [each.state for members in groups.values() for each in members if each.resubmittable]
     if states:
         which = "" if "missing" in states else " --failed-only"
-        lines.append(f"again: python -m launch resume {shlex.quote(name)}{which}")
+        lines.append(f"again: hybrid-patch launch resume {shlex.quote(name)}{which}")
     return [Text(line) for line in lines]
 
 

@@ -87,7 +87,7 @@ def wait_command(options: WaitOptions) -> int:
                 print(printed := line, flush=True)
             time.sleep(POLL)
     except KeyboardInterrupt:
-        print(f"still running; python -m launch wait {shlex.quote(sweep.name)} waits again", file=sys.stderr)
+        print(f"still running; hybrid-patch launch wait {shlex.quote(sweep.name)} waits again", file=sys.stderr)
         return INTERRUPTED
     show(_status_view(sweep.name, statuses))
     return _exit_code(statuses)

@@ -84,7 +84,7 @@ def hydra_overrides(arguments: Sequence[str], sources: Sources, sweep: bool = Fa
             if not isinstance(option, str | list):
                 raise InputError(messages.no_such_option(group, messages.shown(option), groups[group]))
             if group == "cluster" and sources.name != "launch":
-                raise InputError(f"{argument}: where members run is said to python -m launch submit")
+                raise InputError(f"{argument}: where members run is said to hybrid-patch launch submit")
             if group == "modality":
                 raise InputError(f"{argument}: say where it goes: +modality@data.modalities.{option}={option}")
         bare = text.lstrip("+")

@@ -46,7 +46,7 @@ def hydra_command(description: str, train: Train) -> NoReturn:
 
     The exit code is what `train` returns; 2 for an InputError, printed as one line; 130 for a KeyboardInterrupt; 1 for
     another exception, with its traceback. `train` imports what is heavy by itself. A sweep (`-m`) is handed to
-    `python -m launch run`, or to the plugin of Hydra's that it names. `--cfg`, `--info` and the like are Hydra's.
+    `hybrid-patch launch run`, or to the plugin of Hydra's that it names. `--cfg`, `--info` and the like are Hydra's.
     """
     words = sys.argv[1:]
     answer_help(words, lambda: train_help(description, [word for word in words if word not in HELP_FLAGS]))
@@ -162,7 +162,7 @@ def _check_sweep(overrides: Sequence[str], sources: Sources) -> None:
 
 
 def _launch(overrides: Sequence[str], sources: Sources) -> NoReturn:
-    """Become `python -m launch run`, which runs the members in this machine's slots."""
+    """Become `hybrid-patch launch run`, which runs the members in this machine's slots."""
     folders = [f"config_path={sources.folder}", f"config_name={sources.name}"]
     folders += [] if sources.extra is None else [f"config_dir={sources.extra}"]
     sys.stdout.flush()

@@ -198,7 +198,7 @@ class Runtime:
         precision: precision of encoder, decoder and upsamplers; weights, targets and losses are always float32.
         device: `auto`, `cpu` or `cuda`.
         processes: processes (one per device) on each machine.
-        nodes: machines; several are started by `python -m launch`.
+        nodes: machines; several are started by `hybrid-patch launch`.
         strategy: `single`, or with several processes `ddp` (each holds all weights) or `fsdp` (each holds a part).
         workers: processes that load data; 0: the training process itself.
         threads: CPU threads per process; null: torch's choice.

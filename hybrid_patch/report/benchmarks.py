@@ -91,6 +91,6 @@ def use_benchmark(benchmark: Benchmark, summary: Summary, members: Sequence[Repo
                 against.comparisons["step_seconds"] = ratio
     summary.time_note = (
         f"the median of {benchmark.rounds} rounds in which the variants took turns, and ratios within rounds, as "
-        f"{benchmark.path.name} has them (python -m hybrid_patch.benchmark); intervals are those of order statistics."
+        f"{benchmark.path.name} has them (hybrid-patch benchmark); intervals are those of order statistics."
     )
     mark_front(summary.members)

@@ -16,7 +16,7 @@ def answer(summary: Summary) -> list[str]:
     if summary.best is None:
         return [
             f"{number_of(len(rows), 'member')}, none with an evaluation that counts: costs can be compared, quality "
-            "cannot. python -m hybrid_patch.evaluate run=… evaluates a run."
+            "cannot. hybrid-patch evaluate run=… evaluates a run."
         ]
     best, others = rows[summary.best.label], summary.best.against
     miou = with_seeds(best.measures["miou"], score)

@@ -228,4 +228,4 @@ def _planned(rows: Sequence[MemberRow]) -> Iterator[dict[str, Any]]:
 def _train_command(run: Run) -> str:
     """Trains a run again, from its own config."""
     folder = shlex.quote(str(run.path.absolute()))
-    return f"python -m hybrid_patch.train --config-path {folder} --config-name config run_dir=…"
+    return f"hybrid-patch train --config-path {folder} --config-name config run_dir=…"

@@ -20,7 +20,7 @@ STATES = ("failed", "missing", "preempted", "running", "queued", "done")
 """The state of a member is the first of these that one of its runs is in."""
 TIME_NOTE = (
     "the median of a training's own steps after a warm-up, on a machine that may have been busy otherwise; "
-    "python -m hybrid_patch.benchmark output=benchmark.json measures in rounds in which variants take turns."
+    "hybrid-patch benchmark output=benchmark.json measures in rounds in which variants take turns."
 )
 
 

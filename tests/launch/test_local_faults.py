@@ -59,7 +59,7 @@ def test_failures_are_told_apart_and_stop_no_other(tmp_path: Path) -> None:
     assert printed.returncode == 1
     assert "1 done, 1 failed" in printed.stdout
     assert "1 × error at runs/atomic_files.py" in printed.stdout
-    assert "again: python -m launch resume mine --failed-only" in printed.stdout
+    assert "again: hybrid-patch launch resume mine --failed-only" in printed.stdout
     broken.unlink()
     assert launch(tmp_path, "resume", "mine", "--failed-only").returncode == 0
     until_done(raises)

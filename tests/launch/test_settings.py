@@ -77,7 +77,7 @@ def test_bad_values_are_one_line(words: list[str]) -> None:
 
 
 def test_a_run_has_no_cluster() -> None:
-    with pytest.raises(InputError, match="python -m launch submit"):
+    with pytest.raises(InputError, match="hybrid-patch launch submit"):
         compose(["cluster=slurm"])
 
 

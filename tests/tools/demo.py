@@ -40,9 +40,7 @@ def main() -> int:
     began = time.monotonic()
     for variant in VARIANTS:
         overrides = [*COMMON, *variant.overrides]
-        console.print(
-            f"\n[bold]{variant.title}[/bold]: python -m hybrid_patch.train {' '.join(overrides)}", highlight=False
-        )
+        console.print(f"\n[bold]{variant.title}[/bold]: hybrid-patch train {' '.join(overrides)}", highlight=False)
         command = [sys.executable, "-m", "hybrid_patch.train", *overrides, f"run_dir={FOLDER / variant.name}"]
         code = subprocess.run(command).returncode
         if code:
