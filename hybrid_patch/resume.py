@@ -27,7 +27,7 @@ def main() -> None:
 
 def resume(options: ResumeOptions) -> int:
     """Train. Returns the exit code."""
-    from hybrid_patch.config.frozen import frozen_config
+    from hybrid_patch.config.compose import frozen_config
 
     config = dataclasses.replace(frozen_config(options.run), run_dir=str(options.run))
     from hybrid_patch.train.attempt import train

@@ -8,10 +8,11 @@ from omegaconf import OmegaConf
 from pydantic import BeforeValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from hybrid_patch.config.compose import Sources, composed, held_to, hydra_overrides
+from hybrid_patch.config.compose import composed, held_to
 from hybrid_patch.config.field_types import Amount, Count
-from hybrid_patch.config.literal import key_of
 from hybrid_patch.config.modality import STRICT
+from hybrid_patch.config.overrides import hydra_overrides, key_of
+from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
 
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-from hybrid_patch.config.compose import Sources
-from hybrid_patch.config.conf_folder import conf_folder
-from hybrid_patch.config.literal import key_of
 from hybrid_patch.config.options import Option
+from hybrid_patch.config.overrides import key_of
+from hybrid_patch.config.sources import Sources, conf_folder
 from hybrid_patch.errors import BAD_INPUT, DONE, FAILED, STOPPED, InputError
 from hybrid_patch.runs import failure
 from launch.commands import PlanOptions, cancel_members

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hybrid_patch.config.conf_folder import conf_folder
+from hybrid_patch.config.sources import conf_folder
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_bytes, write_json
 from hybrid_patch.runs.provenance import SNAPSHOT, provenance

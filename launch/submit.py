@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hybrid_patch.config.compose import Sources, sweep_members
-from hybrid_patch.config.frozen import as_yaml
-from hybrid_patch.config.recipe import Identity, identity
+from hybrid_patch.config.compose import as_yaml
+from hybrid_patch.config.recipe import Identity, identity, read_once
 from hybrid_patch.config.schema import Config
-from hybrid_patch.config.sweep import Fingerprints, each_config
+from hybrid_patch.config.sources import Sources
+from hybrid_patch.config.sweep import each_config, sweep_members
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_text
 from hybrid_patch.runs.directory import RunDirectory
@@ -88,7 +88,7 @@ def request_sweep(
     lines = [[*line, *nodes] for line in sweep_members(arguments, sources)]
     if not lines:
         raise InputError(f"{' '.join(arguments)}: a sweep of no members; one of its keys has no value")
-    fingerprint = Fingerprints()
+    fingerprint = read_once()
     valid: dict[str, ValidMember] = {}
     invalid = []
     names = set()

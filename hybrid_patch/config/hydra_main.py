@@ -16,17 +16,11 @@ import hydra
 from omegaconf import DictConfig
 
 from hybrid_patch.config.command import HELP_FLAGS, answer_help
-from hybrid_patch.config.compose import (
-    Sources,
-    checked,
-    compose,
-    composed,
-    held_to_schema,
-    hydra_overrides,
-    sweep_members,
-    with_sweep_written_out,
-)
+from hybrid_patch.config.compose import checked, compose, composed, held_to_schema
+from hybrid_patch.config.overrides import hydra_overrides
 from hybrid_patch.config.schema import Config
+from hybrid_patch.config.sources import Sources
+from hybrid_patch.config.sweep import sweep_members, with_sweep_written_out
 from hybrid_patch.config.train_help import train_help
 from hybrid_patch.errors import INTERRUPTED, InputError, broken_pipe_ends, input_errors_end
 

@@ -4,11 +4,11 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypedDict
 
-from pydantic import TypeAdapter
-
+from hybrid_patch.config.compose import plain_values
 from hybrid_patch.config.fields import without_aside
 from hybrid_patch.config.schema import Config, Data
 
@@ -16,27 +16,30 @@ RECIPE_VERSION = 3
 """Raised when the same recipe would train another way than before, so that it becomes another run."""
 
 Fingerprint = Callable[[Data], str]
-_CONFIG = TypeAdapter(Config)
+_of_the_data: Fingerprint = methodcaller("fingerprint")
 
 
-def data_fingerprint(data: Data) -> str:
-    """What the data are, wherever they lie (the folder itself is no part of the recipe)."""
-    return data.fingerprint()
+def read_once() -> Fingerprint:
+    """A fingerprint that reads each data set once."""
+    fingerprints: dict[str, str] = {}
+
+    def fingerprint(data: Data) -> str:
+        key = repr(data)
+        if key not in fingerprints:
+            fingerprints[key] = data.fingerprint()
+        return fingerprints[key]
+
+    return fingerprint
 
 
-def recipe(config: Config, fingerprint: Fingerprint = data_fingerprint) -> dict[str, Any]:
+def recipe(config: Config, fingerprint: Fingerprint = _of_the_data) -> dict[str, Any]:
     """The recipe as plain values: the config without its `Aside` fields, the data's identity, and the version."""
-    fields = without_aside(Config, _CONFIG.dump_python(config, mode="json"))
+    fields = without_aside(Config, plain_values(config))
     fields["data"]["fingerprint"] = fingerprint(config.data)
     return {"recipe_version": RECIPE_VERSION, **fields}
 
 
-def recipe_hash(config: Config, fingerprint: Fingerprint = data_fingerprint) -> str:
-    """SHA-256 of the recipe, 64 hexadecimal digits."""
-    return _digest(recipe(config, fingerprint))
-
-
-def run_id(config: Config, fingerprint: Fingerprint = data_fingerprint) -> str:
+def run_id(config: Config, fingerprint: Fingerprint = _of_the_data) -> str:
     """A readable name with the recipe's hash in it, safe as a folder's name: the same recipe, the same id.
 
     Example: `hybrid8-1_bilinear_nano_synthetic_s0_0f3a9c21d4`.
@@ -52,10 +55,10 @@ class Identity(TypedDict):
     recipe: dict[str, Any]
 
 
-def identity(config: Config, fingerprint: Fingerprint = data_fingerprint) -> Identity:
-    """The identity of a config's run."""
+def identity(config: Config, fingerprint: Fingerprint = _of_the_data) -> Identity:
+    """The identity of a config's run; the hash is SHA-256 of the recipe, 64 hexadecimal digits."""
     plain = recipe(config, fingerprint)
-    digest = _digest(plain)
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     return {"run_id": _name(config, digest), "recipe_hash": digest, "recipe": plain}
 
 
@@ -79,10 +82,6 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     keys = list(dict.fromkeys([*before, *after]))
     lines = [(key, before.get(key, "(none)"), after.get(key, "(none)")) for key in keys]
     return [f"{key}: {a} -> {b}" for key, a, b in lines if a != b]
-
-
-def _digest(plain: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:

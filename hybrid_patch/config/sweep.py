@@ -1,14 +1,64 @@
-"""The configs of the many members of a sweep, composed once for each choice of groups, and the same as one by one."""
+"""The members of a sweep: the arguments of each, and the configs that they compose."""
 
+import itertools
 import pickle
 from collections.abc import Sequence
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from hybrid_patch.config.compose import Sources, checked, composed, held_to_schema, hydra_overrides, in_one_line, parse
-from hybrid_patch.config.recipe import data_fingerprint
-from hybrid_patch.config.schema import Config, Data
+from hybrid_patch.config.compose import checked, composed, held_to_schema, hydra_context
+from hybrid_patch.config.overrides import hydra_overrides, in_one_line, is_sweep_file, key_of, parse, plain_argument
+from hybrid_patch.config.schema import Config
+from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
+
+
+def sweep_members(arguments: Sequence[str], sources: Sources) -> list[list[str]]:
+    """The members of a sweep over comma-separated values, `range(...)`, `glob(...)`: the arguments of each.
+
+    Raises InputError if a value is no sweep in Hydra's grammar. The members themselves are not judged.
+    """
+    overrides = hydra_overrides(with_sweep_written_out(arguments, sources), sources, sweep=True)
+    with in_one_line(overrides), hydra_context(sources):
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        values = {each.get_key_element(): _values(each) for each in parser.parse_overrides(overrides)}
+        members = itertools.product(*([f"{key}={value}" for value in all_] for key, all_ in values.items()))
+        return [[plain_argument(override) for override in parser.parse_overrides(list(each))] for each in members]
+
+
+def _values(override: Override) -> list[str]:
+    """The values of a key, one for each member of a sweep. Raises InputError for a range of real numbers."""
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if not override.is_discrete_sweep():
+        raise InputError(f"{override.input_line}: not a list of values; write key=a,b or key=range(0,3)")
+    return list(override.sweep_string_iterator())
+
+
+def with_sweep_written_out(arguments: Sequence[str], sources: Sources) -> list[str]:
+    """`sweep=<name>` replaced by what `conf/sweep/<name>.yaml` sweeps over, its `hydra.sweeper.params`.
+
+    A key that the arguments have themselves keeps what they say. Raises InputError for more than one sweep, and for a
+    file that says anything else: members are described by their arguments alone.
+    """
+    chosen = [argument for argument in arguments if is_sweep_file(argument)]
+    if not chosen:
+        return list(arguments)
+    said, name = chosen[0].lstrip("+"), chosen[-1].partition("=")[2]
+    if len(chosen) > 1 or "," in name:
+        raise InputError(f"{' '.join(chosen)}: one sweep at a time; sweep over more keys with key=a,b beside it")
+    plain, config = (composed(words, sources, with_hydra=True) for words in ([], [said]))
+    params = config.hydra.sweeper.params or {}
+    for each in (plain, config):
+        each.pop("hydra")
+    if not params or plain != config:
+        raise InputError(f"{said}: a file in conf/sweep/ holds hydra.sweeper.params and nothing else")
+    rest = [argument for argument in arguments if argument not in chosen]
+    given_keys = {key_of(argument) for argument in rest}
+    return [*(f"{key}={value}" for key, value in params.items() if key_of(key) not in given_keys), *rest]
 
 
 class Composer:
@@ -39,20 +89,6 @@ def _split(overrides: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     last = max((i for i, text in enumerate(overrides) if text.startswith("~")), default=-1)
     base = tuple(text for i, text in enumerate(overrides) if i <= last or not text.startswith("++"))
     return base, [text for text in overrides[last + 1 :] if text.startswith("++")]
-
-
-class Fingerprints:
-    """The identity of each data set, read once."""
-
-    def __init__(self) -> None:
-        self._fingerprints: dict[str, str] = {}
-
-    def __call__(self, data: Data) -> str:
-        """As `data_fingerprint`."""
-        key = repr(data)
-        if key not in self._fingerprints:
-            self._fingerprints[key] = data_fingerprint(data)
-        return self._fingerprints[key]
 
 
 def each_config(lines: Sequence[Sequence[str]], sources: Sources) -> list[Config | InputError]:

@@ -12,9 +12,11 @@ from omegaconf import OmegaConf
 
 from hybrid_patch.config import fields
 from hybrid_patch.config.command import rows_text
-from hybrid_patch.config.compose import Sources, composed, hydra_overrides
+from hybrid_patch.config.compose import composed
 from hybrid_patch.config.messages import shown
+from hybrid_patch.config.overrides import hydra_overrides
 from hybrid_patch.config.schema import Config
+from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
 
 FLAGS = {

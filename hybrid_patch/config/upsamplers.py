@@ -18,8 +18,8 @@ from pydantic import Field, GetCoreSchemaHandler, TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from hybrid_patch.config.conf_folder import conf_folder
 from hybrid_patch.config.modality import STRICT
+from hybrid_patch.config.sources import conf_folder
 from hybrid_patch.errors import InputError
 
 PACKAGE = "hybrid_patch.model.upsampler"

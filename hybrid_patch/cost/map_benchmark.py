@@ -153,7 +153,7 @@ def untrained_run(folder: Path, config: Config) -> None:
     """A run directory as training leaves it, with the initial weights."""
     import torch
 
-    from hybrid_patch.config.frozen import as_yaml
+    from hybrid_patch.config.compose import as_yaml
     from hybrid_patch.data.source import open_source
     from hybrid_patch.model.hybrid import build_model
     from hybrid_patch.runs.checkpoints import save_checkpoint

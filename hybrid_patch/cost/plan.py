@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, InstanceOf
 
 from hybrid_patch.config.command import run_command
-from hybrid_patch.config.compose import Sources, sweep_members
 from hybrid_patch.config.options import Count, Option, OutputFile, Overrides, Positional, Seconds, split_list
-from hybrid_patch.config.sweep import each_config
+from hybrid_patch.config.sources import Sources
+from hybrid_patch.config.sweep import each_config, sweep_members
 from hybrid_patch.cost.devices import Device, device_named
 from hybrid_patch.cost.formatting import UNITS, publish
 from hybrid_patch.cost.plan_report import plan_report

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hybrid_patch.config.compose import frozen_config
 from hybrid_patch.config.curriculum import PatchSizes, sizes_after, tile_for
-from hybrid_patch.config.frozen import frozen_config
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.crops import Crop

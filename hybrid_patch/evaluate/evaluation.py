@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from hybrid_patch.config.recipe import data_fingerprint
 from hybrid_patch.config.schema import Evaluation
 from hybrid_patch.data.source import Source, open_source
 from hybrid_patch.embed.trained_model import TrainedModel, load
@@ -70,7 +69,7 @@ def evaluate_run(options: EvaluateOptions) -> dict[str, Any]:
     report, _ = evaluate(model, open_source(data), evaluation, options.pictures, others)
     report = {
         "run": str(options.run),
-        "data": {"name": data.name, "root": getattr(data, "root", None), "fingerprint": data_fingerprint(data)},
+        "data": {"name": data.name, "root": getattr(data, "root", None), "fingerprint": data.fingerprint()},
         **report,
         "seconds": time.monotonic() - began,
         "machine": provenance(),

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
-from hybrid_patch.config.compose import Sources, checked, composed, held_to_schema, hydra_overrides, parse
-from hybrid_patch.config.literal import quote_path
+from hybrid_patch.config.compose import checked, composed, held_to_schema
+from hybrid_patch.config.overrides import hydra_overrides, parse, quote_path
 from hybrid_patch.config.schema import Config, Data, Evaluation
+from hybrid_patch.config.sources import Sources
 from hybrid_patch.embed.trained_model import TrainedModel
 
 _CONFIG = TypeAdapter(Config)

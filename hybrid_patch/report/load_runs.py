@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 
-from hybrid_patch.config.frozen import LOADER
+from hybrid_patch.config.compose import LOADER
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.directory import CONFIG, EVALUATION, IDENTITY, METRICS, STATUS, RunDirectory
 from hybrid_patch.runs.sweep_manifest import MANIFEST, planned_runs

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from omegaconf import OmegaConf
 
-from hybrid_patch.config.compose import Sources, checked, held_to_schema
+from hybrid_patch.config.compose import checked, held_to_schema
 from hybrid_patch.config.schema import Config
+from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
 from hybrid_patch.report.load_runs import Run, one_line
 

@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 
 from hybrid_patch.config import recipe
-from hybrid_patch.config.frozen import as_yaml
+from hybrid_patch.config.compose import as_yaml
 from hybrid_patch.config.recipe import Identity
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.source import open_source

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from hybrid_patch.config import fields
-from hybrid_patch.config.compose import Sources, compose
-from hybrid_patch.config.conf_folder import conf_folder
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
+from hybrid_patch.config.sources import Sources, conf_folder
 from hybrid_patch.errors import InputError
 
 NO_RUN = ("cluster", "sweep")

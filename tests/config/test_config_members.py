@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_patch.config.compose import Sources, compose, sweep_members
-from hybrid_patch.config.sweep import Composer, each_config
+from hybrid_patch.config.compose import compose
+from hybrid_patch.config.sources import Sources
+from hybrid_patch.config.sweep import Composer, each_config, sweep_members
 from hybrid_patch.errors import InputError
 
 SOURCES = Sources()

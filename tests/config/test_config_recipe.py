@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from hybrid_patch.config import fields
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.recipe import difference, recipe, recipe_hash, run_directory, run_id
+from hybrid_patch.config.recipe import difference, identity, recipe, run_directory, run_id
 from hybrid_patch.config.schema import Config, Data
 
 ADAPTER = TypeAdapter(Config)
@@ -93,7 +93,7 @@ def changed(which: int, paths: list[tuple[Path_, Any]]) -> Config:
 
 
 def hashed(which: int) -> str:
-    return recipe_hash(changed(which, []), fingerprint)
+    return identity(changed(which, []), fingerprint)["recipe_hash"]
 
 
 def test_there_is_something_of_both_kinds() -> None:
@@ -104,7 +104,7 @@ def test_there_is_something_of_both_kinds() -> None:
 @pytest.mark.parametrize(("which", "path", "annotation", "aside"), ASIDE)
 def test_a_value_aside_leaves_the_recipe_alone(which: int, path: Path_, annotation: Any, aside: bool) -> None:
     config = changed(which, [(path, annotation)])
-    assert recipe_hash(config, fingerprint) == hashed(which)
+    assert identity(config, fingerprint)["recipe_hash"] == hashed(which)
     assert run_id(config, fingerprint) == run_id(changed(which, []), fingerprint)
 
 
@@ -114,18 +114,18 @@ def test_any_values_aside_together_leave_the_recipe_alone(data: st.DataObject) -
     which = data.draw(st.integers(0, len(PLAIN) - 1))
     candidates = [(path, annotation) for w, path, annotation, _ in ASIDE if w == which]
     chosen = data.draw(st.lists(st.sampled_from(candidates), unique_by=lambda leaf: leaf[0]))
-    assert recipe_hash(changed(which, chosen), fingerprint) == hashed(which)
+    assert identity(changed(which, chosen), fingerprint)["recipe_hash"] == hashed(which)
 
 
 def test_every_value_of_the_recipe_changes_it() -> None:
     for which in range(len(PLAIN)):
-        hashes = [recipe_hash(changed(w, [(p, a)]), fingerprint) for w, p, a, _ in IN_RECIPE if w == which]
+        hashes = [identity(changed(w, [(p, a)]), fingerprint)["recipe_hash"] for w, p, a, _ in IN_RECIPE if w == which]
         assert len({hashed(which), *hashes}) == 1 + len(hashes)
 
 
 def test_other_data_are_another_recipe() -> None:
     config = compose()
-    assert recipe_hash(config, lambda data: "a") != recipe_hash(config, lambda data: "b")
+    assert identity(config, lambda data: "a")["recipe_hash"] != identity(config, lambda data: "b")["recipe_hash"]
 
 
 def test_the_options_of_a_group_are_other_recipes() -> None:
@@ -135,7 +135,7 @@ def test_the_options_of_a_group_are_other_recipes() -> None:
 
 @pytest.mark.parametrize("same", ["optimizer.lr=1e-3", "loss.decoded.weight=1", "logger=none", "evaluation=none"])
 def test_another_spelling_is_the_same_recipe(same: str) -> None:
-    assert recipe_hash(compose([same]), fingerprint) == recipe_hash(compose(), fingerprint)
+    assert identity(compose([same]), fingerprint)["recipe_hash"] == identity(compose(), fingerprint)["recipe_hash"]
 
 
 def test_a_device_is_no_part_of_the_recipe_but_its_precision_is() -> None:
@@ -147,9 +147,9 @@ def test_a_device_is_no_part_of_the_recipe_but_its_precision_is() -> None:
 
 
 def test_the_version_is_in_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = recipe_hash(compose(), fingerprint)
+    before = identity(compose(), fingerprint)["recipe_hash"]
     monkeypatch.setattr("hybrid_patch.config.recipe.RECIPE_VERSION", 0)
-    assert recipe_hash(compose(), fingerprint) != before
+    assert identity(compose(), fingerprint)["recipe_hash"] != before
 
 
 def test_the_hash_does_not_change_by_itself() -> None:
@@ -162,7 +162,7 @@ def test_a_run_id_is_readable_and_safe_as_a_folder_name() -> None:
     config = compose(["seed=3", "model.name='a/b c$\\n'", "patch.output_patch_size=2"])
     name = run_id(config, fingerprint)
     assert name.startswith("hybrid8-2_bilinear_a-b-c")
-    assert name.endswith("_synthetic_s3_" + recipe_hash(config, fingerprint)[:10])
+    assert name.endswith("_synthetic_s3_" + identity(config, fingerprint)["recipe_hash"][:10])
     assert all(c.isalnum() or c in "_-" for c in name)
     assert run_id(compose(["patch=ps8"]), fingerprint).startswith("ps8_bilinear_nano_synthetic_s0_")
 

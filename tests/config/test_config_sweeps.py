@@ -6,9 +6,10 @@ import pytest
 from building import TINY
 from config_commands import ran
 
-from hybrid_patch.config.compose import Sources, compose, sweep_members
-from hybrid_patch.config.conf_folder import conf_folder
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.recipe import run_id
+from hybrid_patch.config.sources import Sources, conf_folder
+from hybrid_patch.config.sweep import sweep_members
 from hybrid_patch.errors import InputError
 
 SWEEPS = sorted(path.stem for path in (conf_folder() / "sweep").glob("*.yaml"))

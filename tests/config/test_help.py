@@ -11,8 +11,8 @@ from hydra._internal.utils import get_args_parser
 
 import hybrid_patch
 from hybrid_patch.__main__ import COMMANDS
-from hybrid_patch.config.compose import Sources
 from hybrid_patch.config.hydra_main import flag_parser
+from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.train_help import GROUPS, train_help
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,8 @@ import hybrid_patch.data
 folder = sys.argv[1]
 hybrid_patch.data.__path__.append(folder)
 
-from hybrid_patch.config.compose import Sources, compose
+from hybrid_patch.config.compose import compose
+from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.recipe import run_id
 from hybrid_patch.errors import InputError
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from hybrid_patch.config.compose import Sources, compose
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.options import parse
+from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
 from launch.commands import SubmitOptions
 from launch.config import Local, Slurm, read_cluster, seconds

@@ -15,10 +15,9 @@ import torch
 from building import MODALITIES, TINY, make_batch, trained_run
 
 import hybrid_patch
-from hybrid_patch.config.compose import compose
+from hybrid_patch.config.compose import compose, frozen_config
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.config.fields import annotations
-from hybrid_patch.config.frozen import frozen_config
 from hybrid_patch.config.recipe import recipe, run_id
 from hybrid_patch.config.schema import Transformer
 from hybrid_patch.config.upsamplers import built_in, declared_options, listed_options, load_class

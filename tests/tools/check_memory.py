@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.config.command import run_command
-from hybrid_patch.config.compose import Sources, compose, sweep_members
+from hybrid_patch.config.compose import compose
 from hybrid_patch.config.options import Overrides
 from hybrid_patch.config.schema import Config
+from hybrid_patch.config.sources import Sources
+from hybrid_patch.config.sweep import sweep_members
 
 COMMON = ("logger=none", "evaluation=none", "runtime.device=cpu", "data.tile=32", "data.timesteps=1")
 SWEEP = ("model=nano,tiny", "patch=ps8,hybrid,ps1", "trainer.batch_size=4")

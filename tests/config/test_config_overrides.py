@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.literal import PATH_KEYS, plain_argument, quote_path
+from hybrid_patch.config.overrides import PATH_KEYS, plain_argument, quote_path
 
 HOSTILE = [
     "with space",

@@ -1,0 +1,118 @@
+"""Overrides from a command line, as Hydra is to read them, and back as a person types them.
+
+Paths are taken as they are: no comma, bracket, quote, `=` or `$` in them means anything to Hydra or OmegaConf.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+
+from hybrid_patch.config import messages
+from hybrid_patch.config.sources import Sources
+from hybrid_patch.errors import InputError
+
+PATH_KEYS = ("run", "input", "output", "data.root", "data.statistics", "data.labels", "run_dir")
+"""Keys whose values are taken literally. `null` alone still means null (a folder of that name is `./null`)."""
+
+_PATH = re.compile(rf"(\+{{0,2}})({'|'.join(map(re.escape, PATH_KEYS))})=(.*)", re.DOTALL)
+
+
+def hydra_overrides(arguments: Sequence[str], sources: Sources, sweep: bool = False) -> list[str]:
+    """Overrides from the command line in Hydra's grammar; with `sweep`, a key may have several values.
+
+    Paths are quoted. Values are forced (`++key=value`), so that an unknown key reaches the schema, which knows what
+    to suggest, and so that a sweep may set a key that only some of its members have. Raises InputError.
+    """
+    return [_hydra_override(argument, sources, sweep) for argument in arguments]
+
+
+def _hydra_override(argument: str, sources: Sources, sweep: bool) -> str:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        shown = argument.encode(errors="backslashreplace").decode()
+        raise InputError(f"{shown}: not UTF-8; rename the file or folder") from None
+    if is_sweep_file(argument):
+        raise InputError(f"{argument}: a sweep, which needs -m")
+    text = quote_path(argument)
+    override = parse(text)
+    if not override.key_or_group:
+        raise InputError(f"{argument}: no key before the =; write key=value")
+    if override.is_sweep_override() and not sweep:
+        raise InputError(f"{argument}: several values are a sweep, which needs -m; a list is written [a,b]")
+    if override.is_delete() or override.package is not None:
+        return text
+    if override.key_or_group in sources.groups():
+        if not override.is_sweep_override():
+            _check_choice(argument, override, sources)
+        return text.lstrip("+")  # every group has its place in the defaults list already
+    is_value = "/" not in override.key_or_group and not override.is_hydra_override()
+    return f"++{text.lstrip('+')}" if is_value else text
+
+
+def _check_choice(argument: str, override: Override, sources: Sources) -> None:
+    group, option = override.key_or_group, override.value()
+    if not isinstance(option, str | list):
+        raise InputError(messages.no_such_option(group, messages.shown(option), sources.groups()[group]))
+    if group == "cluster" and sources.name != "launch":
+        raise InputError(f"{argument}: where members run is said to hybrid-patch launch submit")
+    if group == "modality":
+        raise InputError(f"{argument}: say where it goes: +modality@data.modalities.{option}={option}")
+
+
+@lru_cache(maxsize=4096)  # the members of a sweep have most of theirs in common
+def parse(override: str) -> Override:
+    """An override in Hydra's grammar. Raises InputError if it is none."""
+    with in_one_line([override]):
+        return OverridesParser.create().parse_overrides([override])[0]
+
+
+@contextmanager
+def in_one_line(overrides: Sequence[str]) -> Iterator[None]:
+    """Whatever goes wrong while Hydra composes with these overrides is bad input."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(messages.composition_error(error, overrides)) from error
+
+
+def quote(text: str) -> str:
+    """A text as a value of Hydra's override grammar that resolves to exactly that text."""
+    if text == "???":  # OmegaConf's word for a missing value
+        text = "./???"
+    escaped = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
+    return QuotedString(escaped, Quote.single).with_quotes()
+
+
+def quote_path(argument: str) -> str:
+    """`data.root=<path>` with the path quoted for Hydra; an argument without a path key as it is."""
+    match = _PATH.fullmatch(argument)
+    if match is None or match[3] == "null":
+        return argument
+    return f"{match[1]}{match[2]}={quote(match[3])}"
+
+
+def plain_argument(override: Override) -> str:
+    """The argument that a parsed override came from, as a person types it: the inverse of `quote_path`."""
+    line = (override.input_line or "").lstrip("+")
+    value = override.value()
+    if override.key_or_group not in PATH_KEYS or not isinstance(value, str):
+        return line
+    text = re.sub(r"(\\+)\$\{", lambda match: match[1][: len(match[1]) // 2] + "${", value)
+    return f"{line.partition('=')[0]}={text}"
+
+
+def key_of(argument: str) -> str:
+    """The key of an override, without what says how it is set: `++a.b=1` and `~a.b` are of `a.b`."""
+    return argument.lstrip("+~").partition("=")[0]
+
+
+def is_sweep_file(argument: str) -> bool:
+    """Whether an argument names a file of `conf/sweep/`."""
+    return key_of(argument) == "sweep" and argument[:1] != "~" and "=" in argument

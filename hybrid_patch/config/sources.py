@@ -1,0 +1,34 @@
+"""Where configs are read from: the folder of the config groups, and what is in it."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from hybrid_patch.errors import InputError
+
+
+def conf_folder() -> Path:
+    """The folder of the config groups: in the installed package, or beside it in a checkout. Raises InputError."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise InputError(f"{package / 'conf'}: no config.yaml there, nor beside the package; install hybrid_patch again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The folder of the groups, the primary config's name, and one more folder."""
+
+    folder: Path = field(default_factory=conf_folder)
+    name: str = "config"
+    extra: Path | None = None
+
+    @cache  # noqa: B019  # a few small values, for a command's lifetime
+    def groups(self) -> dict[str, list[str]]:
+        """The options of each group, by the group's path (`patch`, `modality`, ...)."""
+        options: dict[str, set[str]] = {}
+        for folder in filter(None, (self.folder, self.extra)):
+            for file in folder.glob("*/**/*.yaml"):
+                options.setdefault(file.parent.relative_to(folder).as_posix(), set()).add(file.stem)
+        return {group: sorted(names) for group, names in options.items()}
