@@ -1,7 +1,7 @@
 """Crops: windows of samples, normalised, as arrays of one size, and batches of them."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
+from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.batch import Batch, QuerySampling
-from hybrid_patch.data.source import Source, Window
+from hybrid_patch.data.source import Sample, Source, Window
 
 Array = np.ndarray
 
@@ -95,8 +96,13 @@ def read_crop(source: Source, index: int, window: Window, timesteps: Int[Array, 
     """
     height, width, _ = source.shape(index)
     sample = source.read(index, window.within(height, width), timesteps)
+    return crop_of(sample, source.modalities, window, series)
+
+
+def crop_of(sample: Sample, modalities: Mapping[str, Modality], window: Window, series: int) -> Crop:
+    """What was read of a window, normalised, in arrays of its size and of `series` timesteps."""
     pixels, valid = {}, {}
-    for name, modality in source.modalities.items():
+    for name, modality in modalities.items():
         length = series if modality.temporal else 1
         pixels[name] = np.zeros((window.height, window.width, length, modality.channels), np.float32)
         valid[name] = np.zeros((window.height, window.width, length), bool)
@@ -106,5 +112,5 @@ def read_crop(source: Source, index: int, window: Window, timesteps: Int[Array, 
                 sample.images[name], sample.valid[name]
             )
     timestamps = np.zeros((series, 3), np.int64)
-    timestamps[: len(timesteps)] = sample.timestamps
+    timestamps[: len(sample.timestamps)] = sample.timestamps
     return Crop(pixels, valid, timestamps, sample.labels, sample.label)

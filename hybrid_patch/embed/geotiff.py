@@ -6,9 +6,10 @@ makes the second overview from the first on disk and decodes each of its blocks 
 longer than everything else.
 """
 
+import copy
+import dataclasses
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +18,14 @@ from xml.etree import ElementTree
 import numpy as np
 import rasterio
 import rasterio.shutil
-from jaxtyping import Shaped
+import torch
+from jaxtyping import Float, Shaped
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
+from torch import Tensor
 
 from hybrid_patch.data.source import Window
 from hybrid_patch.embed.options import DType
-from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_bytes
 
 Array = np.ndarray
@@ -46,7 +48,7 @@ class MapFile(NamedTuple):
         crs, transform: rasterio's reference system (None: not georeferenced) and affine transform.
         dtype: of its numbers. GDAL returns float16, numbers of half precision, as float32.
         descriptions: of the bands.
-        scales, offsets: of the bands: real value = scale × number + offset.
+        scales, offsets: of the bands in int8: real value = scale × number + offset.
         tags: of the file.
         cog: whether it is Cloud-Optimised, with overviews.
     """
@@ -54,7 +56,7 @@ class MapFile(NamedTuple):
     height: int
     width: int
     crs: Any
-    transform: Any
+    transform: Affine
     dtype: DType
     descriptions: Sequence[str]
     scales: Sequence[float]
@@ -76,7 +78,7 @@ class MapFile(NamedTuple):
     def block(self) -> int:
         """Side of a block, pixels: as large as `MAX_BLOCK_BYTES` and `MAX_CACHE_BYTES` allow, 16 to 256."""
         side = 256
-        while side > 16 and (side**2 * self.pixel_bytes > MAX_BLOCK_BYTES or self._rows(side) > MAX_CACHE_BYTES):
+        while side > 16 and (side**2 * self.pixel_bytes > MAX_BLOCK_BYTES or self.cache(side) > MAX_CACHE_BYTES):
             side //= 2
         return side
 
@@ -89,12 +91,8 @@ class MapFile(NamedTuple):
         needed = max(math.ceil(math.log2(max(self.height, self.width) / self.block)), 0)
         return min(needed, int(math.log2(self.block))) if self.cog else 0
 
-    @property
-    def cache(self) -> int:
-        """Bytes of GDAL's cache with which a copy reads no block twice."""
-        return self._rows(self.block)
-
-    def _rows(self, block: int) -> int:
+    def cache(self, block: int) -> int:
+        """Bytes of GDAL's cache with which a copy reads no block, of this side, twice."""
         return CACHED_ROWS * self.width * block * self.pixel_bytes
 
     @property
@@ -104,78 +102,50 @@ class MapFile(NamedTuple):
         predictor = 2 if self.dtype == "int8" else 3
         return {"driver": "GTiff", **blocks, "predictor": predictor, "zstd_level": 1, **COMPRESSION}
 
-    def encode(self, values: Shaped[Array, "k h w"], corner: tuple[int, int] | None = None) -> bytes:
-        """A part of the map as a GeoTIFF; its upper left pixel is in a row and column (None: not georeferenced)."""
+    def encode(self, values: Shaped[Array, "k h w"], corner: tuple[int, int] = (0, 0), level: int = 0) -> bytes:
+        """A part of the map, or of an overview, as a GeoTIFF; `corner` is the row and column where it begins."""
         k, height, width = values.shape
         profile = {"height": height, "width": width, "count": k, "dtype": self.stored, "nodata": NODATA[self.dtype]}
+        if self.crs is not None:
+            transform = self.transform * Affine.translation(*corner[::-1]) * Affine.scale(2**level)
+            profile |= {"crs": self.crs, "transform": transform}
         if self.dtype == "float16":
             profile["nbits"] = 16
-        if self.crs is not None and corner is not None:
-            row, column = corner
-            t = self.transform
-            x, y = t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f
-            profile |= {"crs": self.crs, "transform": Affine(t.a, t.b, x, t.d, t.e, y)}
         # In memory first: GDAL may not report a full disk.
         with MemoryFile() as memory:
             with memory.open(**profile, **self._tiled) as dataset:
                 dataset.write(values)
+                dataset.descriptions = self.descriptions
+                if self.dtype == "int8":
+                    dataset.scales, dataset.offsets = self.scales, self.offsets
+                dataset.update_tags(**self.tags)
             return bytes(memory.getbuffer())
 
     def write_part(self, path: Path, values: Shaped[Array, "k h w"], corner: tuple[int, int]) -> None:
         """Write a part atomically, after its overviews, which are files beside it. Raises OSError."""
-        images = [values]
-        for _ in range(self.levels):
-            images.append(halve(images[-1], NODATA[self.dtype]))
+        encoded = [self.encode(values, corner)]
+        for level in range(1, self.levels + 1):
+            values = halve(values, NODATA[self.dtype])
+            encoded.append(self.encode(values, corner, level))
         for level in range(self.levels, -1, -1):
-            encoded = self.encode(images.pop(), None if level else corner)
-            write_bytes(_at_level(path, level), encoded)
+            write_bytes(_at_level(path, level), encoded[level])
 
-    def join(self, path: Path, parts: Mapping[Path, Window], level: int = 0) -> None:
-        """Write a VRT of all parts, and one for each overview; parts are named relative to its folder."""
-        if level < self.levels:
-            self.join(path, parts, level + 1)
-        height, width = (-(-side // 2**level) for side in (self.height, self.width))
-        root = ElementTree.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
-        if self.crs is not None and level == 0:
-            _add(root, "SRS", self.crs.to_wkt())
-            _add(root, "GeoTransform", ", ".join(map(repr, self.transform.to_gdal())))
-        _add_metadata(root, self.tags)
-        for number in range(1, len(self.descriptions) + 1):
-            band = self._add_band(root, number)
-            for other in range(1, self.levels + 1) if level == 0 else ():
-                overview = _add(band, "Overview")
-                _add(overview, "SourceFilename", _at_level(path, other).name, relativeToVRT=1)
-                _add(overview, "SourceBand", number)
-            for part, window in parts.items():
-                scaled = Window(*(-(-x // 2**level) for x in (window.top, window.left, window.height, window.width)))
-                self._add_part(band, number, os.path.relpath(_at_level(part, level), path.parent), scaled)
-        write_bytes(_at_level(path, level), ElementTree.tostring(root))
+    def join(self, path: Path, parts: Mapping[Path, Window]) -> None:
+        """Write a VRT of all parts, which are in its folder, and one of each of their overviews.
 
-    @property
-    def _vrt_type(self) -> str:
-        return "Int8" if self.dtype == "int8" else "Float32"
-
-    def _add_band(self, root: ElementTree.Element, number: int) -> ElementTree.Element:
-        blocks = {"blockXSize": self.block, "blockYSize": self.block}
-        band = _add(root, "VRTRasterBand", dataType=self._vrt_type, band=number, **blocks)
-        _add(band, "Description", self.descriptions[number - 1])
-        _add(band, "NoDataValue", NODATA[self.dtype])
-        if self.dtype == "int8":
-            _add(band, "Offset", repr(float(self.offsets[number - 1])))
-            _add(band, "Scale", repr(float(self.scales[number - 1])))
-        if self.dtype == "float16":
-            _add_metadata(band, {"NBITS": "16"}, domain="IMAGE_STRUCTURE")
-        return band
-
-    def _add_part(self, band: ElementTree.Element, number: int, file: str, window: Window) -> None:
-        source = _add(band, "SimpleSource")
-        _add(source, "SourceFilename", file, relativeToVRT=1, shared=1)
-        _add(source, "SourceBand", number)
-        size = {"RasterXSize": window.width, "RasterYSize": window.height}
-        blocks = {"BlockXSize": self.block, "BlockYSize": self.block}
-        _add(source, "SourceProperties", DataType=self._vrt_type, **size, **blocks)
-        _add(source, "SrcRect", xOff=0, yOff=0, xSize=window.width, ySize=window.height)
-        _add(source, "DstRect", xOff=window.left, yOff=window.top, xSize=window.width, ySize=window.height)
+        GDAL describes the first part in a VRT, with the metadata of the whole map; then the others are added to it.
+        """
+        for level in range(self.levels + 1):
+            joined = _at_level(path, level)
+            rasterio.shutil.copy(_at_level(next(iter(parts)), level), joined, driver="VRT")
+            root = ElementTree.parse(joined).getroot()
+            width, height = (str(-(-side // 2**level)) for side in (self.width, self.height))
+            root.attrib |= {"rasterXSize": width, "rasterYSize": height}
+            for band in root.iter("VRTRasterBand"):
+                first = band[-1]
+                band.remove(first)
+                band.extend(_source(first, _at_level(part, level), window, 2**level) for part, window in parts.items())
+            write_bytes(joined, ElementTree.tostring(root))
 
     def copy(self, joined: Path, into: Path) -> None:
         """Copy all parts into one file, Cloud-Optimised with overviews or else tiled; on disk when this returns.
@@ -195,63 +165,54 @@ class MapFile(NamedTuple):
 
 
 def halve(values: Shaped[Array, "k h w"], nodata: float) -> Shaped[Array, "k h2 w2"]:
-    """An image of half the side: means of the valid pixels among 2 × 2, nodata where there is none."""
-    k, height, width = values.shape
-    half = np.empty((k, -(-height // 2), -(-width // 2)), values.dtype)
+    """An image of half the side: means of the valid pixels among 2 × 2, nodata where there is none.
+
+    A pixel is valid in all bands or in none.
+    """
+
+    def sums(band: Float[Tensor, "h w"]) -> Float[Tensor, "h2 w2"]:
+        return torch.nn.functional.avg_pool2d(band[None], 2, ceil_mode=True, divisor_override=1)[0]
+
+    valid_mask = torch.from_numpy(~np.isnan(values[0]) if math.isnan(nodata) else values[0] != nodata)
+    count = sums(valid_mask.float())
+    half = np.empty((len(values), *count.shape), values.dtype)
     for band, into in zip(values, half, strict=True):
-        even = np.pad(band, ((0, height % 2), (0, width % 2)), constant_values=nodata)
-        corners = [even[y::2, x::2] for y in (0, 1) for x in (0, 1)]
-        masks = [~np.isnan(corner) if math.isnan(nodata) else corner != nodata for corner in corners]
-        if all(mask.all() for mask in masks):
-            mean = sum(corner.astype(np.float32) for corner in corners) / 4
-        else:
-            total = sum(np.where(mask, x, 0).astype(np.float32) for mask, x in zip(masks, corners, strict=True))
-            count = sum(mask.astype(np.float32) for mask in masks)
-            mean = np.where(count > 0, total / np.maximum(count, 1), nodata)
-        into[...] = mean if math.isnan(nodata) else np.rint(mean)
+        mean = (sums(torch.from_numpy(band).float().where(valid_mask, 0)) / count).nan_to_num(nodata)
+        into[...] = mean.round() if values.dtype == np.int8 else mean
     return half
 
 
-def check_disk(folder: Path, needed: float, what: str) -> None:
-    """Raise InputError if a folder's disk has less free space than is needed."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise InputError(
-            f"{what}: needs about {needed / 1e9:.3g} GB in {folder}, where {free / 1e9:.3g} GB are free; try another "
-            "disk, fewer dims, dtype=int8 or cog=false"
-        )
-
-
 def _at_level(path: Path, level: int) -> Path:
-    """The path of an overview of a file."""
-    return path.with_name(f"{path.stem}.{level}{path.suffix}") if level else path
+    """The path of an overview of a file, where GDAL looks for it."""
+    return path.with_name(path.name + ".ovr" * level)
 
 
-def _add(parent: ElementTree.Element, tag: str, text: object = None, **attributes: object) -> ElementTree.Element:
-    element = ElementTree.SubElement(parent, tag, {key: str(value) for key, value in attributes.items()})
-    element.text = None if text is None else str(text)
-    return element
-
-
-def _add_metadata(parent: ElementTree.Element, values: Mapping[str, str], **attributes: str) -> None:
-    element = _add(parent, "Metadata", **attributes)
-    for key, text in values.items():
-        _add(element, "MDI", text, key=key)
+def _source(first: ElementTree.Element, part: Path, window: Window, factor: int) -> ElementTree.Element:
+    """A part as a source of a VRT's band, like the first part, which is at the upper left."""
+    source = copy.deepcopy(first)
+    top, left, height, width = (str(-(-x // factor)) for x in dataclasses.astuple(window))
+    attributes = {
+        "SourceProperties": {"RasterXSize": width, "RasterYSize": height},
+        "SrcRect": {"xSize": width, "ySize": height},
+        "DstRect": {"xOff": left, "yOff": top, "xSize": width, "ySize": height},
+    }
+    for element in source:
+        element.attrib |= attributes.get(element.tag, {})
+        if element.tag == "SourceFilename":
+            element.text = part.name
+    return source
 
 
 def _check_complete(path: Path) -> None:
     """Raise OSError if a block that a GeoTIFF lists is not inside it: GDAL may not report that a write has failed."""
     length = path.stat().st_size
     with rasterio.open(path) as dataset:
-        for level in range(-1, len(dataset.overviews(1))):
-            with rasterio.open(path, **({} if level < 0 else {"overview_level": level})) as image:
-                side_y, side_x = image.block_shapes[0]
-                rows, columns = math.ceil(image.height / side_y), math.ceil(image.width / side_x)
-            overview = {} if level < 0 else {"ovr": level}
-            for y, x in np.ndindex(rows, columns):
+        levels = len(dataset.overviews(1))
+    for level in (None, *range(levels)):
+        with rasterio.open(path, overview_level=level) as image:
+            for (y, x), _ in image.block_windows(1):
                 offset, size = (
-                    dataset.get_tag_item(f"BLOCK_{tag}_{x}_{y}", "TIFF", bidx=1, **overview)
-                    for tag in ("OFFSET", "SIZE")
+                    image.get_tag_item(f"BLOCK_{tag}_{x}_{y}", "TIFF", bidx=1) for tag in ("OFFSET", "SIZE")
                 )
                 if offset is None or int(offset) + int(size) > length:
                     raise OSError(f"{path.name}: a part of it was not written")

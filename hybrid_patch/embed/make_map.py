@@ -2,24 +2,28 @@
 
 import errno
 import json
-import threading
+import shutil
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import chain, groupby
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import rasterio
+import torch
 from jaxtyping import Float, Shaped
 from rasterio.transform import Affine
 
 from hybrid_patch.data.source import Window
-from hybrid_patch.embed.geotiff import OVERVIEWS, MapFile, check_disk
-from hybrid_patch.embed.map_parts import PartsFolder, Strip, divide
+from hybrid_patch.embed.geotiff import OVERVIEWS, MapFile
+from hybrid_patch.embed.map_parts import PartsFolder, divide
 from hybrid_patch.embed.options import MapOptions
 from hybrid_patch.embed.pipeline import Pipeline, Stopped, batch_from_memory, sample_scene
-from hybrid_patch.embed.reduction import INT8_MAX, Basis, Reduce, fit_basis
+from hybrid_patch.embed.reduction import Basis, Reduce, fit_basis, rounded
 from hybrid_patch.embed.scene import SceneReader
-from hybrid_patch.embed.scene_files import ReadOptions
+from hybrid_patch.embed.scene_files import find_scene
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.embed.windows import Tiling
 from hybrid_patch.errors import InputError
@@ -56,20 +60,13 @@ class MapReport(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """A map to be made: its file, its parts, and which of them are missing."""
+    """A map to be made: its parts, what makes them, and which of them are missing: those one below the other are one
+    column."""
 
     folder: PartsFolder
-    file: MapFile
-    basis: Basis
-    tiling: Tiling
-    unit: int
-    batch: int
-    strips: list[Strip]
-    pending: set[Window]
-
-    @property
-    def parts(self) -> list[Window]:
-        return [part for strip in self.strips for part in strip]
+    pipeline: Pipeline
+    parts: list[Window]
+    missing: list[list[Window]]
 
 
 def make_map(model: TrainedModel, options: MapOptions, log: Log = print, stop: object = None) -> MapReport:
@@ -83,17 +80,14 @@ def make_map(model: TrainedModel, options: MapOptions, log: Log = print, stop: o
     """
     with rasterio.Env(**GDAL):
         began = time.monotonic()
-        read_options = ReadOptions(
-            options.date, options.missing_bands == "drop", options.resolution == "any", options.nodata
-        )
         inputs = {name: model.modalities[name] for name in model.inputs}
-        scene = SceneReader(options.input, inputs, model.config.data.timesteps, read_options)
-        for note in scene.inputs.notes:
+        scene = find_scene(options, inputs, model.config.data.timesteps)
+        for note in scene.notes:
             log(note)
         job = _prepare(model, scene, options, log)
         prepared = time.monotonic()
         try:
-            work = _embed(model, scene, job, stop)
+            _embed(job, scene, stop)
             embedded = time.monotonic()
             _copy(job, stop)
         except InputError:
@@ -105,16 +99,17 @@ def make_map(model: TrainedModel, options: MapOptions, log: Log = print, stop: o
         job.folder.finish()
         ended = time.monotonic()
     phases = {"preparing": prepared - began, "embedding": embedded - prepared, "copying": ended - embedded}
-    return MapReport(phases, work, scene.height * scene.width, options.output.stat().st_size)
+    size = options.output.stat().st_size
+    return MapReport(phases, job.pipeline.seconds, scene.grid.height * scene.grid.width, size)
 
 
 def _prepare(model: TrainedModel, scene: SceneReader, options: MapOptions, log: Log) -> _Job:
     """Fit the basis (or load that of an earlier start), find the missing parts, and check the free disk space."""
     reduce, dims = _reduction(options, model)
     unit = model.sizes.output if options.grid == "patch" else 1
-    tiling = _tiling(model, options, unit)
+    tiling = Tiling(*(x // unit for x in model.tiling(options.overlap)))
     folder = PartsFolder(options.output)
-    identity = {"run": _run_id(model), "step": model.step, **options.identity(), "files": scene.files()}
+    identity = {"run": _run_id(model), "step": model.step, **options.identity(), "files": scene.identity()}
     resumed = folder.resume(identity)
     if resumed is None:
         sample, images = sample_scene(model, scene)
@@ -122,27 +117,38 @@ def _prepare(model: TrainedModel, scene: SceneReader, options: MapOptions, log: 
     else:
         basis, batch = resumed
     file = _map_file(model, scene, options, basis, unit)
-    strips = divide(file, tiling.side)
-    parts = [part for strip in strips for part in strip]
-    done = [part for part in parts if folder.file(part).exists()]
-    job = _Job(folder, file, basis, tiling, unit, batch, strips, set(parts) - set(done))
+    pipeline = Pipeline(model, scene, basis, file, tiling, unit, batch)
+    columns = divide(file, tiling.side)
+    done = {part for column in columns for part in column if folder.file(part).exists()}
+    runs = [groupby(column, done.__contains__) for column in columns]
+    missing = [list(run) for column in runs for is_done, run in column if not is_done]
+    job = _Job(folder, pipeline, [part for column in columns for part in column], missing)
     if resumed is None:
-        ratio = _compression(file, basis, images)
+        ratio = _compression(pipeline, images)
     else:
-        log(f"resuming {folder.path}: {len(done)} of {len(parts)} parts are done")
+        log(f"resuming {folder.path}: {len(done)} of {len(job.parts)} parts are done")
         written = sum(folder.file(part).stat().st_size for part in done)
         ratio = written / (_pixels(done) * file.pixel_bytes) if done else 1.0
     # The missing parts and the file, each with its overviews.
-    pixels = (1 + OVERVIEWS * options.cog) * (_pixels(job.pending) + file.height * file.width)
-    needed = pixels * file.pixel_bytes * ratio * DISK_MARGIN
-    check_disk(options.output.absolute().parent, needed, f"output={options.output}")
+    pixels = (1 + OVERVIEWS * options.cog) * (_pixels(chain(*missing)) + file.height * file.width)
+    _check_disk(options.output, pixels * file.pixel_bytes * ratio * DISK_MARGIN)
     if resumed is None:
         folder.begin(identity, basis, batch)
     log(
-        f"{scene.height}×{scene.width} pixels, {dims} numbers each as {options.dtype}; windows of {tiling.side * unit} "
-        f"pixels, {batch} at a time; {len(job.pending)} parts to make"
+        f"{scene.grid.height}×{scene.grid.width} pixels, {dims} numbers each as {options.dtype}; windows of "
+        f"{tiling.side * unit} pixels, {batch} at a time; {sum(map(len, missing))} parts to make"
     )
     return job
+
+
+def _check_disk(output: Path, needed: float) -> None:
+    folder = output.absolute().parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"output={output}: needs about {needed / 1e9:.3g} GB in {folder}, where {free / 1e9:.3g} GB are free; try "
+            "another disk, fewer dims, dtype=int8 or cog=false"
+        )
 
 
 def _reduction(options: MapOptions, model: TrainedModel) -> tuple[Reduce, int]:
@@ -155,14 +161,6 @@ def _reduction(options: MapOptions, model: TrainedModel) -> tuple[Reduce, int]:
     return options.reduce, options.dims or min(DEFAULT_DIMS, width)
 
 
-def _tiling(model: TrainedModel, options: MapOptions, unit: int) -> Tiling:
-    """Windows, in pixels of the map."""
-    side = model.side
-    if options.overlap is not None and options.overlap >= side:
-        raise InputError(f"overlap={options.overlap}: takes 0 to {side - 1} pixels, less than the {side} of a window")
-    return Tiling(*(x // unit for x in model.tiling(options.overlap)))
-
-
 def _run_id(model: TrainedModel) -> str:
     try:
         return str(json.loads((model.run / IDENTITY).read_text())["run_id"])
@@ -171,7 +169,7 @@ def _run_id(model: TrainedModel) -> str:
 
 
 def _map_file(model: TrainedModel, scene: SceneReader, options: MapOptions, basis: Basis, unit: int) -> MapFile:
-    bands, t = basis.descriptions(), scene.grid.transform
+    bands = basis.descriptions()
     scales, offsets = basis.scale.tolist(), basis.offset.tolist()
     tags = {
         "RUN": _run_id(model),
@@ -182,17 +180,17 @@ def _map_file(model: TrainedModel, scene: SceneReader, options: MapOptions, basi
         "OPTIONS": json.dumps(options.identity() | {"dims": len(bands), "reduce": basis.kind}),
         "INPUT": options.input.name,
         "MODALITIES": ", ".join(scene.modalities),
-        "DATES": ", ".join(map(str, scene.inputs.dates)),
+        "DATES": ", ".join(map(str, scene.dates)),
         "UNITS": "none (embedding)",
     }
     if options.dtype == "int8":
         tags["UNITS"] += ": value = SCALES × number + OFFSETS, -128 is no data"
         tags |= {"SCALES": json.dumps(scales), "OFFSETS": json.dumps(offsets)}
     return MapFile(
-        height=-(-scene.height // unit),
-        width=-(-scene.width // unit),
+        height=-(-scene.grid.height // unit),
+        width=-(-scene.grid.width // unit),
         crs=scene.grid.crs,
-        transform=Affine(t.a * unit, t.b * unit, t.c, t.d * unit, t.e * unit, t.f),
+        transform=scene.grid.transform * Affine.scale(unit),
         dtype=options.dtype,
         descriptions=bands,
         scales=scales,
@@ -202,12 +200,12 @@ def _map_file(model: TrainedModel, scene: SceneReader, options: MapOptions, basi
     )
 
 
-def _compression(file: MapFile, basis: Basis, images: Float[Array, "n h w d"]) -> float:
+def _compression(pipeline: Pipeline, images: Float[Array, "n h w d"]) -> float:
     """The size of a map after compression relative to before, estimated from the embeddings of some windows."""
-    numbers = np.concatenate(images @ basis.weight + basis.bias, axis=1)
-    if file.dtype == "int8":
-        numbers = ((numbers - basis.offset) / basis.scale).round().clip(-INT8_MAX, INT8_MAX)
-    values = np.ascontiguousarray(np.moveaxis(numbers, -1, 0)).astype(file.stored)
+    file, numbers = pipeline.file, torch.from_numpy(np.concatenate(images, axis=1))
+    if pipeline.projection is not None:
+        numbers = numbers @ pipeline.projection.weight.cpu() + pipeline.projection.bias.cpu()
+    values = rounded(numbers, file.dtype).permute(2, 0, 1).numpy()
     return len(file.encode(values)) / values.nbytes
 
 
@@ -215,17 +213,16 @@ def _pixels(parts: Iterable[Window]) -> int:
     return sum(part.height * part.width for part in parts)
 
 
-def _embed(model: TrainedModel, scene: SceneReader, job: _Job, stop: object) -> dict[str, float]:
-    """Make the missing parts; the seconds that each kind of work took."""
-    pipeline = Pipeline(model, scene, job.basis, job.file, job.tiling, job.unit, job.batch)
-    total = _pixels(job.parts)
+def _embed(job: _Job, scene: SceneReader, stop: object) -> None:
+    """Make the missing parts."""
+    pipeline, total = job.pipeline, _pixels(job.parts)
 
     def write(part: Window, values: Shaped[Array, "k h w"]) -> None:
-        job.file.write_part(job.folder.file(part), values, (part.top, part.left))
+        pipeline.file.write_part(job.folder.file(part), values, (part.top, part.left))
 
-    with pixel_progress(total, total - _pixels(job.pending), scene.pixel_km2 * job.unit**2) as report:
-        pipeline.run(job.strips, job.pending, write, report, stop)
-    return pipeline.seconds
+    done = total - _pixels(chain(*job.missing))
+    with pixel_progress(total, done, scene.pixel_km2 * pipeline.unit**2) as report:
+        pipeline.run(job.missing, write, report, stop)
 
 
 def _copy(job: _Job, stop: object) -> None:
@@ -233,25 +230,14 @@ def _copy(job: _Job, stop: object) -> None:
 
     The copy runs in a thread because GDAL ignores signals. After Stopped it continues until the process ends.
     """
-    file, folder = job.file, job.folder
+    file, folder = job.pipeline.file, job.folder
     file.join(folder.joined, {folder.file(part): part for part in job.parts})
-    errors: list[BaseException] = []
-
-    def copy() -> None:
-        try:
-            file.copy(folder.joined, folder.copy)
-        except BaseException as error:
-            errors.append(error)
-
-    with rasterio.Env(GDAL_CACHEMAX=max(GDAL["GDAL_CACHEMAX"], file.cache)):
-        thread = threading.Thread(target=copy, daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.2)
+    with rasterio.Env(GDAL_CACHEMAX=max(GDAL["GDAL_CACHEMAX"], file.cache(file.block))):
+        copy = ThreadPoolExecutor(1).submit(file.copy, folder.joined, folder.copy)
+        while not wait([copy], 0.2).done:
             if stop:
                 raise Stopped
-    if errors:
-        raise errors[0]
+        copy.result()
 
 
 def _disk_message(error: OSError, folder: PartsFolder) -> str:

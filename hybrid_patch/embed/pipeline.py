@@ -2,11 +2,12 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import groupby
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import psutil
@@ -17,14 +18,17 @@ from torch import Tensor
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.source import Window
 from hybrid_patch.embed.geotiff import NODATA, MapFile
-from hybrid_patch.embed.reduction import INT8_MAX, Basis
+from hybrid_patch.embed.per_pixel import Projection
+from hybrid_patch.embed.reduction import Basis, rounded
 from hybrid_patch.embed.scene import SceneReader
 from hybrid_patch.embed.trained_model import TrainedModel
-from hybrid_patch.embed.windows import Tiling, blended
+from hybrid_patch.embed.windows import Blender, Tiling
 from hybrid_patch.errors import InputError
 
+A = TypeVar("A")
+B = TypeVar("B")
 Array = np.ndarray
-Write = Callable[[Window, Shaped[Array, "k h w"]], None]
+Part = tuple[Window, Shaped[Array, "k h w"]]
 
 ROWS_AHEAD = 2
 """Rows of windows that are read and embedded before they are needed."""
@@ -49,168 +53,148 @@ class Row(NamedTuple):
     Attributes:
         top: their upper edge.
         valid_mask: where the scene has data, `[side, columns]` of the map.
-        windows: embeddings by the left edge of the first window of a batch.
+        batches: embeddings, from left to right.
     """
 
     top: int
     valid_mask: Bool[Tensor, "side columns"]
-    windows: dict[int, "Future[Tensor]"]
+    batches: list["Future[Tensor]"]
 
 
+@dataclass
 class Pipeline:
     """Embeds a scene into parts of a map.
 
-    Args:
+    Attributes:
         tiling: windows, in pixels of the map.
         unit: pixels of the scene, along each side, per pixel of the map.
         batch: windows that are embedded together.
-
-    Attributes:
         seconds: how long each kind of work took; they overlap.
     """
 
-    def __init__(
-        self,
-        model: TrainedModel,
-        scene: SceneReader,
-        basis: Basis,
-        file: MapFile,
-        tiling: Tiling,
-        unit: int,
-        batch: int,
-    ) -> None:
-        self.model, self.scene, self.file = model, scene, file
-        self.tiling, self.unit, self.batch = tiling, unit, batch
-        self.projection = basis.projection(file.dtype == "int8", model.device)
-        self.seconds = {"reading": 0.0, "computing": 0.0, "blending": 0.0, "writing": 0.0}
+    model: TrainedModel
+    scene: SceneReader
+    basis: Basis
+    file: MapFile
+    tiling: Tiling
+    unit: int
+    batch: int
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"reading": 0.0, "computing": 0.0, "blending": 0.0, "writing": 0.0}
+    )
+
+    @cached_property
+    def projection(self) -> Projection | None:
+        """From embeddings to the map's numbers."""
+        return self.basis.projection(self.file.dtype == "int8", self.model.device)
 
     def run(
         self,
-        strips: Sequence[Sequence[Window]],
-        pending: Collection[Window],
-        write: Write,
+        columns: Iterable[Sequence[Window]],
+        write: Callable[[Window, Shaped[Array, "k h w"]], None],
         report: Callable[[int], None],
         stop: object,
     ) -> None:
-        """Embed the pending parts, and call `write` with each, in a thread of its own.
+        """Embed parts, and call `write` with each, in a thread of its own.
 
-        `report` is called with the number of pixels embedded since the last call.
+        Args:
+            columns: parts that lie one below the other without a gap.
+            report: called with the number of pixels embedded since the last call.
 
         Raises Stopped if `stop` has become true, and whatever reading and writing raise.
         """
-        written: Future[None] | None = None
-        with embedding_threads(self.model.device) as self._embedders:
-            self._reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
-            try:
-                for strip in strips:
-                    for is_pending, run in groupby(strip, lambda part: part in pending):
-                        for part, values in self._parts(list(run), report, stop) if is_pending else ():
-                            if written is not None:
-                                written.result()
-                            written = writer.submit(self._write, write, part, values)
-                if written is not None:
-                    written.result()
-            finally:
-                self._reader.shutdown(cancel_futures=True)
-                writer.shutdown()
+
+        def timed_write(part: Part) -> None:
+            with self._timed("writing"):
+                write(*part)
+
+        with (
+            embedding_threads(self.model.device) as embedders,
+            ThreadPoolExecutor(1, "read") as reader,
+            ThreadPoolExecutor(1, "write") as writer,
+        ):
+            parts = (part for column in columns for part in self._parts(column, reader, embedders, report, stop))
+            for _ in ahead(writer, timed_write, parts, 1):
+                pass
 
     def _parts(
-        self, parts: Sequence[Window], report: Callable[[int], None], stop: object
-    ) -> Iterator[tuple[Window, Shaped[Array, "k h w"]]]:
-        """Embed parts that lie one below the other, without a gap."""
-        top, columns = parts[0].top, (parts[0].left, parts[0].left + parts[0].width)
-        end = parts[-1].top + parts[-1].height
-        rows = self._rows([t for t in self.tiling.tops(self.file.height, top) if t < end], columns)
-        row: Row | None = None
-        began = time.perf_counter()
-
-        def embed(at: int, lefts: list[int]) -> Float[Tensor, "n side side k"]:
-            nonlocal row, began
-            wait_began = time.perf_counter()
-            if row is None or row.top != at:
-                row = next(rows)
-            windows = row.windows.pop(lefts[0]).result()
-            began += time.perf_counter() - wait_began
-            return windows
-
-        left = list(parts)
-        values = self._empty(left[0])
-        for band in blended(self.file.height, self.file.width, self.tiling, embed, self.batch, top, columns):
-            assert row is not None
-            numbers = self._numbers(band, row.valid_mask[top - row.top :][: len(band)])
-            while len(numbers) and left:
-                start = top - left[0].top
-                count = min(len(numbers), left[0].height - start)
-                values[:, start : start + count] = numbers[:count].permute(2, 0, 1)
-                numbers, top = numbers[count:], top + count
-                if start + count == left[0].height:
-                    self.seconds["blending"] += time.perf_counter() - began
-                    yield left.pop(0), values.numpy()
-                    began = time.perf_counter()
-                    if left:
-                        values = self._empty(left[0])
-            report(len(band) * band.shape[1])
+        self,
+        column: Sequence[Window],
+        reader: ThreadPoolExecutor,
+        embedders: ThreadPoolExecutor,
+        report: Callable[[int], None],
+        stop: object,
+    ) -> Iterator[Part]:
+        left, right = column[0].left, column[0].left + column[0].width
+        lefts = self.tiling.starts(self.file.width, left, right)
+        tops = self.tiling.starts(self.file.height, column[0].top, column[-1].top + column[-1].height)
+        inside = slice(left - lefts[0], right - lefts[0])
+        blender = Blender(self.file.height, self.tiling, lefts)
+        images: dict[Window, Shaped[Array, "k h w"]] = {}
+        for row in ahead(reader, lambda top: self._read(top, lefts, embedders), tops, ROWS_AHEAD):
+            batches = [batch.result() for batch in row.batches]
+            with self._timed("blending"):
+                band = blender.add(row.top, batches)[:, inside]
+                numbers = self._numbers(band, row.valid_mask[: len(band), inside])
+                for part in column:
+                    begin, end = max(part.top, row.top), min(part.top + part.height, row.top + len(band))
+                    if begin < end:
+                        image = images.setdefault(part, self._empty(part))
+                        image[:, begin - part.top : end - part.top] = numbers[:, begin - row.top : end - row.top]
+                        report((end - begin) * part.width)
+            for part in [part for part in images if part.top + part.height <= row.top + len(band)]:
+                yield part, images.pop(part)
             if stop:
                 raise Stopped
-            if not left:
-                return
 
-    def _rows(self, tops: Sequence[int], columns: tuple[int, int]) -> Iterator[Row]:
-        ahead: deque[Future[Row]] = deque()
-        for top in tops:
-            ahead.append(self._reader.submit(self._read, top, columns))
-            if len(ahead) > ROWS_AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-    def _read(self, top: int, columns: tuple[int, int]) -> Row:
+    def _read(self, top: int, lefts: Sequence[int], embedders: ThreadPoolExecutor) -> Row:
         """Read a row of windows and queue them to be embedded."""
-        began = time.perf_counter()
-        lefts, side = self.tiling.lefts(self.file.width, *columns), self.tiling.side
-        origin, end = lefts[0], lefts[-1] + side
-        crop = self.scene.read(Window(*(self.unit * x for x in (top, origin, side, end - origin))))
-        valid = crop.any_valid(list(crop.valid)).reshape(side, self.unit, end - origin, self.unit).any((1, 3))
-        batches = [lefts[start : start + self.batch] for start in range(0, len(lefts), self.batch)]
-        windows = {
-            batch[0]: self._embedders.submit(self._embed, crop, [left - origin for left in batch]) for batch in batches
-        }
-        self.seconds["reading"] += time.perf_counter() - began
-        return Row(top, torch.from_numpy(valid)[:, columns[0] - origin : columns[1] - origin], windows)
+        with self._timed("reading"):
+            side, unit, width = self.tiling.side, self.unit, lefts[-1] + self.tiling.side - lefts[0]
+            crop = self.scene.read(Window(*(unit * x for x in (top, lefts[0], side, width))))
+            valid = crop.any_valid(list(crop.valid)).reshape(side, unit, width, unit).any((1, 3))
+            batches = [
+                embedders.submit(self._embed, crop, [left - lefts[0] for left in lefts[start : start + self.batch]])
+                for start in range(0, len(lefts), self.batch)
+            ]
+        return Row(top, torch.from_numpy(valid), batches)
 
     def _embed(self, crop: Crop, lefts: Sequence[int]) -> Float[Tensor, "n side side k"]:
         """Embed windows of a row of them, as the map's numbers; zeros if none has any data."""
-        began = time.perf_counter()
-        side = self.tiling.side * self.unit
-        crops = [crop.window(Window(0, left * self.unit, side, side)) for left in lefts]
-        if any(valid_mask.any() for window in crops for valid_mask in window.valid.values()):
-            embedding = self.model.embed_crops(
+        with self._timed("computing"):
+            side = self.tiling.side * self.unit
+            crops = [crop.window(Window(0, left * self.unit, side, side)) for left in lefts]
+            if not any(valid_mask.any() for window in crops for valid_mask in window.valid.values()):
+                return torch.zeros(len(lefts), self.tiling.side, self.tiling.side, len(self.file.descriptions))
+            return self.model.embed_crops(
                 crops, projection=self.projection, absent=self.scene.absent, repeat=self.unit == 1
             )
-        else:
-            embedding = torch.zeros(len(lefts), self.tiling.side, self.tiling.side, len(self.file.descriptions))
-        embedding = embedding.float().cpu()
-        self.seconds["computing"] += time.perf_counter() - began
-        return embedding
 
-    def _numbers(self, band: Float[Tensor, "h w k"], valid_mask: Bool[Tensor, "h w"]) -> Shaped[Tensor, "h w k"]:
-        """A band of rows as it is written, in place."""
-        if self.file.dtype == "int8":
-            numbers = band.round_().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
-        else:
-            numbers = band.half().float() if self.file.dtype == "float16" else band
-        if not bool(valid_mask.all()):
-            numbers[~valid_mask] = NODATA[self.file.dtype]
-        return numbers
+    def _numbers(self, band: Float[Tensor, "h w k"], valid_mask: Bool[Tensor, "h w"]) -> Shaped[Array, "k h w"]:
+        """A band of rows as it is written."""
+        numbers = rounded(band, self.file.dtype)
+        numbers[~valid_mask] = NODATA[self.file.dtype]
+        return numbers.permute(2, 0, 1).numpy()
 
-    def _empty(self, part: Window) -> Shaped[Tensor, "k h w"]:
-        shape = (len(self.file.descriptions), part.height, part.width)
-        return torch.empty(shape, dtype=torch.int8 if self.file.dtype == "int8" else torch.float32)
+    def _empty(self, part: Window) -> Shaped[Array, "k h w"]:
+        return np.empty((len(self.file.descriptions), part.height, part.width), self.file.stored)
 
-    def _write(self, write: Write, part: Window, values: Shaped[Array, "k h w"]) -> None:
+    @contextmanager
+    def _timed(self, work: str) -> Iterator[None]:
         began = time.perf_counter()
-        write(part, values)
-        self.seconds["writing"] += time.perf_counter() - began
+        yield
+        self.seconds[work] += time.perf_counter() - began
+
+
+def ahead(pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterable[A], count: int) -> Iterator[B]:
+    """Yield the results of a function, in order, while `count` more calls are under way or waiting in a pool."""
+    futures: deque[Future[B]] = deque()
+    for item in items:
+        futures.append(pool.submit(function, item))
+        if len(futures) > count:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
 
 
 @contextmanager
@@ -238,13 +222,13 @@ def sample_scene(model: TrainedModel, scene: SceneReader) -> tuple[Float[Array, 
     """
     rng = np.random.default_rng(0)
     side = model.side
-    available = -(-scene.height // side) * -(-scene.width // side)
+    available = -(-scene.grid.height // side) * -(-scene.grid.width // side)
     count = min(max(round(available * SAMPLE_SHARE), min(MIN_SAMPLE_WINDOWS, available)), MAX_SAMPLE_WINDOWS)
     pixels: list[Float[Array, "n d"]] = []
     whole: list[Float[Array, "m side side d"]] = []
 
     def embed(crops: Sequence[Crop]) -> Float[Array, "m side side d"]:
-        return model.embed_crops(crops, absent=scene.absent).float().cpu().numpy()
+        return model.embed_crops(crops, absent=scene.absent).numpy()
 
     with embedding_threads(model.device) as pool:
         windows = list(scene.windows_with_data(side, count))
@@ -263,7 +247,7 @@ def sample_scene(model: TrainedModel, scene: SceneReader) -> tuple[Float[Array, 
 def batch_from_memory(model: TrainedModel, scene: SceneReader, dims: int) -> int:
     """How many windows of `dims` numbers per pixel to embed together: as many as free memory holds, up to a maximum."""
     side, size = model.side, model.config.model.encoder
-    times = {name: len(scene.timestamps) if m.temporal else 1 for name, m in scene.modalities.items()}
+    times = {name: len(scene.files.timestamps) if m.temporal else 1 for name, m in scene.modalities.items()}
     tokens = sum(times[name] * len(m.band_sets) for name, m in scene.modalities.items())
     tokens *= (side // model.sizes.processing) ** 2
     channels = sum(times[name] * m.channels for name, m in scene.modalities.items())

@@ -6,8 +6,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
+from torch import Tensor
 
+from hybrid_patch.embed.options import DType
 from hybrid_patch.embed.per_pixel import Projection
 from hybrid_patch.runs.atomic_files import write_bytes
 
@@ -58,6 +60,13 @@ class Basis(NamedTuple):
         buffer = io.BytesIO()
         np.savez(buffer, kind=np.array(self.kind), **arrays)
         write_bytes(path, buffer.getvalue())
+
+
+def rounded(numbers: Float[Tensor, "*n k"], dtype: DType) -> Shaped[Tensor, "*n k"]:
+    """Numbers as a map of this type stores them; those of int8 come in its steps. May change its argument."""
+    if dtype == "int8":
+        return numbers.round_().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
+    return numbers.half().float() if dtype == "float16" else numbers
 
 
 def load_basis(path: Path) -> Basis:

@@ -1,52 +1,52 @@
 """A scene to be embedded: windows of its files, normalised with the statistics of a run."""
 
-import itertools
+import datetime
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.data.crops import Crop
+from hybrid_patch.data.crops import Crop, crop_of
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
-from hybrid_patch.data.source import BrokenSampleError, Window
-from hybrid_patch.embed.scene_files import ReadOptions, SceneInputs, find_inputs
+from hybrid_patch.data.rasters.scene import Layer, SceneFiles, read_images
+from hybrid_patch.data.source import BrokenSampleError, Sample, Window
 from hybrid_patch.errors import InputError
 
 Array = np.ndarray
 
 
+@dataclass(frozen=True)
 class SceneReader:
-    """The files of a scene, open for reading in windows. Not for several threads at once.
+    """The files of a scene, all on one grid, open for reading in windows. Not for several threads at once.
 
     Attributes:
-        inputs: which files are what.
-        modalities: of the layers that there are.
-        height, width: pixels.
-        timestamps: `[T, 3]` day, month 0-11, year.
+        rasters: that are open.
+        files: which files are read, and when they are from.
+        layers: by modality, how they are read.
+        dates: of the timesteps; empty if all is static.
+        grid: the header of one of the files.
+        notes: a line on each choice that was made.
     """
 
-    def __init__(
-        self, path: Path, modalities: Mapping[str, Modality], timesteps: int, options: ReadOptions | None = None
-    ) -> None:
-        """Find and check the files; see `find_inputs`. Raises InputError."""
-        self._files = RasterFiles()
-        self.inputs: SceneInputs = find_inputs(path, modalities, timesteps, options or ReadOptions(), self._files)
-        self.modalities = {name: layer.modality for name, layer in self.inputs.layers.items()}
-        self.height, self.width = self.grid.height, self.grid.width
-        self.timestamps = self.inputs.scene.timestamps
+    rasters: RasterFiles
+    files: SceneFiles
+    layers: Mapping[str, Layer]
+    dates: tuple[datetime.date, ...]
+    grid: Header
+    notes: tuple[str, ...]
 
     @property
-    def grid(self) -> Header:
-        """Size and place."""
-        return self.inputs.grid
+    def modalities(self) -> dict[str, Modality]:
+        """Those that it has."""
+        return {name: layer.modality for name, layer in self.layers.items()}
 
     @property
     def absent(self) -> dict[str, tuple[int, ...]]:
         """Per modality, the band sets that are left out."""
-        return {name: layer.absent for name, layer in self.inputs.layers.items()}
+        return {name: layer.absent for name, layer in self.layers.items()}
 
     @property
     def pixel_km2(self) -> float:
@@ -54,9 +54,9 @@ class SceneReader:
         gsd = self.grid.gsd() or next(iter(self.modalities.values())).gsd
         return (gsd / 1000) ** 2
 
-    def files(self) -> list[dict[str, Any]]:
+    def identity(self) -> list[dict[str, Any]]:
         """The files by path, size and time of change: whether a scene is still the same."""
-        stats = [(path, path.stat()) for path in self.inputs.scene.paths]
+        stats = [(path, path.stat()) for path in self.files.paths]
         return [{"path": str(path.resolve()), "bytes": s.st_size, "changed": s.st_mtime_ns} for path, s in stats]
 
     def read(self, window: Window) -> Crop:
@@ -64,36 +64,27 @@ class SceneReader:
 
         Raises InputError for a file that cannot be read.
         """
-        inside = window.within(self.height, self.width)
-        pixels: dict[str, Float[Array, "h w _ _"]] = {}
-        valid: dict[str, Bool[Array, "h w _"]] = {}
-        for name, layer in self.inputs.layers.items():
-            length = len(self.timestamps) if layer.modality.temporal else 1
-            pixels[name] = np.zeros((window.height, window.width, length, layer.modality.channels), np.float32)
-            valid[name] = np.zeros(pixels[name].shape[:3], bool)
-            absent = [c for s in layer.absent for c in layer.modality.band_set_channels[s]]
-            for step, path in self.inputs.scene.files[name].items():
-                try:
-                    image = layer.modality.normalise(*layer.read(self._files, path, inside, self.grid))
-                except BrokenSampleError as error:
-                    raise InputError(str(error)) from error
-                place = (slice(inside.height), slice(inside.width), step)
-                pixels[name][place], valid[name][place] = image
-            pixels[name][..., absent] = 0
-        return Crop(pixels, valid, self.timestamps, None)
+        inside, length = window.within(self.grid.height, self.grid.width), len(self.files.timestamps)
+        try:
+            images, valid = read_images(self.rasters, self.files, self.layers, self.grid, inside, np.arange(length))
+        except BrokenSampleError as error:
+            raise InputError(str(error)) from error
+        crop = crop_of(Sample(images, valid, self.files.timestamps), self.modalities, window, length)
+        for name, layer in self.layers.items():
+            for number in layer.absent:
+                crop.pixels[name][..., layer.modality.band_set_channels[number]] = 0
+        return crop
 
     def windows_with_data(self, side: int, count: int, seed: int = 0) -> Iterator[Crop]:
         """Up to `count` windows with something in them, spread over the scene.
 
         Where most of the scene is empty, the rest of it is read row by row until there are as many.
         """
-        rows, columns = -(-self.height // side), -(-self.width // side)
+        rows, columns = -(-self.grid.height // side), -(-self.grid.width // side)
         spread = _spread(rows * columns, min(4 * count, rows * columns), seed)
-        drawn = set(spread)
-        order = itertools.chain(spread, (number for number in range(rows * columns) if number not in drawn))
-        windows = (Window(number // columns * side, number % columns * side, side, side) for number in order)
-        crops = (crop for crop in map(self.read, windows) if any(valid.any() for valid in crop.valid.values()))
-        yield from itertools.islice(crops, count)
+        order = dict.fromkeys([*spread, *range(rows * columns)])
+        crops = (self.read(Window(number // columns * side, number % columns * side, side, side)) for number in order)
+        yield from islice((crop for crop in crops if any(valid.any() for valid in crop.valid.values())), count)
 
 
 def _spread(length: int, count: int, seed: int) -> list[int]:
@@ -101,4 +92,4 @@ def _spread(length: int, count: int, seed: int) -> list[int]:
     rng = np.random.default_rng(seed)
     edges = np.linspace(0, length, count + 1)
     drawn = np.floor(edges[:-1] + rng.random(count) * np.diff(edges)).astype(int)
-    return [int(number) for number in rng.permutation(np.unique(drawn))]
+    return rng.permutation(np.unique(drawn)).tolist()

@@ -14,7 +14,6 @@ from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.meta import read_meta
 from hybrid_patch.data.rasters.scene import (
     Layer,
-    SceneFiles,
     Series,
     by_date,
     check_grid,
@@ -23,6 +22,8 @@ from hybrid_patch.data.rasters.scene import (
     tifs,
 )
 from hybrid_patch.data.source import BrokenSampleError
+from hybrid_patch.embed.options import MapOptions
+from hybrid_patch.embed.scene import SceneReader
 from hybrid_patch.errors import InputError
 
 MAX_GSD_CHANGE = 0.1
@@ -32,43 +33,7 @@ DATE = re.compile(r"(?<!\d)(\d{4})(-?)(\d{2})\2(\d{2})(?!\d)")
 TAG = "TIFFTAG_DATETIME"
 
 
-class ReadOptions(NamedTuple):
-    """How an input is read.
-
-    Attributes:
-        date: of the only date of the input.
-        drop_bands: leave out band sets that lack a band, instead of an error.
-        any_resolution: accept any pixel size.
-        nodata: the value that means 'no data' in files that declare none.
-    """
-
-    date: datetime.date | None = None
-    drop_bands: bool = False
-    any_resolution: bool = False
-    nodata: float | None = None
-
-
-class SceneInputs(NamedTuple):
-    """The files of a scene, all on one grid.
-
-    Attributes:
-        scene: the files that are read.
-        layers: by modality, how they are read.
-        dates: of the timesteps; empty if all is static.
-        grid: the header of one of the files.
-        notes: a line on each choice that was made.
-    """
-
-    scene: SceneFiles
-    layers: Mapping[str, Layer]
-    dates: tuple[datetime.date, ...]
-    grid: Header
-    notes: tuple[str, ...]
-
-
-def find_inputs(
-    path: Path, modalities: Mapping[str, Modality], timesteps: int, options: ReadOptions, files: RasterFiles
-) -> SceneInputs:
+def find_scene(options: MapOptions, modalities: Mapping[str, Modality], timesteps: int) -> SceneReader:
     """Look at a GeoTIFF, at a folder of dated ones, or at a folder with one of these for each modality.
 
     Args:
@@ -77,10 +42,10 @@ def find_inputs(
 
     Raises InputError, one line, for files that do not fit the run or each other.
     """
-    if not path.exists():
-        raise InputError(f"input={path}: no such file or folder")
+    if not options.input.exists():
+        raise InputError(f"input={options.input}: no such file or folder")
     try:
-        return _Finder(path, modalities, options, files, []).find(timesteps)
+        return _Finder(options, modalities, RasterFiles(), []).find(timesteps)
     except BrokenSampleError as error:
         raise InputError(str(error)) from error
 
@@ -96,16 +61,15 @@ def date_in(text: str) -> datetime.date | None:
 
 
 class _Finder(NamedTuple):
-    """What `find_inputs` works with; it adds to the notes."""
+    """What `find_scene` works with; it adds to the notes."""
 
-    path: Path
+    options: MapOptions
     modalities: Mapping[str, Modality]
-    options: ReadOptions
     files: RasterFiles
     notes: list[str]
 
-    def find(self, timesteps: int) -> SceneInputs:
-        """The files of the scene."""
+    def find(self, timesteps: int) -> SceneReader:
+        """The scene."""
         series: dict[str, Series] = {}
         for name, paths in self._paths().items():
             if self.modalities[name].temporal:
@@ -113,37 +77,44 @@ class _Finder(NamedTuple):
             elif len(paths) == 1:
                 series[name] = {None: paths[0]}
             else:
-                raise InputError(f"input={self.path}: {len(paths)} files of the static modality {name}; takes one")
+                raise InputError(f"input={self.root}: {len(paths)} files of the static modality {name}; takes one")
         dates = self._dates(dates_of(series.values()), timesteps)
-        scene = scene_files(self.path.name, series, dates)
-        layers = {name: self._layer(name, list(placed.values())) for name, placed in scene.files.items()}
+        scene = scene_files(self.root.name, series, dates)
         grid = self.files.header(scene.paths[0])
+        layers = {}
         for name, placed in scene.files.items():
-            for path in placed.values():
-                check_grid(self.files.header(path), grid)
-                self._check_resolution(self.files.header(path), name)
+            headers = [self.files.header(path) for path in placed.values()]
+            layers[name] = self._layer(name, headers)
+            for header in headers:
+                check_grid(header, grid)
+                self._check_resolution(header, name)
         missing = [name for name in self.modalities if name not in layers]
         if missing:
             self.notes.append(f"not in the input, so missing: {', '.join(missing)}")
-        return SceneInputs(scene, layers, tuple(dates), grid, tuple(self.notes))
+        return SceneReader(self.files, scene, layers, tuple(dates), grid, tuple(self.notes))
+
+    @property
+    def root(self) -> Path:
+        """The input."""
+        return self.options.input
 
     def _paths(self) -> dict[str, list[Path]]:
         """The files of each modality, in order."""
-        if self.path.is_file():
-            return {self._modality_of(self.path): [self.path]}
+        if self.root.is_file():
+            return {self._modality_of(self.root): [self.root]}
         by_name = {}
         for name in self.modalities:
-            place = next((p for p in (self.path / name, self.path / f"{name}.tif") if p.exists()), None)
+            place = next((p for p in (self.root / name, self.root / f"{name}.tif") if p.exists()), None)
             if place is not None:
                 by_name[name] = tifs(place) if place.is_dir() else [place]
                 if not by_name[name]:
                     raise InputError(f"{place}: no .tif files in this folder")
         if by_name:
             return by_name
-        paths = tifs(self.path)
+        paths = tifs(self.root)
         if not paths:
             raise InputError(
-                f"input={self.path}: holds no .tif file, and nothing called {' or '.join(self.modalities)} as the "
+                f"input={self.root}: holds no .tif file, and nothing called {' or '.join(self.modalities)} as the "
                 "run's inputs are"
             )
         return {self._modality_of(paths[0]): paths}
@@ -165,7 +136,7 @@ class _Finder(NamedTuple):
 
     def _bare_layer(self, name: str, path: Path) -> Layer:
         """A modality in a file, described by the meta.json of the input's folder, or of the folders above the file."""
-        root = path.parent if self.path.is_file() else self.path
+        root = path.parent if self.root.is_file() else self.root
         folders = [root, path.parent, path.parent.parent]
         folder = next((folder for folder in folders if (folder / "meta.json").is_file()), root)
         return Layer(name, self.modalities[name], read_meta(folder / "meta.json"), self.options.nodata)
@@ -187,41 +158,41 @@ class _Finder(NamedTuple):
         self.notes.append(f"{len(dates)} dates, and the run takes {max_dates}: {', '.join(map(str, chosen))}")
         return chosen
 
-    def _layer(self, name: str, paths: Sequence[Path]) -> Layer:
+    def _layer(self, name: str, headers: Sequence[Header]) -> Layer:
         """How the files of a modality are read, without the band sets that one of the files lacks a band of."""
-        layer = self._bare_layer(name, paths[0])
-        bands, band_sets = layer.modality.bands, layer.modality.band_sets
-        first = self.files.header(paths[0])
-        names = layer.names(first)
+        first = headers[0]
+        layer = self._bare_layer(name, first.path)
+        bands, band_sets, names = layer.modality.bands, layer.modality.band_sets, layer.names(first)
         unused = [band for band in names if band.casefold() not in {b.casefold() for b in bands}]
         if unused:
-            self.notes.append(f"{paths[0].name}: bands not used: {', '.join(unused)}")
+            self.notes.append(f"{first.path.name}: bands not used: {', '.join(unused)}")
         if names == tuple(bands) and not first.names:
-            self.notes.append(f"{paths[0].name}: its bands have no names; taken in order: {', '.join(names)}")
-        missing: dict[str, Path] = {}
-        for path in paths:
-            positions = layer.positions(self.files.header(path))
-            missing |= {band: path for band, position in zip(bands, positions, strict=True) if position is None}
+            self.notes.append(f"{first.path.name}: its bands have no names; taken in order: {', '.join(names)}")
+        missing: dict[str, Header] = {}
+        for header in headers:
+            positions = zip(bands, layer.positions(header), strict=True)
+            missing |= {band: header for band, position in positions if position is None}
         if not missing:
             return layer
         absent = tuple(number for number, band_set in enumerate(band_sets) if missing.keys() & set(band_set))
-        path = next(iter(missing.values()))
-        lacking, names = ", ".join(map(repr, missing)), layer.names(self.files.header(path))
-        problem = f"{path}: has no band {lacking} of modality {name!r}; it has {', '.join(names)}"
-        if not self.options.drop_bands:
-            hint = (
-                "" if len(absent) == len(band_sets) else "; missing_bands=drop leaves out the band sets that it is in"
-            )
+        header = next(iter(missing.values()))
+        problem = (
+            f"{header.path}: has no band {', '.join(map(repr, missing))} of modality {name!r}; "
+            f"it has {', '.join(layer.names(header))}"
+        )
+        nothing_left = len(absent) == len(band_sets)
+        if self.options.missing_bands == "error":
+            hint = "" if nothing_left else "; missing_bands=drop leaves out the band sets that it is in"
             raise InputError(problem + hint)
-        if len(absent) == len(band_sets):
+        if nothing_left:
             raise InputError(f"{problem}; every band set lacks a band, so that nothing is left")
         sets = "; ".join(", ".join(band_sets[number]) for number in absent)
-        self.notes.append(f"{path.name}: has no {', '.join(missing)}; left out band sets: {sets}")
+        self.notes.append(f"{header.path.name}: has no {', '.join(missing)}; left out band sets: {sets}")
         return replace(layer, absent=absent)
 
     def _check_resolution(self, header: Header, name: str) -> None:
         gsd, trained = header.gsd(), self.modalities[name].gsd
-        if gsd is not None and abs(gsd / trained - 1) > MAX_GSD_CHANGE and not self.options.any_resolution:
+        if gsd is not None and abs(gsd / trained - 1) > MAX_GSD_CHANGE and self.options.resolution == "same":
             raise InputError(
                 f"{header.path}: has pixels of {gsd:.4g} m, but the run was trained on {name} of {trained:.4g} m; "
                 "resample it (gdalwarp -tr), or take it as it is with resolution=any"

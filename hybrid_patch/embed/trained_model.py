@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,15 @@ from hybrid_patch.config.curriculum import PatchSizes, sizes_after, tile_for
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.crops import Crop
+from hybrid_patch.data.patchify import patchify
 from hybrid_patch.data.source import Window
-from hybrid_patch.embed.per_pixel import Pooling, Projection, embed
-from hybrid_patch.embed.windows import Tiling, blended
+from hybrid_patch.embed import per_pixel
+from hybrid_patch.embed.per_pixel import Pooling, Projection
+from hybrid_patch.embed.windows import Blender, Tiling
 from hybrid_patch.errors import InputError
 from hybrid_patch.model.hybrid import HybridModel, build_model
+from hybrid_patch.model.interpolation import repeat_cells
+from hybrid_patch.model.tokens import Positions
 from hybrid_patch.runs.checkpoints import newest_checkpoint
 from hybrid_patch.runs.directory import CHECKPOINTS
 
@@ -68,6 +72,7 @@ class TrainedModel:
         side = self.side
         return Tiling.overlapping(side, side // 4 if overlap is None else overlap, self.sizes.processing)
 
+    @torch.no_grad()
     def embed_crops(
         self,
         crops: Sequence[Crop],
@@ -76,8 +81,29 @@ class TrainedModel:
         absent: Mapping[str, Collection[int]] | None = None,
         repeat: bool = True,
     ) -> Float[Tensor, "n height width d"]:
-        """Embeddings of windows; see `hybrid_patch.embed.per_pixel.embed`."""
-        return embed(self.network, crops, self.sizes, self.modalities, self.device, pooling, projection, absent, repeat)
+        """Embed every pixel of windows: `[N, H, W, D]`, its fine tokens pooled; float32, on the CPU.
+
+        At an output patch size above 1, the pixels of a patch share its token. Pixels without tokens are zeros, and so
+        are missing tokens in a concatenation (`[N, H, W, modalities T S D]`).
+
+        Args:
+            projection: of the mean; with `concat` it raises ValueError.
+            absent: per modality, the numbers of its missing band sets.
+            repeat: False for one row and column per output patch instead of per pixel.
+        """
+        if projection is not None and pooling != "mean":
+            raise ValueError(f"pooling={pooling}: only a mean can be projected")
+        processing, output, factor = self.sizes.processing, self.sizes.output, self.sizes.factor
+        batch = per_pixel.unmasked_batch(crops, processing, self.modalities, absent or {})
+        batch = batch.map(lambda x: x.to(self.device))
+        patches = {name: patchify(pixels, processing) for name, pixels in batch.pixels.items()}
+        _, latents = self.network.encode(patches, batch)
+        tokens = [
+            self.network.encoder_upsampler(grid, factor, Positions.everywhere(grid.mask, factor), batch.guide(name))
+            for name, grid in latents.items()
+        ]
+        pooled = per_pixel.concatenated(tokens) if pooling == "concat" else per_pixel.mean(tokens, projection)
+        return repeat_cells(pooled, output if repeat else 1).float().cpu()
 
     def embed(
         self,
@@ -115,12 +141,15 @@ class TrainedModel:
     def embed_whole(self, whole: Crop, tiling: Tiling, pooling: Pooling = "mean") -> Float[Array, "h w d"]:
         """Embed an image in memory, in windows; zeros where there is no data."""
         height, width = next(iter(whole.valid.values())).shape[:2]
+        side, lefts = tiling.side, tiling.starts(width)
+        blender = Blender(height, tiling, lefts)
 
-        def embed(top: int, lefts: list[int]) -> Float[Tensor, "n side side d"]:
-            crops = [whole.window(Window(top, left, tiling.side, tiling.side)) for left in lefts]
-            return self.embed_crops(crops, pooling).float().cpu()
+        def row(top: int) -> Iterator[Float[Tensor, "n side side d"]]:
+            for start in range(0, len(lefts), WINDOWS):
+                crops = [whole.window(Window(top, left, side, side)) for left in lefts[start : start + WINDOWS]]
+                yield self.embed_crops(crops, pooling)
 
-        return torch.cat(list(blended(height, width, tiling, embed, WINDOWS))).numpy()
+        return torch.cat([blender.add(top, row(top))[:, :width] for top in tiling.starts(height)]).numpy()
 
     def _check_images(self, images: Mapping[str, Float[Array, "h w _ _"]], dates: Sequence[object]) -> tuple[int, int]:
         """Height and width of the images; raises InputError if they do not fit the model."""

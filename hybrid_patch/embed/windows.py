@@ -1,14 +1,14 @@
 """Split images of any size into overlapping windows, and blend these without seams, row by row in constant memory."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Embed = Callable[[int, list[int]], Float[Tensor, "n side side d"]]
-"""Embeds, on the CPU, the windows with their upper edge at a row and their left edges at some columns."""
+from hybrid_patch.errors import InputError
 
 
 class Tiling(NamedTuple):
@@ -26,74 +26,57 @@ class Tiling(NamedTuple):
     def overlapping(cls, side: int, overlap: int, patch_size: int) -> "Tiling":
         """Windows that share `overlap` pixels with their neighbours, rounded up to fit the patch size.
 
-        Raises ValueError for an overlap that is not smaller than the side.
+        Raises InputError for an overlap that is not smaller than the side.
         """
         if not 0 <= overlap < side:
-            raise ValueError(f"overlap={overlap}: takes 0 to {side - 1}, less than a window's side")
+            raise InputError(f"overlap={overlap}: takes 0 to {side - 1} pixels, less than a window's side")
         return cls(side, max((side - overlap) // patch_size, 1) * patch_size)
 
-    def starts(self, length: int) -> list[int]:
-        """The first pixels of the windows along one side of an image.
+    def starts(self, length: int, begin: int = 0, end: int | None = None) -> list[int]:
+        """The first pixels of the windows along one side of an image that reach pixels `begin` to `end` (exclusive).
 
         The last window ends at the image's edge, even if it starts inside a patch of the others: patches across the
         edge would be partly empty, which shows in their embeddings.
         """
         last = max(length - self.side, 0)
-        return [*range(0, last, self.stride), last]
-
-    def tops(self, height: int, first_row: int) -> list[int]:
-        """The upper edges of the rows of windows that reach a row of an image or one below it."""
-        return [top for top in self.starts(height) if top + self.side > first_row]
-
-    def lefts(self, width: int, begin: int, end: int) -> list[int]:
-        """The left edges of the columns of windows that reach columns `begin` to `end` (exclusive)."""
-        return [left for left in self.starts(width) if left + self.side > begin and left < end]
+        starts = [*range(0, last, self.stride), last]
+        return [x for x in starts if x + self.side > begin and x < (length if end is None else end)]
 
 
-def blended(
-    height: int,
-    width: int,
-    tiling: Tiling,
-    embed: Embed,
-    batch: int,
-    first_row: int = 0,
-    columns: tuple[int, int] | None = None,
-) -> Iterator[Float[Tensor, "rows width d"]]:
-    """Yield bands of rows of an image's embedding, from top to bottom, each as soon as it is complete.
-
-    Overlapping windows are averaged, weighted by the distance to each window's border. Only one row of windows is held
-    in memory. A row does not depend on `first_row`, nor on `columns` if windows do not depend on their batch.
+class Blender:
+    """Averages overlapping windows, weighted by the distance to each window's border; holds one row of windows.
 
     Args:
-        embed: called once for each `batch` of windows of a row of windows.
-        first_row: rows above it are left out, and so are windows that reach no other row.
-        columns: the first one and the end (exclusive); the others are left out likewise. None: all.
+        height: of the image.
+        lefts: the left edges of the windows of each row.
     """
-    begin, end = columns or (0, width)
-    tops, lefts = tiling.tops(height, first_row), tiling.lefts(width, begin, end)
-    origin = lefts[0]
-    weight = blending_weights(tiling.side)
-    across = torch.zeros(lefts[-1] + tiling.side - origin)
-    for left in lefts:
-        across[left - origin :][: tiling.side] += ramp(tiling.side)
-    inside = slice(begin - origin, end - origin)
-    total: Tensor | None = None
-    down = torch.zeros(tiling.side)
-    for top, below in zip(tops, [*tops[1:], height], strict=True):
-        for start in range(0, len(lefts), batch):
-            group = lefts[start : start + batch]
-            for left, window in zip(group, embed(top, group), strict=True):
-                if total is None:
-                    total = torch.zeros(tiling.side, len(across), window.shape[-1])
-                total[:, left - origin :][:, : tiling.side].addcmul_(window, weight)
-        assert total is not None
-        down += ramp(tiling.side)
-        done = min(below, height) - top
-        rows = total[:done, inside] / (down[:done, None] * across[inside])[..., None]
-        if top + done > first_row:
-            yield rows[max(first_row - top, 0) :]
-        total = torch.cat([total[done:], torch.zeros_like(total[:done])])
-        down = torch.cat([down[done:], torch.zeros(done)])
+
+    def __init__(self, height: int, tiling: Tiling, lefts: Sequence[int]) -> None:
+        self.height, self.tiling, self.lefts = height, tiling, lefts
+        self._weights = blending_weights(tiling.side)
+        self._across = torch.zeros(lefts[-1] + tiling.side - lefts[0])
+        for left in lefts:
+            self._across[left - lefts[0] :][: tiling.side] += ramp(tiling.side)
+        self._down = torch.zeros(tiling.side)
+        self._total: Tensor | None = None
+
+    def add(self, top: int, batches: Iterable[Float[Tensor, "n side side d"]]) -> Float[Tensor, "rows width d"]:
+        """Add the row of windows at `top`; the rows of the image from there to the next row of windows are complete.
+
+        Their columns reach from the first window's left edge to the last one's right edge.
+        """
+        side, last = self.tiling.side, max(self.height - self.tiling.side, 0)
+        for left, window in zip(self.lefts, itertools.chain.from_iterable(batches), strict=True):
+            if self._total is None:
+                self._total = torch.zeros(side, len(self._across), window.shape[-1])
+            self._total[:, left - self.lefts[0] :][:, :side].addcmul_(window, self._weights)
+        assert self._total is not None
+        self._down += ramp(side)
+        done = min(self.tiling.stride, last - top) if top < last else self.height - top
+        rows = self._total[:done] / (self._down[:done, None] * self._across)[..., None]
+        self._total = torch.cat([self._total[done:], torch.zeros_like(self._total[:done])])
+        self._down = torch.cat([self._down[done:], torch.zeros(done)])
+        return rows
 
 
 def ramp(side: int) -> Float[Tensor, " side"]:

@@ -155,6 +155,30 @@ class Layer:
         return image, valid
 
 
+def read_images(
+    files: RasterFiles,
+    scene: SceneFiles,
+    layers: Mapping[str, Layer],
+    grid: Header,
+    window: Window,
+    timesteps: Int[Array, " t"],
+) -> tuple[dict[str, Float[Array, "h w _ _"]], dict[str, Bool[Array, "h w _"]]]:
+    """A scene's images in a window at some timesteps, by modality, and where they are valid, as in `Sample`.
+
+    Raises BrokenSampleError.
+    """
+    images, valid = {}, {}
+    for name, series in scene.files.items():
+        modality = layers[name].modality
+        steps = timesteps if modality.temporal else np.zeros(1, np.int64)
+        images[name] = np.zeros((window.height, window.width, len(steps), len(modality.bands)), np.float32)
+        valid[name] = np.zeros(images[name].shape[:3], bool)
+        for i, step in enumerate(steps.tolist()):
+            if step in series:
+                images[name][:, :, i], valid[name][:, :, i] = layers[name].read(files, series[step], window, grid)
+    return images, valid
+
+
 def numbered_bands(header: Header) -> tuple[str, ...]:
     """Names for bands that have none."""
     return tuple(f"band_{number}" for number in range(1, header.count + 1))

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.rasters import Rasters
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.labels import find_labels
 from hybrid_patch.data.rasters.layout import Layout, Tiles, find_layout
-from hybrid_patch.data.rasters.scene import SceneFiles
+from hybrid_patch.data.rasters.scene import SceneFiles, read_images
 from hybrid_patch.data.source import UNLABELLED, Sample, Window
 from hybrid_patch.data.split import hold_out, split_blocks
 from hybrid_patch.data.statistics import fit
@@ -84,16 +84,7 @@ class RasterSource:
         """Read a window of a sample at some of its timesteps; see `Source.read`."""
         scene, block, grid = self._sample(index)
         area = Window(block.top + window.top, block.left + window.left, window.height, window.width)
-        images: dict[str, Float[Array, "h w _ _"]] = {}
-        valid: dict[str, Bool[Array, "h w _"]] = {}
-        for name, series in scene.files.items():
-            layer = self._layout.layers[name]
-            steps = timesteps if layer.modality.temporal else np.zeros(1, np.int64)
-            images[name] = np.zeros((window.height, window.width, len(steps), len(layer.modality.bands)), np.float32)
-            valid[name] = np.zeros(images[name].shape[:3], bool)
-            for i, step in enumerate(steps.tolist()):
-                if step in series:
-                    images[name][:, :, i], valid[name][:, :, i] = layer.read(self._files, series[step], area, grid)
+        images, valid = read_images(self._files, scene, self._layout.layers, grid, area, timesteps)
         labels = None
         if self._labels:
             labels = np.full((window.height, window.width), UNLABELLED, np.int64)
