@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hybrid_patch.config.masking_options import TimeMasking
 from hybrid_patch.config.schema import Config, Stage, Transformer
 from hybrid_patch.config.upsamplers import Upsampler, load_class
 
@@ -104,7 +103,7 @@ def _masking(config: Config) -> Iterator[str]:
             f"masking.decode_ratio={decode:g}: with masking.encode_ratio={encode:g} more than all tokens; "
             f"try up to {1 - encode:g}"
         )
-    if isinstance(config.masking, TimeMasking) and config.data.timesteps < 2:
+    if config.masking.name == "time" and config.data.timesteps < 2:
         yield "masking=time: needs timesteps to hide; try data.timesteps=2 or more, or masking=space"
 
 

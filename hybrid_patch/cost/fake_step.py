@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from hybrid_patch.config.curriculum import PatchSizes, tile_for
-from hybrid_patch.config.masking_options import ModalityCrossRandomMasking, RandomMasking
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.recorder import Record, Recorder
@@ -179,10 +178,9 @@ def masks_of(config: Config, modalities: Mapping[str, Modality], sizes: PatchSiz
     for name, modality in modalities.items():
         shape = (1, tile, tile, config.data.timesteps if modality.temporal else 1)
         presence[name] = coarse_presence(np.ones(shape, bool), sizes.processing, len(modality.band_sets))
-    ratios = {"encode_ratio": config.masking.encode_ratio, "decode_ratio": config.masking.decode_ratio}
     masking = config.masking
-    if isinstance(masking, ModalityCrossRandomMasking):
-        masking = RandomMasking(name="random", views=1, **ratios)
+    if masking.name == "modality_cross_random":
+        masking = dataclasses.replace(masking, name="random")
     masks = draw_masks(masking, modalities, presence, np.random.default_rng(0))
     return {name: torch.from_numpy(mask) for name, mask in masks.items()}
 
@@ -198,7 +196,7 @@ def _batch(
     """A fake batch without missing pixels, whose samples have as many tokens as the given one."""
     rows, tile = samples * config.masking.views, tile_for(config, sizes)
     side = tile // sizes.processing
-    padded = isinstance(config.masking, ModalityCrossRandomMasking)
+    padded = config.masking.name == "modality_cross_random"
 
     def repeat(packing: Packing) -> Packing:
         shape = (rows, packing.index.shape[1])

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Int8
@@ -34,16 +34,6 @@ class MaskedTokens:
         """The tokens with a mask value."""
         chosen = {name: (mask == value).flatten(1) for name, mask in masks.items()}
         return cls(pack(torch.cat(list(chosen.values()), dim=1)), {name: pack(mask) for name, mask in chosen.items()})
-
-    def rows(self, which: slice) -> "MaskedTokens":
-        """Those of some of the samples."""
-        return MaskedTokens(self.together.rows(which), {name: each.rows(which) for name, each in self.each.items()})
-
-    def map(self, change: Change) -> "MaskedTokens":
-        """With every tensor changed."""
-        return MaskedTokens(
-            self.together.map(change), {name: packing.map(change) for name, packing in self.each.items()}
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,18 +116,8 @@ class Batch:
 
     def map(self, change: Change) -> "Batch":
         """The batch with every tensor changed: moved to a device, pinned."""
-        sampling = QuerySampling(change(self.query_sampling.subpixels), change(self.query_sampling.strata))
-        return dataclasses.replace(
-            self,
-            pixels=_each(self.pixels, change),
-            valid=_each(self.valid, change),
-            timestamps=change(self.timestamps),
-            masks=_each(self.masks, change),
-            encoded=self.encoded.map(change),
-            decoded=self.decoded.map(change),
-            query_sampling=sampling,
-            guide_mask=_each(self.guide_mask, change),
-        )
+        changed: Batch = _changed(self, change)
+        return changed
 
     def split(self, parts: int) -> "list[Batch]":
         """Split into batches of equally many samples, in order, with the same query sampling.
@@ -151,16 +131,11 @@ class Batch:
 
     def _samples(self, which: slice) -> "Batch":
         rows = slice(which.start * self.views, which.stop * self.views)
-        return Batch(
-            _each(self.pixels, lambda x: x[which]),
-            _each(self.valid, lambda x: x[which]),
-            self.timestamps[which],
-            _each(self.masks, lambda x: x[rows]),
-            self.encoded.rows(rows),
-            self.decoded.rows(rows),
-            self.query_sampling,
-            _each(self.guide_mask, lambda x: x[rows]),
-        )
+        of_samples = ("pixels", "valid", "timestamps")
+        of_views = ("masks", "encoded", "decoded", "guide_mask")
+        parts = {name: _changed(getattr(self, name), lambda x: x[which]) for name in of_samples}
+        parts |= {name: _changed(getattr(self, name), lambda x: x[rows]) for name in of_views}
+        return dataclasses.replace(self, **parts, skipped=())
 
     def guide(self, name: str) -> Guide:
         """The pixels that the tokens of a modality were made of."""
@@ -178,5 +153,13 @@ class Batch:
         return cells.over(mask.shape[-1]).gather(whole) & cells.valid()[..., None]
 
 
-def _each(tensors: Mapping[str, Tensor], change: Change) -> dict[str, Tensor]:
-    return {name: change(tensor) for name, tensor in tensors.items()}
+def _changed(value: Any, change: Change) -> Any:
+    """A tensor, or a mapping or dataclass with tensors anywhere in it, with each of them changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _changed(each, change) for name, each in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **_changed(fields, change))
+    return value

@@ -1,12 +1,13 @@
 """Which tokens the encoder sees and which the decoder predicts, drawn on the coarse grid."""
 
+import math
 from collections.abc import Mapping
 from enum import IntEnum
 
 import numpy as np
 from jaxtyping import Bool, Int8
 
-from hybrid_patch.config.masking_options import Masking, ModalityCrossRandomMasking, SpaceMasking, TimeMasking
+from hybrid_patch.config.masking_options import Masking
 from hybrid_patch.config.modality import Modality
 
 Array = np.ndarray
@@ -44,28 +45,33 @@ def draw_masks(
 
     `encode_ratio` of what is drawn (at least one) are ENCODE and `decode_ratio` are DECODE, at random: in `random` and
     `modality_cross_random` the present tokens of each modality, in `space` the places where any input modality is
-    presence, in `time` the timesteps at which any input series is (and of static modalities the tokens). Tokens of a
-    `decode_only` modality that would be ENCODE are TARGET_ONLY, in `random` others are drawn in their place.
+    present, in `time` the timesteps at which any input series is (and of static modalities the tokens). Of a
+    `decode_only` modality nothing is ENCODE: what would be is TARGET_ONLY where it is drawn together with inputs.
     `modality_cross_random` then draws, per sample, which (modality, band set) pairs may be encoded and which may be
     decoded (at least one each); the tokens of the others become TARGET_ONLY.
 
     Args:
         presence: per modality `[B, h, w, T, S]`, True where there is a token (`coarse_presence`).
     """
-    match config:
-        case SpaceMasking():
-            return _jointly(config, modalities, modalities, presence, (3, 4), rng)
-        case TimeMasking():
-            series = {name: modality for name, modality in modalities.items() if modality.temporal}
-            masks = _jointly(config, series, modalities, presence, (1, 2, 4), rng)
-            static = {name: mask for name, mask in presence.items() if name not in series}
-            masks |= _one_by_one(config, modalities, static, rng)
-            return {name: masks[name] for name in presence}
-        case _:
-            masks = _one_by_one(config, modalities, presence, rng)
-            if isinstance(config, ModalityCrossRandomMasking):
-                _cross(masks, modalities, rng)
-            return masks
+    shared = {name: _shared_axes(config, modalities[name]) for name in presence}
+    together = [name for name, axes in shared.items() if axes]
+    groups = [together] if together else []
+    groups += [[name] for name, axes in shared.items() if not axes]
+    masks = {}
+    for names in groups:
+        # Tokens that differ only along these axes of the grid (the first is the batch) share what is drawn.
+        axes = tuple(axis + 1 for axis in shared[names[0]])
+        inputs = [name for name in names if not modalities[name].decode_only]
+        places = np.logical_or.reduce([presence[name].any(axis=axes, keepdims=True) for name in inputs or names])
+        drawn = _random(config.encode_ratio if inputs else 0.0, config.decode_ratio, places, rng)
+        for name in names:
+            # Tokens where no input is present (a map may cover more ground) take no part.
+            unused = (Mask.MISSING, Mask.ENCODE) if modalities[name].decode_only else (Mask.MISSING,)
+            values = np.where(np.isin(drawn, unused), Mask.TARGET_ONLY, drawn)
+            masks[name] = np.where(presence[name], values, Mask.MISSING).astype(np.int8)
+    if config.name == "modality_cross_random":
+        _cross(masks, rng)
+    return {name: masks[name] for name in presence}
 
 
 def expected_tokens(config: Masking, modality: Modality, grid: tuple[int, int, int, int], value: Mask) -> int:
@@ -73,16 +79,16 @@ def expected_tokens(config: Masking, modality: Modality, grid: tuple[int, int, i
 
     With `modality_cross_random`, the largest possible.
     """
-    h, w, t, s = grid
-    match config:
-        case SpaceMasking():
-            drawn = h * w
-        case TimeMasking() if modality.temporal:
-            drawn = t
-        case _:
-            drawn = h * w * t * s
-    encode, decode = _shares(config.encode_ratio, config.decode_ratio, np.array([drawn]))
-    return int((encode if value == Mask.ENCODE else decode)[0]) * (h * w * t * s // drawn)
+    each = math.prod(grid[axis] for axis in _shared_axes(config, modality))
+    encode, decode = _shares(config.encode_ratio, config.decode_ratio, np.array([math.prod(grid) // each]))
+    return int((encode if value == Mask.ENCODE else decode)[0]) * each
+
+
+def _shared_axes(config: Masking, modality: Modality) -> tuple[int, ...]:
+    """The axes of a grid `(h, w, T, S)` along which all tokens are drawn as one, and with those of other modalities."""
+    if config.name == "space":
+        return 2, 3
+    return (0, 1, 3) if config.name == "time" and modality.temporal else ()
 
 
 def _shares(encode_ratio: float, decode_ratio: float, count: Array) -> tuple[Array, Array]:
@@ -91,44 +97,6 @@ def _shares(encode_ratio: float, decode_ratio: float, count: Array) -> tuple[Arr
     if encode_ratio > 0:
         encode = np.maximum(encode, np.minimum(count, 1))
     return encode, np.minimum(np.rint(decode_ratio * count), count - encode)
-
-
-def _one_by_one(
-    config: Masking,
-    modalities: Mapping[str, Modality],
-    presence: Mapping[str, Bool[Array, "b _ _ _ _"]],
-    rng: np.random.Generator,
-) -> dict[str, Int8[Array, "b _ _ _ _"]]:
-    return {
-        name: _random(config.encode_ratio if not modalities[name].decode_only else 0.0, config.decode_ratio, mask, rng)
-        for name, mask in presence.items()
-    }
-
-
-def _jointly(
-    config: Masking,
-    names: Mapping[str, Modality],
-    modalities: Mapping[str, Modality],
-    presence: Mapping[str, Bool[Array, "b _ _ _ _"]],
-    axes: tuple[int, ...],
-    rng: np.random.Generator,
-) -> dict[str, Int8[Array, "b _ _ _ _"]]:
-    """One draw for several modalities: tokens that differ only along `axes` share their value."""
-    input_presence = [
-        presence[name].any(axis=axes, keepdims=True) for name in names if not modalities[name].decode_only
-    ]
-    if not input_presence:
-        return {}
-    drawn = _random(config.encode_ratio, config.decode_ratio, np.logical_or.reduce(input_presence), rng)
-    masks = {}
-    for name in names:
-        values = np.broadcast_to(drawn, presence[name].shape)
-        # Tokens where no input is present (a map may cover more ground) take no part.
-        values = np.where(values == Mask.MISSING, Mask.TARGET_ONLY, values)
-        if modalities[name].decode_only:
-            values = np.where(values == Mask.ENCODE, Mask.TARGET_ONLY, values)
-        masks[name] = np.where(presence[name], values, Mask.MISSING).astype(np.int8)
-    return masks
 
 
 def _random(
@@ -147,19 +115,13 @@ def _random(
     return values.reshape(presence.shape)
 
 
-def _cross(
-    masks: Mapping[str, Int8[Array, "b _ _ _ _"]], modalities: Mapping[str, Modality], rng: np.random.Generator
-) -> None:
+def _cross(masks: Mapping[str, Int8[Array, "b _ _ _ _"]], rng: np.random.Generator) -> None:
     """Draw for each sample the (modality, band set) pairs that may be encoded, and those that may be decoded."""
     for sample in range(len(next(iter(masks.values())))):
-        pairs = [(name, s) for name, mask in masks.items() for s in range(mask.shape[-1])]
+        pairs = [mask[sample, ..., s] for mask in masks.values() for s in range(mask.shape[-1])]
         for value in (Mask.ENCODE, Mask.DECODE):
-            able = [(name, s) for name, s in pairs if (masks[name][sample, ..., s] == value).any()]
-            if not able:
-                continue
-            chosen = rng.permutation(len(able))[: rng.integers(1, len(able) + 1)]
-            chosen_pairs = {able[i] for i in chosen}
-            for name, s in able:
-                if (name, s) not in chosen_pairs:
-                    tokens = masks[name][sample, ..., s]
-                    tokens[tokens == value] = Mask.TARGET_ONLY
+            able = [tokens for tokens in pairs if (tokens == value).any()]
+            if able:
+                chosen = rng.permutation(len(able))[: rng.integers(1, len(able) + 1)]
+                for number in set(range(len(able))).difference(chosen.tolist()):
+                    able[number][able[number] == value] = Mask.TARGET_ONLY

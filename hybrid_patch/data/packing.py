@@ -1,7 +1,6 @@
 """Gathering some tokens of each sequence into a padded batch, and scattering them back."""
 
 import dataclasses
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -22,23 +21,12 @@ class Packing:
     padding_mask: Bool[Tensor, "b n"] | None
     length: int
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Packing":
-        """The packing with its tensors changed: moved to a device, pinned."""
-        return Packing(
-            change(self.index), None if self.padding_mask is None else change(self.padding_mask), self.length
-        )
-
-    def rows(self, which: slice) -> "Packing":
-        """The packing of some of the samples."""
-        return Packing(self.index[which], None if self.padding_mask is None else self.padding_mask[which], self.length)
-
     def gather(self, values: Shaped[Tensor, "samples all *d"]) -> Shaped[Tensor, "b n *d"]:
         """The kept tokens, `[B, n, ...]`; values at padding are meaningless.
 
         Where `values` has fewer samples than the packing, each serves several of its rows, the sample's views.
         """
-        rows = take_rows(values, self.index)
-        return rows.reshape(*self.index.shape, *values.shape[2:])
+        return take_rows(values, self.index).reshape(*self.index.shape, *values.shape[2:])
 
     def scatter(self, values: Float[Tensor, "b n d"]) -> Float[Tensor, "b all d"]:
         """The kept tokens at their positions, `[B, N, D]`, zeros elsewhere."""

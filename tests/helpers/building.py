@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.masking_options import RandomMasking
+from hybrid_patch.config.masking_options import Masking
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.recipe import identity
 from hybrid_patch.config.schema import Config
@@ -87,7 +87,7 @@ def make_batch(
         values[~valid_mask] = 0
         pixels[name], valid[name] = values, valid_mask
     presence = {name: coarse_presence(v, patch_size, len(modalities[name].band_sets)) for name, v in valid.items()}
-    masking = RandomMasking(name="random", encode_ratio=0.5, decode_ratio=0.5, views=2)
+    masking = Masking(name="random", encode_ratio=0.5, decode_ratio=0.5, views=2)
     views = [draw_masks(masking, modalities, presence, rng) for _ in range(2)]
     masks = {
         name: torch.from_numpy(np.stack([view[name] for view in views], axis=1)).flatten(0, 1) for name in presence
