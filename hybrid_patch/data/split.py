@@ -11,16 +11,17 @@ from hybrid_patch.data.source import Window
 Array = np.ndarray
 
 
-def hold_out(groups: Sequence[str], share: float) -> frozenset[str]:
-    """The groups that are kept for validation: the first `share` of them in the order of a hash of their names.
+def hold_out(groups: Sequence[str], share: float) -> Bool[Array, " n"]:
+    """Which samples, given by the names of their groups, are for validation.
 
-    The same names give the same answer on every machine and for every seed of a run. With two groups or more and a
-    share above 0, each side has at least one group; a single group is for training.
+    These are the first `share` of the groups in the order of a hash of their names: the same on every machine and for
+    every seed of a run. With two groups or more and a share above 0, each side has at least one group; a single group
+    is for training.
     """
-    ranked = sorted(set(groups), key=lambda group: (hashlib.sha256(group.encode()).digest(), group))
-    if share == 0 or len(ranked) < 2:
-        return frozenset()
-    return frozenset(ranked[: min(max(round(share * len(ranked)), 1), len(ranked) - 1)])
+    names = sorted(set(groups), key=lambda group: (hashlib.sha256(group.encode()).digest(), group))
+    count = min(max(round(share * len(names)), 1), len(names) - 1) if share > 0 else 0
+    held_out = frozenset(names[:count])
+    return np.array([group in held_out for group in groups], bool)
 
 
 def split_blocks(

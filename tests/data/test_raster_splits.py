@@ -40,12 +40,14 @@ def test_blocks_cover_the_scene_and_no_pixel_is_in_both_splits(
 @given(st.sets(st.text(max_size=5), min_size=1, max_size=40), st.floats(0, 1))
 @settings(deadline=None)
 def test_held_out_groups_are_near_the_share(groups: set[str], share: float) -> None:
-    held_out = hold_out(sorted(groups), share)
-    assert held_out == hold_out(sorted(groups, reverse=True), share)
-    assert held_out < groups
+    names = sorted(groups)
+    held_out = hold_out(names, share)
+    assert held_out.tolist() == hold_out(names[::-1], share)[::-1].tolist()
+    assert hold_out(names * 2, share).tolist() == [*held_out, *held_out]
+    assert not held_out.all()
     if share > 0 and len(groups) > 1:
-        assert len(held_out) >= 1
-        assert abs(len(held_out) - share * len(groups)) <= 1
+        assert held_out.sum() >= 1
+        assert abs(held_out.sum() - share * len(groups)) <= 1
 
 
 def test_index_csv_decides_splits_and_groups(tiles: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import pickle
 from pathlib import Path
 
@@ -159,8 +160,16 @@ def test_few_files_stay_open(tiles: Path) -> None:
     files = RasterFiles(capacity=2)
     for path in sorted((tiles / "images").iterdir()):
         assert files.header(path).height == 24
-    assert len(files._open) == 2
-    assert len(pickle.loads(pickle.dumps(files))._open) == 0
+    assert len(_open_files(tiles)) == 2
+    copied = pickle.loads(pickle.dumps(files))
+    assert len(_open_files(tiles)) == 2
+    copied.header(path)
+    assert len(_open_files(tiles)) == 3
+
+
+def _open_files(folder: Path) -> list[str]:
+    targets = [os.path.realpath(link.path) for link in os.scandir("/proc/self/fd")]
+    return [target for target in targets if target.startswith(f"{folder}/images")]
 
 
 # --- real data --------------------------------------------------------------------------------------------------------

@@ -71,8 +71,7 @@ class OlmoEarthSource:
         self._shapes = np.zeros((len(self._metadata.numbers), 3), np.int32)
         usable = _usable(self._metadata, config)
         parents = [str(number) for number in self._metadata.numbers[usable] // TILES_PER_PARENT]
-        held_out = hold_out(parents, config.val_share)
-        val = np.array([parent in held_out for parent in parents], bool)
+        val = hold_out(parents, config.val_share)
         self._train, self._val = usable[~val], usable[val]
         if config.val_share > 0 and not len(self._val):
             log.warning("data.root=%s: all samples are of one parent tile: no validation samples", config.root)

@@ -2,9 +2,9 @@
 
 import os
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,9 @@ class Header:
             return True
         near = 0.01 * max(abs(self.transform.a), abs(self.transform.b))
         # The far corner too: a small difference of the pixel size adds up.
-        for corner in ((0.0, 0.0), (float(self.width), float(self.height))):
-            if any(abs(a - b) > near for a, b in zip(self.position(*corner), other.position(*corner), strict=True)):
-                return False
-        return bool(self.crs == other.crs)
+        far = float(self.width), float(self.height)
+        mine, theirs = ((*grid.position(0.0, 0.0), *grid.position(*far)) for grid in (self, other))
+        return bool(self.crs == other.crs) and all(abs(a - b) <= near for a, b in zip(mine, theirs, strict=True))
 
     def position(self, column: float, row: float) -> tuple[float, float]:
         """Coordinates, in the file's reference system, of a point given in pixels from the upper left corner."""
@@ -97,15 +96,11 @@ class RasterFiles:
     """
 
     def __init__(self, capacity: int = 128) -> None:
-        self.capacity = capacity
-        self._process = os.getpid()
-        self._open: OrderedDict[Path, tuple[Any, Header]] = OrderedDict()
+        self._capacity, self._process = capacity, os.getpid()
+        self._opened = lru_cache(capacity)(_open)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"capacity": self.capacity}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["capacity"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type["RasterFiles"], tuple[int]]:
+        return RasterFiles, (self._capacity,)
 
     def header(self, path: Path) -> Header:
         """The size, place and bands of a file. Raises BrokenSampleError."""
@@ -135,7 +130,7 @@ class RasterFiles:
             if header.masked:
                 valid &= dataset.read_masks(1, window=area) > 0
         except (RasterioError, OSError) as error:
-            self._open.pop(path, None)
+            self._opened.cache_clear()
             raise BrokenSampleError(f"{path}: {_reason(error)}") from error
         with np.errstate(over="ignore", invalid="ignore"):
             for values, band in zip(raw, bands, strict=True):
@@ -150,20 +145,20 @@ class RasterFiles:
 
     def _file(self, path: Path) -> tuple[Any, Header]:
         if os.getpid() != self._process:
-            self._open, self._process = OrderedDict(), os.getpid()
-        if path not in self._open:
-            try:
-                with warnings.catch_warnings():
-                    # Tiles without a place on the ground are fine: see `Header.georeferenced`.
-                    warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                    dataset = rasterio.open(path)
-                    self._open[path] = dataset, _header(path, dataset)
-            except (RasterioError, OSError) as error:
-                raise BrokenSampleError(f"{path}: {_reason(error)}") from error
-            if len(self._open) > self.capacity:
-                self._open.popitem(last=False)[1][0].close()
-        self._open.move_to_end(path)
-        return self._open[path]
+            self._process, self._opened = os.getpid(), lru_cache(self._capacity)(_open)
+        return self._opened(path)
+
+
+def _open(path: Path) -> tuple[Any, Header]:
+    """A dataset, which closes when nothing refers to it any more, and its header."""
+    try:
+        with warnings.catch_warnings():
+            # Tiles without a place on the ground are fine: see `Header.georeferenced`.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            dataset = rasterio.open(path)
+            return dataset, _header(path, dataset)
+    except (RasterioError, OSError) as error:
+        raise BrokenSampleError(f"{path}: {_reason(error)}") from error
 
 
 def _header(path: Path, dataset: Any) -> Header:

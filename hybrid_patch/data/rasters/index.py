@@ -5,12 +5,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Int
-
 from hybrid_patch.errors import InputError
 
-Array = np.ndarray
 SPLITS = ("train", "val", "test")
 
 log = logging.getLogger(__name__)
@@ -21,20 +17,16 @@ class TileIndex:
     """The tiles of a folder.
 
     Attributes:
-        files: their file names.
+        names: of their files.
         splits: train, val or test for each; None if index.csv has no such column.
-        groups: the name of each tile's group; without a column, each tile is its own.
         labels: the name of each tile's class, empty for none; None if index.csv has no such column.
+        groups: the name of each tile's group; None: each is its own.
     """
 
-    files: tuple[str, ...]
-    splits: tuple[str, ...] | None
-    groups: tuple[str, ...]
-    labels: tuple[str, ...] | None
-
-    def group_numbers(self) -> Int[Array, " n"]:
-        """A number for each tile's group."""
-        return np.unique(np.array(self.groups), return_inverse=True)[1].reshape(-1).astype(np.int64)
+    names: tuple[str, ...]
+    splits: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
 
 
 def read_index(root: Path, tile_names: frozenset[str]) -> TileIndex:
@@ -45,35 +37,33 @@ def read_index(root: Path, tile_names: frozenset[str]) -> TileIndex:
     """
     path = root / "index.csv"
     if not path.is_file():
-        files = tuple(sorted(tile_names))
-        return TileIndex(files, None, files, None)
+        return TileIndex(tuple(sorted(tile_names)))
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines, skipinitialspace=True)
-            columns = reader.fieldnames or ()
-            rows = list(reader)
+            rows, columns = list(reader), reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not readable as CSV: {error}") from error
     if "file" not in columns:
         raise InputError(f"{path}: has no column 'file'; its columns are {', '.join(columns) or 'none'}")
+    columns = [column for column in ("file", "split", "group", "label") if column in columns]
     for number, row in enumerate(rows, 2):
-        if any(row.get(column) is None for column in ("file", "split", "group", "label") if column in columns):
+        if any(row[column] is None for column in columns):
             raise InputError(f"{path}: line {number} has fewer fields than the header")
-    files = tuple(row["file"] for row in rows)
-    splits = tuple(row["split"] for row in rows) if "split" in columns else None
-    groups = tuple(row["group"] for row in rows) if "group" in columns else files
-    labels = tuple(row["label"].strip() for row in rows) if "label" in columns else None
-    if not files:
+    table = {column: tuple(row[column] for row in rows) for column in columns}
+    names, splits, groups = table["file"], table.get("split"), table.get("group")
+    labels = tuple(map(str.strip, table["label"])) if "label" in table else None
+    if not names:
         raise InputError(f"{path}: lists no tiles")
-    if len(set(files)) < len(files):
-        twice = next(file for i, file in enumerate(files) if file in files[:i])
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise InputError(f"{path}: {twice} is listed twice")
     if splits is not None:
-        _check_splits(path, splits, groups)
-    left_out = tile_names - set(files)
+        _check_splits(path, splits, groups or names)
+    left_out = tile_names - set(names)
     if left_out:
         log.warning("%s: %d tiles are not listed and are left out, %s first", path, len(left_out), min(left_out))
-    return TileIndex(files, splits, groups, labels)
+    return TileIndex(names, splits, labels, groups)
 
 
 def _check_splits(path: Path, splits: tuple[str, ...], groups: tuple[str, ...]) -> None:

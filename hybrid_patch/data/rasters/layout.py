@@ -2,28 +2,16 @@
 
 import datetime
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid_patch.config.data_options import data_root
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.data.rasters import Rasters
+from hybrid_patch.data.rasters import Rasters, scene
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.index import TileIndex, read_index
 from hybrid_patch.data.rasters.meta import Meta, read_meta
-from hybrid_patch.data.rasters.scene import (
-    UNDATED,
-    Layer,
-    SceneFiles,
-    Series,
-    by_date,
-    check_grid,
-    dates_of,
-    numbered_bands,
-    scene_files,
-    tifs,
-)
 from hybrid_patch.data.source import BrokenSampleError
 from hybrid_patch.errors import InputError
 
@@ -31,57 +19,38 @@ DEFAULT_GSD = 10.0
 """Metres per pixel where neither meta.json nor the files have it."""
 ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
 
-
-@dataclass(frozen=True)
-class Tiles:
-    """Single-date tiles: one folder per modality, the same file names in each.
-
-    Attributes:
-        folders: per modality, its folder and the names of the files that it has.
-        labels: the folder of the labels and the names of its files.
-    """
-
-    index: TileIndex
-    folders: Mapping[str, tuple[Path, frozenset[str]]]
-    labels: tuple[Path, frozenset[str]] | None
-
-    def scene(self, number: int) -> SceneFiles:
-        """A tile. One that no folder has is looked for in all of them, and so found missing when it is read."""
-        name = self.index.files[number]
-        having = {modality: folder for modality, (folder, names) in self.folders.items() if name in names}
-        folders = having or {modality: folder for modality, (folder, _) in self.folders.items()}
-        labels = self.labels[0] / name if self.labels and name in self.labels[1] else None
-        return SceneFiles(name, {modality: {0: folder / name} for modality, folder in folders.items()}, UNDATED, labels)
+FilesByTile = dict[str, scene.Series]
+"""The files of a modality: by tile, then by date."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder is.
+    """The files of a folder by modality, tile and date, and how they are read. A dated series is the only tile.
 
     Attributes:
-        content: tiles, or one scene.
-        layers: what is in it, by modality (without statistics yet).
-        grid: the header of one of the scene's files; None for tiles.
+        index: the tiles.
+        files: by modality; no tile lacks all of them.
+        labels: the file of each labelled tile.
+        layers: by modality, without statistics yet.
+        grid: the header of one of a series' files; None for tiles, each of which has its own.
     """
 
-    content: Tiles | SceneFiles
-    layers: Mapping[str, Layer]
+    index: TileIndex
+    files: Mapping[str, FilesByTile]
+    labels: Mapping[str, Path]
+    layers: Mapping[str, scene.Layer]
     meta: Meta
     grid: Header | None
 
-    @property
-    def label_files(self) -> list[Path]:
-        """All files of labels, in order."""
-        if isinstance(self.content, SceneFiles):
-            return [self.content.labels] if self.content.labels else []
-        if self.content.labels is None:
-            return []
-        folder, names = self.content.labels
-        return [folder / name for name in self.content.index.files if name in names]
+    def tile(self, number: int) -> scene.SceneFiles:
+        """The files of a tile."""
+        tile = self.index.names[number]
+        series = {modality: tiles[tile] for modality, tiles in self.files.items() if tile in tiles}
+        return scene.scene_files(tile, series, scene.dates_of(series.values()), self.labels.get(tile))
 
 
 def find_layout(config: Rasters, files: RasterFiles) -> Layout:
-    """Look at the folder. The headers of a scene's files are read, of tiles only the first.
+    """Look at the folder. The headers of a series' files are read, of tiles only the first.
 
     Raises InputError: no such folder, nothing to read in it, a declared modality or band that is not there, files of
     one scene on different grids.
@@ -102,19 +71,23 @@ def find_layout(config: Rasters, files: RasterFiles) -> Layout:
     if labels and labels.is_dir() != bool(tiled):
         needed = "a folder, one file per tile" if tiled else "one file, as the images are of one scene"
         raise InputError(f"data.labels={labels.relative_to(root)}: must be {needed}")
-    content = _tiles(root, locations, labels) if tiled else _series(root, locations, labels)
-    headers = {name: _first_header(_files_of(name, content), files, root) for name in locations}
+    by_tile = {name: _by_tile(location, kinds[name], root.name) for name, location in locations.items()}
+    headers = {name: _first_header(_paths(tiles), files, root) for name, tiles in by_tile.items()}
     layers = {
-        name: _declared(config.modalities[name], name, kinds[name], header, meta)
-        if config.modalities
-        else _discovered_layer(name, kinds[name], header, meta)
-        for name, header in headers.items()
+        name: _layer(name, config.modalities.get(name), kinds[name], header, meta) for name, header in headers.items()
     }
-    if isinstance(content, Tiles):
-        return Layout(content, layers, meta, None)
-    grid = next(iter(headers.values()))
-    _check_files(content, layers, grid, files)
-    return Layout(content, layers, meta, grid)
+    if not tiled:
+        grid, label_files = next(iter(headers.values())), {root.name: labels} if labels else {}
+        layout = Layout(TileIndex((root.name,)), by_tile, label_files, layers, meta, grid)
+        _check_files(layout, grid, files)
+        return layout
+    index = read_index(root, frozenset[str]().union(*by_tile.values()))
+    for tile in index.names:
+        if not any(tile in tiles for tiles in by_tile.values()):
+            for name, tiles in by_tile.items():
+                tiles[tile] = {None: locations[name] / tile}  # Reported when it is read.
+    label_files = {path.name: path for path in scene.tifs(labels)} if labels else {}
+    return Layout(index, by_tile, label_files, layers, meta, None)
 
 
 # --- where things are -------------------------------------------------------------------------------------------------
@@ -138,13 +111,14 @@ def _location(root: Path, name: str, modality: Modality) -> Path:
 def _look_around(root: Path, labels: Path | None, files: RasterFiles) -> dict[str, Path]:
     """The modalities of a folder that nobody has described: `images/` with tiles, else dated and static images."""
     images = root / "images"
-    if images.is_dir() and tifs(images) and _kind(images) == "tiles":
+    if images.is_dir() and scene.tifs(images) and _kind(images) == "tiles":
         return {"images": images}
     no_images = (labels, root / "labels", root / "labels.tif")
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path not in no_images and tifs(path)]
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path not in no_images and scene.tifs(path)]
     locations = {path.name: path for path in folders if _kind(path) == "dated"}
+    singles = (path for path in scene.tifs(root) if path not in no_images)
     try:
-        locations |= {path.stem: path for path in tifs(root) if path not in no_images and files.header(path).count == 1}
+        locations |= {path.stem: path for path in singles if files.header(path).count == 1}
     except BrokenSampleError as error:
         raise InputError(str(error)) from error
     if not locations:
@@ -159,7 +133,7 @@ def _kind(location: Path) -> str:
     """`static` (one file), `dated` or `tiles` (a folder)."""
     if location.is_file():
         return "static"
-    paths = tifs(location)
+    paths = scene.tifs(location)
     if not paths:
         raise InputError(f"{location}: no .tif files in this folder")
     undated = [path for path in paths if not ISO_DATE.match(path.name)]
@@ -171,21 +145,15 @@ def _kind(location: Path) -> str:
     return "tiles" if undated else "dated"
 
 
-def _tiles(root: Path, locations: Mapping[str, Path], labels: Path | None) -> Tiles:
-    def with_names(folder: Path) -> tuple[Path, frozenset[str]]:
-        return folder, frozenset(path.name for path in tifs(folder))
-
-    folders = {name: with_names(location) for name, location in locations.items()}
-    tile_names = frozenset[str]().union(*(names for _, names in folders.values()))
-    return Tiles(read_index(root, tile_names), folders, with_names(labels) if labels else None)
-
-
-def _series(root: Path, locations: Mapping[str, Path], labels: Path | None) -> SceneFiles:
-    series: dict[str, Series] = {
-        name: by_date(tifs(location), _date) if location.is_dir() else {None: location}
-        for name, location in locations.items()
-    }
-    return scene_files(root.name, series, dates_of(series.values()), labels)
+def _by_tile(location: Path, kind: str, name: str) -> FilesByTile:
+    """The files at a location; `name` is what a tile without a name of its own is called."""
+    match kind:
+        case "tiles":
+            return {path.name: {None: path} for path in scene.tifs(location)}
+        case "dated":
+            return {name: scene.by_date(scene.tifs(location), _date)}
+        case _:
+            return {name: {None: location}}
 
 
 def _date(path: Path) -> datetime.date:
@@ -195,15 +163,12 @@ def _date(path: Path) -> datetime.date:
         raise InputError(f"{path}: its name starts with {path.name[:10]}, which is no date") from error
 
 
+def _paths(tiles: FilesByTile) -> Iterator[Path]:
+    return (path for series in tiles.values() for path in series.values())
+
+
 # --- what the modalities are ------------------------------------------------------------------------------------------
-def _files_of(modality: str, content: Tiles | SceneFiles) -> Iterable[Path]:
-    if isinstance(content, SceneFiles):
-        return content.files[modality].values()
-    folder, names = content.folders[modality]
-    return (folder / name for name in sorted(names))
-
-
-def _first_header(paths: Iterable[Path], files: RasterFiles, root: Path) -> Header:
+def _first_header(paths: Iterator[Path], files: RasterFiles, root: Path) -> Header:
     """The header of the first file that can be opened: one broken file must not keep the others from being used."""
     problem = ""
     for path in paths:
@@ -214,32 +179,30 @@ def _first_header(paths: Iterable[Path], files: RasterFiles, root: Path) -> Head
     raise InputError(f"data.root={root}: no file can be opened; the first: {problem}")
 
 
-def _discovered_layer(name: str, kind: str, header: Header, meta: Meta) -> Layer:
-    named = header.names or meta.names("bands", name)
-    bands = named if len(named) == header.count else numbered_bands(header)
-    gsd = meta.number("resolution_m", name) or header.gsd() or DEFAULT_GSD
-    return Layer(name, Modality(bands=bands, band_sets=(bands,), temporal=kind == "dated", gsd=gsd), meta)
-
-
-def _declared(modality: Modality, name: str, kind: str, header: Header, meta: Meta) -> Layer:
-    if modality.temporal != (kind == "dated"):
-        why = "its files have dates" if kind == "dated" else "its files have no dates"
-        raise InputError(f"data.modalities.{name}.temporal: must be {str(kind == 'dated').lower()}, as {why}")
-    layer = Layer(name, modality, meta)
+def _layer(name: str, declared: Modality | None, kind: str, header: Header, meta: Meta) -> scene.Layer:
+    """How a modality is read: as it is declared, else as its first file and meta.json describe it."""
+    dated = kind == "dated"
+    if declared is None:
+        bands = header.names or meta.names("bands", name)
+        bands = bands if len(bands) == header.count else scene.numbered_bands(header)
+        gsd = meta.number("resolution_m", name) or header.gsd() or DEFAULT_GSD
+        return scene.Layer(name, Modality(bands=bands, band_sets=(bands,), temporal=dated, gsd=gsd), meta)
+    if declared.temporal != dated:
+        why = "its files have dates" if dated else "its files have no dates"
+        raise InputError(f"data.modalities.{name}.temporal: must be {str(dated).lower()}, as {why}")
+    layer = scene.Layer(name, declared, meta)
     layer.match(header)
     return layer
 
 
-def _check_files(scene: SceneFiles, layers: Mapping[str, Layer], grid: Header, files: RasterFiles) -> None:
+def _check_files(layout: Layout, grid: Header, files: RasterFiles) -> None:
     """All files of a scene are on one grid and have the bands; one that cannot be opened is reported when read."""
-    checks: list[tuple[Path, Layer | None]] = [
-        (path, layer) for name, layer in layers.items() for path in scene.files[name].values()
-    ]
-    for path, layer in [*checks, *([(scene.labels, None)] if scene.labels else [])]:
+    checks = [(path, layer) for name, layer in layout.layers.items() for path in _paths(layout.files[name])]
+    for path, layer in [*checks, *((path, None) for path in layout.labels.values())]:
         try:
             header = files.header(path)
         except BrokenSampleError:
             continue
-        check_grid(header, grid)
+        scene.check_grid(header, grid)
         if layer is not None:
             layer.match(header)
