@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8, UInt32
 
+from hybrid_patch.data.source import Window
 from hybrid_patch.data.synthetic.landscape import Ground, make_ground, smooth_noise
-from hybrid_patch.data.synthetic.spectra import BANDS, CLOUD, GRAIN, Look, look
+from hybrid_patch.data.synthetic.spectra import BANDS, CLOUD, COVERS, Look, look
 
 Array = np.ndarray
 
@@ -54,6 +55,41 @@ class SyntheticScene:
         maps = (self.ground.objects, self.ground.elevation, self.vigour, *self.clouds.values())
         tables = (self.look.reflectance, self.look.greening, self.look.backscatter)
         return sum(array.nbytes for array in maps + tables)
+
+    def valid_mask(self, sensor: str, timesteps: Int[Array, " t"], window: Window) -> Bool[Array, "h w t"]:
+        """Where a sensor delivered pixels."""
+        a, b, c = self.edges[sensor][timesteps].T
+        rows, columns = window.slices
+        center = np.arange(len(self.vigour)) + 0.5
+        inside = a * center[rows, None, None] + b * center[columns, None] > c
+        return inside & self.delivered[sensor][timesteps]
+
+    def reflectance(self, t: int, window: Window) -> Float32[Array, "h w 12"]:
+        """Sentinel-2 at a timestep: reflectance × 10,000 in whole numbers, clouds and their shadows in the picture."""
+        objects = self.ground.objects[window.slices]
+        size, vigour = len(self.vigour), self.vigour[window.slices][..., None]
+        spread = np.array([cover.grain for cover in COVERS], np.float32)[self.ground.classes[objects], None]
+        x = self.look.reflectance[t][objects]
+        x += vigour * self.look.greening[t][objects]
+        x *= 1 + spread * _noise(self.key, size, 1, window)
+        if t in self.clouds:
+            sky = self.clouds[t]
+            shadow, cloud = (
+                opacity[window.slices][..., None].astype(np.float32) / 255
+                for opacity in (sky, sky[SHADOW_STEP:, SHADOW_STEP:])
+            )
+            x *= 1 - 0.6 * shadow
+            x += cloud * (np.array(CLOUD, np.float32) * (1 + 2 * vigour) - x)
+        x += (0.006 + 0.05 * x) * _noise(self.key + 1 + t, size, len(BANDS), window)
+        return np.rint(10000 * np.clip(x, 1e-4, 1.6))
+
+    def backscatter(self, t: int, window: Window) -> Float32[Array, "h w 2"]:
+        """Sentinel-1 at a timestep, dB, with speckle."""
+        bits = _hash(self.key - 1 - t, len(self.vigour), 2, window)
+        # A sum of exponential deviates, each the logarithm of a uniform one, is gamma distributed.
+        a, b, c, d = (((bits >> shift & 255).astype(np.float32) + 0.5) / 256 for shift in (0, 8, 16, 24))
+        speckle = -np.log(a * b * c * d) / LOOKS
+        return self.look.backscatter[t][self.ground.objects[window.slices]] + 10 * np.log10(speckle)
 
 
 def make_scene(rng: np.random.Generator, size: int, timesteps: int) -> SyntheticScene:
@@ -110,67 +146,27 @@ def _swath(rng: np.random.Generator, size: int, timesteps: int) -> Float[Array, 
     return np.concatenate([signed, (corner + offset * away.min(1) * size)[:, None]], axis=1)
 
 
-def valid_mask(
-    scene: SyntheticScene, sensor: str, timesteps: Int[Array, " t"], rows: slice, columns: slice
-) -> Bool[Array, "h w t"]:
-    """Where a sensor delivered pixels."""
-    a, b, c = scene.edges[sensor][timesteps].T
-    size = len(scene.vigour)
-    row, column = np.arange(size)[rows, None, None] + 0.5, np.arange(size)[columns, None] + 0.5
-    return (a * row + b * column > c) & scene.delivered[sensor][timesteps]
-
-
-def reflectance(scene: SyntheticScene, t: int, rows: slice, columns: slice) -> Float32[Array, "h w 12"]:
-    """Sentinel-2 at a timestep: reflectance × 10,000 in whole numbers, clouds and their shadows in the picture."""
-    objects = scene.ground.objects[rows, columns]
-    size = len(scene.vigour)
-    spread = np.array(GRAIN, np.float32)[scene.ground.classes[objects], None]
-    x = scene.look.reflectance[t][objects]
-    x += scene.vigour[rows, columns, None] * scene.look.greening[t][objects]
-    x *= 1 + spread * _normal(scene.key, size, 1, rows, columns)
-    if t in scene.clouds:
-        sky = scene.clouds[t]
-        shadow = sky[rows, columns, None].astype(np.float32) / 255
-        cloud = sky[SHADOW_STEP:, SHADOW_STEP:][rows, columns, None].astype(np.float32) / 255
-        x *= 1 - 0.6 * shadow
-        x += cloud * (np.array(CLOUD, np.float32) * (1 + 2 * scene.vigour[rows, columns, None]) - x)
-    x += (0.006 + 0.05 * x) * _normal(scene.key + 1 + t, size, len(BANDS), rows, columns)
-    return np.rint(10000 * np.clip(x, 1e-4, 1.6))
-
-
-def backscatter(scene: SyntheticScene, t: int, rows: slice, columns: slice) -> Float32[Array, "h w 2"]:
-    """Sentinel-1 at a timestep, dB, with speckle."""
-    size = len(scene.vigour)
-    bits = _hash(scene.key - 1 - t, size, 2, rows, columns)
-    # A sum of exponential deviates, each the logarithm of a uniform one, is gamma distributed.
-    uniform = [((bits >> shift & 255).astype(np.float32) + 0.5) / 256 for shift in (0, 8, 16, 24)]
-    speckle = -np.log(uniform[0] * uniform[1] * uniform[2] * uniform[3]) / LOOKS
-    return scene.look.backscatter[t][scene.ground.objects[rows, columns]] + 10 * np.log10(speckle)
-
-
-def _normal(key: int, size: int, bands: int, rows: slice, columns: slice) -> Float32[Array, "h w c"]:
+def _noise(key: int, scene_size: int, bands: int, window: Window) -> Float32[Array, "h w c"]:
     """Noise of mean 0 and deviation 1, normal as far as the sum of four uniform bytes is."""
-    bits = _hash(key, size, bands, rows, columns)
+    bits = _hash(key, scene_size, bands, window)
     pairs = (bits & 0x00FF00FF) + (bits >> 8 & 0x00FF00FF)
     total = (pairs & 0xFFFF) + (pairs >> 16)
     return (total.astype(np.float32) - np.float32(510)) * np.float32((4 * (256**2 - 1) / 12) ** -0.5)
 
 
-def _hash(key: int, size: int, bands: int, rows: slice, columns: slice) -> UInt32[Array, "h w c"]:
-    """32 random bits for each pixel and band, from its place in the scene alone.
+def _hash(key: int, scene_size: int, bands: int, window: Window) -> UInt32[Array, "h w c"]:
+    """32 random bits for each pixel and band, from its position in the scene alone.
 
     The final mix of MurmurHash3 (Appleby, 2011) of a counter.
     """
-    place = np.arange(size, dtype=np.uint32)
-    x = (place[rows, None, None] * np.uint32(size) + place[columns, None]) * np.uint32(bands)
+    position = np.arange(scene_size, dtype=np.uint32)
+    rows, columns = window.slices
+    x = (position[rows, None, None] * np.uint32(scene_size) + position[columns, None]) * np.uint32(bands)
     x = (x + np.arange(bands, dtype=np.uint32)) ^ _mix(np.array([key % 2**32], np.uint32))
     return _mix(x)
 
 
 def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    x = x ^ x >> 16
-    x *= np.uint32(0x85EBCA6B)
-    x ^= x >> 13
-    x *= np.uint32(0xC2B2AE35)
-    x ^= x >> 16
-    return x
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ x >> shift) * np.uint32(factor)
+    return x ^ x >> 16

@@ -13,43 +13,21 @@ from jaxtyping import Int
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.source import Sample, Window
 from hybrid_patch.data.synthetic import Synthetic
-from hybrid_patch.data.synthetic.scene import (
-    OPTICAL,
-    RADAR,
-    SyntheticScene,
-    backscatter,
-    make_scene,
-    reflectance,
-    valid_mask,
-)
-from hybrid_patch.data.synthetic.spectra import CLASSES
+from hybrid_patch.data.synthetic.scene import OPTICAL, RADAR, SyntheticScene, make_scene
+from hybrid_patch.data.synthetic.spectra import BANDS, CLASSES
 from hybrid_patch.errors import InputError
 
 Array = np.ndarray
 
 HEIGHT = "srtm"
+OPTICAL_MEAN = (903.0, 1110.0, 1150.0, 2770.0, 1470.0, 2200.0, 2580.0, 2900.0, 2330.0, 1630.0, 841.0, 2790.0)
+OPTICAL_STD = (1180.0, 1090.0, 1120.0, 1110.0, 1080.0, 1020.0, 1080.0, 1130.0, 854.0, 744.0, 1210.0, 912.0)
 STATISTICS = {
-    OPTICAL: {
-        "B02": (903.0, 1180.0),
-        "B03": (1110.0, 1090.0),
-        "B04": (1150.0, 1120.0),
-        "B08": (2770.0, 1110.0),
-        "B05": (1470.0, 1080.0),
-        "B06": (2200.0, 1020.0),
-        "B07": (2580.0, 1080.0),
-        "B8A": (2900.0, 1130.0),
-        "B11": (2330.0, 854.0),
-        "B12": (1630.0, 744.0),
-        "B01": (841.0, 1210.0),
-        "B09": (2790.0, 912.0),
-    },
+    OPTICAL: dict(zip(BANDS, zip(OPTICAL_MEAN, OPTICAL_STD, strict=True), strict=True)),
     RADAR: {"vv": (-11.5, 3.2), "vh": (-18.0, 3.46)},
     HEIGHT: {"srtm": (340.0, 160.0)},
 }
-"""Mean and standard deviation of each band over the scenes of seed 0: reflectance × 10,000; dB; metres.
-
-The optical bands are in the order of `BANDS`, that of the channels of `reflectance`.
-"""
+"""Mean and standard deviation of each band over the scenes of seed 0: reflectance × 10,000; dB; metres."""
 CACHE_BYTES = 64_000_000
 """Scenes are kept up to about this much memory per process."""
 
@@ -88,28 +66,25 @@ class SyntheticSource:
     def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
         """Make a window of a scene at some of its timesteps."""
         scene = self._scene(index)
-        rows = slice(window.top, window.top + window.height)
-        columns = slice(window.left, window.left + window.width)
         images, valid = {}, {}
         for name, modality in self.modalities.items():
             channels = [list(STATISTICS[name]).index(band) for band in modality.bands]
             if name == HEIGHT:
-                image = scene.ground.elevation[rows, columns, None, None]
+                image = scene.ground.elevation[window.slices][..., None, None]
                 valid[name] = np.ones(image.shape[:3], bool)
             else:
-                pixels = reflectance if name == OPTICAL else backscatter
-                image = np.stack([pixels(scene, int(t), rows, columns) for t in timesteps], axis=2)
-                valid[name] = valid_mask(scene, name, timesteps, rows, columns)
+                pixels = scene.reflectance if name == OPTICAL else scene.backscatter
+                image = np.stack([pixels(t, window) for t in timesteps.tolist()], axis=2)
+                valid[name] = scene.valid_mask(name, timesteps, window)
             images[name] = np.where(valid[name][..., None], image[..., channels], np.float32(0))
-        labels = scene.ground.classes[scene.ground.objects[rows, columns]]
+        labels = scene.ground.classes[scene.ground.objects[window.slices]]
         return Sample(images, valid, scene.timestamps[timesteps], scene.latlon, labels)
 
     def _scene(self, index: int) -> SyntheticScene:
         """The scene, from memory if it was read lately."""
-        scene = self._scenes.pop(index, None)
+        scene, config = self._scenes.pop(index, None), self._config
         if scene is None:
-            config = self._config
-            rng = np.random.default_rng(np.random.SeedSequence([config.scene_seed, index]))
+            rng = np.random.default_rng([config.scene_seed, index])
             scene = make_scene(rng, config.scene_size, config.scene_timesteps)
             if len(self._scenes) * scene.nbytes > CACHE_BYTES:
                 del self._scenes[next(iter(self._scenes))]  # Read longest ago: dictionaries keep the order.

@@ -5,7 +5,7 @@ crops green up, flower, dry and are harvested at their own times, so that classe
 another. The figures are rounded from what published spectral libraries and crop calendars of Central Europe show.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -14,22 +14,6 @@ Array = np.ndarray
 
 BANDS = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09")
 """Bands of Sentinel-2 L2A, in the order of all spectra here."""
-
-CLASSES = (
-    "water",
-    "broadleaf forest",
-    "conifer forest",
-    "grassland",
-    "winter wheat",
-    "rapeseed",
-    "maize",
-    "sugar beet",
-    "building",
-    "road",
-)
-WATER, BROADLEAF, CONIFER, GRASS, WHEAT, RAPESEED, MAIZE, BEET, BUILDING, ROAD = range(len(CLASSES))
-CROPS = (GRASS, WHEAT, RAPESEED, MAIZE, BEET)
-"""What is grown on fields."""
 
 # Reflectance:   B02   B03   B04   B08   B05   B06   B07   B8A   B11   B12   B01   B09
 MATERIALS = {
@@ -55,15 +39,46 @@ CLOUD = (0.56, 0.54, 0.54, 0.58, 0.55, 0.56, 0.57, 0.58, 0.40, 0.30, 0.57, 0.40)
 HAZE = (0.60, 0.42, 0.28, 0.10, 0.24, 0.18, 0.14, 0.09, 0.02, 0.01, 0.80, 0.08)
 """What aerosol that the atmospheric correction missed adds, relative to its strength."""
 
-GROUND = {
-    WATER: ("clear water", "turbid water"),
-    BROADLEAF: ("litter", "understorey"),
-    CONIFER: ("litter", "understorey"),
-    BUILDING: ("tiles", "concrete"),
-    ROAD: ("asphalt", "gravel"),
-}
-"""The two materials between which the bare ground of a class varies from object to object; fields have soil."""
-SOIL = ("dark soil", "light soil")
+GREEN = ("leaf", "broad leaf", "crown", "needle", "flower")
+"""Materials that carry the leaves; they decide how radar sees an object, too."""
+
+
+class Cover(NamedTuple):
+    """How the objects of a class look.
+
+    Attributes:
+        name: of the class.
+        ground: the two materials between which the bare ground varies from object to object.
+        grain: standard deviation of the brightness from pixel to pixel: gaps in crowns, roofs, waves.
+        bare_db, leaf_db: backscatter in dB, (VV, VH), without leaves, and what full leaf cover adds.
+    """
+
+    name: str
+    ground: tuple[str, str]
+    grain: float
+    bare_db: tuple[float, float]
+    leaf_db: tuple[float, float] = (0.0, 0.0)
+
+
+FOREST_FLOOR, SOIL = ("litter", "understorey"), ("dark soil", "light soil")
+BARE_FIELD = (-10.8, -18.6)
+COVERS = (
+    Cover("water", ("clear water", "turbid water"), 0.10, (-20.5, -27.5)),
+    Cover("broadleaf forest", FOREST_FLOOR, 0.16, (-9.8, -15.6), (0.8, 1.4)),
+    Cover("conifer forest", FOREST_FLOOR, 0.20, (-10.2, -16.2), (1.0, 1.6)),
+    Cover("grassland", SOIL, 0.05, (-12.2, -19.4), (0.6, 2.2)),
+    Cover("winter wheat", SOIL, 0.05, BARE_FIELD, (-2.4, 0.8)),
+    Cover("rapeseed", SOIL, 0.05, BARE_FIELD, (1.6, 5.2)),
+    Cover("maize", SOIL, 0.05, BARE_FIELD, (2.2, 3.8)),
+    Cover("sugar beet", SOIL, 0.05, BARE_FIELD, (2.8, 4.0)),
+    Cover("building", ("tiles", "concrete"), 0.15, (-4.5, -11.0)),
+    Cover("road", ("asphalt", "gravel"), 0.05, (-13.5, -21.0)),
+)
+WATER, BROADLEAF, CONIFER, GRASS, WHEAT, RAPESEED, MAIZE, BEET, BUILDING, ROAD = range(len(COVERS))
+CLASSES = tuple(cover.name for cover in COVERS)
+CROPS = (GRASS, WHEAT, RAPESEED, MAIZE, BEET)
+"""What is grown on fields."""
+
 
 # Shares of materials by day of the year; in between they change evenly, and the year goes round.
 CALENDAR: dict[int, dict[str, tuple[tuple[int, float], ...]]] = {
@@ -92,38 +107,9 @@ CALENDAR: dict[int, dict[str, tuple[tuple[int, float], ...]]] = {
         "straw": ((0, 0.02), (100, 0.01), (286, 0.04), (306, 0.12)),
     },
 }
-GREEN = ("leaf", "broad leaf", "crown", "needle", "flower")
-"""Materials that carry the leaves; they decide how radar sees an object, too."""
-
-GRAIN = (0.1, 0.16, 0.2, 0.05, 0.05, 0.05, 0.05, 0.05, 0.15, 0.05)
-"""Standard deviation of the brightness from pixel to pixel, of each class: gaps in crowns, roofs, waves."""
-
-# Backscatter in dB, (VV, VH): without leaves, and what full leaf cover adds.
-BARE_DB = {
-    WATER: (-20.5, -27.5),
-    BROADLEAF: (-9.8, -15.6),
-    CONIFER: (-10.2, -16.2),
-    GRASS: (-12.2, -19.4),
-    WHEAT: (-10.8, -18.6),
-    RAPESEED: (-10.8, -18.6),
-    MAIZE: (-10.8, -18.6),
-    BEET: (-10.8, -18.6),
-    BUILDING: (-4.5, -11.0),
-    ROAD: (-13.5, -21.0),
-}
-LEAF_DB = {
-    BROADLEAF: (0.8, 1.4),
-    CONIFER: (1.0, 1.6),
-    GRASS: (0.6, 2.2),
-    WHEAT: (-2.4, 0.8),
-    RAPESEED: (1.6, 5.2),
-    MAIZE: (2.2, 3.8),
-    BEET: (2.8, 4.0),
-}
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """How N objects look at T dates.
 
     Attributes:
@@ -148,8 +134,7 @@ def look(rng: np.random.Generator, classes: Int[Array, " n"], days: Int[Array, "
     gain, haze = rng.uniform(0.94, 1.06, t), rng.uniform(-0.006, 0.034, t)
     wet = rng.uniform(-1.6, 1.6, t)  # dB
 
-    light = np.array([MATERIALS[GROUND.get(k, SOIL)[1]] for k in classes])
-    dark = np.array([MATERIALS[GROUND.get(k, SOIL)[0]] for k in classes])
+    dark, light = np.array([[MATERIALS[name] for name in cover.ground] for cover in COVERS])[classes].swapaxes(0, 1)
     ground = dark + tone[:, None] * (light - dark)
     reflectance = np.broadcast_to(ground, (t, n, len(BANDS))).copy()
     greening = np.zeros((t, n, len(BANDS)))
@@ -168,8 +153,8 @@ def look(rng: np.random.Generator, classes: Int[Array, " n"], days: Int[Array, "
     scale = bright * gain[:, None]
     reflectance = reflectance * scale[..., None] + haze[:, None, None] * np.array(HAZE)
 
-    bare = np.array([BARE_DB[k] for k in classes])
-    leaf = np.array([LEAF_DB.get(k, (0.0, 0.0)) for k in classes])
+    bare = np.array([cover.bare_db for cover in COVERS])[classes]
+    leaf = np.array([cover.leaf_db for cover in COVERS])[classes]
     soil = np.isin(classes, CROPS)
     backscatter = bare + green[..., None] * leaf + rough[:, None] + (wet[:, None] * soil * (1 - green))[..., None]
     return Look(
