@@ -104,9 +104,7 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         data = self.config.data
         height, width, length = self.source.shape(index)
         for _ in range(CROP_TRIES):
-            window = Window(
-                int(rng.integers(max(height - tile, 0) + 1)), int(rng.integers(max(width - tile, 0) + 1)), tile, tile
-            )
+            window = Window.at_random(rng, height, width, tile)
             timesteps = np.sort(rng.permutation(length)[: data.timesteps])
             sample = read_crop(self.source, index, window, timesteps, data.timesteps)
             if any(sample.valid[name].any() for name in self.inputs):

@@ -29,6 +29,12 @@ class Window:
     height: int
     width: int
 
+    @classmethod
+    def at_random(cls, rng: np.random.Generator, height: int, width: int, side: int) -> "Window":
+        """A square somewhere in an image; along an axis on which the image is smaller, from its edge to beyond it."""
+        top, left = (int(rng.integers(max(length - side, 0) + 1)) for length in (height, width))
+        return cls(top, left, side, side)
+
     @property
     def slices(self) -> tuple[slice, slice]:
         """Its rows and columns."""

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -40,28 +41,25 @@ def split_blocks(
     held_out = 0
     if share > 0 and length >= 2 * side:
         held_out = side * min(max(round(share * (length // side)), 1), length // side - 1)
-    blocks: list[Window] = []
-    validation: list[bool] = []
-    keys: list[tuple[bool, int, int]] = []
-    for val, low, high in ((True, 0, held_out), (False, held_out, length)):
-        rows, columns = ((0, height), (low, high)) if by_column else ((low, high), (0, width))
-        for row, (top, block_height) in enumerate(_pieces(*rows, side)):
-            for column, (left, block_width) in enumerate(_pieces(*columns, side)):
-                blocks.append(Window(top, left, block_height, block_width))
-                validation.append(val)
-                whole_rows, whole_columns = (rows[1] - rows[0]) // side, (columns[1] - columns[0]) // side
-                keys.append((val, min(row, max(whole_rows - 1, 0)), min(column, max(whole_columns - 1, 0))))
+    blocks, keys = [], []
+    for val, part in ((True, (0, held_out)), (False, (held_out, length))):
+        rows, columns = ((0, height), part) if by_column else (part, (0, width))
+        for (top, block_height, row), (left, block_width, column) in product(
+            _pieces(*rows, side), _pieces(*columns, side)
+        ):
+            blocks.append(Window(top, left, block_height, block_width))
+            keys.append((val, row, column))
     _, groups = np.unique(np.array(keys, np.int64), axis=0, return_inverse=True)
-    return blocks, np.array(validation), groups.reshape(-1)
+    return blocks, np.array([val for val, _, _ in keys]), groups.reshape(-1)
 
 
-def _pieces(low: int, high: int, side: int) -> list[tuple[int, int]]:
-    """Start and length of the pieces that cover `[low, high)`; the last one is shifted inward."""
-    if low == high:
-        return []
-    if high - low < side:
-        return [(low, high - low)]
-    starts = list(range(low, high - side + 1, side))
-    if starts[-1] + side < high:
-        starts.append(high - side)
-    return [(start, side) for start in starts]
+def _pieces(low: int, high: int, side: int) -> list[tuple[int, int, int]]:
+    """Start, length and group of the pieces that cover `[low, high)`.
+
+    The last one is shifted inward, and so in the group of the one before.
+    """
+    count = (high - low) // side
+    if count == 0:
+        return [(low, high - low, 0)] if low < high else []
+    pieces = [(low + number * side, side, number) for number in range(count)]
+    return pieces if low + count * side == high else [*pieces, (high - side, side, count - 1)]

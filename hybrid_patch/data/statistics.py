@@ -78,51 +78,37 @@ def fit(
 
     Raises InputError if a modality has no valid pixel in the windows, BrokenSampleError if no sample can be read.
     """
-    missing = {
-        name: Moments.of(np.zeros((0, len(modality.bands)), np.float32))
-        for name, modality in modalities.items()
-        if modality.kind == "continuous" and modality.mean is None
-    }
+    missing = {name: Moments.of(np.zeros((0, len(modalities[name].bands)))) for name in unfitted(modalities)}
     if not missing or len(indices) == 0:
         return dict(modalities)
     rng = np.random.default_rng(SEED)
     order = np.concatenate([rng.permutation(indices) for _ in range(-(-WINDOWS // len(indices)))])[:WINDOWS]
     problem: BrokenSampleError | None = None
-    for index in order:
+    for index in order.tolist():
         try:
-            sample = _draw(int(index), tile, shape, read, rng)
+            height, width, length = shape(index)
+            window = Window.at_random(rng, height, width, tile).within(height, width)
+            sample = read(index, window, np.sort(rng.permutation(length)[:TIMESTEPS]))
         except BrokenSampleError as error:
             log.warning("left out of the statistics: %s", error)
             problem = error
             continue
         for name in missing.keys() & sample.images.keys():
-            missing[name] = missing[name].merged(Moments.of(_valid_pixels(sample, name)))
-    for name, moments in missing.items():
-        if moments.count == 0:
-            if problem is not None and all(other.count == 0 for other in missing.values()):
-                raise problem
-            raise InputError(
-                f"data.modalities.{name}: no valid pixel in {len(order)} windows of training samples; "
-                "give its mean and std, or leave the modality out"
-            )
+            image = sample.images[name]
+            valid: Bool[Array, "h w t"] = sample.valid[name] & np.isfinite(image).all(-1)
+            missing[name] = missing[name].merged(Moments.of(image[valid]))
+    empty = [name for name, moments in missing.items() if moments.count == 0]
+    if problem is not None and len(empty) == len(missing):
+        raise problem
+    if empty:
+        raise InputError(
+            f"data.modalities.{empty[0]}: no valid pixel in {len(order)} windows of training samples; "
+            "give its mean and std, or leave the modality out"
+        )
     fitted = {name: modalities[name].fitted(moments.mean, moments.std) for name, moments in missing.items()}
-    return {name: fitted.get(name, modality) for name, modality in modalities.items()}
+    return {**modalities, **fitted}
 
 
-def _draw(
-    index: int,
-    tile: int,
-    shape: Callable[[int], tuple[int, int, int]],
-    read: Callable[[int, Window, Int[Array, " t"]], Sample],
-    rng: np.random.Generator,
-) -> Sample:
-    """A random window of a sample."""
-    height, width, length = shape(index)
-    rows, columns = min(tile, height), min(tile, width)
-    window = Window(int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1)), rows, columns)
-    return read(index, window, np.sort(rng.permutation(length)[:TIMESTEPS]))
-
-
-def _valid_pixels(sample: Sample, name: str) -> Float[Array, "n c"]:
-    valid: Bool[Array, "h w t"] = sample.valid[name] & np.isfinite(sample.images[name]).all(-1)
-    return sample.images[name][valid]
+def unfitted(modalities: Mapping[str, Modality]) -> dict[str, Modality]:
+    """Those that need statistics and have none."""
+    return {name: each for name, each in modalities.items() if each.kind == "continuous" and each.mean is None}

@@ -7,6 +7,7 @@ is present, and T' counts those. A missing value is -99999.
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -26,7 +27,7 @@ from hybrid_patch.data.olmoearth.sample_file import (
 from hybrid_patch.data.olmoearth.tables import Metadata, read_metadata, with_given_statistics
 from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Sample, Window
 from hybrid_patch.data.split import hold_out
-from hybrid_patch.data.statistics import fit
+from hybrid_patch.data.statistics import fit, unfitted
 from hybrid_patch.errors import InputError
 
 Array = np.ndarray
@@ -77,7 +78,8 @@ class OlmoEarthSource:
             log.warning("data.root=%s: all samples are of one parent tile: no validation samples", config.root)
         self.modalities: Mapping[str, Modality] = with_given_statistics(config.modalities, config.statistics)
         self._check_bands()
-        self.modalities = fit(self.modalities, self._train, config.tile, self.shape, self._read_unfitted)
+        read_unfitted = partial(self.read, modalities=unfitted(self.modalities))
+        self.modalities = fit(self.modalities, self._train, config.tile, self.shape, read_unfitted)
         self._files.close()
 
     def indices(self, split: str) -> Int[Array, " n"]:
@@ -100,23 +102,19 @@ class OlmoEarthSource:
         """The path of the sample's file."""
         return str(self._path(index))
 
-    def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
-        """Read a window of a sample at some of its timesteps; see `Source.read`."""
-        return self._read(index, window, timesteps, self.modalities)
-
-    def _read_unfitted(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
-        """Like `read`, but only what has no statistics."""
-        unfitted = {name: m for name, m in self.modalities.items() if m.kind == "continuous" and m.mean is None}
-        return self._read(index, window, timesteps, unfitted)
-
-    def _read(
-        self, index: int, window: Window, timesteps: Int[Array, " t"], modalities: Mapping[str, Modality]
+    def read(
+        self,
+        index: int,
+        window: Window,
+        timesteps: Int[Array, " t"],
+        modalities: Mapping[str, Modality] | None = None,
     ) -> Sample:
+        """Read a window of a sample at some of its timesteps, of all or some modalities; see `Source.read`."""
         images: dict[str, Float[Array, "h w _ _"]] = {}
         valid: dict[str, Bool[Array, "h w _"]] = {}
         with self._files.opened(self._path(index)) as file:
             sides, timestamps = sides_of(file, self.modalities), timestamps_of(file)
-            for name, modality in modalities.items():
+            for name, modality in (self.modalities if modalities is None else modalities).items():
                 if name in file:
                     mask = timestep_mask(file, name, modality.temporal, len(timestamps))
                     dataset = dataset_of(file, name, (*sides, int(mask.sum()), len(modality.bands)))

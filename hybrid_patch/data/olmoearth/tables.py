@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 
 from hybrid_patch.config.data_options import read_json
 from hybrid_patch.config.modality import Modality
+from hybrid_patch.data.statistics import unfitted
 from hybrid_patch.errors import InputError
 
 Array = np.ndarray
@@ -61,12 +62,11 @@ def with_given_statistics(modalities: Mapping[str, Modality], folder: str | None
     if not any(tables):
         raise InputError(f"data.statistics={folder}: no computed.json or predefined.json in this folder")
     result = dict(modalities)
-    for name, modality in modalities.items():
-        if modality.kind == "continuous" and modality.mean is None:
-            given = (_of_bands(table.get(name), modality.bands) for table in tables)
-            statistics = next((pair for pair in given if pair is not None), None)
-            if statistics is not None:
-                result[name] = modality.fitted(*statistics)
+    for name, modality in unfitted(modalities).items():
+        given = (_of_bands(table.get(name), modality.bands) for table in tables)
+        statistics = next((pair for pair in given if pair is not None), None)
+        if statistics is not None:
+            result[name] = modality.fitted(*statistics)
     return result
 
 
