@@ -11,9 +11,7 @@ from torch import Tensor
 
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.batch import Batch, QuerySampling
-from hybrid_patch.data.source import Sample, Source, Window
-
-Array = np.ndarray
+from hybrid_patch.data.source import Array, Sample, Source, Window
 
 
 @dataclasses.dataclass(frozen=True)

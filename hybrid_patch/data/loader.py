@@ -17,10 +17,8 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.crops import Crop, MaskedCrop, collate, read_crop
 from hybrid_patch.data.masking import coarse_presence, draw_masks
-from hybrid_patch.data.source import BrokenSampleError, Source, Window
+from hybrid_patch.data.source import Array, BrokenSampleError, Source, Window
 from hybrid_patch.errors import InputError
-
-Array = np.ndarray
 
 CROP_TRIES = 4
 """Crops of a sample that are tried before one is made around a valid pixel."""

@@ -7,9 +7,7 @@ from itertools import product
 import numpy as np
 from jaxtyping import Bool, Int
 
-from hybrid_patch.data.source import Window
-
-Array = np.ndarray
+from hybrid_patch.data.source import Array, Window
 
 
 def hold_out(groups: Sequence[str], share: float) -> Bool[Array, " n"]:

@@ -8,10 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.data.source import BrokenSampleError, Sample, Window
+from hybrid_patch.data.source import Array, BrokenSampleError, Sample, Window
 from hybrid_patch.errors import InputError
-
-Array = np.ndarray
 
 WINDOWS = 64
 """Windows that are drawn: with 64 × 64 pixels each, a quarter of a million pixels per timestep."""

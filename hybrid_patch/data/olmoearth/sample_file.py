@@ -10,9 +10,7 @@ import hdf5plugin  # noqa: F401  Registers the zstd filter with HDF5.
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from hybrid_patch.data.source import BrokenSampleError, Window
-
-Array = np.ndarray
+from hybrid_patch.data.source import Array, BrokenSampleError, Window
 
 MISSING = -99999
 

@@ -25,12 +25,10 @@ from hybrid_patch.data.olmoearth.sample_file import (
     timestep_mask,
 )
 from hybrid_patch.data.olmoearth.tables import Metadata, read_metadata, with_given_statistics
-from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Sample, Window
+from hybrid_patch.data.source import UNLABELLED, Array, BrokenSampleError, Sample, Window
 from hybrid_patch.data.split import hold_out
 from hybrid_patch.data.statistics import fit, unfitted
 from hybrid_patch.errors import InputError
-
-Array = np.ndarray
 
 TILES_PER_PARENT = 4
 """Samples 4i ... 4i + 3 are the quarters of one tile of the original acquisition."""

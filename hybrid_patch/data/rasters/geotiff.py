@@ -16,9 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform as reproject_points
 from rasterio.windows import Window as RasterWindow
 
-from hybrid_patch.data.source import BrokenSampleError, Window
-
-Array = np.ndarray
+from hybrid_patch.data.source import Array, BrokenSampleError, Window
 
 METRES_PER_DEGREE = 111_320.0
 """Along a meridian, and along the equator."""

@@ -9,10 +9,8 @@ from jaxtyping import Int
 
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.scene import check_grid
-from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Window
+from hybrid_patch.data.source import UNLABELLED, Array, BrokenSampleError, Window
 from hybrid_patch.errors import InputError
-
-Array = np.ndarray
 
 NO_LABEL_NAMES = ("nodata", "unlabelled", "unlabeled")
 MAX_CLASSES = 1000

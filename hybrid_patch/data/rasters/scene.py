@@ -12,10 +12,8 @@ from jaxtyping import Bool, Float, Int
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.meta import Meta
-from hybrid_patch.data.source import BrokenSampleError, Window
+from hybrid_patch.data.source import Array, BrokenSampleError, Window
 from hybrid_patch.errors import InputError
-
-Array = np.ndarray
 
 UNDATED = np.array([[1, 0, 1970]], np.int64)
 """The timestamp of tiles and of scenes without dates; their modalities are static and take no notice of it."""

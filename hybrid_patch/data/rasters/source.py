@@ -12,12 +12,10 @@ from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.labels import find_labels
 from hybrid_patch.data.rasters.layout import Layout, find_layout
 from hybrid_patch.data.rasters.scene import SceneFiles, read_images
-from hybrid_patch.data.source import UNLABELLED, Sample, Window
+from hybrid_patch.data.source import UNLABELLED, Array, Sample, Window
 from hybrid_patch.data.split import hold_out, split_blocks
 from hybrid_patch.data.statistics import fit
 from hybrid_patch.errors import InputError
-
-Array = np.ndarray
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8, UInt32
 
-from hybrid_patch.data.source import Window
+from hybrid_patch.data.source import Array, Window
 from hybrid_patch.data.synthetic.landscape import Ground, make_ground, smooth_noise
 from hybrid_patch.data.synthetic.spectra import BANDS, CLOUD, COVERS, Look, look
-
-Array = np.ndarray
 
 OPTICAL, RADAR = "sentinel2_l2a", "sentinel1"
 MISSING = {OPTICAL: 0.12, RADAR: 0.06}

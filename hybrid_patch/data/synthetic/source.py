@@ -11,13 +11,11 @@ import numpy as np
 from jaxtyping import Int
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.data.source import Sample, Window
+from hybrid_patch.data.source import Array, Sample, Window
 from hybrid_patch.data.synthetic import Synthetic
 from hybrid_patch.data.synthetic.scene import OPTICAL, RADAR, SyntheticScene, make_scene
 from hybrid_patch.data.synthetic.spectra import BANDS, CLASSES
 from hybrid_patch.errors import InputError
-
-Array = np.ndarray
 
 HEIGHT = "srtm"
 OPTICAL_MEAN = (903.0, 1110.0, 1150.0, 2770.0, 1470.0, 2200.0, 2580.0, 2900.0, 2330.0, 1630.0, 841.0, 2790.0)
