@@ -1,13 +1,12 @@
 """Crops: windows of samples, normalised, as arrays of one size, and batches of them."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int, Int8
-from torch import Tensor
+from torch.utils.data import default_collate
 
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.batch import Batch, QuerySampling
@@ -66,19 +65,16 @@ class MaskedCrop(NamedTuple):
 
 def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampling: QuerySampling) -> Batch:
     """Samples as one batch."""
-    crops = [sample.crop for sample in samples]
-
-    def stacked(arrays: Iterable[Array]) -> Tensor:
-        return torch.from_numpy(np.stack(list(arrays)))
-
+    parts = [(s.crop.pixels, s.crop.valid, s.crop.timestamps, s.masks, s.guide_mask) for s in samples]
+    pixels, valid, timestamps, masks, guide_mask = default_collate(parts)
     return Batch.of(
-        {name: stacked(c.pixels[name] for c in crops) for name in crops[0].pixels},
-        {name: stacked(c.valid[name] for c in crops) for name in crops[0].valid},
-        stacked(c.timestamps for c in crops),
-        {name: stacked(s.masks[name] for s in samples).flatten(0, 1) for name in samples[0].masks},
+        pixels,
+        valid,
+        timestamps,
+        {name: views.flatten(0, 1) for name, views in masks.items()},
         inputs,
         query_sampling,
-        {name: stacked(s.guide_mask[name] for s in samples).flatten(0, 1) for name in samples[0].guide_mask},
+        {name: views.flatten(0, 1) for name, views in guide_mask.items()},
         tuple(message for sample in samples for message in sample.skipped),
     )
 

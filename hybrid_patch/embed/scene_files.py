@@ -11,7 +11,6 @@ import numpy as np
 
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
-from hybrid_patch.data.rasters.meta import read_meta
 from hybrid_patch.data.rasters.scene import (
     Layer,
     Series,
@@ -21,6 +20,7 @@ from hybrid_patch.data.rasters.scene import (
     scene_files,
     tifs,
 )
+from hybrid_patch.data.rasters.tables import read_meta
 from hybrid_patch.data.source import BrokenSampleError
 from hybrid_patch.embed.options import MapOptions
 from hybrid_patch.embed.scene import SceneReader

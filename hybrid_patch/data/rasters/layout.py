@@ -10,8 +10,7 @@ from hybrid_patch.config.data_options import data_root
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.rasters import Rasters, scene
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
-from hybrid_patch.data.rasters.index import TileIndex, read_index
-from hybrid_patch.data.rasters.meta import Meta, read_meta
+from hybrid_patch.data.rasters.tables import Meta, TileIndex, read_index, read_meta
 from hybrid_patch.data.source import BrokenSampleError
 from hybrid_patch.errors import InputError
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
-from hybrid_patch.data.rasters.meta import Meta
+from hybrid_patch.data.rasters.tables import Meta
 from hybrid_patch.data.source import Array, BrokenSampleError, Window
 from hybrid_patch.errors import InputError
 

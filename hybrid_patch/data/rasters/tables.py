@@ -1,10 +1,13 @@
-"""The list of the tiles of a folder: their names, splits and groups, from its `index.csv` or without one."""
+"""What a folder of GeoTIFFs says about itself: the list of its tiles (`index.csv`), and its `meta.json`."""
 
 import csv
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from hybrid_patch.config.data_options import read_json
 from hybrid_patch.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -76,3 +79,35 @@ def _check_splits(path: Path, splits: tuple[str, ...], groups: tuple[str, ...]) 
                 f"{path}: line {number}: group {group} is in both {split_of[group]} and {split}; tiles of one group "
                 "may share ground and must be in one split"
             )
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What the files do not say; a key may carry a modality's name in front (`s2_bands`), which then comes first."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    def names(self, key: str, modality: str | None = None) -> tuple[str, ...]:
+        """A list of names, empty if there is none."""
+        value = self._get(key, modality)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise InputError(f"{self.path}: {key} must be a list of names, not {value!r}")
+        return tuple(value)
+
+    def number(self, key: str, modality: str) -> float | None:
+        """A number, None if there is none."""
+        value = self._get(key, modality)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise InputError(f"{self.path}: {key} must be a number, not {value!r}")
+        return None if value is None else float(value)
+
+    def _get(self, key: str, modality: str | None) -> Any:
+        return self.values.get(f"{modality}_{key}", self.values.get(key))
+
+
+def read_meta(path: Path) -> Meta:
+    """Read it; empty if the file does not exist. Raises InputError."""
+    return Meta(path, read_json(path))
