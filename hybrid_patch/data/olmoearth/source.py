@@ -6,24 +6,16 @@ is present, and T' counts those. A missing value is -99999.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Int, Shaped
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.data.olmoearth import OlmoEarth
-from hybrid_patch.data.olmoearth.sample_file import (
-    SampleFiles,
-    dataset_of,
-    read_packed,
-    sides_of,
-    timestamps_of,
-    timestep_mask,
-)
+from hybrid_patch.data.olmoearth import OlmoEarth, sample_file
 from hybrid_patch.data.olmoearth.tables import Metadata, read_metadata, with_given_statistics
 from hybrid_patch.data.source import UNLABELLED, Array, BrokenSampleError, Sample, Window
 from hybrid_patch.data.split import hold_out
@@ -65,7 +57,7 @@ class OlmoEarthSource:
         self._metadata = read_metadata(config.metadata_file())
         self._labelled = "worldcover" in self._metadata.columns
         self.classes: tuple[str, ...] = tuple(WORLDCOVER.values()) if self._labelled else ()
-        self._files = SampleFiles()
+        self._files = sample_file.SampleFiles()
         # An array, as a dictionary would grow over an epoch.
         self._shapes = np.zeros((len(self._metadata.numbers), 3), np.int32)
         usable = _usable(self._metadata, config)
@@ -76,7 +68,7 @@ class OlmoEarthSource:
             log.warning("data.root=%s: all samples are of one parent tile: no validation samples", config.root)
         self.modalities: Mapping[str, Modality] = with_given_statistics(config.modalities, config.statistics)
         self._check_bands()
-        read_unfitted = partial(self.read, modalities=unfitted(self.modalities))
+        read_unfitted = partial(self.read, only=unfitted(self.modalities).keys())
         self.modalities = fit(self.modalities, self._train, config.tile, self.shape, read_unfitted)
         self._files.close()
 
@@ -92,7 +84,7 @@ class OlmoEarthSource:
         """Height, width and number of timesteps. Raises BrokenSampleError."""
         if not self._shapes[index].any():
             with self._files.opened(self._path(index)) as file:
-                self._shapes[index] = *sides_of(file, self.modalities), len(timestamps_of(file))
+                self._shapes[index] = *sample_file.sides_of(file, self.modalities), len(sample_file.timestamps_of(file))
         height, width, length = self._shapes[index].tolist()
         return height, width, length
 
@@ -100,29 +92,26 @@ class OlmoEarthSource:
         """The path of the sample's file."""
         return str(self._path(index))
 
-    def read(
-        self,
-        index: int,
-        window: Window,
-        timesteps: Int[Array, " t"],
-        modalities: Mapping[str, Modality] | None = None,
-    ) -> Sample:
-        """Read a window of a sample at some of its timesteps, of all or some modalities; see `Source.read`."""
-        images: dict[str, Float[Array, "h w _ _"]] = {}
-        valid: dict[str, Bool[Array, "h w _"]] = {}
+    def read(self, index: int, window: Window, timesteps: Int[Array, " t"], only: Collection[str] = ()) -> Sample:
+        """Read a window of a sample at some of its timesteps, of all modalities or some; see `Source.read`."""
+        images, valid = {}, {}
         with self._files.opened(self._path(index)) as file:
-            sides, timestamps = sides_of(file, self.modalities), timestamps_of(file)
-            for name, modality in (self.modalities if modalities is None else modalities).items():
-                if name in file:
-                    mask = timestep_mask(file, name, modality.temporal, len(timestamps))
-                    dataset = dataset_of(file, name, (*sides, int(mask.sum()), len(modality.bands)))
-                    steps = timesteps if modality.temporal else np.zeros(1, np.int64)
-                    images[name], valid[name] = read_packed(dataset, window, mask, steps)
+            sides, timestamps = sample_file.sides_of(file, self.modalities), sample_file.timestamps_of(file)
+            for name in only or self.modalities:
+                if name not in file:
+                    continue
+                modality = self.modalities[name]
+                mask = sample_file.timestep_mask(file, name, modality.temporal, len(timestamps))
+                dataset = sample_file.dataset_of(file, name, (*sides, int(mask.sum()), len(modality.bands)))
+                steps = timesteps if modality.temporal else np.zeros(1, np.int64)
+                images[name], valid[name] = sample_file.read_packed(dataset, window, mask, steps)
             labels = None
             if self._labelled:
                 labels = np.full((window.height, window.width), UNLABELLED, np.int64)
                 if "worldcover" in file:
-                    labels = _class_of(dataset_of(file, "worldcover", (*sides, 1, 1))[window.slices][..., 0, 0])
+                    labels = _class_of(
+                        sample_file.dataset_of(file, "worldcover", (*sides, 1, 1))[window.slices][..., 0, 0]
+                    )
             latlon = np.asarray(file["latlon"][()], np.float64) if "latlon" in file else None
         self._files.close()
         return Sample(images, valid, timestamps[timesteps], latlon, labels)
@@ -133,20 +122,18 @@ class OlmoEarthSource:
     def _check_bands(self) -> None:
         """Compare the declared bands with the first file that has the modality; a mistake would be in all files."""
         for name, modality in self.modalities.items():
-            samples = np.flatnonzero(self._metadata.columns[name])
-            if not len(samples):
-                continue
-            path = self._path(int(samples[0]))
-            try:
-                with self._files.opened(path) as file:
-                    shape = file[name].shape if isinstance(file.get(name), h5py.Dataset) else None
-            except BrokenSampleError:
-                continue  # Reported when it is loaded; its modalities are then checked one by one.
-            if shape is not None and (len(shape) != 4 or shape[3] != len(modality.bands)):
-                raise InputError(
-                    f"data.modalities.{name}.bands: {len(modality.bands)} bands declared, but {name} in {path} is an "
-                    f"array {list(shape)}; declare all bands of the last axis, in order"
-                )
+            for number in np.flatnonzero(self._metadata.columns[name])[:1]:
+                path = self._path(int(number))
+                try:
+                    with self._files.opened(path) as file:
+                        shape = file[name].shape if isinstance(file.get(name), h5py.Dataset) else None
+                except BrokenSampleError:
+                    continue  # Reported when it is loaded; its modalities are then checked one by one.
+                if shape is not None and (len(shape) != 4 or shape[3] != len(modality.bands)):
+                    raise InputError(
+                        f"data.modalities.{name}.bands: {len(modality.bands)} bands declared, but {name} in {path} is "
+                        f"an array {list(shape)}; declare all bands of the last axis, in order"
+                    )
 
 
 def _usable(metadata: Metadata, config: OlmoEarth) -> Int[Array, " n"]:
