@@ -1,14 +1,14 @@
 """Mean and standard deviation of the bands of a data set, estimated from some of its training samples."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.data.source import Array, BrokenSampleError, Sample, Window
+from hybrid_patch.data.source import Array, BrokenSampleError, Source, Window
 from hybrid_patch.errors import InputError
 
 WINDOWS = 64
@@ -57,25 +57,16 @@ class Moments:
         return np.sqrt(self.squares / max(self.count, 1))
 
 
-def fit(
-    modalities: Mapping[str, Modality],
-    indices: Int[Array, " n"],
-    tile: int,
-    shape: Callable[[int], tuple[int, int, int]],
-    read: Callable[[int, Window, Int[Array, " t"]], Sample],
-) -> dict[str, Modality]:
-    """The same modalities; the continuous ones without statistics get estimated ones.
+def fit(source: Source, tile: int) -> dict[str, Modality]:
+    """The modalities of a source; the continuous ones without statistics get estimated ones.
 
     Up to `WINDOWS` windows of `tile` pixels a side are drawn, from as many different training samples as there are,
     and only valid pixels count. The draw depends only on the numbers of samples, pixels and timesteps.
     Broken samples are passed over here: who loads them reports them.
 
-    Args:
-        indices: the training samples.
-        shape, read: as in `Source`; `read` need only give the modalities that have no statistics.
-
     Raises InputError if a modality has no valid pixel in the windows, BrokenSampleError if no sample can be read.
     """
+    modalities, indices = source.modalities, source.indices("train")
     missing = {name: Moments.of(np.zeros((0, len(modalities[name].bands)))) for name in unfitted(modalities)}
     if not missing or len(indices) == 0:
         return dict(modalities)
@@ -84,9 +75,9 @@ def fit(
     problem: BrokenSampleError | None = None
     for index in order.tolist():
         try:
-            height, width, length = shape(index)
+            height, width, length = source.shape(index)
             window = Window.at_random(rng, height, width, tile).within(height, width)
-            sample = read(index, window, np.sort(rng.permutation(length)[:TIMESTEPS]))
+            sample = source.read(index, window, np.sort(rng.permutation(length)[:TIMESTEPS]))
         except BrokenSampleError as error:
             log.warning("left out of the statistics: %s", error)
             problem = error

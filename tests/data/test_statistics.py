@@ -1,5 +1,7 @@
 """Moments against NumPy, and what is drawn to estimate them."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,15 +22,27 @@ SAMPLES = np.arange(10)
 
 
 class Scenes:
-    """Random images with gaps, and a record of what was asked for."""
+    """A source of random images with gaps, and a record of what was asked for."""
 
-    def __init__(self, broken: tuple[int, ...] = (), valid_share: float = 0.7) -> None:
+    modalities: Mapping[str, Modality] = {"optical": OPTICAL}
+    classes = ()
+
+    def __init__(self, broken: tuple[int, ...] = (), valid_share: float = 0.7, samples: Array = SAMPLES) -> None:
         rng = np.random.default_rng(1)
         self.images = rng.normal((500, -3), (20, 0.5), (len(SAMPLES), *SHAPE, 2)).astype(np.float32)
         self.valid = rng.random((len(SAMPLES), *SHAPE)) < valid_share
         self.images[~self.valid] = np.nan
-        self.broken = broken
+        self.broken, self.samples = broken, samples
         self.asked: list[tuple[int, Window]] = []
+
+    def indices(self, split: str) -> Array:
+        return self.samples
+
+    def group(self, index: int) -> int:
+        return index
+
+    def name(self, index: int) -> str:
+        return f"scene {index}"
 
     def shape(self, index: int) -> tuple[int, int, int]:
         return SHAPE
@@ -45,8 +59,8 @@ class Scenes:
         )
 
 
-def fitted(scenes: Scenes, indices: Array = SAMPLES, tile: int = 32) -> Modality:
-    return fit({"optical": OPTICAL}, indices, tile, scenes.shape, scenes.read)["optical"]
+def fitted(scenes: Scenes, tile: int = 32) -> Modality:
+    return fit(scenes, tile)["optical"]
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.floats(-1e6, 1e6), st.floats(0.1, 1e3))
@@ -66,9 +80,9 @@ def test_merged_moments_are_those_of_all_values(sizes: list[int], centre: float,
 
 def test_whole_scenes_give_the_moments_of_their_valid_pixels() -> None:
     """With windows as large as the scenes, and each drawn once, nothing is left to chance."""
-    scenes = Scenes()
     many = np.resize(SAMPLES, WINDOWS // len(SAMPLES) * len(SAMPLES))  # Each as often as any other.
-    estimate = fitted(scenes, many)
+    scenes = Scenes(samples=many)
+    estimate = fitted(scenes)
     values = scenes.images[scenes.valid].astype(np.float64)
     assert estimate.mean is not None
     assert estimate.std is not None
@@ -78,8 +92,8 @@ def test_whole_scenes_give_the_moments_of_their_valid_pixels() -> None:
 
 
 def test_only_training_samples_are_drawn_and_always_the_same() -> None:
-    first, second = Scenes(), Scenes()
-    assert fitted(first, SAMPLES[2:5], tile=8) == fitted(second, SAMPLES[2:5], tile=8)
+    first, second = Scenes(samples=SAMPLES[2:5]), Scenes(samples=SAMPLES[2:5])
+    assert fitted(first, tile=8) == fitted(second, tile=8)
     assert first.asked == second.asked
     assert {index for index, _ in first.asked} == {2, 3, 4}
     assert len(first.asked) == WINDOWS
@@ -95,7 +109,8 @@ def test_each_sample_is_drawn_once_before_any_is_drawn_again() -> None:
 
 def test_given_statistics_are_kept_and_nothing_is_read_for_them() -> None:
     scenes = Scenes()
-    assert fit({"height": KNOWN}, SAMPLES, 8, scenes.shape, scenes.read) == {"height": KNOWN}
+    scenes.modalities = {"height": KNOWN}
+    assert fit(scenes, 8) == {"height": KNOWN}
     assert scenes.asked == []
 
 

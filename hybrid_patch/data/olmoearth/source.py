@@ -6,8 +6,7 @@ is present, and T' counts those. A missing value is -99999.
 """
 
 import logging
-from collections.abc import Collection, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
@@ -68,8 +67,9 @@ class OlmoEarthSource:
             log.warning("data.root=%s: all samples are of one parent tile: no validation samples", config.root)
         self.modalities: Mapping[str, Modality] = with_given_statistics(config.modalities, config.statistics)
         self._check_bands()
-        read_unfitted = partial(self.read, only=unfitted(self.modalities).keys())
-        self.modalities = fit(self.modalities, self._train, config.tile, self.shape, read_unfitted)
+        self._read_names = tuple(unfitted(self.modalities))  # only what statistics are estimated of
+        self.modalities = fit(self, config.tile)
+        self._read_names = tuple(self.modalities)
         self._files.close()
 
     def indices(self, split: str) -> Int[Array, " n"]:
@@ -92,12 +92,12 @@ class OlmoEarthSource:
         """The path of the sample's file."""
         return str(self._path(index))
 
-    def read(self, index: int, window: Window, timesteps: Int[Array, " t"], only: Collection[str] = ()) -> Sample:
-        """Read a window of a sample at some of its timesteps, of all modalities or some; see `Source.read`."""
+    def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
+        """Read a window of a sample at some of its timesteps; see `Source.read`."""
         images, valid = {}, {}
         with self._files.opened(self._path(index)) as file:
             sides, timestamps = sample_file.sides_of(file, self.modalities), sample_file.timestamps_of(file)
-            for name in only or self.modalities:
+            for name in self._read_names:
                 if name not in file:
                     continue
                 modality = self.modalities[name]

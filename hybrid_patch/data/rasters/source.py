@@ -42,7 +42,7 @@ class RasterSource:
         else:
             self.classes = ()
         self._splits, self._groups, self._blocks = _divide(layout, config)
-        self.modalities = fit(self.modalities, self.indices("train"), config.tile, self.shape, self.read)
+        self.modalities = fit(self, config.tile)
 
     def indices(self, split: str) -> Int[Array, " n"]:
         """Sample numbers of `train` or `val`."""

@@ -94,17 +94,8 @@ def make_scene(rng: np.random.Generator, size: int, timesteps: int) -> Synthetic
     """A scene of `size` pixels a side, with `timesteps` dates spread over a year."""
     ground = make_ground(rng, size)
     days = np.floor((np.arange(timesteps) + rng.random(timesteps)) * 365 / timesteps).astype(np.int64)
-    start = np.datetime64(f"{2017 + int(rng.integers(7))}-01-01")
-    dates = start + days
-    months = dates.astype("datetime64[M]")
-    timestamps = np.stack(
-        [
-            (dates - months.astype("datetime64[D]")).astype(np.int64) + 1,
-            months.astype(np.int64) % 12,
-            np.full(timesteps, start.astype("datetime64[Y]").astype(np.int64) + 1970),
-        ],
-        axis=1,
-    )
+    dates = (np.datetime64(f"{2017 + int(rng.integers(7))}-01-01") + days).tolist()
+    timestamps = np.array([[date.day, date.month - 1, date.year] for date in dates])
     vigour = (0.5 * (smooth_noise(rng, size, 14, 3) - 0.5)).astype(np.float32)
     return SyntheticScene(
         ground,
