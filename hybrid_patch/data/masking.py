@@ -62,8 +62,8 @@ def draw_masks(
         # Tokens that differ only along these axes of the grid (the first is the batch) share what is drawn.
         axes = tuple(axis + 1 for axis in shared[names[0]])
         inputs = [name for name in names if not modalities[name].decode_only]
-        places = np.logical_or.reduce([presence[name].any(axis=axes, keepdims=True) for name in inputs or names])
-        drawn = _random(config.encode_ratio if inputs else 0.0, config.decode_ratio, places, rng)
+        any_input = np.logical_or.reduce([presence[name].any(axis=axes, keepdims=True) for name in inputs or names])
+        drawn = _random(config.encode_ratio if inputs else 0.0, config.decode_ratio, any_input, rng)
         for name in names:
             # Tokens where no input is present (a map may cover more ground) take no part.
             unused = (Mask.MISSING, Mask.ENCODE) if modalities[name].decode_only else (Mask.MISSING,)
