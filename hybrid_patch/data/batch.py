@@ -13,6 +13,7 @@ from hybrid_patch.data.packing import Packing, pack
 from hybrid_patch.data.patchify import patchify, repatchify
 
 Change = Callable[[Tensor], Tensor]
+Masks = Mapping[str, Int8[Tensor, "bv _ _ _ _"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +31,16 @@ class MaskedTokens:
     each: Mapping[str, Packing]
 
     @classmethod
-    def of(cls, masks: Mapping[str, Int8[Tensor, "bv _ _ _ _"]], value: Mask) -> "MaskedTokens":
+    def of(cls, masks: Masks, value: Mask) -> "MaskedTokens":
         """The tokens with a mask value."""
         chosen = {name: (mask == value).flatten(1) for name, mask in masks.items()}
         return cls(pack(torch.cat(list(chosen.values()), dim=1)), {name: pack(mask) for name, mask in chosen.items()})
+
+
+def by_role(masks: Masks, inputs: Collection[str]) -> tuple[MaskedTokens, MaskedTokens]:
+    """The ENCODE tokens, of the modalities that the encoder takes, and the DECODE tokens."""
+    encoded = {name: mask for name, mask in masks.items() if name in inputs}
+    return MaskedTokens.of(encoded, Mask.ENCODE), MaskedTokens.of(masks, Mask.DECODE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,29 +92,12 @@ class Batch:
     pixels: Mapping[str, Float[Tensor, "b height width _ _"]]
     valid: Mapping[str, Bool[Tensor, "b height width _"]]
     timestamps: Int[Tensor, "b t 3"]
-    masks: Mapping[str, Int8[Tensor, "bv _ _ _ _"]]
+    masks: Masks
     encoded: MaskedTokens
     decoded: MaskedTokens
     query_sampling: QuerySampling
     guide_mask: Mapping[str, Bool[Tensor, "bv height width _"]] = dataclasses.field(default_factory=dict)
     skipped: tuple[str, ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        pixels: Mapping[str, Float[Tensor, "b height width _ _"]],
-        valid: Mapping[str, Bool[Tensor, "b height width _"]],
-        timestamps: Int[Tensor, "b t 3"],
-        masks: Mapping[str, Int8[Tensor, "bv _ _ _ _"]],
-        inputs: Collection[str],
-        query_sampling: QuerySampling,
-        guide_mask: Mapping[str, Bool[Tensor, "bv height width _"]] | None = None,
-        skipped: tuple[str, ...] = (),
-    ) -> "Batch":
-        """The batch of these tensors; `inputs` names the modalities that the encoder takes."""
-        encoded = MaskedTokens.of({name: mask for name, mask in masks.items() if name in inputs}, Mask.ENCODE)
-        decoded = MaskedTokens.of(masks, Mask.DECODE)
-        return cls(pixels, valid, timestamps, masks, encoded, decoded, query_sampling, guide_mask or {}, skipped)
 
     @property
     def views(self) -> int:

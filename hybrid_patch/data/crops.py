@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Int8
 from torch.utils.data import default_collate
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.data.batch import Batch, QuerySampling
+from hybrid_patch.data.batch import Batch, QuerySampling, by_role
 from hybrid_patch.data.source import Array, Sample, Source, Window
 
 
@@ -66,17 +66,10 @@ class MaskedCrop(NamedTuple):
 def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampling: QuerySampling) -> Batch:
     """Samples as one batch."""
     parts = [(s.crop.pixels, s.crop.valid, s.crop.timestamps, s.masks, s.guide_mask) for s in samples]
-    pixels, valid, timestamps, masks, guide_mask = default_collate(parts)
-    return Batch.of(
-        pixels,
-        valid,
-        timestamps,
-        {name: views.flatten(0, 1) for name, views in masks.items()},
-        inputs,
-        query_sampling,
-        {name: views.flatten(0, 1) for name, views in guide_mask.items()},
-        tuple(message for sample in samples for message in sample.skipped),
-    )
+    pixels, valid, timestamps, *by_view = default_collate(parts)
+    masks, guide_mask = ({name: views.flatten(0, 1) for name, views in tensors.items()} for tensors in by_view)
+    skipped = tuple(message for sample in samples for message in sample.skipped)
+    return Batch(pixels, valid, timestamps, masks, *by_role(masks, inputs), query_sampling, guide_mask, skipped)
 
 
 def read_crop(source: Source, index: int, window: Window, timesteps: Int[Array, " t"], series: int) -> Crop:

@@ -1,5 +1,6 @@
 """What many tests build: configs, modalities and batches, small."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hybrid_patch.config.masking_options import Masking
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.recipe import identity
 from hybrid_patch.config.schema import Config
-from hybrid_patch.data.batch import Batch, QuerySampling
+from hybrid_patch.data.batch import Batch, QuerySampling, by_role
 from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.packing import pack
 from hybrid_patch.data.source import open_source
@@ -94,12 +95,12 @@ def make_batch(
     }
     months = rng.integers(12, size=(samples, timesteps))
     timestamps = np.stack([np.full_like(months, 15), months, np.full_like(months, 2024)], axis=-1)
-    return Batch.of(
+    return Batch(
         {name: torch.from_numpy(x) for name, x in pixels.items()},
         {name: torch.from_numpy(x) for name, x in valid.items()},
         torch.from_numpy(timestamps),
         masks,
-        inputs(modalities),
+        *by_role(masks, inputs(modalities)),
         query_sampling_for(patch_size**2, seed),
     )
 
@@ -133,9 +134,8 @@ def some_samples(batch: Batch, which: slice) -> Batch:
 
 def remade(batch: Batch, **changes: Any) -> Batch:
     """The batch with other pixels, masks, ... and what follows from them."""
-    names = ("pixels", "valid", "timestamps", "masks", "query_sampling")
-    parts = {name: getattr(batch, name) for name in names} | changes
-    return Batch.of(**parts, inputs=list(batch.encoded.each))
+    encoded, decoded = by_role(changes.get("masks", batch.masks), list(batch.encoded.each))
+    return dataclasses.replace(batch, **changes, encoded=encoded, decoded=decoded, guide_mask={}, skipped=())
 
 
 TINY = (

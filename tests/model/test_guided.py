@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from building import MODALITIES, make_batch, small, under
+from building import MODALITIES, make_batch, remade, small, under
 from torch import Tensor
 
 from hybrid_patch.config.compose import compose
@@ -143,8 +143,7 @@ def latents(module: TrainingModule, batch: Batch) -> list[Tensor]:
 def test_pixels_that_the_encoder_did_not_see_change_nothing(name: str) -> None:
     """Bit for bit. One view, so that what is hidden in it is hidden from all; missing pixels are zeros already."""
     batch = make_batch(8, missing=0.2)
-    first = {name: mask[::2] for name, mask in batch.masks.items()}
-    batch = Batch.of(batch.pixels, batch.valid, batch.timestamps, first, ["optical", "height"], batch.query_sampling)
+    batch = remade(batch, masks={name: mask[::2] for name, mask in batch.masks.items()})
     torch.manual_seed(0)
     module = TrainingModule(small("patch=hybrid", f"upsampler={name}"), MODALITIES)
     for parameter in module.model.encoder_upsampler.parameters():
