@@ -1,18 +1,18 @@
 """Copy the next batch to the device while a step works on the current one."""
 
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.source import BrokenSampleError
 
-Other = TypeVar("Other")
+Item = Batch | BrokenSampleError
 
 
-def on_device(items: Iterable[Batch | Other], device: torch.device) -> Iterator[Batch | Other]:
-    """The items in order, batches on a device; what is no batch as it is.
+def on_device(items: Iterable[Item], device: torch.device) -> Iterator[Item]:
+    """The items in order, batches on a device.
 
     On a GPU the next batch is copied, from pinned memory and in a stream of its own, before the current one is handed
     out: by the time that a step ends, which is when its numbers are asked for, the next has what it works on.
@@ -22,7 +22,7 @@ def on_device(items: Iterable[Batch | Other], device: torch.device) -> Iterator[
             yield item.map(lambda x: x.to(device)) if isinstance(item, Batch) else item
         return
     stream = torch.cuda.Stream(device)
-    coming: tuple[Batch | Other, torch.cuda.Event] | None = None
+    coming: tuple[Item, torch.cuda.Event] | None = None
     for item in items:
         ready, coming = coming, _send(item, device, stream)
         if ready is not None:
@@ -31,9 +31,7 @@ def on_device(items: Iterable[Batch | Other], device: torch.device) -> Iterator[
         yield _receive(*coming, device)
 
 
-def _send(
-    item: Batch | Other, device: torch.device, stream: torch.cuda.Stream
-) -> tuple[Batch | Other, torch.cuda.Event]:
+def _send(item: Item, device: torch.device, stream: torch.cuda.Stream) -> tuple[Item, torch.cuda.Event]:
     """The item as it will be, and the event after which it is."""
     with torch.cuda.stream(stream):
         if isinstance(item, Batch):
@@ -41,7 +39,7 @@ def _send(
         return item, stream.record_event()
 
 
-def _receive(item: Batch | Other, copied: torch.cuda.Event, device: torch.device) -> Batch | Other:
+def _receive(item: Item, copied: torch.cuda.Event, device: torch.device) -> Item:
     """The item, for the stream that steps run in."""
     current = torch.cuda.current_stream(device)
     current.wait_event(copied)
