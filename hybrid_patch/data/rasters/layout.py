@@ -76,7 +76,8 @@ def find_layout(config: Rasters, files: RasterFiles) -> Layout:
         name: _layer(name, config.modalities.get(name), kinds[name], header, meta) for name, header in headers.items()
     }
     if not tiled:
-        grid, label_files = next(iter(headers.values())), {root.name: labels} if labels else {}
+        grid = next(iter(headers.values()))
+        label_files = {root.name: labels} if labels else {}
         layout = Layout(TileIndex((root.name,)), by_tile, label_files, layers, meta, grid)
         _check_files(layout, grid, files)
         return layout
