@@ -177,7 +177,7 @@ def load(run: str | Path, device: str = "auto") -> TrainedModel:
     Args:
         device: `cpu`, `cuda`, or `auto`: a GPU if there is one.
 
-    Raises InputError if there is no run, or no checkpoint of it.
+    Raises InputError if there is no run, no checkpoint of it, or only one that another version of the model saved.
     """
     folder = Path(run)
     config = frozen_config(folder)
@@ -186,13 +186,13 @@ def load(run: str | Path, device: str = "auto") -> TrainedModel:
         raise InputError(
             f"run={folder}: has no checkpoint yet; its end writes one, and trainer.checkpoint_every before that"
         )
-    step, state = checkpoint
-    modalities = {name: Modality(**fields) for name, fields in state["modalities"].items()}
+    modalities = {name: Modality(**fields) for name, fields in checkpoint.state["modalities"].items()}
     network = build_model(config, modalities)
-    network.load_state_dict(state["model"])
+    checkpoint.refuse_other_weights("model", network.state_dict())
+    network.load_state_dict(checkpoint.state["model"])
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    sizes = sizes_after(config, step)
-    return TrainedModel(folder, config, modalities, sizes, step, network.eval().to(where))
+    sizes = sizes_after(config, checkpoint.step)
+    return TrainedModel(folder, config, modalities, sizes, checkpoint.step, network.eval().to(where))
 
 
 def _date(value: datetime.date | str) -> datetime.date:

@@ -4,11 +4,13 @@ import logging
 import pickle
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_whole
@@ -18,6 +20,25 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"step_(\d{9})\.(pt|shards)")
 DAMAGED = (RuntimeError, EOFError, ValueError, KeyError, FileNotFoundError, pickle.UnpicklingError)
 """Errors that mean part of a checkpoint is lost; any other (no memory, no disk) is not the checkpoint's fault."""
+
+
+class Checkpoint(NamedTuple):
+    """The state on the CPU that was saved after a step, and the file or folder that it was read from."""
+
+    step: int
+    state: dict[str, Any]
+    path: Path
+
+    def refuse_other_weights(self, part: str, expected: Mapping[str, Tensor]) -> None:
+        """Raises InputError if a part's weights have other names or shapes than expected."""
+        weights: Mapping[str, Tensor] = self.state[part]
+        for name in {**expected, **weights}:
+            here, there = (str(list(w[name].shape)) if name in w else "absent" for w in (expected, weights))
+            if here != there:
+                raise InputError(
+                    f"{self.path}: saved by another version of hybrid_patch ({part}.{name} is {there} there, {here} in "
+                    f"this version); use that version, or remove {self.path.parent} to begin the run anew"
+                )
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -67,8 +88,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return read_sharded(path)
 
 
-def newest_checkpoint(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """The newest readable checkpoint as (step, state on the CPU); None if there is none.
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest readable checkpoint; None if there is none.
 
     A damaged one (a disk that lost a part of it) is reported, renamed to `….damaged`, and passed over for the one
     before it. Raises InputError if all are damaged: whether to start the run over is for a person to decide.
@@ -76,7 +97,7 @@ def newest_checkpoint(folder: Path) -> tuple[int, dict[str, Any]] | None:
     checkpoints = list_checkpoints(folder)
     for step, path in reversed(checkpoints):
         try:
-            return step, read_checkpoint(path)
+            return Checkpoint(step, read_checkpoint(path), path)
         except DAMAGED as error:
             log.warning("%s cannot be read (%s), trying the one before it", path, (str(error).splitlines() or [""])[0])
             _set_aside(path)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from hybrid_patch.config.schema import Config
 from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.runs.checkpoints import (
+    Checkpoint,
     checkpoint_path,
     list_checkpoints,
     newest_checkpoint,
@@ -47,33 +48,31 @@ def save(fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], ke
     fabric.barrier()
 
 
-def newest(fabric: Fabric, folder: Path) -> tuple[int, dict[str, Any]] | None:
+def newest(fabric: Fabric, folder: Path) -> Checkpoint | None:
     """`newest_checkpoint`, the same in all processes: the first one looks for it, and reports damaged ones.
 
     Raises InputError in the first process if all are damaged; the others end.
     """
-    checkpoint: tuple[int, dict[str, Any]] | None = None
-
-    def find() -> None:
-        nonlocal checkpoint
-        checkpoint = newest_checkpoint(folder)
-
-    together(fabric, find)
-    step = fabric.broadcast(None if checkpoint is None else checkpoint[0])
-    if step is None or checkpoint is not None:
+    checkpoint = together(fabric, lambda: newest_checkpoint(folder))
+    newest = fabric.broadcast(None if checkpoint is None else (checkpoint.step, checkpoint.path))
+    if newest is None or checkpoint is not None:
         return checkpoint
-    return step, read_checkpoint(dict(list_checkpoints(folder))[step])
+    step, path = newest
+    return Checkpoint(step, read_checkpoint(path), path)
 
 
-def restore(module: TrainingModule, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+def restore(fabric: Fabric, module: TrainingModule, optimizer: Optimizer, checkpoint: Checkpoint) -> None:
     """Load a full state into weights and an optimizer that may be sharded over any number of processes.
 
-    Each process takes its shards; nothing is sent.
+    Each process takes its shards; nothing is sent. Raises InputError in the first process if the weights are those of
+    another version of the model; the others end.
     """
-    for part, weights in ((module.model, state["model"]), (module.objective, state["objective"])):
-        current = part.state_dict()
-        sharded = {n: fsdp.shard_like(tensor, current[n]) if n in current else tensor for n, tensor in weights.items()}
-        part.load_state_dict(sharded)
+    state = checkpoint.state
+    parts = {"model": module.model, "objective": module.objective}
+    current = {name: part.state_dict() for name, part in parts.items()}
+    together(fabric, lambda: [checkpoint.refuse_other_weights(name, weights) for name, weights in current.items()])
+    for name, part in parts.items():
+        part.load_state_dict({key: fsdp.shard_like(tensor, current[name][key]) for key, tensor in state[name].items()})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     full_states: Mapping[int, Mapping[str, Tensor]] = state["optimizer"]["state"]
     states = {

@@ -7,15 +7,19 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning_fabric.strategies.strategy import Strategy
 
 from hybrid_patch.config.schema import Config, Runtime
 from hybrid_patch.errors import DONE, InputError
 from hybrid_patch.train import fsdp
+
+T = TypeVar("T")
 
 FIRST = "HYBRID_PATCH_FIRST_PROCESS"
 """The environment variable with the id of the process that has started this one."""
@@ -51,7 +55,9 @@ def strategy(config: Config) -> Strategy | str:
             # Only a curriculum can leave parameters out of a step: an upsampler's later stages.
             return DDPStrategy(find_unused_parameters=len(config.curriculum.stages) > 1)
         case "fsdp":
-            return fsdp.strategy(config.runtime.world_size)
+            return ModelParallelStrategy(
+                fsdp.shard, data_parallel_size=config.runtime.world_size, tensor_parallel_size=1
+            )
         case "single":
             return "auto"
 
@@ -86,20 +92,24 @@ def accelerator(runtime: Runtime) -> str:
     return "cuda"
 
 
-def together(fabric: Fabric, action: Callable[[], None]) -> None:
-    """Run an action in the first process; if it raises an InputError, all processes end."""
-    message = ""
+def together(fabric: Fabric, action: Callable[[], T]) -> T | None:
+    """Run an action in the first process, and return its result there; if it raises InputError, all processes end."""
+    result, message = None, ""
     if fabric.is_global_zero:
         try:
-            action()
+            result = action()
         except InputError as error:
             message = str(error)
-    end_together(fabric, fabric.broadcast(message))
+    end_together(fabric, message)
+    return result
 
 
 def end_together(fabric: Fabric, message: str) -> None:
-    """If there is a message, raise it as an InputError in the first process, and end the others silently."""
-    if message and fabric.is_global_zero:
-        raise InputError(message)
-    if message:
+    """If any process has a message, raise the first one as an InputError in the first process, and end the others."""
+    messages: list[str] = [message] * fabric.world_size
+    if fabric.world_size > 1:
+        torch.distributed.all_gather_object(messages, message)
+    if any(messages) and fabric.is_global_zero:
+        raise InputError(next(filter(None, messages)))
+    if any(messages):
         sys.exit(DONE)

@@ -5,7 +5,6 @@ A block's weights are gathered when it is computed, forward and backward; those 
 
 from collections.abc import Mapping
 
-from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -14,13 +13,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from hybrid_patch.model.transformer import Block
 
 
-def strategy(processes: int) -> ModelParallelStrategy:
-    """Fabric's strategy for a number of processes: pure data parallelism, no tensor parallelism."""
-    return ModelParallelStrategy(_shard, data_parallel_size=processes, tensor_parallel_size=1)
-
-
-def _shard(training_module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Shard every transformer block, and then everything outside the blocks.
+def shard(training_module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Shard every transformer block, and then everything outside the blocks: pure data parallelism.
 
     Weights are sent in float32, whatever the precision of the blocks: autocast rounds them where they are used, as it
     does without shards, so that the strategy does not change results.

@@ -1,7 +1,7 @@
 """Where a run's metrics go besides its own `metrics.jsonl`, which is the truth: a metric logger may fail."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,48 @@ log = logging.getLogger(__name__)
 
 
 class MetricLogger:
-    """Takes metrics and pictures; this one drops them."""
+    """Passes metrics and pictures on until that fails; then warns once and drops the rest.
+
+    Args:
+        run: of Weights & Biases; None: everything is dropped.
+    """
+
+    def __init__(self, run: Any = None) -> None:
+        self.run = run
 
     def log_metrics(self, row: dict[str, Any]) -> None:
-        """Log one row of `metrics.jsonl`."""
+        """Log a row of `metrics.jsonl` at the run's own step, so that a resumed run continues where it was."""
+        values = {name: value for name, value in row.items() if value is not None}
+        self._try(lambda run: run.log(values, step=row["step"]))
 
-    def log_pictures(self, step: int, paths: list[Path]) -> None:
-        """Log the pictures made after a step."""
+    def log_pictures(self, step: int, paths: Sequence[Path]) -> None:
+        """Log the pictures made after a step, by file name."""
+        self._try(lambda run: run.log({f"pictures/{path.stem}": _image(path) for path in paths}, step=step))
 
     def close(self) -> None:
-        """End the log."""
+        """Flush and end."""
+        self._try(lambda run: run.finish())
+
+    def _try(self, action: Callable[[Any], None]) -> None:
+        if self.run is not None:
+            try:
+                action(self.run)
+            except Exception as error:
+                _warn("the metric logger failed", error)
+                self.run = None
 
 
-class WandbLogger(MetricLogger):
-    """Weights & Biases. Offline it writes below the run directory; `wandb sync <run dir>/wandb/*` uploads it later."""
+def open_logger(config: schema.Logger, run_id: str, run_dir: Path, plain_config: dict[str, Any]) -> MetricLogger:
+    """The logger that a config names; one that drops everything, with a warning, if it cannot be started.
 
-    def __init__(self, config: schema.Wandb, run_id: str, run_dir: Path, plain_config: dict[str, Any]) -> None:
+    Offline, wandb writes below the run directory; `wandb sync <run dir>/wandb/*` uploads it later.
+    """
+    if isinstance(config, schema.NoLogger):
+        return MetricLogger()
+    try:
         import wandb
 
-        self.wandb = wandb
-        self.run = wandb.init(
+        run = wandb.init(
             project=config.project,
             entity=config.entity,
             group=config.group,
@@ -43,56 +65,18 @@ class WandbLogger(MetricLogger):
             resume="allow",
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
         )
-
-    def log_metrics(self, row: dict[str, Any]) -> None:
-        """Log a row at the run's own step, so that a resumed run continues where it was."""
-        self.run.log({name: value for name, value in row.items() if value is not None}, step=row["step"])
-
-    def log_pictures(self, step: int, paths: list[Path]) -> None:
-        """Log pictures as images, by file name."""
-        self.run.log({f"pictures/{path.stem}": self.wandb.Image(str(path)) for path in paths}, step=step)
-
-    def close(self) -> None:
-        """Flush and end."""
-        self.run.finish()
-
-
-class FailSafeLogger(MetricLogger):
-    """Passes everything on to another logger until that fails; then warns once and drops the rest."""
-
-    def __init__(self, logger: MetricLogger) -> None:
-        self.logger = logger
-
-    def log_metrics(self, row: dict[str, Any]) -> None:
-        """Log one row."""
-        self._try(lambda: self.logger.log_metrics(row))
-
-    def log_pictures(self, step: int, paths: list[Path]) -> None:
-        """Log pictures."""
-        self._try(lambda: self.logger.log_pictures(step, paths))
-
-    def close(self) -> None:
-        """End the log."""
-        self._try(self.logger.close)
-
-    def _try(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:
-            log.warning("the metric logger failed (%s); metrics go to metrics.jsonl alone", _first_line(error))
-            self.logger = MetricLogger()
-
-
-def open_logger(config: schema.Logger, run_id: str, run_dir: Path, plain_config: dict[str, Any]) -> MetricLogger:
-    """The logger that a config names; one that drops everything, with a warning, if it cannot be started."""
-    if isinstance(config, schema.NoLogger):
-        return MetricLogger()
-    try:
-        return FailSafeLogger(WandbLogger(config, run_id, run_dir, plain_config))
     except Exception as error:
-        log.warning("wandb could not be started (%s); metrics go to metrics.jsonl alone", _first_line(error))
+        _warn("wandb could not be started", error)
         return MetricLogger()
+    return MetricLogger(run)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _image(path: Path) -> Any:
+    import wandb
+
+    return wandb.Image(str(path))
+
+
+def _warn(what: str, error: Exception) -> None:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    log.warning("%s (%s); metrics go to metrics.jsonl alone", what, reason)

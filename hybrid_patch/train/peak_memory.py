@@ -1,7 +1,7 @@
 """Peak memory of a run."""
 
 import resource
-import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -22,20 +22,16 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             return
         self.start = psutil.Process().memory_info().rss
-        try:
+        with suppress(OSError):  # then it is the peak of the whole process, less what is resident now
             CLEAR_REFS.write_text(RESET_PEAK)
-            self.resettable = True
-        except OSError:
-            self.resettable = False  # then the peak of the whole process, less what is resident now
 
     def bytes(self) -> int:
         """The peak so far."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        if self.resettable:
+        if STATUS.exists():
             fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
             peak = int(fields["VmHWM"].split()[0]) * 1024
         else:
-            unit = 1 if sys.platform == "darwin" else 1024
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
         return max(peak - self.start, 0)

@@ -5,7 +5,6 @@ Training, the benchmark and the planner run the same step. What differs between 
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -16,6 +15,7 @@ from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
+from hybrid_patch.loss.all_gather import global_sum, world_size
 from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.grad_cache import microbatch_contexts
 from hybrid_patch.loss.objective import Objective
@@ -115,7 +115,7 @@ class TrainingStep:
 
     def update(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Let the optimizer step if the values are finite in all processes. Returns their means over processes."""
-        means = self.mean_over_processes(values)
+        means = dict(zip(values, global_sum(torch.stack(list(values.values()))) / world_size(), strict=True))
         finite = (means["loss"] + means["grad_norm"]).isfinite()
         # Whether to step is decided on the device: reading the numbers here would wait for it.
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as torch's GradScaler does
@@ -141,12 +141,8 @@ class TrainingStep:
         return nullcontext()
 
     def clip_gradients(self) -> Tensor:
-        """Clip the norm of all gradients; the norm before."""
-        return torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
-
-    def mean_over_processes(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The values averaged over all processes, on their device."""
-        return values
+        """Clip the norm of all gradients, over all shards; the norm before."""
+        return full(torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm))
 
     def step_optimizer(self) -> None:
         """Let the optimizer step."""
@@ -157,10 +153,9 @@ class FabricStep(TrainingStep):
     """The step in the processes of a Fabric, each with its part of the batch."""
 
     def __init__(self, module: TrainingModule, config: Config, fabric: Fabric) -> None:
-        self.fabric = fabric
         self.wrapped = fabric.setup_module(module)  # first: sharding replaces the parameters
-        self.fabric_optimizer = cast(Any, fabric.setup_optimizers(build_optimizer(module, config.optimizer)))
-        optimizer = self.fabric_optimizer.optimizer
+        self.fabric = fabric
+        optimizer = build_optimizer(module, config.optimizer)
         super().__init__(module, optimizer, config.optimizer.clip_norm, config.runtime.accumulate)
 
     def forward(self, *inputs: object) -> dict[str, Float[Tensor, ""]]:
@@ -168,28 +163,6 @@ class FabricStep(TrainingStep):
         terms: dict[str, Tensor] = self.wrapped(*inputs)
         return terms
 
-    def backward(self, loss: Tensor) -> None:
-        """The backward pass of a loss."""
-        self.fabric.backward(loss)
-
     def gradients_unsynced(self, enabled: bool) -> AbstractContextManager[object]:
         """A context in which gradients are not summed over processes, if enabled."""
         return self.fabric.no_backward_sync(self.wrapped, enabled=enabled)
-
-    def clip_gradients(self) -> Tensor:
-        """Clip the norm of all gradients, over all shards; the norm before."""
-        norm = self.fabric.clip_gradients(
-            self.module, self.fabric_optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
-        )
-        assert norm is not None
-        return full(norm)
-
-    def mean_over_processes(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The values averaged over all processes, on their device."""
-        means = self.fabric.all_reduce(torch.stack(list(values.values())), reduce_op="mean")
-        assert isinstance(means, Tensor)
-        return dict(zip(values, means.unbind(), strict=True))
-
-    def step_optimizer(self) -> None:
-        """Let the optimizer step."""
-        self.fabric_optimizer.step()

@@ -4,12 +4,10 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from hybrid_patch.config.curriculum import PatchSizes, sizes_after, sizes_at
 from hybrid_patch.config.schema import Config
@@ -19,6 +17,7 @@ from hybrid_patch.data.prefetch import on_device
 from hybrid_patch.data.source import BrokenSampleError, Source
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.errors import DONE, FAILED, STOPPED, InputError, require_extra
+from hybrid_patch.loss.all_gather import global_sum
 from hybrid_patch.model.hybrid import HybridModel
 from hybrid_patch.runs.atomic_files import write_json
 from hybrid_patch.runs.directory import RunDirectory
@@ -52,7 +51,6 @@ class Trainer:
         self.steps = config.trainer.steps
         self.training_step = FabricStep(module, config, fabric)
         self.step = 0
-        self.logged_sizes: PatchSizes | None = None
         self.counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
         self._resume()
         self.logger = MetricLogger()
@@ -65,6 +63,8 @@ class Trainer:
         config, fabric = self.config, self.fabric
         dataset = TrainingSteps(self.source, config, fabric.global_rank, fabric.world_size)
         memory = PeakMemory(fabric.device)
+        staged = len(config.curriculum.stages) > 1 and config.curriculum.order == "in_turn"
+        logged: PatchSizes | None = None
         with progress(self.run.path.name, self.step, self.steps, quiet=not fabric.is_global_zero) as report:
             waiting = time.perf_counter()
             on_gpu = fabric.device.type == "cuda"
@@ -73,17 +73,18 @@ class Trainer:
                 broken, stopping = self._agreed(isinstance(item, BrokenSampleError), bool(stop))
                 if broken or stopping:
                     self._save()
-                    self._end_if_broken(item)
+                    hint = "data.on_error=skip goes on without"
+                    end_together(fabric, f"{item}; {hint}" if isinstance(item, BrokenSampleError) else "")
                     name = stop.signal.name if stop.signal else "a signal to another process"
                     return STOPPED, f"stopped by {name} after step {self.step}, saved"
                 assert isinstance(item, Batch)
                 sizes = sizes_at(config, self.step)
-                self._log_stage(sizes)
+                if staged and sizes != logged:
+                    log.info("from step %d: processed at %d, output at %d", self.step + 1, *sizes)
+                    logged = sizes
                 began = time.perf_counter()
                 row = self._train_step(item, sizes)
                 seconds = time.perf_counter() - began
-                self.step += 1
-                row = {"step": self.step, **row}
                 row |= {"step_seconds": seconds, "data_seconds": began - waiting, "peak_memory_bytes": memory.bytes()}
                 last = self.step == self.steps
                 if last or (config.evaluation.every and self.step % config.evaluation.every == 0):
@@ -99,38 +100,29 @@ class Trainer:
                 waiting = time.perf_counter()
         return DONE, ""
 
-    def _log_stage(self, sizes: PatchSizes) -> None:
-        """Log a line where a stage of the curriculum begins, or is resumed."""
-        curriculum = self.config.curriculum
-        if len(curriculum.stages) > 1 and curriculum.order == "in_turn" and sizes != self.logged_sizes:
-            log.info("from step %d: processed at %d, output at %d", self.step + 1, sizes.processing, sizes.output)
-            self.logged_sizes = sizes
-
     def _train_step(self, batch: Batch, sizes: PatchSizes) -> dict[str, Any]:
-        """One optimizer step, and its row of the metrics."""
+        """One optimizer step, and its row of the metrics, None where a value is not finite. Updates the counters."""
         lr = learning_rate(self.config.optimizer, self.step, self.steps)
         for group in self.training_step.optimizer.param_groups:
             group["lr"] = lr
-        values = self.training_step.run(batch, sizes)
+        means = self.training_step.run(batch, sizes)
+        for message in batch.skipped:
+            log.warning("skipped %s", message)
+        values = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))  # waits for the device
+        finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+        self.counters["skipped"] += round(values.pop(SKIPPED) * self.fabric.world_size)
+        self.counters["bad_steps"] += not finite
+        self.counters["bad_in_a_row"] = 0 if finite else self.counters["bad_in_a_row"] + 1
+        self.step += 1
         return {
-            **self._row(values, batch.skipped),
+            "step": self.step,
+            **{name: value if math.isfinite(value) else None for name, value in values.items()},
             "lr": lr,
             "bad_steps": self.counters["bad_steps"],
             "skipped": self.counters["skipped"],
             "processing_patch_size": sizes.processing,
             "output_patch_size": sizes.output,
         }
-
-    def _row(self, means: dict[str, Tensor], skipped: Sequence[str]) -> dict[str, float | None]:
-        """The step's values, None where they are not finite. Updates the counters; waits for the device."""
-        for message in skipped:
-            log.warning("skipped %s", message)
-        values = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
-        self.counters["skipped"] += round(values.pop(SKIPPED) * self.fabric.world_size)
-        finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
-        self.counters["bad_steps"] += not finite
-        self.counters["bad_in_a_row"] = 0 if finite else self.counters["bad_in_a_row"] + 1
-        return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
     def _failure(self) -> str:
         """Why the run must stop; empty if it need not."""
@@ -143,20 +135,11 @@ class Trainer:
             return f"{skipped} broken samples of {samples} skipped, more than data.max_skipped={share}, saved"
         return ""
 
-    def _agreed(self, *mine: bool) -> tuple[bool, ...]:
+    def _agreed(self, *mine: bool) -> list[bool]:
         """Which of the flags are true in any process."""
         if self.fabric.world_size == 1:
-            return mine
-        flags = torch.tensor(mine, dtype=torch.float32, device=self.fabric.device)
-        return tuple(bool(flag) for flag in self.fabric.all_reduce(flags, reduce_op="sum"))
-
-    def _end_if_broken(self, item: Batch | BrokenSampleError) -> None:
-        """End all processes if the item of any of them is a broken sample."""
-        messages = [f"{item}; data.on_error=skip goes on without" if isinstance(item, BrokenSampleError) else ""]
-        if self.fabric.world_size > 1:
-            mine, messages = messages[0], [""] * self.fabric.world_size
-            torch.distributed.all_gather_object(messages, mine)
-        end_together(self.fabric, next(filter(None, messages), ""))
+            return list(mine)
+        return global_sum(torch.tensor(mine, dtype=torch.int32, device=self.fabric.device)).bool().tolist()
 
     def _record(self, row: dict[str, Any]) -> None:
         if self.fabric.is_global_zero:
@@ -211,7 +194,7 @@ class Trainer:
         state = {
             "model": self.module.model.state_dict(),
             "objective": self.module.objective.state_dict(),
-            "optimizer": self.training_step.fabric_optimizer.state_dict(),
+            "optimizer": self.training_step.optimizer.state_dict(),
             "counters": self.counters,
             "modalities": {name: dataclasses.asdict(m) for name, m in self.source.modalities.items()},
         }
@@ -221,9 +204,8 @@ class Trainer:
         """Continue from the newest checkpoint, if there is one."""
         checkpoint = checkpointing.newest(self.fabric, self.run.checkpoints)
         if checkpoint is not None:
-            self.step, state = checkpoint
-            checkpointing.restore(self.module, self.training_step.optimizer, state)
-            self.counters = dict(state["counters"])
+            checkpointing.restore(self.fabric, self.module, self.training_step.optimizer, checkpoint)
+            self.step, self.counters = checkpoint.step, dict(checkpoint.state["counters"])
             if self.counters["bad_in_a_row"] >= self.config.trainer.max_bad_steps:
                 self.counters["bad_in_a_row"] = 0  # a run that gave up gets another try
             log.info("going on after step %d", self.step)

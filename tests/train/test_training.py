@@ -26,7 +26,7 @@ from hybrid_patch.data.source import open_source
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.stop_signal import StopRequest
 from hybrid_patch.train.attempt import prepare
-from hybrid_patch.train.metric_logger import FailSafeLogger, MetricLogger
+from hybrid_patch.train.metric_logger import MetricLogger
 from hybrid_patch.train.optimizer import build_optimizer, learning_rate
 from hybrid_patch.train.step import TrainingModule
 from hybrid_patch.train.trainer import Trainer
@@ -138,12 +138,12 @@ def test_an_evaluation_that_fails_costs_no_training(tmp_path: Path) -> None:
 
 
 def test_a_metric_logger_that_fails_costs_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Failing(MetricLogger):
-        def log_metrics(self, row: dict[str, Any]) -> None:
+    class FailingRun:
+        def log(self, row: dict[str, Any], step: int) -> None:
             raise ConnectionResetError("the service is gone")
 
     trainer = trainer_for(config_for(tmp_path))
-    trainer.logger = FailSafeLogger(Failing())
+    trainer.logger = MetricLogger(FailingRun())
     assert trainer.fit(StopRequest()) == (0, "")
     assert caplog.text.count("the service is gone") == 1
 
