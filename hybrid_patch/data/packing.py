@@ -26,7 +26,7 @@ class Packing:
 
         Where `values` has fewer samples than the packing, each serves several of its rows, the sample's views.
         """
-        return take_rows(values, self.index).reshape(*self.index.shape, *values.shape[2:])
+        return take_rows(values, self.index)
 
     def scatter(self, values: Float[Tensor, "b n d"]) -> Float[Tensor, "b all d"]:
         """The kept tokens at their positions, `[B, N, D]`, zeros elsewhere."""
@@ -45,15 +45,16 @@ class Packing:
         return torch.ones_like(self.index, dtype=torch.bool) if self.padding_mask is None else self.padding_mask
 
 
-def take_rows(values: Shaped[Tensor, "samples all *d"], index: Int[Tensor, "b *n"]) -> Shaped[Tensor, "rows *d"]:
-    """`values[sample, index]` as stacked rows; sample `i` serves the `i`-th part of the batch.
+def take_rows(values: Shaped[Tensor, "samples all *d"], index: Int[Tensor, "b *n"]) -> Shaped[Tensor, "b *nd"]:
+    """`values[sample, index]`; sample `i` serves the `i`-th part of the batch.
 
     `index_select` of whole rows is several times faster than `gather` or indexing by tensors, backward above all.
     """
     samples, length = values.shape[:2]
     views = len(index) // samples
     start = (torch.arange(len(index), device=index.device) // views * length).reshape(-1, *[1] * (index.ndim - 1))
-    return values.flatten(0, 1).index_select(0, (index + start).flatten())
+    rows = values.flatten(0, 1).index_select(0, (index + start).flatten())
+    return rows.reshape(*index.shape, *values.shape[2:])
 
 
 def pack(mask: Bool[Tensor, "b all"]) -> Packing:

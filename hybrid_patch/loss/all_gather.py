@@ -15,7 +15,7 @@ def world_size() -> int:
 
 
 def global_sum(values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """The sum over all processes, without gradients (for counts)."""
+    """The sum over all processes, without gradients (for counts and metrics)."""
     if world_size() == 1:
         return values
     total = values.detach().clone()
@@ -42,9 +42,7 @@ class _GatherRows(torch.autograd.Function):
 
 def gather_rows(rows: Float[Tensor, "b d"]) -> Float[Tensor, "all d"]:
     """The rows of all processes in the order of their ranks, with gradients to each process's rows."""
-    if world_size() == 1:
-        return rows
-    return _GatherRows.apply(rows)
+    return rows if world_size() == 1 else _GatherRows.apply(rows)
 
 
 def first_row(rows: Float[Tensor, "b d"]) -> int:

@@ -8,14 +8,12 @@ Size under Memory Limited Setup").
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from hybrid_patch.data.batch import Batch
-from hybrid_patch.loss.all_gather import global_sum
 from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.objective import Objective
-from hybrid_patch.loss.term import CrossSampleTerm, MicrobatchContext, Source
+from hybrid_patch.loss.term import CrossSampleTerm, MicrobatchContext
 
 
 @torch.no_grad()
@@ -26,48 +24,26 @@ def microbatch_contexts(
     microbatches: Sequence[Batch],
     output: int,
 ) -> list[MicrobatchContext]:
-    """What each microbatch must know of its batch.
+    """What each microbatch must know of its batch, at an output patch size.
 
     Args:
         forward_pass: of the model over a microbatch.
-        output: the output patch size.
     """
-    counts: dict[Source, Tensor] = {"encoder": _counts(batch, "encoder", output)}
-    counts["decoder"] = _counts(batch, "decoder", output)
-    cached: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in microbatches]
-    for name, vectors in _vectors(forward_pass, objective, microbatches).items():
-        term = objective.terms[name]
-        assert isinstance(term, CrossSampleTerm)
-        with torch.enable_grad():
-            value = term.compare(vectors.requires_grad_())
-            (gradient,) = torch.autograd.grad(value, vectors)
-        share = (value / len(microbatches)).detach()
-        for entry, rows in zip(cached, gradient.chunk(len(microbatches)), strict=True):
-            entry[name] = (share, rows)
-    return [MicrobatchContext(counts, entry) for entry in cached]
-
-
-def _counts(batch: Batch, source: Source, output: int) -> Float[Tensor, " modalities"]:
-    """How many samples and views have a valid output patch among a source's tokens: of each modality."""
-    tokens = batch.encoded if source == "encoder" else batch.decoded
-    counts = [
-        batch.valid_patches(name, packing, output).flatten(1).any(1).sum() for name, packing in tokens.each.items()
-    ]
-    return global_sum(torch.stack(counts).float())
-
-
-def _vectors(
-    forward_pass: Callable[[Batch], ForwardPass], objective: Objective, microbatches: Sequence[Batch]
-) -> dict[str, Tensor]:
-    """The vectors of all samples, of each term that compares samples."""
+    counts = objective.sample_counts(batch, output)
+    contexts = [MicrobatchContext(counts, {}) for _ in microbatches]
     terms = [term for term in objective.active_terms() if isinstance(term, CrossSampleTerm)]
-    if not terms:
-        return {}
     vectors: dict[str, list[Tensor]] = {term.name: [] for term in terms}
-    for microbatch in microbatches:
+    for microbatch in microbatches if terms else ():
         passed = forward_pass(microbatch)
-        parts = objective.encoder_parts(passed, terms)
         with passed.full_precision():
+            parts = objective.parts(passed, "encoder", terms)
             for term in terms:
                 vectors[term.name].append(term.vectors(parts[term.name]))
-    return {name: torch.cat(rows) for name, rows in vectors.items()}
+    for term in terms:
+        rows = torch.cat(vectors[term.name]).requires_grad_()
+        with torch.enable_grad():
+            value = term.compare(rows)
+            (gradient,) = torch.autograd.grad(value, rows)
+        for context, part in zip(contexts, gradient.chunk(len(contexts)), strict=True):
+            context.cached[term.name] = (value.detach() / len(contexts), part)
+    return contexts

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,18 +13,6 @@ from hybrid_patch.loss.queries import Cells
 from hybrid_patch.loss.targets import RandomTargets
 from hybrid_patch.loss.term import CrossSampleTerm, LossSetting
 from hybrid_patch.model.tokens import FineTokens, Tokens
-
-
-class TokenSum(NamedTuple):
-    """A sum over fine tokens of one modality, for each sample and view.
-
-    Attributes:
-        total: of the tokens, or of their projections if these come before pooling.
-        number: how many tokens.
-    """
-
-    total: Float[Tensor, "bv d"]
-    number: Int[Tensor, " bv"]
 
 
 class ProjectAndAggregate(nn.Module):
@@ -42,10 +29,7 @@ class ProjectAndAggregate(nn.Module):
         self.projection = nn.Sequential(nn.Linear(width, width), *others)
 
     def forward(self, total: Float[Tensor, "b d"], count: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
-        """`[B, D]` from the sums over all modalities, and the numbers of tokens.
-
-        A sample without any gives the projection of zeros, or zeros.
-        """
+        """From the sums over all modalities and the numbers of tokens; a sample without any is a mean of zeros."""
         mean = total / count.clamp(min=1)[:, None]
         return mean if self.before_pooling else self.projection(mean)
 
@@ -69,12 +53,25 @@ class InstanceContrast(CrossSampleTerm):
         self.aggregate = ProjectAndAggregate(setting.widths[self.source], config.layers, before_pooling)
         self.needs_all_positions = self.aggregate.before_pooling
 
-    def of_modality(self, fine: Tokens, cells: Cells, targets: RandomTargets) -> TokenSum:
-        """The sum over the modality's valid fine tokens."""
-        assert isinstance(fine, FineTokens)
-        return token_sum(self.aggregate, fine, cells)
+    def of_modality(
+        self, fine: Tokens, cells: Cells, targets: RandomTargets
+    ) -> tuple[Float[Tensor, "bv d"], Int[Tensor, " bv"]]:
+        """The sum over the modality's valid fine tokens, or over their projections, and their number.
 
-    def vectors(self, parts: Sequence[TokenSum]) -> Float[Tensor, "bv d"]:
+        The interpolated part is summed exactly, which needs no fine tokens. Where queries are drawn, the sum of the
+        details is estimated from these: a detail at every position would cost more than everything else that is fine.
+        """
+        assert isinstance(fine, FineTokens)
+        fine, mask = fine.float(), cells.valid_mask
+        if self.needs_all_positions or not cells.queries.drawn:
+            total = self.aggregate.total(fine, mask)
+        else:
+            interpolated = dataclasses.replace(fine, positions=cells.everywhere, detail=None, basis=None)
+            detail = fine.detail_sum(cells.at_positions(mask)) * cells.queries.weight[:, None]
+            total = interpolated.pooled_sum(mask) + detail
+        return total, mask.flatten(1).sum(1)
+
+    def vectors(self, parts: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, "bv d"]:
         """A vector for each sample and view, of all modalities."""
         totals, counts = zip(*parts, strict=True)
         return self.aggregate(torch.stack(totals).sum(0), torch.stack(counts).sum(0))
@@ -83,26 +80,6 @@ class InstanceContrast(CrossSampleTerm):
         """The contrast between the two views of each sample."""
         first, second = vectors.unflatten(0, (-1, 2)).unbind(1)
         return instance_contrast(first, second, self.temperature)
-
-
-def token_sum(aggregate: ProjectAndAggregate, fine: FineTokens, cells: Cells) -> TokenSum:
-    """The sum over all valid fine tokens of some cells.
-
-    The interpolated part is summed exactly, which needs no fine tokens. Where queries are drawn, the sum of the details
-    is estimated from these: a detail at every position would cost more than everything else that is fine. Projections
-    before pooling need the fine tokens of all positions.
-
-    Args:
-        fine: tokens at `cells.positions`; at `cells.everywhere` if they are projected before pooling.
-    """
-    mask = cells.valid_mask
-    if aggregate.before_pooling or not cells.queries.drawn:
-        total = aggregate.total(fine.float(), mask)
-    else:
-        interpolated = dataclasses.replace(fine, positions=cells.everywhere, detail=None, basis=None)
-        detail = fine.float().detail_sum(cells.at_positions(mask)) * cells.queries.weight[:, None]
-        total = interpolated.float().pooled_sum(mask) + detail
-    return TokenSum(total, mask.flatten(1).sum(1))
 
 
 def instance_contrast(

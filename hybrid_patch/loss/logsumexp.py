@@ -7,12 +7,11 @@ torch: they are confined to this module, behind `log_sum_exp`, and a plain fallb
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
 from hybrid_patch.errors import InputError
@@ -26,10 +25,6 @@ CHUNK = {False: 2**19, True: 2**26}
 
 Sum = tuple[Float[Tensor, "b n"], Float[Tensor, "b n k"]]
 """The log of the sum for every query, and the expected key, `softmax_i · k`."""
-
-
-Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Attention with value = key over `[B, 1, n, k]` and `[B, 1, m, k]`: the log of the sum `[B, 1, n]`, and the output."""
 
 
 def log_sum_exp(
@@ -48,17 +43,24 @@ def log_sum_exp(
         bias: added to the logits of each key: `NEVER` excludes it, `log c` counts it c times.
         backend: `flash_cpu`, `efficient_cuda` and `flex` are kernels; `chunked` is plain torch on any device;
             `reference` holds the whole matrix; `auto` takes the fastest that is available.
-        chunk: entries of the similarity matrix that plain torch holds at once; None: by the device.
+        chunk: entries of the similarity matrix that `chunked` holds at once; None: by the device.
 
     Raises InputError for a backend that is not available.
     """
     if 0 in (query.shape[0], query.shape[1], key.shape[1]):
         return query.sum(-1) * 0  # the CPU kernel ends the process on empty input
     chosen = fastest(query) if backend == "auto" else backend
-    reason = unusable(chosen, query)
-    if reason:
+    if reason := unusable(chosen, query):
         raise InputError(f"loss.backend={chosen}: {reason}; loss.backend=auto takes one that can be used")
-    return _LogSumExp.apply(query, key, bias, chosen, chunk)
+    with torch.no_grad():
+        if chosen in KERNELS:
+            total, expected_key = by_kernel(KERNELS[chosen], query, key, bias)
+        else:
+            entries = chunk or CHUNK[query.device.type == "cuda"]
+            rows = query.shape[1] if chosen == "reference" else entries // (len(query) * key.shape[1])
+            total, expected_key = _by_rows(query, key, bias, max(rows, 1))
+    # The gradient to q_i is the expected key: as narrow as q, so it is kept. What is added is 0.
+    return total + ((query - query.detach()) * expected_key).sum(-1)
 
 
 def fastest(query: Tensor) -> Backend:
@@ -68,55 +70,25 @@ def fastest(query: Tensor) -> Backend:
 
 def unusable(backend: Backend, query: Tensor) -> str:
     """Why a backend cannot be used for these queries; empty if it can."""
-    if backend == "flash_cpu":
-        if query.device.type != "cpu":
-            return f"its kernel runs on a CPU, not on {query.device.type}"
-        if not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
-            return f"torch {torch.__version__} has no such kernel"
-    if backend in ("efficient_cuda", "flex"):
-        if query.device.type != "cuda":
-            return f"its kernel runs on a GPU, not on {query.device.type}"
-        if query.dtype == torch.float64:
-            return "its kernel does not take float64"
-        if backend == "efficient_cuda" and not hasattr(torch.ops.aten, "_scaled_dot_product_efficient_attention"):
-            return f"torch {torch.__version__} has no such kernel"
+    kernel = KERNELS.get(backend)
+    if kernel is None:
+        return ""
+    if query.device.type != kernel.device:
+        return f"its kernel runs on a {'CPU' if kernel.device == 'cpu' else 'GPU'}, not on {query.device.type}"
+    if kernel.device == "cuda" and query.dtype == torch.float64:
+        return "its kernel does not take float64"
+    if kernel.operator and not hasattr(torch.ops.aten, kernel.operator):
+        return f"torch {torch.__version__} has no such kernel"
     return ""
 
 
-class _LogSumExp(torch.autograd.Function):
-    """The gradient to q_i is the expected key: as narrow as q, so it is saved in the forward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, bias: Tensor, backend: Backend, chunk: int | None) -> Tensor:
-        if backend in _KERNELS:
-            total, expected_key = _by_kernel(*_KERNELS[backend], query, key, bias)
-        elif backend == "reference":
-            total, expected_key = _reference(query, key, bias)
-        else:
-            total, expected_key = _by_chunks(query, key, bias, chunk or CHUNK[query.device.type == "cuda"])
-        ctx.save_for_backward(expected_key)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (expected_key,) = ctx.saved_tensors
-        return grad[..., None] * expected_key, None, None, None, None
-
-
-def _reference(query: Tensor, key: Tensor, bias: Tensor) -> Sum:
-    logits = query @ key.mT + bias[:, None]
-    return logits.logsumexp(-1), logits.softmax(-1) @ key
-
-
-def _by_chunks(query: Tensor, key: Tensor, bias: Tensor, chunk: int) -> Sum:
+def _by_rows(query: Tensor, key: Tensor, bias: Tensor, rows: int) -> Sum:
     """Some rows of the matrix at a time: as few as fit a processor's cache, or as many as keep a GPU busy.
 
     The softmax is one pass where sums and exponentials apart are several; the sum comes back from its largest entry,
     `softmax_max = exp(max - logsumexp)`.
     """
     total, expected_key = query.new_empty(query.shape[:2]), torch.empty_like(query)
-    rows = max(chunk // (len(query) * key.shape[1]), 1)
     for start in range(0, query.shape[1], rows):
         part = slice(start, start + rows)
         logits = torch.baddbmm(bias[:, None], query[:, part], key.mT)
@@ -126,34 +98,46 @@ def _by_chunks(query: Tensor, key: Tensor, bias: Tensor, chunk: int) -> Sum:
     return total, expected_key
 
 
-def _by_kernel(kernel: Kernel, multiple: int, query: Tensor, key: Tensor, bias: Tensor) -> Sum:
-    """The bias is one more column, 1 in every query; zeros fill up the width to a multiple of what the kernel likes."""
+class Kernel(NamedTuple):
+    """An attention kernel that also returns the log of the sum.
+
+    Attributes:
+        operator: of `torch.ops.aten`, which a version of torch may lack; empty if it is public API.
+        attend: queries `[B, 1, n, k]` and keys `[B, 1, m, k]`, which are the values too → output and log of the sum.
+        multiple: of the widths that it is fastest at, or demands (Triton's products have sides of 16 or more).
+    """
+
+    device: Literal["cpu", "cuda"]
+    operator: str
+    attend: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    multiple: int
+
+
+def by_kernel(kernel: Kernel, query: Tensor, key: Tensor, bias: Tensor) -> Sum:
+    """The bias is one more column, 1 in every query; zeros fill up the width."""
     width = query.shape[-1]
-    padded = -(-(width + 1) // multiple) * multiple
+    padded = -(-(width + 1) // kernel.multiple) * kernel.multiple
     wide_query, wide_key = (x.new_zeros(len(x), 1, x.shape[1], padded) for x in (query, key))
     wide_query[:, 0, :, :width], wide_query[..., width] = query, 1
     wide_key[:, 0, :, :width], wide_key[:, 0, :, width] = key, bias
-    total, expected_key = kernel(wide_query, wide_key)
+    expected_key, total = kernel.attend(wide_query, wide_key)
     return total[:, 0, : query.shape[1]], expected_key[:, 0, :, :width]
 
 
 def _flash_cpu(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    output, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, key, 0.0, False, scale=1.0)
-    return total, output
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, key, 0.0, False, scale=1.0)
 
 
 def _efficient_cuda(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    output, total, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-        query, key, key, None, compute_log_sumexp=True, dropout_p=0.0, is_causal=False, scale=1.0
-    )
-    return total, output
+    attend = torch.ops.aten._scaled_dot_product_efficient_attention
+    return attend(query, key, key, None, compute_log_sumexp=True, scale=1.0)[:2]
 
 
 def _flex(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Compiled it is one fused kernel; uncompiled (on a CPU, for tests) it holds the whole matrix."""
     attend = _compiled_flex_attention() if query.is_cuda else cast(Callable[..., Any], flex_attention)
     output, extra = attend(query, key, key, scale=1.0, return_aux=AuxRequest(lse=True))
-    return extra.lse, output
+    return output, extra.lse
 
 
 @functools.cache
@@ -161,9 +145,9 @@ def _compiled_flex_attention() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=True)
 
 
-_KERNELS: dict[str, tuple[Kernel, int]] = {
-    "flash_cpu": (_flash_cpu, 8),
-    "efficient_cuda": (_efficient_cuda, 8),
-    "flex": (_flex, 16),
+KERNELS: dict[str, Kernel] = {
+    "flash_cpu": Kernel("cpu", "_scaled_dot_product_flash_attention_for_cpu", _flash_cpu, 8),
+    "efficient_cuda": Kernel("cuda", "_scaled_dot_product_efficient_attention", _efficient_cuda, 8),
+    "flex": Kernel("cuda", "", _flex, 16),
 }
-"""With the width that each is fastest at a multiple of, or demands (Triton's products have sides of 16 or more)."""
+"""By backend."""

@@ -1,7 +1,8 @@
 """The objective: frozen targets and the weighted terms of the loss."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -10,15 +11,17 @@ from torch import Tensor, nn
 from hybrid_patch.config.curriculum import all_sizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
+from hybrid_patch.data.batch import Batch, MaskedTokens
 from hybrid_patch.data.masking import Mask, expected_tokens
+from hybrid_patch.data.patchify import repatchify
+from hybrid_patch.loss.all_gather import global_sum
 from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.instance import InstanceContrast
 from hybrid_patch.loss.patch_discrimination import DecodedDiscrimination, VisibleDiscrimination
-from hybrid_patch.loss.queries import Cells, cells_of
+from hybrid_patch.loss.queries import Cells, draw_queries
 from hybrid_patch.loss.reconstruction import Reconstruction
 from hybrid_patch.loss.targets import RandomTargets
 from hybrid_patch.loss.term import LossSetting, MicrobatchContext, Source, Term
-from hybrid_patch.model.tokens import Tokens
 
 TERMS: tuple[type[Term], ...] = (DecodedDiscrimination, VisibleDiscrimination, InstanceContrast, Reconstruction)
 """All terms of the loss, in the order in which their heads are initialised."""
@@ -35,10 +38,7 @@ class Objective(nn.Module):
     def __init__(self, config: Config, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
         self.loss, self.masking, self.modalities = config.loss, config.masking, dict(modalities)
-        widths: dict[Source, int] = {
-            "encoder": config.model.encoder.width,
-            "decoder": config.model.decoder.width,
-        }
+        widths: dict[Source, int] = {"encoder": config.model.encoder.width, "decoder": config.model.decoder.width}
         patch_sizes = {sizes.output for sizes in all_sizes(config.curriculum)}
         self.targets = RandomTargets(
             modalities, widths["encoder"], patch_sizes, self.loss.target_seed, self.loss.centre_targets
@@ -61,53 +61,67 @@ class Objective(nn.Module):
             context: in a microbatch (`grad_cache`): the terms are then its share of the batch's, and add up.
         """
         values: dict[str, Tensor] = {}
-        for source, parts_of in (("encoder", self.encoder_parts), ("decoder", self.decoder_parts)):
-            if terms := [term for term in self.active_terms() if term.source == source]:
-                parts = parts_of(passed, terms)
-                with passed.full_precision():
-                    values |= {term.name: term.reduce(parts[term.name], context) for term in terms}
-        return {"loss": torch.stack([self.weights[name] * value for name, value in values.items()]).sum(), **values}
+        with passed.full_precision():
+            context = context or MicrobatchContext(self.sample_counts(passed.batch, passed.sizes.output), {})
+            for source in context.counts:
+                terms = [term for term in self.active_terms() if term.source == source]
+                parts = self.parts(passed, source, terms)
+                values |= {term.name: term.reduce(parts[term.name], context) for term in terms}
+            loss = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
+        return {"loss": loss, **values}
 
-    def encoder_parts(self, passed: ForwardPass, terms: Sequence[Term]) -> dict[str, list[Any]]:
-        """Of each term, what it computes of each modality's tokens that the encoder saw."""
-        parts: dict[str, list[Any]] = {term.name: [] for term in terms}
-        for name in passed.encoded:
-            cells = self.cells(name, passed, Mask.ENCODE)
-            fine: dict[bool, Tokens] = {}
-            for term in terms:
-                everywhere = term.needs_all_positions and cells.queries.drawn
-                if everywhere not in fine:
-                    positions = cells.everywhere if everywhere else cells.positions
-                    fine[everywhere] = passed.encoder_tokens(name, positions)
-                with passed.full_precision():
-                    parts[term.name].append(term.of_modality(fine[everywhere], cells, self.targets))
-        return parts
+    def parts(self, passed: ForwardPass, source: Source, terms: Sequence[Term]) -> dict[str, list[Any]]:
+        """Of each of a source's terms, what it computes of each modality's tokens.
 
-    def decoder_parts(self, passed: ForwardPass, terms: Sequence[Term]) -> dict[str, list[Any]]:
-        """Of each term, what it computes of each modality's predictions."""
+        The decoder predicts all modalities together. Of the encoder's, only one modality's cells are alive at a time.
+        """
         parts: dict[str, list[Any]] = {term.name: [] for term in terms}
-        cells = {name: self.cells(name, passed, Mask.DECODE) for name in passed.batch.decoded.each}
-        fine = passed.decoder_tokens({name: each.positions for name, each in cells.items()})
-        for name, tokens in fine.items():
-            with passed.full_precision():
+        names = list(_tokens(passed.batch, source).each)
+        for group in [names] if source == "decoder" else [[name] for name in names]:
+            cells = {name: self.cells(name, passed, source) for name in group}
+            fine = {
+                everywhere: passed.tokens(
+                    source, {name: each.everywhere if everywhere else each.positions for name, each in cells.items()}
+                )
+                for everywhere in {term.needs_all_positions for term in terms}
+            }
+            for name, each in cells.items():
                 for term in terms:
-                    parts[term.name].append(term.of_modality(tokens, cells[name], self.targets))
+                    tokens = fine[term.needs_all_positions][name]
+                    parts[term.name].append(term.of_modality(tokens, each, self.targets))
         return parts
 
-    def cells(self, name: str, passed: ForwardPass, value: Mask) -> Cells:
-        """What is compared in a modality's cells that have a mask value."""
-        batch = passed.batch
-        packings = batch.encoded if value == Mask.ENCODE else batch.decoded
+    def cells(self, name: str, passed: ForwardPass, source: Source) -> Cells:
+        """What is compared of a modality: in the cells that the encoder saw, or that the decoder predicts."""
+        batch, output, packing = passed.batch, passed.sizes.output, _tokens(passed.batch, source).each[name]
         _, h, w, t, s = batch.masks[name].shape
+        value = Mask.ENCODE if source == "encoder" else Mask.DECODE
         expected = expected_tokens(self.masking, self.modalities[name], (h, w, t, s), value)
-        means = self.loss.patch_size == "processing"
-        return cells_of(
-            name,
-            batch,
-            passed.patches[name],
-            passed.sizes.output,
-            packings.each[name],
-            self.loss.max_queries,
-            expected,
-            means,
-        )
+        pixels = packing.over(s).gather(repatchify(passed.patches[name], output).flatten(1, 3))
+        valid_mask = loss_mask = batch.valid_patches(name, packing, output)
+        factor, sampling, mean_weights = passed.sizes.factor, batch.query_sampling, None
+        if self.loss.patch_size == "processing":
+            factor, sampling = 1, dataclasses.replace(sampling, subpixels=sampling.subpixels[:1] * 0)
+            mean_weights = valid_mask / valid_mask.sum(-1, keepdim=True).clamp(min=1)
+            pixels = (mean_weights[..., None] * pixels).sum(2, keepdim=True)
+            loss_mask = valid_mask.any(-1, keepdim=True)
+        queries = draw_queries(packing, factor, self.loss.max_queries, expected, sampling)
+        if mean_weights is not None:
+            mean_weights = queries.rows_of(mean_weights)
+        return Cells(name, output, packing, packing.index % s, valid_mask, pixels, loss_mask, queries, mean_weights)
+
+    def sample_counts(self, batch: Batch, output: int) -> dict[Source, Float[Tensor, " modalities"]]:
+        """By source, how many samples and views of all processes have a valid output patch there: of each modality."""
+        counts: dict[Source, Tensor] = {}
+        for source in get_args(Source):
+            if any(term.source == source for term in self.active_terms()):
+                tokens = _tokens(batch, source).each
+                valid = [
+                    batch.valid_patches(name, packing, output).flatten(1).any(1) for name, packing in tokens.items()
+                ]
+                counts[source] = global_sum(torch.stack([each.sum() for each in valid]).float())
+        return counts
+
+
+def _tokens(batch: Batch, source: Source) -> MaskedTokens:
+    return batch.encoded if source == "encoder" else batch.decoded

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from hybrid_patch.config.loss_options import ContrastiveTerm
 from hybrid_patch.data.packing import take_rows
 from hybrid_patch.loss.logsumexp import NEVER, Backend, log_sum_exp, unusable
-from hybrid_patch.loss.queries import Cells, PerSample, Queries
+from hybrid_patch.loss.queries import Cells, Queries
 from hybrid_patch.loss.targets import RandomTargets, TargetKeys
 from hybrid_patch.loss.term import LossSetting, PerSampleTerm
 from hybrid_patch.model.tokens import Tokens
@@ -27,21 +27,19 @@ class PatchDiscrimination(PerSampleTerm):
         self.temperature = config.temperature
         self.head = nn.Linear(setting.widths[self.source], setting.widths["encoder"])
 
-    def of_modality(self, fine: Tokens, cells: Cells, targets: RandomTargets) -> PerSample:
+    def of_modality(self, fine: Tokens, cells: Cells, targets: RandomTargets) -> Float[Tensor, " bv"]:
         """The loss of a modality's tokens."""
         modality = self.modalities[cells.name]
         categorical = modality.kind == "categorical"
         bounded = categorical and cells.mean_weights is None
-        max_distinct = modality.channels ** (cells.patch_size**2) if bounded else None
         coded = categorical or self.loss.merge_duplicates
-        keys = targets.keys(cells.name, cells.pixels, cells.band_set, cells.patch_size, coded)
         return patch_discrimination(
             cells.compared(fine.float().transform(self.head.weight.mT, self.head.bias)),
-            keys,
+            targets.keys(cells.name, cells.pixels, cells.band_set, cells.patch_size, coded),
             cells.loss_mask,
             cells.queries,
             self.temperature,
-            max_distinct,
+            modality.channels ** (cells.patch_size**2) if bounded else None,
             self.loss.backend,
             self.loss.chunk,
         )
@@ -68,16 +66,15 @@ def patch_discrimination(
     max_distinct: int | None,
     backend: Backend,
     chunk: int | None,
-) -> PerSample:
+) -> Float[Tensor, " b"]:
     """The mean over the tokens of each sample of `logsumexp_j(p_i · t_j / τ) - p_i · t_i / τ`, unit p and t, times 2τ.
 
     The loss of Galileo and OlmoEarth (Tseng et al. 2025, "Galileo", section 3), over tokens at the output patch size.
 
     Args:
         predictions: tokens at the queries, factored, in float32.
-        targets: of all subpixels of all cells that may be queried.
-        loss_mask: the subpixels that count (no missing pixel), as keys and as queries.
-        queries: which of them are queries; the mean over all is estimated from theirs.
+        targets, loss_mask: of all subpixels of all cells that may be queried; those without a missing pixel count, as
+            keys and as queries.
         max_distinct: where the targets have codes, positions with equal ones are no negatives of each other; this is
             the largest number of distinct ones in a sample (None: that of the positions).
         backend, chunk: how the sum over all keys is computed (`log_sum_exp`).
@@ -88,20 +85,16 @@ def patch_discrimination(
     query = (products / (norm[..., None] * temperature)).flatten(1, 2)
     key, key_mask = targets.vectors.flatten(1, 2), loss_mask.flatten(1)
     if targets.code is None:
-        positive = queries.of(targets.vectors).flatten(1, 2)
         bias = torch.where(key_mask, 0.0, NEVER).to(key.dtype)
-        loss = log_sum_exp(query, key, bias, backend, chunk) - (query * positive).sum(-1)
+        loss = log_sum_exp(query, key, bias, backend, chunk)
+        loss = loss - (query * queries.of(targets.vectors).flatten(1, 2)).sum(-1)
     else:
         slots = min(key.shape[1], (max_distinct or key.shape[1]) + 1)
         first, counts, group = count_equal(targets.code.flatten(1), key_mask, slots)
-        distinct = take_rows(key, first).reshape(*first.shape, -1)
-        query_mask, query_group = (
-            queries.of(loss_mask).flatten(1),
-            queries.of(group.reshape(loss_mask.shape)).flatten(1),
-        )
-        loss = _among_distinct(query, distinct, counts, query_group, query_mask, backend, chunk)
-    mean, is_any = queries.mean(loss.reshape(norm.shape), loss_mask)
-    return (2 * temperature * mean).to(key.dtype), is_any
+        query_group = queries.of(group.reshape(loss_mask.shape)).flatten(1)
+        query_mask = queries.of(loss_mask).flatten(1)
+        loss = _among_distinct(query, take_rows(key, first), counts, query_group, query_mask, backend, chunk)
+    return (2 * temperature * queries.mean(loss.reshape(norm.shape), loss_mask)).to(key.dtype)
 
 
 def _among_distinct(
@@ -115,19 +108,16 @@ def _among_distinct(
 ) -> Float[Tensor, "b n"]:
     """The loss of tokens whose targets may be equal, against distinct keys and the number of times each occurs.
 
-    The sum over all keys has a token's own target `c` times; the other `c - 1` are subtracted again. The difference may
-    be 1/c of the sum, which multiplies relative errors by c: therefore all of this is in float64.
-
-    Args:
-        group: which of the distinct keys is a token's own.
-        query_mask: tokens that count; the others get 0.
+    The sum over all keys has a token's own target (`group`) `c` times; the other `c - 1` are subtracted again. The
+    difference may be 1/c of the sum, which multiplies relative errors by c: therefore all of this is in float64. Tokens
+    that do not count get 0.
     """
     query, distinct = query.double(), distinct.double()
     if backend != "auto" and unusable(backend, query):  # a kernel for float32 alone
         backend = "auto"
     bias = torch.where(counts > 0, counts.clamp(min=1).double().log(), NEVER)
-    positive = take_rows(distinct, group).reshape(*group.shape, -1)
-    loss = torch.where(query_mask, log_sum_exp(query, distinct, bias, backend, chunk) - (query * positive).sum(-1), 0)
+    loss = log_sum_exp(query, distinct, bias, backend, chunk) - (query * take_rows(distinct, group)).sum(-1)
+    loss = torch.where(query_mask, loss, 0)
     others = (counts.gather(1, group) - 1).clamp(min=0)
     share = (others * (-loss).exp()).clamp(max=(others + 0.5) / (others + 1))
     return loss + torch.log1p(-share)
@@ -138,8 +128,7 @@ def count_equal(
 ) -> tuple[Int[Tensor, "b u"], Int[Tensor, "b u"], Int[Tensor, "b n"]]:
     """Group the masked positions of each sample by equal codes, in `slots` slots.
 
-    Returns:
-        A position of each group; how many it has (0 in unused slots); and the group of every masked position.
+    Returns a position of each group; how many it has (0 in unused slots); and the group of every masked position.
     """
     ordered, order = code.masked_fill(~mask, FAR).sort(dim=1)
     new = torch.ones_like(mask)

@@ -9,13 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from hybrid_patch.data.batch import Batch, QuerySampling
+from hybrid_patch.data.batch import QuerySampling
 from hybrid_patch.data.packing import Packing, take_rows
-from hybrid_patch.data.patchify import repatchify
 from hybrid_patch.model.tokens import Positions, Tokens
-
-PerSample = tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]
-"""The loss of each sample, an exact 0 where it has no position; and whether it has any."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +22,7 @@ class Queries(Positions):
     drawn with the same probability, `1 / weight` times on average.
 
     Attributes:
-        rows: `[B, r]` the cells' indices among all cells; None: every cell, in order.
-        weight: `[B]` how many positions each query represents.
+        rows: the cells' indices among all cells; None: every cell, in order.
         drawn: False if all positions are queries.
     """
 
@@ -37,33 +32,24 @@ class Queries(Positions):
 
     def rows_of(self, values: Shaped[Tensor, "b n *d"]) -> Shaped[Tensor, "b r *d"]:
         """Select the queries' cells from values of all cells."""
-        if self.rows is None:
-            return values
-        return take_rows(values, self.rows).reshape(*self.rows.shape, *values.shape[2:])
+        return values if self.rows is None else take_rows(values, self.rows)
 
     def of(self, values: Shaped[Tensor, "b n subpixels *d"]) -> Shaped[Tensor, "b r p *d"]:
         """Select the queries from values at all subpixels of all cells."""
         values = self.rows_of(values)
         return values if len(self.subpixels) == values.shape[2] else values.index_select(2, self.subpixels)
 
-    def mean(self, values: Float[Tensor, "b r p"], loss_mask: Bool[Tensor, "b n subpixels"]) -> PerSample:
-        """Unbiased mean over the masked positions, and whether there is any; an exact 0 where there is none.
-
-        Args:
-            values: at the queries.
-            loss_mask: of all subpixels of all cells.
-        """
-        count = loss_mask.flatten(1).sum(1)
+    def mean(self, values: Float[Tensor, "b r p"], loss_mask: Bool[Tensor, "b n subpixels"]) -> Float[Tensor, " b"]:
+        """Unbiased mean over the masked positions, of values at the queries; an exact 0 where there is none."""
         total = torch.where(self.of(loss_mask), values, 0).flatten(1).sum(1) * self.weight
-        return total / count.clamp(min=1), count > 0
+        return total / loss_mask.flatten(1).sum(1).clamp(min=1)
 
 
 def all_queries(cells: Packing, factor: int) -> Queries:
     """All subpixels of the cells."""
     device = cells.index.device
-    return Queries(
-        cells, torch.arange(factor**2, device=device), None, torch.ones(len(cells.index), device=device), drawn=False
-    )
+    subpixels, weight = torch.arange(factor**2, device=device), torch.ones(len(cells.index), device=device)
+    return Queries(cells, subpixels, None, weight, drawn=False)
 
 
 def draw_queries(
@@ -77,7 +63,6 @@ def draw_queries(
     cell is drawn from each.
 
     Args:
-        cells: the cells that may be drawn.
         expected_cells: how many a sample has where nothing is missing. The number of subpixels depends on it, not on
             the batch, so that all processes draw the same.
     """
@@ -99,21 +84,18 @@ def draw_queries(
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """Coarse cells of one modality that have one mask value, and what is compared in them.
+    """Coarse cells of one modality that have one mask value, n of each view, and what is compared in them.
 
-    Compared are their output patches one by one, or the mean of each cell's output patches.
+    Compared are their output patches one by one (p = f^2 in each cell), or the mean of each cell's (p = 1).
 
     Attributes:
-        name: of the modality.
-        patch_size: the output patch size.
-        packing: which cells of the flattened grid `[B V, h w T S]`, n of each view.
-        band_set: `[B V, n]`.
-        valid_mask: `[B V, n, f^2]` the output patches without a missing pixel.
-        pixels: `[B V, n, p, m]` of what is compared, `m = C ps^2` numbers each; p is f^2, or 1 for means.
-        loss_mask: `[B V, n, p]` what of it counts.
-        queries: what of it is computed.
-        mean_weights: `[B V, r, f^2]` the weight of each output patch in the mean of a query's cell; None if output
-            patches are compared one by one.
+        name, patch_size: of the modality, and of output patches.
+        packing: which cells of the flattened grid `[B V, h w T S]`.
+        band_set: of each cell's tokens.
+        valid_mask: the output patches without a missing pixel.
+        pixels: `m = C ps^2` numbers of each thing compared.
+        loss_mask, queries: what of it counts, and what of it is computed.
+        mean_weights: of each output patch in the mean of a query's cell; None if they are compared one by one.
     """
 
     name: str
@@ -145,37 +127,3 @@ class Cells:
     def compared(self, fine: Tokens) -> Tokens:
         """What the queries compare, from tokens at `positions`: these, or their means."""
         return fine if self.mean_weights is None else fine.cell_means(self.mean_weights)
-
-
-def cells_of(
-    name: str,
-    batch: Batch,
-    pixels: Float[Tensor, "b h w t ps ps c"],
-    output: int,
-    packing: Packing,
-    max_queries: int | None,
-    expected_cells: int,
-    means: bool,
-) -> Cells:
-    """What is compared in some cells of a modality.
-
-    Args:
-        pixels: of the modality, in patches of the processing patch size.
-        output: the output patch size.
-        packing: the cells, of the flattened grid `[B V, h w T S]`.
-        max_queries, expected_cells: how many queries are drawn (`draw_queries`).
-        means: compare the mean of each cell's output patches.
-    """
-    band_sets, factor = batch.masks[name].shape[-1], pixels.shape[4] // output
-    patches = packing.over(band_sets).gather(repatchify(pixels, output).flatten(1, 3))
-    valid_mask = batch.valid_patches(name, packing, output)
-    band_set = packing.index % band_sets
-    if not means:
-        queries = draw_queries(packing, factor, max_queries, expected_cells, batch.query_sampling)
-        return Cells(name, output, packing, band_set, valid_mask, patches, valid_mask, queries, None)
-    sampling = QuerySampling(torch.zeros_like(batch.query_sampling.subpixels[:1]), batch.query_sampling.strata)
-    queries = draw_queries(packing, 1, max_queries, expected_cells, sampling)
-    weights = valid_mask / valid_mask.sum(-1, keepdim=True).clamp(min=1)
-    loss_mask = valid_mask.any(-1, keepdim=True)
-    mean = (weights[..., None] * patches).sum(2, keepdim=True)
-    return Cells(name, output, packing, band_set, valid_mask, mean, loss_mask, queries, queries.rows_of(weights))

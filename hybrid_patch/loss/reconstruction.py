@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hybrid_patch.loss.queries import Cells, PerSample, Queries
+from hybrid_patch.loss.queries import Cells, Queries
 from hybrid_patch.loss.targets import RandomTargets
 from hybrid_patch.loss.term import LossSetting, PerSampleTerm
 from hybrid_patch.model.tokens import Tokens
@@ -26,7 +26,7 @@ class Reconstruction(PerSampleTerm):
             }
         )
 
-    def of_modality(self, fine: Tokens, cells: Cells, targets: RandomTargets) -> PerSample:
+    def of_modality(self, fine: Tokens, cells: Cells, targets: RandomTargets) -> Float[Tensor, " bv"]:
         """The error of a modality's pixels."""
         head = self.heads[_head(cells.name, cells.patch_size)]
         assert isinstance(head, nn.Linear)
@@ -42,20 +42,17 @@ def reconstruction(
     band_mask: Bool[Tensor, "b r m"],
     loss_mask: Bool[Tensor, "b n subpixels"],
     queries: Queries,
-) -> PerSample:
+) -> Float[Tensor, " b"]:
     """Mean squared error of a modality's pixels per sample (He et al. 2022, "Masked Autoencoders", without their norm).
 
     Args:
         predictions: of the pixels of an output patch, at the queries, factored.
-        pixels: normalised, of all subpixels of all cells that may be queried.
+        pixels, loss_mask: of all subpixels of all cells that may be queried: normalised, and which have no missing one.
         band_mask: which of the pixels' numbers count in a query's cell: those of the tokens' own band set.
-        loss_mask: the subpixels that count (no missing pixel).
-        queries: which of them are computed; the mean over all is estimated from these.
     """
-    predicted = predictions.dense()
     numbers = band_mask[:, :, None]
-    squares = torch.where(numbers, (predicted - queries.of(pixels)).square(), 0).sum(-1) / numbers.sum(-1)
-    return queries.mean(squares, loss_mask)
+    errors = (predictions.dense() - queries.of(pixels)).square()
+    return queries.mean(torch.where(numbers, errors, 0).sum(-1) / numbers.sum(-1), loss_mask)
 
 
 def _head(name: str, patch_size: int) -> str:

@@ -47,24 +47,24 @@ class RandomTargets(nn.Module):
     ) -> None:
         super().__init__()
         self.width = width
-        longest = max(modality.channels for modality in modalities.values()) * max(patch_sizes) ** 2
-        longest += max(len(modality.band_sets) for modality in modalities.values())
-        rng = torch.Generator().manual_seed(0)
-        self.register_buffer("direction", torch.randn(longest, generator=rng, dtype=torch.float64), persistent=False)
         self.middle = {
             name: MIDDLE if centre and modality.kind == "continuous" else 0.0 for name, modality in modalities.items()
         }
+        longest = 0
         for name, modality in modalities.items():
             for patch_size in set(patch_sizes):
-                rng = torch.Generator().manual_seed(_seed(seed, name, patch_size))
                 columns = _columns(modality, patch_size)
-                table = torch.randn(columns.shape[1], width, generator=rng)
-                inputs = columns.shape[1] - len(columns)
+                numbers, inputs = columns.shape[1], columns.shape[1] - len(columns)
+                rng = torch.Generator().manual_seed(_seed(seed, name, patch_size))
+                table = torch.randn(numbers, width, generator=rng)
                 per_set = columns[:, :inputs].sum(1, keepdim=True)
                 table[:inputs] /= (columns[:, :inputs] * per_set).sum(0)[:, None] ** 0.5
                 table[inputs:] *= BIAS_STD
                 self.register_buffer(_buffer(name, patch_size), table)
                 self.register_buffer(f"{_buffer(name, patch_size)}_columns", columns, persistent=False)
+                longest = max(longest, numbers)
+        rng = torch.Generator().manual_seed(0)
+        self.register_buffer("direction", torch.randn(longest, generator=rng, dtype=torch.float64), persistent=False)
 
     def table(self, name: str, patch_size: int) -> Float[Tensor, "k d"]:
         """W and b of a modality at an output patch size, `[C ps^2 + S, D]`."""
@@ -74,22 +74,26 @@ class RandomTargets(nn.Module):
         """Which numbers of `[x 1]` each band set takes."""
         return self.get_buffer(f"{_buffer(name, patch_size)}_columns")
 
-    def forward(
+    def inputs(
         self, name: str, patches: Float[Tensor, "b n p m"], band_set: Int[Tensor, "b n"], patch_size: int
-    ) -> Float[Tensor, "b n p d"]:
-        """The targets, D wide.
+    ) -> Float[Tensor, "b n p k"]:
+        """`[x 1]`: zeros at the channels and biases of other band sets than the cell's. Times the table, the targets.
 
         Args:
             patches: pixels of output patches, `m = C ps^2` numbers each, in p subpixels of n cells.
-            band_set: the band set of each cell's tokens.
+            band_set: of each cell's tokens.
         """
-        return self._inputs(name, patches, band_set, patch_size) @ self.table(name, patch_size)
+        columns = self.columns(name, patch_size)
+        *axes, m = patches.shape
+        inputs = patches.new_ones(*axes, columns.shape[1])
+        torch.sub(patches, self.middle[name], out=inputs[..., :m])
+        return inputs if len(columns) == 1 else inputs * columns[band_set][:, :, None]
 
     def keys(
         self, name: str, patches: Float[Tensor, "b n p m"], band_set: Int[Tensor, "b n"], patch_size: int, coded: bool
     ) -> TargetKeys:
-        """The unit-length targets of a modality, in the fewest numbers, with codes or without; else as `forward`."""
-        table, inputs = self.table(name, patch_size), self._inputs(name, patches, band_set, patch_size)
+        """The unit-length targets of a modality, in the fewest numbers, with codes or without; else as `inputs`."""
+        table, inputs = self.table(name, patch_size), self.inputs(name, patches, band_set, patch_size)
         # One random projection of the inputs in float64, rather than of the targets: those are exactly equal.
         code = inputs.double() @ self.get_buffer("direction")[: inputs.shape[-1]].double() if coded else None
         if len(table) > self.width:
@@ -99,16 +103,6 @@ class RandomTargets(nn.Module):
         wide = table.double()
         root = torch.linalg.cholesky_ex(wide @ wide.mT)[0].to(table.dtype)
         return TargetKeys(table.mT, inputs / torch.linalg.vector_norm(inputs @ root, dim=-1, keepdim=True), code)
-
-    def _inputs(
-        self, name: str, patches: Tensor, band_set: Int[Tensor, "b n"], patch_size: int
-    ) -> Float[Tensor, "b n p k"]:
-        """`[x 1]`: zeros at the channels and biases of other band sets than the token's."""
-        columns = self.columns(name, patch_size)
-        *axes, m = patches.shape
-        inputs = patches.new_ones(*axes, columns.shape[1])
-        torch.sub(patches, self.middle[name], out=inputs[..., :m])
-        return inputs if len(columns) == 1 else inputs * columns[band_set][:, :, None]
 
 
 def _columns(modality: Modality, patch_size: int) -> Bool[Tensor, "s k"]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hybrid_patch.config.loss_options import Loss
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.loss.all_gather import global_sum, world_size
-from hybrid_patch.loss.queries import Cells, PerSample
+from hybrid_patch.loss.all_gather import world_size
+from hybrid_patch.loss.queries import Cells
 from hybrid_patch.loss.targets import RandomTargets
 from hybrid_patch.model.tokens import Tokens
 
@@ -23,26 +23,18 @@ class MicrobatchContext(NamedTuple):
     """What a microbatch must know of its batch for its loss to be its share of the batch's.
 
     Attributes:
-        counts: by source, how many samples and views of the batch have a loss there: of each modality, over all
-            processes.
+        counts: by source, how many samples and views of the batch have a loss there (`Objective.sample_counts`).
         cached: of each `CrossSampleTerm` by name, the microbatch's share of the term, and the gradient of the batch's
-            term to the microbatch's vectors `[B V, D]`.
+            term to the microbatch's vectors `[B V, D]`; empty if the batch is computed as a whole.
     """
 
     counts: Mapping[Source, Float[Tensor, " modalities"]]
-    cached: Mapping[str, tuple[Float[Tensor, ""], Float[Tensor, "bv d"]]]
+    cached: dict[str, tuple[Float[Tensor, ""], Float[Tensor, "bv d"]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class LossSetting:
-    """What terms are built from.
-
-    Attributes:
-        loss: the config of all terms; a term's own part of it has the term's name.
-        modalities: by name.
-        widths: of the tokens of either source.
-        patch_sizes: the output patch sizes of the training.
-    """
+    """What terms are built from: `loss` has a field for each, by its name; patch sizes are those of the output."""
 
     loss: Loss
     modalities: Mapping[str, Modality]
@@ -59,8 +51,7 @@ class Term(nn.Module, abc.ABC):
     Attributes:
         name: of its field in `loss_options.Loss`, and in the metrics.
         source: whose fine tokens it compares: those of what the encoder saw, or the decoder's predictions.
-        needs_all_positions: whether it needs fine tokens at all positions, also where queries are drawn; only for the
-            encoder's.
+        needs_all_positions: whether it needs fine tokens at all positions, also where queries are drawn.
     """
 
     name: ClassVar[str]
@@ -77,24 +68,19 @@ class Term(nn.Module, abc.ABC):
         """
 
     @abc.abstractmethod
-    def reduce(self, parts: Sequence[Any], context: MicrobatchContext | None) -> Float[Tensor, ""]:
+    def reduce(self, parts: Sequence[Any], context: MicrobatchContext) -> Float[Tensor, ""]:
         """The term, from the parts of all modalities; in a microbatch, its share of the batch's term."""
 
 
 class PerSampleTerm(Term):
-    """A term whose samples are independent: the mean over samples and views, then over the modalities that have any."""
+    """A term whose samples are independent: the mean over samples and views, then over the modalities that have any.
 
-    @abc.abstractmethod
-    def of_modality(self, fine: Tokens, cells: Cells, targets: RandomTargets) -> PerSample:
-        """The loss of each sample and view, and whether it has any."""
+    Its parts are the losses of samples and views `[B V]`, an exact 0 where there is no valid output patch.
+    """
 
-    def reduce(self, parts: Sequence[PerSample], context: MicrobatchContext | None) -> Float[Tensor, ""]:
+    def reduce(self, parts: Sequence[Float[Tensor, " bv"]], context: MicrobatchContext) -> Float[Tensor, ""]:
         """The mean; an exact 0 if no modality has any."""
-        sums = torch.stack([loss.sum() for loss, _ in parts])
-        if context is None:
-            counts = global_sum(torch.stack([is_any.sum() for _, is_any in parts]).to(sums.dtype))
-        else:
-            counts = context.counts[self.source]
+        sums, counts = torch.stack([loss.sum() for loss in parts]), context.counts[self.source]
         return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1) * world_size()
 
 
@@ -109,11 +95,10 @@ class CrossSampleTerm(Term):
     def compare(self, vectors: Float[Tensor, "bv d"]) -> Float[Tensor, ""]:
         """The term of all samples."""
 
-    def reduce(self, parts: Sequence[Any], context: MicrobatchContext | None) -> Float[Tensor, ""]:
+    def reduce(self, parts: Sequence[Any], context: MicrobatchContext) -> Float[Tensor, ""]:
         """The comparison; in a microbatch its share of the cached value, with the cached gradient."""
         vectors = self.vectors(parts)
-        if context is None:
+        if self.name not in context.cached:
             return self.compare(vectors)
         value, gradient = context.cached[self.name]
-        product = (vectors * gradient).sum()
-        return value + product - product.detach()
+        return value + ((vectors - vectors.detach()) * gradient).sum()  # what is added is 0, its gradient is not

@@ -17,12 +17,7 @@ from hybrid_patch.model.transformer import Transformer
 class Encoder(nn.Module):
     """Visible patches of all modalities → one latent token each; hidden and missing patches enter no block."""
 
-    def __init__(
-        self,
-        modalities: Mapping[str, Modality],
-        size: schema.Transformer,
-        base_patch_size: int,
-    ) -> None:
+    def __init__(self, modalities: Mapping[str, Modality], size: schema.Transformer, base_patch_size: int) -> None:
         super().__init__()
         inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
         self.embed = nn.ModuleDict({name: PatchEmbed(m, size.width, base_patch_size) for name, m in inputs.items()})
@@ -36,8 +31,7 @@ class Encoder(nn.Module):
 
         Args:
             patches: normalised pixels, zeros where missing, `[B, h, w, T, ps, ps, C]`.
-            visible: the visible tokens of all input modalities, concatenated in the order of `patches`; there may be
-                several views of each sample.
+            visible: the visible tokens, concatenated in the order of `patches`, of one or several views of each sample.
             timestamps: day, month (0-11), year of the timesteps.
         """
         tokens = {

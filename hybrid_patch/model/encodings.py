@@ -9,6 +9,7 @@ from einops import rearrange
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
+from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.model.tokens import Positions
 
@@ -67,13 +68,7 @@ class Encodings(nn.Module):
     def forward(
         self, name: str, grid: tuple[int, int], patch_size: int, timestamps: Int[Tensor, "b t 3"]
     ) -> Float[Tensor, "b h w _ s d"]:
-        """The encodings of all tokens of a modality.
-
-        Args:
-            grid: rows and columns of the token grid.
-            patch_size: the side of a patch, pixels.
-            timestamps: day, month (0-11), year.
-        """
+        """The encodings of all tokens of a modality, on a grid `(h, w)`; timestamps are day, month (0-11), year."""
         modality = self.modalities[name]
         band_set = self.band_set[name]
         device, dtype = band_set.device, band_set.dtype
@@ -92,21 +87,17 @@ class Encodings(nn.Module):
         self,
         name: str,
         grid: tuple[int, int],
-        patch_size: int,
-        factor: int,
+        sizes: PatchSizes,
         positions: Positions,
         timestamps: Int[Tensor, "b t 3"],
     ) -> Float[Tensor, "bv n p d"]:
-        """The encodings of tokens f times as fine as those of a grid, at some positions in it.
+        """The encodings of fine tokens at some positions in a coarse grid.
 
         They differ from those of their coarse tokens only in the position on the ground.
-
-        Args:
-            grid, patch_size: of the coarse tokens.
         """
-        coarse = positions.cells.gather(self(name, grid, patch_size, timestamps).flatten(1, 4))
-        h, w = grid
-        step = patch_size / factor * self.modalities[name].gsd / REFERENCE_GSD
+        coarse = positions.cells.gather(self(name, grid, sizes.processing, timestamps).flatten(1, 4))
+        (h, w), factor = grid, sizes.factor
+        step = sizes.processing / factor * self.modalities[name].gsd / REFERENCE_GSD
         ground = ground_encoding((h * factor, w * factor), step, self.quarter, coarse.device)
         ground = rearrange(ground, "(h i) (w j) d -> (h w) (i j) d", h=h, w=w)[:, positions.subpixels]
         cells = positions.cells.index // (positions.cells.length // (h * w))

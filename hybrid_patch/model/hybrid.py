@@ -14,7 +14,7 @@ from hybrid_patch.data.masking import Mask
 from hybrid_patch.model.decoder import Decoder
 from hybrid_patch.model.encoder import Encoder
 from hybrid_patch.model.profiling import DECODER, ENCODER, profiled
-from hybrid_patch.model.tokens import DenseTokens, Positions, TokenGrid, as_grids
+from hybrid_patch.model.tokens import TokenGrid
 from hybrid_patch.model.upsampler import TokenSpec, UpsamplerFactory, factory
 from hybrid_patch.model.upsampler.bilinear import Bilinear
 
@@ -23,9 +23,7 @@ class HybridModel(nn.Module):
     """Encoder, decoder, and an upsampler behind each. Only what is behind attention knows the output patch size.
 
     Args:
-        modalities: that it can embed and predict.
-        sizes: the patch sizes that it is trained at.
-        encoder, decoder: sizes of the transformers.
+        modalities, sizes: that it can embed and predict, and the patch sizes that it is trained at.
         upsampler: of the encoder's tokens.
         decoder_upsampler: of the decoder's; None: the encoder's, or interpolation if that needs pixels.
         predicts_fine: the decoder predicts at the output patch size, and nothing is upsampled behind it.
@@ -53,27 +51,13 @@ class HybridModel(nn.Module):
             default = Bilinear if self.encoder_upsampler.needs_pixels else upsampler
             self.decoder_upsampler = (decoder_upsampler or default)(TokenSpec(decoder.width, factors))
 
-    def compute_with(self, gradient_checkpointing: bool, compile_blocks: bool) -> None:
-        """How the transformer blocks are computed; parameters and their names stay.
-
-        Args:
-            gradient_checkpointing: recompute blocks in the backward pass instead of keeping their activations.
-            compile_blocks: compile each block by itself: they are all alike.
-        """
-        for transformer in (self.encoder.transformer, self.decoder.transformer):
-            transformer.gradient_checkpointing = gradient_checkpointing
-            if compile_blocks:
-                for block in transformer.blocks:
-                    block.compile()
-
     @profiled(ENCODER)
     def encode(
         self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], batch: Batch
     ) -> tuple[Float[Tensor, "bv n d"], dict[str, TokenGrid]]:
         """Latents of the ENCODE tokens of all views: packed for the decoder, and on grids `[B V, h, w, T, S, D]`.
 
-        Args:
-            patches: the batch's pixels, split at the processing patch size, `[B, h, w, T, ps, ps, C]`.
+        They are made of the batch's pixels, split at the processing patch size, `[B, h, w, T, ps, ps, C]`.
         """
         latents = self.encoder(patches, batch.encoded.together, batch.timestamps)
         return latents, _on_grids(latents, batch.encoded, batch.masks, Mask.ENCODE)
@@ -81,24 +65,7 @@ class HybridModel(nn.Module):
     @profiled(DECODER)
     def decode(self, latents: Float[Tensor, "bv n d"], batch: Batch, patch_size: int) -> dict[str, TokenGrid]:
         """Predictions for the DECODE tokens, per modality, at the processing patch size."""
-        grids = _sides(batch)
-        predictions = self.decoder(latents, batch.encoded, batch.decoded, grids, batch.timestamps, patch_size)
-        return _on_grids(predictions, batch.decoded, batch.masks, Mask.DECODE)
-
-    @profiled(DECODER)
-    def decode_fine(
-        self, latents: Float[Tensor, "bv n d"], batch: Batch, positions: Mapping[str, Positions], sizes: PatchSizes
-    ) -> dict[str, DenseTokens]:
-        """Predictions at some positions of each modality at the output patch size."""
-        predictions = self.decoder.fine(
-            latents, batch.encoded, positions, sizes.factor, _sides(batch), batch.timestamps, sizes.processing
-        )
-        return {name: DenseTokens(tokens) for name, tokens in predictions.items()}
-
-
-def _sides(batch: Batch) -> dict[str, tuple[int, int]]:
-    """Rows and columns of the modalities' token grids."""
-    return {name: (mask.shape[1], mask.shape[2]) for name, mask in batch.masks.items()}
+        return _on_grids(self.decoder(latents, batch, patch_size), batch.decoded, batch.masks, Mask.DECODE)
 
 
 def _on_grids(
@@ -107,13 +74,17 @@ def _on_grids(
     masks: Mapping[str, Int8[Tensor, "bv _ _ _ _"]],
     value: Mask,
 ) -> dict[str, TokenGrid]:
-    masks = {name: masks[name] for name in tokens.each}
-    grids = as_grids(tokens.together.scatter(packed), masks)
-    return {name: TokenGrid(grid, masks[name] == value) for name, grid in grids.items()}
+    """Packed tokens of a mask value back on the grids of their modalities."""
+    chosen = {name: masks[name] == value for name in tokens.each}
+    parts = tokens.together.scatter(packed).split([mask[0].numel() for mask in chosen.values()], dim=1)
+    return {
+        name: TokenGrid(part.unflatten(1, mask.shape[1:]), mask)
+        for (name, mask), part in zip(chosen.items(), parts, strict=True)
+    }
 
 
 def build_model(config: Config, modalities: Mapping[str, Modality]) -> HybridModel:
-    """The model of a run."""
+    """The model of a run. How its blocks are computed changes no parameter and no name."""
     chosen = config.decoder.upsampler
     model = HybridModel(
         modalities,
@@ -125,5 +96,9 @@ def build_model(config: Config, modalities: Mapping[str, Modality]) -> HybridMod
         predicts_fine=config.decoder.patch_size == "output",
         base_patch_size=config.model.base_patch_size,
     )
-    model.compute_with(config.runtime.gradient_checkpointing, config.runtime.compile_blocks)
+    for transformer in (model.encoder.transformer, model.decoder.transformer):
+        transformer.gradient_checkpointing = config.runtime.gradient_checkpointing
+        if config.runtime.compile_blocks:
+            for block in transformer.blocks:
+                block.compile()  # each by itself: they are all alike
     return model

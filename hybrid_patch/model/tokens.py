@@ -10,10 +10,11 @@ and only its (narrow) result is interpolated: only `dense` makes a D-wide tensor
 
 import dataclasses
 import functools
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
@@ -27,11 +28,9 @@ SMALLEST_WEIGHT = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class TokenGrid:
-    """Tokens at the processing patch size.
+    """Tokens `[B, h, w, ..., D]` at the processing patch size, where `...` is nothing, T, or T and S.
 
-    Attributes:
-        tokens: `[B, h, w, ..., D]`, where `...` is nothing, T, or T and S.
-        mask: `[B, h, w, ...]`, True where there is a token; elsewhere `tokens` is never read.
+    The mask is True where there is a token; elsewhere `tokens` is never read.
     """
 
     tokens: Float[Tensor, "b h w *ts d"]
@@ -44,11 +43,9 @@ class TokenGrid:
 
 @dataclasses.dataclass(frozen=True)
 class Positions:
-    """Fine positions: some coarse cells of each sample, and some of the f^2 subpixels in them, the same in all cells.
+    """Fine positions: some cells of each sample's flattened grid `[B, h w ...]`, and some of the f^2 subpixels in them.
 
-    Attributes:
-        cells: which cells of the flattened grid `[B, h w ...]`.
-        subpixels: `[p]` which subpixels of a cell, counted row by row.
+    Subpixels are the same in all cells, and counted row by row.
     """
 
     cells: Packing
@@ -69,11 +66,9 @@ class FineTokens:
     not bleed into visible ones. Values in cells outside the mask are meaningless.
 
     Attributes:
-        grid: P, `[B, h, w, ..., D]`, and its mask m.
+        grid: P and its mask m.
         factor: f, fine tokens per coarse token along each side.
-        positions: of the tokens.
-        detail: G, `[B, n, p, r]`, or None.
-        basis: V, `[r, D]`, or None. Detail and basis come together: ValueError for one without the other.
+        detail, basis: G and V, or None. ValueError for one without the other.
     """
 
     grid: TokenGrid
@@ -86,15 +81,22 @@ class FineTokens:
         if (self.detail is None) != (self.basis is None):
             raise ValueError("FineTokens: detail and basis come together; give both or neither")
 
-    @property
-    def low_rank(self) -> tuple[Float[Tensor, "b n p r"], Float[Tensor, "r d"]] | None:
-        """Detail and basis, G and V, or None if there are none."""
-        return None if self.detail is None or self.basis is None else (self.detail, self.basis)
+    def cell_tokens(self) -> Float[Tensor, "b n d"]:
+        """The coarse tokens of the positions' cells, zeros outside the mask."""
+        return self.positions.cells.gather(self.grid.masked().flatten(1, -2))
+
+    def _plus_detail(self, interpolated: Tensor, of_detail: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """What was computed of the interpolation, plus the same of detail and basis if there are any."""
+        return (
+            interpolated
+            if self.detail is None or self.basis is None
+            else interpolated + of_detail(self.detail, self.basis)
+        )
 
     def float(self) -> "FineTokens":
         """The same tokens in float32 (float64 stays), for losses under autocast."""
-        detail, basis = (None, None) if self.low_rank is None else map(_widened, self.low_rank)
         grid = TokenGrid(_widened(self.grid.tokens), self.grid.mask)
+        detail, basis = (None if x is None else _widened(x) for x in (self.detail, self.basis))
         return dataclasses.replace(self, grid=grid, detail=detail, basis=basis)
 
     def transform(self, weight: Float[Tensor, "d k"], bias: Float[Tensor, " k"] | None = None) -> "FineTokens":
@@ -102,38 +104,32 @@ class FineTokens:
 
         The bias passes through unchanged: the interpolation weights of a fine token add up to 1.
         """
-        tokens = torch.nn.functional.linear(self.grid.tokens, weight.mT, bias)
+        tokens = F.linear(self.grid.tokens, weight.mT, bias)
         basis = None if self.basis is None else self.basis @ weight
         return dataclasses.replace(self, grid=TokenGrid(tokens, self.grid.mask), basis=basis)
 
     @profiled(UPSAMPLER)
     def project(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "b n p k"]:
         """`fine W` without the fine tokens: `U (P W) + G (V W)`."""
-        fine = self._weights @ (self._neighbours @ weight)
-        if self.low_rank is None:
-            return fine
-        detail, basis = self.low_rank
-        return fine + detail @ (basis @ weight)
+        interpolated = self._weights @ (self._neighbours @ weight)
+        return self._plus_detail(interpolated, lambda detail, basis: detail @ (basis @ weight))
 
     @profiled(UPSAMPLER)
     def squared_norm(self) -> Float[Tensor, "b n p"]:
         """`|fine|^2`, from the products of the coarse tokens around a cell with each other: `w^T (P P^T) w`."""
         neighbours, weights = self._neighbours, self._weights
-        norm = ((weights @ (neighbours @ neighbours.mT)) * weights).sum(-1)
-        if self.low_rank is not None:
-            detail, basis = self.low_rank
+
+        def of_detail(detail: Tensor, basis: Tensor) -> Tensor:
             across = weights @ (neighbours @ basis.mT)
-            norm = norm + ((2 * across + detail @ (basis @ basis.mT)) * detail).sum(-1)
-        return norm.clamp(min=0)
+            return ((2 * across + detail @ (basis @ basis.mT)) * detail).sum(-1)
+
+        interpolated = ((weights @ (neighbours @ neighbours.mT)) * weights).sum(-1)
+        return self._plus_detail(interpolated, of_detail).clamp(min=0)
 
     @profiled(UPSAMPLER)
     def dense(self) -> Float[Tensor, "b n p d"]:
         """The fine tokens themselves, D numbers each. Costs f^2 times the memory of the coarse ones."""
-        fine = self._weights @ self._neighbours
-        if self.low_rank is None:
-            return fine
-        detail, basis = self.low_rank
-        return fine + detail @ basis
+        return self._plus_detail(self._weights @ self._neighbours, torch.matmul)
 
     @profiled(UPSAMPLER)
     def pooled_sum(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
@@ -141,25 +137,25 @@ class FineTokens:
         tokens = self.grid.masked().flatten(1, -2)
         share = torch.einsum("bnpa,bnp->bna", self._weights, mask.to(tokens.dtype)).flatten(1)
         per_cell = torch.zeros_like(tokens[..., 0]).scatter_add(1, self._neighbouring_cells.flatten(1), share)
-        total = torch.einsum("bnd,bn->bd", tokens, per_cell)
-        return total if self.low_rank is None else total + self.detail_sum(mask)
+        return torch.einsum("bnd,bn->bd", tokens, per_cell) + self.detail_sum(mask)
 
     @profiled(UPSAMPLER)
     def detail_sum(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
         """`pooled_sum` of the detail alone; zeros if there is none."""
-        if self.low_rank is None:
-            return self.grid.tokens.new_zeros(len(mask), self.grid.tokens.shape[-1])
-        detail, basis = self.low_rank
-        return torch.where(mask[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
+        none = self.grid.tokens.new_zeros(len(mask), self.grid.tokens.shape[-1])
+        return self._plus_detail(
+            none, lambda detail, basis: torch.where(mask[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
+        )
 
     @profiled(UPSAMPLER)
     def cell_means(self, share: Float[Tensor, "b n p"]) -> "DenseTokens":
         """One token per cell: the sum of its fine tokens, each times its share."""
-        means = torch.einsum("bnpa,bnp->bna", self._weights, share)[:, :, None] @ self._neighbours
-        if self.low_rank is not None:
-            detail, basis = self.low_rank
-            means = means + torch.einsum("bnpr,bnp->bnr", detail, share)[:, :, None] @ basis
-        return DenseTokens(means)
+        interpolated = torch.einsum("bnpa,bnp->bna", self._weights, share)[:, :, None] @ self._neighbours
+        return DenseTokens(
+            self._plus_detail(
+                interpolated, lambda detail, basis: torch.einsum("bnpr,bnp->bnr", detail, share)[:, :, None] @ basis
+            )
+        )
 
     @profiled(UPSAMPLER)
     def summed_images(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b fh fw d"]:
@@ -170,10 +166,11 @@ class FineTokens:
         h, w = self.grid.mask.shape[1:3]
         weights = (self._weights * mask[..., None]).unflatten(1, (h * w, -1))
         neighbours = self._neighbours.unflatten(1, (h * w, -1))
-        total = torch.einsum("bntpa,bntad->bnpd", weights, neighbours)
-        if self.low_rank is not None:
-            detail, basis = self.low_rank
-            total = total + torch.where(mask[..., None], detail, 0).unflatten(1, (h * w, -1)).sum(2) @ basis
+
+        def of_detail(detail: Tensor, basis: Tensor) -> Tensor:
+            return torch.where(mask[..., None], detail, 0).unflatten(1, (h * w, -1)).sum(2) @ basis
+
+        total = self._plus_detail(torch.einsum("bntpa,bntad->bnpd", weights, neighbours), of_detail)
         return images(total, (h, w), self.factor)
 
     @functools.cached_property
@@ -187,15 +184,13 @@ class FineTokens:
     def _neighbours(self) -> Float[Tensor, "b n neighbours d"]:
         """The coarse tokens around each cell, zeros where there is none."""
         tokens = self.grid.masked().flatten(1, -2)
-        return take_rows(tokens, self._neighbouring_cells).reshape(*self._neighbouring_cells.shape, -1)
+        return take_rows(tokens, self._neighbouring_cells)
 
     @functools.cached_property
     def _weights(self) -> Float[Tensor, "b n p neighbours"]:
         """The weight of each neighbour at each subpixel: `U(. m) / U(m)`."""
         tokens = self.grid.tokens
-        visible_mask = take_rows(self.grid.mask.flatten(1), self._neighbouring_cells).reshape(
-            self._neighbouring_cells.shape
-        )
+        visible_mask = take_rows(self.grid.mask.flatten(1), self._neighbouring_cells)
         weights = bilinear_weights(self.factor, tokens.dtype, tokens.device).index_select(0, self.positions.subpixels)
         masked = weights * visible_mask[:, :, None, :]
         return masked / masked.sum(-1, keepdim=True).clamp(min=SMALLEST_WEIGHT)
@@ -213,7 +208,7 @@ class DenseTokens:
 
     def transform(self, weight: Float[Tensor, "d k"], bias: Float[Tensor, " k"] | None = None) -> "DenseTokens":
         """Every token through a linear map."""
-        return DenseTokens(torch.nn.functional.linear(self.tokens, weight.mT, bias))
+        return DenseTokens(F.linear(self.tokens, weight.mT, bias))
 
     def project(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "b n p k"]:
         """`tokens W`."""
@@ -244,22 +239,9 @@ def images(
     values: Float[Tensor, "b hw subpixels *d"], grid: tuple[int, int], factor: int
 ) -> Float[Tensor, "b fh fw *d"]:
     """Values of all subpixels of all cells of a grid `[h, w]`, laid out as images."""
-    b, _, _, *d = values.shape
-    h, w = grid
-    return values.reshape(b, h, w, factor, factor, *d).transpose(2, 3).reshape(b, h * factor, w * factor, *d)
+    return rearrange(values, "b (h w) (i j) ... -> b (h i) (w j) ...", h=grid[0], i=factor)
 
 
 def as_sequence(grids: Mapping[str, Shaped[Tensor, "b _ _ _ _ *d"]]) -> Shaped[Tensor, "b n *d"]:
     """`[B, h, w, T, S, ...]` of every modality → `[B, N, ...]`, one modality after the other."""
     return torch.cat([grid.flatten(1, 4) for grid in grids.values()], dim=1)
-
-
-def as_grids(
-    sequence: Shaped[Tensor, "b n *d"], grids: Mapping[str, Shaped[Tensor, "b _ _ _ _"]]
-) -> dict[str, Shaped[Tensor, "b _ _ _ _ *d"]]:
-    """The sequence back on grids of the same shapes."""
-    sizes = [math.prod(grid.shape[1:5]) for grid in grids.values()]
-    parts = sequence.split(sizes, dim=1)
-    return {
-        name: part.unflatten(1, tuple(grid.shape[1:5])) for (name, grid), part in zip(grids.items(), parts, strict=True)
-    }

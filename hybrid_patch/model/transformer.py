@@ -8,9 +8,14 @@ from torch.utils.checkpoint import checkpoint
 
 from hybrid_patch.config import schema
 
+Context = Float[Tensor, "b m d"] | None
+"""What tokens attend to; None: each other."""
+PaddingMask = Bool[Tensor, "b m"] | None
+"""False at padding tokens of what is attended to; None without padding."""
+
 
 class Attention(nn.Module):
-    """Multi-head attention of tokens to a context (their own sequence, or another)."""
+    """Multi-head attention."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -18,31 +23,18 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        context: Float[Tensor, "b m d"] | None,
-        padding_mask: Bool[Tensor, "b m"] | None,
-    ) -> Float[Tensor, "b n d"]:
-        """Attends to `context`, or to `x` itself where that is None.
-
-        `padding_mask` is False at padding tokens of what is attended to; None without padding.
-        """
-        query, key, value = self._heads(x, context)
+    def forward(self, x: Float[Tensor, "b n d"], context: Context, padding_mask: PaddingMask) -> Float[Tensor, "b n d"]:
+        """One product makes query, key and value in self-attention."""
+        if context is None:
+            parts = self.qkv(x).chunk(3, dim=-1)
+        else:
+            weight, bias, width = self.qkv.weight, self.qkv.bias, self.width
+            query = F.linear(x, weight[:width], bias[:width])
+            parts = (query, *F.linear(context, weight[width:], bias[width:]).chunk(2, dim=-1))
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         mask = None if padding_mask is None else padding_mask[:, None, None, :]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(attended.transpose(1, 2).flatten(2))
-
-    def _heads(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value, `[B, heads, N, D / heads]`: one product in self-attention."""
-        weight, bias = self.qkv.weight, self.qkv.bias
-        if context is None:
-            parts = F.linear(x, weight, bias).chunk(3, dim=-1)
-        else:
-            query = F.linear(x, weight[: self.width], bias[: self.width])
-            parts = (query, *F.linear(context, weight[self.width :], bias[self.width :]).chunk(2, dim=-1))
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        return query, key, value
 
 
 class Block(nn.Module):
@@ -56,13 +48,8 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
-    def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        context: Float[Tensor, "b m d"] | None,
-        padding_mask: Bool[Tensor, "b m"] | None,
-    ) -> Float[Tensor, "b n d"]:
-        """Self-attention where `context` is None; `padding_mask` masks the sequence that is attended to."""
+    def forward(self, x: Float[Tensor, "b n d"], context: Context, padding_mask: PaddingMask) -> Float[Tensor, "b n d"]:
+        """Only the tokens are normalised, not their context."""
         x = x + self.attention(self.attention_norm(x), context, padding_mask)
         return x + self.mlp(self.mlp_norm(x))
 
@@ -81,13 +68,8 @@ class Transformer(nn.Module):
         self.gradient_checkpointing = False
         self.apply(_initialise)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        context: Float[Tensor, "b m d"] | None,
-        padding_mask: Bool[Tensor, "b m"] | None,
-    ) -> Float[Tensor, "b n d"]:
-        """All blocks over `x`; each attends to `context`, or to `x` itself where that is None."""
+    def forward(self, x: Float[Tensor, "b n d"], context: Context, padding_mask: PaddingMask) -> Float[Tensor, "b n d"]:
+        """All blocks over `x`."""
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, context, padding_mask, use_reentrant=False)

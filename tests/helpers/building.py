@@ -20,6 +20,7 @@ from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.packing import pack
 from hybrid_patch.data.source import open_source
 from hybrid_patch.errors import STOPPED
+from hybrid_patch.loss.targets import RandomTargets
 from hybrid_patch.model.tokens import Positions
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.stop_signal import StopRequest
@@ -114,6 +115,11 @@ def query_sampling_for(subpixels: int, seed: int = 0, most: int = 16) -> QuerySa
     """Random numbers of a step whose output patch size is 1."""
     rng = torch.Generator().manual_seed(seed)
     return QuerySampling(torch.randperm(subpixels, generator=rng), torch.rand(most, generator=rng))
+
+
+def dense_targets(targets: RandomTargets, name: str, pixels: Tensor, band_set: Tensor, output: int) -> Tensor:
+    """The targets themselves, D wide."""
+    return targets.inputs(name, pixels, band_set, output) @ targets.table(name, output)
 
 
 def under(mask: Tensor, factor: int) -> Positions:

@@ -1,17 +1,16 @@
 """The sum of all fine tokens, of which the details are estimated from drawn positions."""
 
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
 from building import MODALITIES, make_batch, remade, small
 from torch import Tensor
 
+from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.masking import Mask
-from hybrid_patch.data.patchify import patchify
-from hybrid_patch.loss.instance import ProjectAndAggregate, token_sum
-from hybrid_patch.loss.queries import cells_of
 from hybrid_patch.train.step import TrainingModule
 
 FACTOR, FEW, CELLS = 8, 16, 8
@@ -54,17 +53,16 @@ def test_the_mean_of_all_draws_is_the_sum_over_all_positions(upsampler: str, cas
     module = TrainingModule(small("patch=hybrid", f"upsampler={upsampler}"), MODALITIES)
     for parameter in module.model.encoder_upsampler.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    patches = {name: patchify(pixels, 8) for name, pixels in batch.pixels.items()}
-    grid = module.model.encode(patches, batch)[1]["optical"]
-    aggregate = ProjectAndAggregate(grid.tokens.shape[-1], 2, before_pooling=False)
-    packing = batch.encoded.each["optical"]
+    objective = module.objective
+    (term,) = (term for term in objective.active_terms() if term.name == "instance")
 
     def actual(most: int | None, sampling: QuerySampling) -> Tensor:
-        drawn_from = dataclasses.replace(batch, query_sampling=sampling)
-        some = cells_of("optical", drawn_from, patches["optical"], 1, packing, most, CELLS, means)
+        patch_size: Literal["processing", "output"] = "processing" if means else "output"
+        objective.loss = dataclasses.replace(objective.loss, max_queries=most, patch_size=patch_size)
+        passed = module.forward_pass(dataclasses.replace(batch, query_sampling=sampling), PatchSizes(FACTOR, 1))
+        some = objective.cells("optical", passed, "encoder")
         assert some.queries.drawn == (most is not None)
-        fine = module.model.encoder_upsampler(grid, FACTOR, some.positions, batch.guide("optical"))
-        total, count = token_sum(aggregate, fine, some)
+        total, count = objective.parts(passed, "encoder", [term])["instance"][0]
         assert torch.equal(count, some.valid_mask.flatten(1).sum(1))
         assert len(count.unique()) > 1
         return total

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hybrid_patch.errors import InputError
-from hybrid_patch.loss.logsumexp import _KERNELS, NEVER, Backend, _by_kernel, fastest, log_sum_exp
+from hybrid_patch.loss.logsumexp import KERNELS, NEVER, Backend, by_kernel, fastest, log_sum_exp
 
 BACKENDS: list[Backend] = ["flash_cpu", "chunked", "reference"]
 DOUBLE = torch.float64
@@ -94,7 +94,7 @@ def test_auto_takes_the_kernel_and_others_say_why_they_cannot() -> None:
 def test_flex_attention_gives_the_sum_and_the_expected_key() -> None:
     """Uncompiled, as it runs on a CPU; the compiled kernel is compared with the reference where there is a GPU."""
     query, key, bias = (x.float() for x in drawn(2, 40, 50, 13, 10.0, 0.7, 0))
-    total, expected_key = _by_kernel(*_KERNELS["flex"], query, key, bias)
+    total, expected_key = by_kernel(KERNELS["flex"], query, key, bias)
     torch.testing.assert_close(total, plain(query, key, bias), rtol=0, atol=1e-4)
     softmax = (query @ key.mT + bias[:, None]).softmax(-1)
     torch.testing.assert_close(expected_key, softmax @ key)

@@ -1,6 +1,8 @@
 """The whole forward and loss: what is computed, where gradients go, and the same on any number of processes."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.masking import Mask
+from hybrid_patch.loss.term import Source
 from hybrid_patch.model.interpolation import repeat_cells
-from hybrid_patch.model.tokens import FineTokens
+from hybrid_patch.model.tokens import FineTokens, Positions, Tokens
 from hybrid_patch.train.step import TrainingModule
 
 ALL_TERMS = ("loss.reconstruct.weight=0.5", "upsampler=learned")
@@ -159,16 +162,23 @@ def test_an_autocast_around_it_changes_nothing() -> None:
 def test_losses_are_in_float32_where_blocks_are_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     module = module_for(8, 1, *ALL_TERMS, "runtime.precision=bf16-mixed")
     passed, objective = module.forward_pass(make_batch(8), PatchSizes(8, 1)), module.objective
-    terms = [term for term in objective.active_terms() if term.source == "decoder"]
-    fine = passed.decoder_tokens({name: objective.cells(name, passed, Mask.DECODE).positions for name in MODALITIES})
-    monkeypatch.setattr(passed, "decoder_tokens", lambda _: fine)
+    made: dict[tuple[Source, tuple[str, ...]], Any] = {}
+    tokens = passed.tokens
+
+    def made_once(source: Source, positions: Mapping[str, Positions]) -> Mapping[str, Tokens]:
+        key = (source, tuple(positions))
+        if key not in made:
+            made[key] = tokens(source, positions)
+        return made[key]
+
+    monkeypatch.setattr(passed, "tokens", made_once)
     results = []
     for mixed in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
-            parts = objective.decoder_parts(passed, terms)
-        results.append(torch.cat([loss for term in terms for loss, _ in parts[term.name]]))
-    assert results[0].dtype == torch.float32
-    assert torch.equal(*results)
+            results.append(objective(passed))
+    for name, term in results[0].items():
+        assert term.dtype == torch.float32
+        assert torch.equal(term, results[1][name])
 
 
 @pytest.mark.parametrize("upsampler", ["bilinear", "learned"])

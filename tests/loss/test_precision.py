@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from building import under
+from building import dense_targets, under
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -73,7 +73,7 @@ class Problem:
         upsampler, targets, pixels = self.upsampler.to(dtype), self.targets.to(dtype), self.pixels.to(dtype)
         fine = upsampler(TokenGrid(tokens, self.mask), self.factor, self.positions)
         if backend is None:
-            dense = targets("m", pixels, self.band_set, self.output)
+            dense = dense_targets(targets, "m", pixels, self.band_set, self.output)
             loss = torch.stack(
                 [self.plain(*x, temperature) for x in zip(fine.dense(), dense, self.loss_mask, strict=True)]
             )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from building import COVER, MODALITIES, OPTICAL, make_batch
+from building import COVER, MODALITIES, OPTICAL, dense_targets, make_batch
 from torch import Tensor
 
 from hybrid_patch.data.patchify import patchify, repatchify
@@ -22,7 +22,7 @@ def cells_of(name: str, pixels: Tensor, output: int) -> tuple[Tensor, Tensor]:
 def test_keys_give_the_products_with_unit_targets(output: int, width: int, name: str) -> None:
     targets = RandomTargets(MODALITIES, width, [output], seed=0, centre=True).double()
     pixels, band_set = cells_of(name, make_batch(8).pixels[name].double(), output)
-    dense = targets(name, pixels, band_set, output)
+    dense = dense_targets(targets, name, pixels, band_set, output)
     assert dense.shape[2:] == ((8 // output) ** 2, width)
     unit = dense / dense.norm(dim=-1, keepdim=True)
     prediction = torch.randn(width, dtype=torch.float64)
@@ -37,7 +37,7 @@ def test_a_target_is_a_projection_of_its_band_sets_own_pixels(output: int) -> No
     targets = RandomTargets(MODALITIES, 32, [output], seed=0, centre=False)
     table = targets.table("optical", output)
     pixels, band_set = cells_of("optical", make_batch(8).pixels["optical"], output)
-    actual = targets("optical", pixels, band_set, output)
+    actual = dense_targets(targets, "optical", pixels, band_set, output)
     by_channel = pixels.unflatten(-1, (output**2, 4))
     for s, channels in enumerate(([0, 1, 2], [3])):
         band_set_pixels = by_channel[..., channels].flatten(-2)
@@ -51,7 +51,7 @@ def test_a_target_is_of_its_own_pixel_alone() -> None:
     images = make_batch(8).pixels["optical"]
     changed = images.clone()
     changed[0, 5, 6, 1, 1] += 1  # green, at the second date
-    before, after = (targets("optical", *cells_of("optical", x, 1), 1) for x in (images, changed))
+    before, after = (dense_targets(targets, "optical", *cells_of("optical", x, 1), 1) for x in (images, changed))
     differs = (before != after).any(-1)
     assert differs[0, 2, 5 * 8 + 6]  # of cells by row, column, date and band set
     assert differs.sum() == 1

@@ -25,7 +25,7 @@ def test_encodings_of_fine_tokens_are_those_of_a_fine_grid(name: str, factor: in
     timestamps = torch.tensor([[[1, 3, 2024], [5, 7, 2024]], [[1, 0, 2023], [9, 11, 2023]]])
     t, s = (2 if MODALITIES[name].temporal else 1), len(MODALITIES[name].band_sets)
     where = Positions(everything(2, 2 * 3 * t * s, CPU), torch.arange(factor**2))
-    predictions = encodings.fine(name, (2, 3), 8, factor, where, timestamps)
+    predictions = encodings.fine(name, (2, 3), PatchSizes(8, 8 // factor), where, timestamps)
     laid_out = images(predictions.unflatten(1, (6, t * s)).transpose(2, 3), (2, 3), factor).unflatten(3, (t, s))
     torch.testing.assert_close(laid_out, encodings(name, (2 * factor, 3 * factor), 8 // factor, timestamps))
 
@@ -34,7 +34,7 @@ def predicted(model: HybridModel, positions: dict[str, Positions] | None = None)
     batch, sizes = make_batch(8, missing=0.2), PatchSizes(8, 1)
     latents, _ = model.encode({name: patchify(x, 8) for name, x in batch.pixels.items()}, batch)
     where = positions or {name: Positions(each, torch.arange(64)) for name, each in batch.decoded.each.items()}
-    predictions = model.decode_fine(latents, batch, where, sizes)
+    predictions = model.decoder.fine(latents, batch, where, sizes)
     inside = {name: each.cells.valid() for name, each in where.items()}
     return {name: tokens.dense() for name, tokens in predictions.items()}, inside
 
@@ -68,7 +68,7 @@ def test_at_ratio_one_it_is_the_coarse_decoder() -> None:
     latents, _ = model.encode({name: patchify(x, 8) for name, x in batch.pixels.items()}, batch)
     coarse = model.decode(latents, batch, 8)
     where = {name: Positions(each, torch.arange(1)) for name, each in batch.decoded.each.items()}
-    fine = model.decode_fine(latents, batch, where, PatchSizes(8, 8))
+    fine = model.decoder.fine(latents, batch, where, PatchSizes(8, 8))
     for name, each in batch.decoded.each.items():
         expected = each.gather(coarse[name].tokens.flatten(1, 4))
         torch.testing.assert_close(fine[name].dense()[:, :, 0][each.valid()], expected[each.valid()])

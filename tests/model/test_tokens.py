@@ -102,8 +102,8 @@ def test_factored_arithmetic_is_dense_arithmetic(
     positions = under(grid.mask, factor) if everywhere else some(grid.mask, factor, 0)
     fine = fine_tokens(grid, factor, detail, positions)
     expected = at(plain(grid, factor), positions)
-    if fine.low_rank is not None:
-        expected = expected + valid_rows(fine.low_rank[0] @ fine.low_rank[1], positions)
+    if fine.detail is not None and fine.basis is not None:
+        expected = expected + valid_rows(fine.detail @ fine.basis, positions)
     torch.testing.assert_close(valid_rows(fine.dense(), positions), expected)
     torch.testing.assert_close(valid_rows(fine.squared_norm(), positions), expected.square().sum(-1))
     weight, bias = torch.randn(6, 3, dtype=DOUBLE), torch.randn(3, dtype=DOUBLE)

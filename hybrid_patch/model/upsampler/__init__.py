@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from hybrid_patch.config import upsamplers
 from hybrid_patch.config.modality import Modality
@@ -20,12 +21,9 @@ from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
 
 @dataclasses.dataclass(frozen=True)
 class TokenSpec:
-    """The tokens that an upsampler is built for.
+    """The tokens that an upsampler is built for: their width, and the factors of all stages of a training.
 
-    Attributes:
-        width: D.
-        factors: fine tokens per coarse token along each side, in all stages of a training.
-        modalities: what the tokens are made of; empty for a decoder's, which are predictions.
+    The modalities are what the tokens are made of; none for a decoder's, which are predictions.
     """
 
     width: int
@@ -34,13 +32,13 @@ class TokenSpec:
 
 
 class Upsampler(nn.Module):
-    """The base of all upsamplers.
+    """Interpolates tokens, and adds a subclass's detail.
 
-    A subclass is built from a `TokenSpec` and its options, the keyword-only arguments of its `__init__`. Their
-    annotations are what a config's values are checked against: `rank: Annotated[int, Field(ge=1)]`.
+    It is built from a `TokenSpec` and its options, the keyword-only arguments of its `__init__`. Their annotations are
+    what a config's values are checked against: `rank: Annotated[int, Field(ge=1)]`.
 
     Attributes:
-        needs_pixels: it looks at the pixels that its tokens were made of. Then `forward` gets a `Guide`, training drops
+        needs_pixels: it looks at the pixels that its tokens were made of. Then `detail` gets a `Guide`, training drops
             a share of the pixels (the option `pixel_dropout`, which is added to its own), and no decoder can use it.
     """
 
@@ -51,13 +49,21 @@ class Upsampler(nn.Module):
         """Whether it upsamples by a factor when the largest factor of the training is another, or this one."""
         return True
 
-    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
-        """Fine tokens at some positions of a grid `[B, h, w, ..., D]`, f times as fine.
+    def detail(
+        self, fine: FineTokens, guide: Guide | None
+    ) -> tuple[Float[Tensor, "b n p r"], Float[Tensor, "r d"]] | None:
+        """Detail and basis to be added to interpolated tokens, of a factor above 1; None: nothing is added.
 
         Args:
-            guide: the pixels that the grid's tokens were made of, if it needs any; None for a decoder's tokens.
+            guide: the pixels that the tokens were made of, if it needs any; None for a decoder's tokens.
         """
-        raise NotImplementedError
+        return None
+
+    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
+        """Fine tokens at some positions of a grid `[B, h, w, ..., D]`, f times as fine. Raises what `detail` raises."""
+        fine = FineTokens(grid, factor, positions)
+        added = None if factor == 1 else self.detail(fine, guide)
+        return fine if added is None else FineTokens(grid, factor, positions, *added)
 
 
 UpsamplerFactory = Callable[[TokenSpec], Upsampler]

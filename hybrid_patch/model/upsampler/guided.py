@@ -1,18 +1,16 @@
 """Upsampling guided by the pixels: a detail from the visible pixels of each position and its neighbours."""
 
-import dataclasses
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hybrid_patch.config.field_types import Amount, Count
 from hybrid_patch.data.batch import Guide
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.random_features import RandomFeatures
-from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
+from hybrid_patch.model.tokens import FineTokens
 from hybrid_patch.model.upsampler import TokenSpec, Upsampler
 
 KERNEL = 3
@@ -48,13 +46,10 @@ class Guided(Upsampler):
             }
         )
         for name, modality in inputs.items():
-            owner = [
-                s
-                for c in range(modality.channels)
-                for s, channels in enumerate(modality.band_set_channels)
-                if c in channels
-            ]
-            self.register_buffer(f"owner_{name}", torch.tensor(owner), persistent=False)
+            owner = torch.zeros(modality.channels, dtype=torch.long)
+            for s, channels in enumerate(modality.band_set_channels):
+                owner[list(channels)] = s
+            self.register_buffer(f"owner_{name}", owner, persistent=False)
         self.context = nn.Parameter(torch.empty(width, rank))
         nn.init.xavier_uniform_(self.context)
         self.sets = {name: len(modality.band_sets) for name, modality in inputs.items()}
@@ -67,31 +62,26 @@ class Guided(Upsampler):
             {name: nn.Parameter(torch.zeros(m.channels, width)) for name, m in inputs.items()}
         )
 
-    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
-        """Any whole factor; raises ValueError without a guide where there is something to guide."""
-        fine = FineTokens(grid, factor, positions)
-        if factor == 1:
-            return fine
+    def detail(self, fine: FineTokens, guide: Guide | None) -> tuple[Tensor, Tensor]:
+        """Raises ValueError without a guide."""
         if guide is None:
             raise ValueError("the guided upsampler needs the pixels that its tokens were made of")
-        images = self._images(grid, factor, guide)
+        mask, factor, positions = fine.grid.mask, fine.factor, fine.positions
+        images = self._images(mask, factor, guide)
 
         def at_positions(values: Float[Tensor, "bvt h w p k"]) -> Float[Tensor, "bv n p k"]:
-            by_cell = rearrange(values, "(b t) h w p k -> b (h w t) p k", b=len(grid.mask)).contiguous()
-            return positions.cells.over(grid.mask.shape[-1]).gather(by_cell)
+            by_cell = rearrange(values, "(b t) h w p k -> b (h w t) p k", b=len(mask)).contiguous()
+            return positions.cells.over(mask.shape[-1]).gather(by_cell)
 
         looked_at = at_positions(at_subpixels(images, factor, positions.subpixels))
-        convolution = self.pixels[guide.name]
+        convolution, random = self.pixels[guide.name], self.random[guide.name]
         assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(random, RandomFeatures)
         convolved = at_positions(convolved_at_subpixels(convolution, images, factor, positions.subpixels))
         detail = F.gelu(self.mix(F.gelu(convolved + fine.transform(self.context).dense())))
-        spectrum, random = self._spectrum(guide.name, looked_at), self.random[guide.name]
-        assert isinstance(random, RandomFeatures)
-        return dataclasses.replace(
-            fine,
-            detail=torch.cat([detail, spectrum.to(detail.dtype)], dim=-1),
-            basis=torch.cat([self.basis, self.bands[guide.name], random.basis()]),
-        )
+        spectrum = self._spectrum(guide.name, looked_at).to(detail.dtype)
+        basis = torch.cat([self.basis, self.bands[guide.name], random.basis()])
+        return torch.cat([detail, spectrum], dim=-1), basis
 
     def _spectrum(self, name: str, looked_at: Float[Tensor, "b n p _"]) -> Float[Tensor, "b n p k"]:
         """Bands less their mean, in units of their deviation, and random features of them; zeros where hidden."""
@@ -102,19 +92,15 @@ class Guided(Upsampler):
         means = bands / torch.where(share > 0, share, 1)
         return torch.cat([bands, self.random[name](means) * visible_share.amax(-1, keepdim=True)], dim=-1)
 
-    def _images(self, grid: TokenGrid, factor: int, guide: Guide) -> Float[Tensor, "bvt k fh fw"]:
+    def _images(self, mask: Bool[Tensor, "bv h w t s"], factor: int, guide: Guide) -> Float[Tensor, "bvt k fh fw"]:
         """The visible pixels: each band, zeros where hidden, and the visibility of each band set."""
-        b, views = len(guide.pixels), len(grid.mask) // len(guide.pixels)
-        patch_size = guide.pixels.shape[1] // grid.mask.shape[1]
-        pixel_mask = guide.valid.expand(views, *guide.valid.shape).transpose(0, 1).flatten(0, 1)
+        views, patch_size = len(mask) // len(guide.pixels), guide.pixels.shape[1] // mask.shape[1]
+        pixels, pixel_mask = (x.repeat_interleave(views, 0) for x in (guide.pixels, guide.valid))
         if guide.guide_mask is not None:
             pixel_mask = pixel_mask & guide.guide_mask
-        visible_mask = repeat_cells(grid.mask, patch_size) & pixel_mask[..., None]
-        pixels = guide.pixels[:, None].expand(b, views, *guide.pixels.shape[1:]).flatten(0, 1)
-        owner = self.get_buffer(f"owner_{guide.name}")
-        looked_at = torch.cat(
-            [torch.where(visible_mask.index_select(-1, owner), pixels, 0), visible_mask.to(pixels.dtype)], dim=-1
-        )
+        visible_mask = repeat_cells(mask, patch_size) & pixel_mask[..., None]
+        visible_bands = visible_mask.index_select(-1, self.get_buffer(f"owner_{guide.name}"))
+        looked_at = torch.cat([torch.where(visible_bands, pixels, 0), visible_mask.to(pixels.dtype)], dim=-1)
         images = rearrange(looked_at, "b height width t c -> (b t) c height width")
         return F.avg_pool2d(images, patch_size // factor)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hybrid_patch.config.curriculum import prime_factors
 from hybrid_patch.config.field_types import Count
 from hybrid_patch.data.batch import Guide
-from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
+from hybrid_patch.model.tokens import FineTokens
 from hybrid_patch.model.upsampler import TokenSpec, Upsampler
 
 SMALLEST_WIDTH = 8
@@ -51,24 +51,23 @@ class Learned(Upsampler):
         """Products of the first prime factors of the largest."""
         return factor in itertools.accumulate(prime_factors(largest), operator.mul, initial=1)
 
-    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
+    def detail(self, fine: FineTokens, guide: Guide | None) -> tuple[Tensor, Tensor]:
         """Raises ValueError for a factor that it was not built for."""
-        if factor == 1:
-            return FineTokens(grid, 1, positions)
+        factor = fine.factor
         if str(factor) not in self.exits:
             raise ValueError(f"factor {factor}: no exit for it, only for {list(self.exits)}")
-        hidden = positions.cells.gather(grid.masked().flatten(1, -2))[:, :, None]
+        hidden = fine.cell_tokens()[:, :, None]
         details, basis = [], []
         for depth, (reached, stage, width) in enumerate(zip(self.reached, self.stages, self.widths, strict=True)):
             # [B, n, subpixels so far, k^2 o] → [B, n, subpixels, o]: the parts of a subpixel are consecutive.
             hidden = F.gelu(stage(hidden)).flatten(2).unflatten(2, (-1, width))
             if str(reached) in self.exits:
-                order = _nested(positions.subpixels, factor, self.sides[: depth + 1])
+                order = _nested(fine.positions.subpixels, factor, self.sides[: depth + 1])
                 details.append(hidden.index_select(2, order))
                 basis.append(self.exits[str(reached)])
             if reached == factor:
                 break
-        return FineTokens(grid, factor, positions, torch.cat(details, dim=-1), torch.cat(basis))
+        return torch.cat(details, dim=-1), torch.cat(basis)
 
 
 def _nested(subpixels: Int[Tensor, " p"], factor: int, sides: Sequence[int]) -> Int[Tensor, " p"]:

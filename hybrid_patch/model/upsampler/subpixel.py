@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hybrid_patch.config.field_types import Count
 from hybrid_patch.data.batch import Guide
-from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
+from hybrid_patch.model.tokens import FineTokens
 from hybrid_patch.model.upsampler import TokenSpec, Upsampler
 
 
@@ -37,18 +37,14 @@ class Subpixel(Upsampler):
         """Divisors of the largest."""
         return largest % factor == 0
 
-    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
+    def detail(self, fine: FineTokens, guide: Guide | None) -> tuple[Tensor, Tensor]:
         """Raises ValueError for a factor that does not divide the largest."""
-        if factor == 1:
-            return FineTokens(grid, 1, positions)
+        factor, subpixels = fine.factor, fine.positions.subpixels
         if self.largest % factor:
             raise ValueError(f"factor {factor}: does not divide the largest, {self.largest}")
-        subpixels = positions.subpixels
-        weight = self._of(self.weight, factor).index_select(0, subpixels).flatten(0, 1)
-        bias = self._of(self.bias, factor).index_select(0, subpixels).flatten()
-        tokens = self.norm(positions.cells.gather(grid.masked().flatten(1, -2)))
-        detail = F.gelu(F.linear(tokens, weight, bias)).unflatten(-1, (len(subpixels), -1))
-        return FineTokens(grid, factor, positions, detail, self.basis)
+        weight, bias = (self._of(x, factor).index_select(0, subpixels) for x in (self.weight, self.bias))
+        detail = F.linear(self.norm(fine.cell_tokens()), weight.flatten(0, 1), bias.flatten())
+        return F.gelu(detail).unflatten(-1, (len(subpixels), -1)), self.basis
 
     def _of(self, values: Float[Tensor, "subpixels *d"], factor: int) -> Float[Tensor, "_ *d"]:
         """The parameters for a factor's subpixels: means over blocks of those of the largest factor."""
