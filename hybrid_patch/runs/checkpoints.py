@@ -33,10 +33,10 @@ class Checkpoint(NamedTuple):
         """Raises InputError if a part's weights have other names or shapes than expected."""
         weights: Mapping[str, Tensor] = self.state[part]
         for name in {**expected, **weights}:
-            here, there = (str(list(w[name].shape)) if name in w else "absent" for w in (expected, weights))
-            if here != there:
+            expected_shape, shape = (str(list(w[name].shape)) if name in w else "absent" for w in (expected, weights))
+            if shape != expected_shape:
                 raise InputError(
-                    f"{self.path}: saved by another version of hybrid_patch ({part}.{name} is {there} there, {here} in "
+                    f"{self.path}: saved by another version of hybrid_patch ({part}.{name} is {shape} there, {expected_shape} in "
                     f"this version); use that version, or remove {self.path.parent} to begin the run anew"
                 )
 
