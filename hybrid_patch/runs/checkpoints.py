@@ -36,8 +36,9 @@ class Checkpoint(NamedTuple):
             expected_shape, shape = (str(list(w[name].shape)) if name in w else "absent" for w in (expected, weights))
             if shape != expected_shape:
                 raise InputError(
-                    f"{self.path}: saved by another version of hybrid_patch ({part}.{name} is {shape} there, {expected_shape} in "
-                    f"this version); use that version, or remove {self.path.parent} to begin the run anew"
+                    f"{self.path}: saved by another version of hybrid_patch ({part}.{name} is {shape} there, "
+                    f"{expected_shape} in this version); use that version, or remove {self.path.parent} to begin the "
+                    "run anew"
                 )
 
 
