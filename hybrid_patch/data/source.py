@@ -1,7 +1,8 @@
 """Samples, and the interface of the sources that they are read from."""
 
 import dataclasses
-from collections.abc import Mapping
+import datetime
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
@@ -105,6 +106,11 @@ class Source(Protocol):
         Raises BrokenSampleError if the file is truncated, corrupt, or unreadable.
         """
         ...
+
+
+def timestamps_of(dates: Sequence[datetime.date]) -> Int[Array, "t 3"]:
+    """Day, month 0-11 and year of dates; without any, one timestep of which static modalities take no notice."""
+    return np.array([[date.day, date.month - 1, date.year] for date in dates] or [[1, 0, 1970]], np.int64)
 
 
 def open_source(options: DataOptions) -> Source:

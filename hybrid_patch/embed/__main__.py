@@ -28,7 +28,7 @@ def main() -> None:
 def embed(options: EmbedOptions) -> None:
     """Write the map, and print how long it took. Raises InputError."""
     require_extra("geo", "rasterio")
-    warnings.filterwarnings("ignore", message="Dataset has no geotransform")  # as overviews of parts have none
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")  # of a scene that has none
     with stop_requests() as stop:
         from hybrid_patch.embed.make_map import make_map
         from hybrid_patch.embed.pipeline import Stopped

@@ -44,14 +44,8 @@ DISK_MARGIN = 1.3
 
 
 class MapReport(NamedTuple):
-    """What a map took.
-
-    Attributes:
-        phases: seconds of preparing, embedding and copying, one after another.
-        work: seconds of reading, computing, blending and writing, which overlap while embedding.
-        pixels: of the scene.
-        bytes: of the file.
-    """
+    """The seconds of each phase of a map, one after another, and of each kind of work while embedding, which overlap;
+    the pixels of the scene, and the bytes of the file."""
 
     phases: dict[str, float]
     work: dict[str, float]
@@ -60,8 +54,7 @@ class MapReport(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """A map to be made: its parts, what makes them, and which of them are missing: those one below the other are one
-    column."""
+    """A map to be made: its parts, what makes them, and the missing ones, in columns of parts without a gap."""
 
     folder: PartsFolder
     pipeline: Pipeline
@@ -70,11 +63,7 @@ class _Job(NamedTuple):
 
 
 def make_map(model: TrainedModel, options: MapOptions, log: Log = print, stop: object = None) -> MapReport:
-    """Embed a scene into a file.
-
-    Args:
-        log: called with messages for the user.
-        stop: becomes true when the user asks to stop.
+    """Embed a scene into a file; `log` is called with messages, and `stop` becomes true when the user asks to stop.
 
     Raises InputError, one line, after which only resumable parts are left; Stopped.
     """

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from hybrid_patch.data.source import Window
 from hybrid_patch.embed.geotiff import MapFile
-from hybrid_patch.embed.reduction import Basis, load_basis
+from hybrid_patch.embed.reduction import Basis
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import remove_parts, write_json
 
@@ -21,11 +21,7 @@ Strip = list[Window]
 
 
 def divide(file: MapFile, side: int) -> list[Strip]:
-    """The parts of a map, each of whole blocks. Their size bounds the memory for maps of any size.
-
-    Args:
-        side: of the windows.
-    """
+    """The parts of a map, each of whole blocks. Their size, and the windows' side, bound the memory of any map."""
     block, bands = file.block, len(file.descriptions)
     column = max(side * bands * 4 / MAX_STRIP_BYTES, block * file.pixel_bytes / MAX_PART_BYTES)
     strips = -(-file.width // max(int(1 / column) // block * block, block))
@@ -41,14 +37,13 @@ def divide(file: MapFile, side: int) -> list[Strip]:
 
 
 class PartsFolder:
-    """The folder `<output>.parts` beside an output: parts, their basis, and their job in `job.json`."""
+    """The folder `<output>.parts` beside an output: parts, and their job, basis and batch size in `job.json`."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
         self.path = output.with_name(output.name + ".parts")
         self.joined = self.path / "joined.vrt"
         self.copy = self.path / f".copy.{output.name}"
-        self._basis = self.path / "basis.npz"
         self._job = self.path / "job.json"
         self._lock: TextIO | None = None
 
@@ -60,14 +55,14 @@ class PartsFolder:
         if not self.path.exists():
             return None
         if not self._job.is_file():
-            foreign = [path.name for path in self.path.iterdir() if path not in (self._basis, self.path / ".lock")]
+            foreign = [path.name for path in self.path.iterdir() if not path.name.startswith(".")]
             if foreign:
                 raise InputError(f"{self.path}: is in the way and not of this command (holds {foreign[0]}); remove it")
             return None
         self._acquire_lock()
         try:
             saved = json.loads(self._job.read_text())
-            before, batch = saved["job"], int(saved["batch"])
+            before, batch, basis = saved["job"], int(saved["batch"]), Basis.from_lists(saved["basis"])
         except (ValueError, KeyError) as error:
             raise InputError(f"{self._job}: not readable; remove {self.path} to begin anew") from error
         now = json.loads(json.dumps(job))
@@ -79,14 +74,13 @@ class PartsFolder:
                 )
         remove_parts(self.path)
         self.remove_copy()
-        return load_basis(self._basis), batch
+        return basis, batch
 
     def begin(self, job: Mapping[str, Any], basis: Basis, batch: int) -> None:
         """Create the folder for a new job."""
         self.path.mkdir(exist_ok=True)
         self._acquire_lock()
-        basis.save(self._basis)
-        write_json(self._job, {"job": job, "batch": batch})
+        write_json(self._job, {"job": job, "batch": batch, "basis": basis.as_lists()})
 
     def file(self, part: Window) -> Path:
         """The file of a part."""

@@ -33,11 +33,7 @@ def unmasked_batch(
     modalities: Mapping[str, Modality],
     absent: Mapping[str, Collection[int]],
 ) -> Batch:
-    """Crops as a batch of one view in which every token with data is encoded.
-
-    Args:
-        absent: per modality, the numbers of its missing band sets.
-    """
+    """Crops as a batch of one view in which every token with data is encoded, but those of `absent` band sets."""
     masked = []
     for crop in crops:
         masks = {}

@@ -48,13 +48,7 @@ class Stopped(Exception):
 
 
 class Row(NamedTuple):
-    """A row of windows that is being embedded.
-
-    Attributes:
-        top: their upper edge.
-        valid_mask: where the scene has data, `[side, columns]` of the map.
-        batches: embeddings, from left to right.
-    """
+    """A row of windows being embedded: its upper edge, where the map has data, and batches from left to right."""
 
     top: int
     valid_mask: Bool[Tensor, "side columns"]
@@ -130,20 +124,24 @@ class Pipeline:
         tops = self.tiling.starts(self.file.height, column[0].top, column[-1].top + column[-1].height)
         inside = slice(left - lefts[0], right - lefts[0])
         blender = Blender(self.file.height, self.tiling, lefts)
-        images: dict[Window, Shaped[Array, "k h w"]] = {}
+        image: Shaped[Array, "k h w"]
         for row in ahead(reader, lambda top: self._read(top, lefts, embedders), tops, ROWS_AHEAD):
             batches = [batch.result() for batch in row.batches]
             with self._timed("blending"):
                 band = blender.add(row.top, batches)[:, inside]
-                numbers = self._numbers(band, row.valid_mask[: len(band), inside])
-                for part in column:
-                    begin, end = max(part.top, row.top), min(part.top + part.height, row.top + len(band))
-                    if begin < end:
-                        image = images.setdefault(part, self._empty(part))
-                        image[:, begin - part.top : end - part.top] = numbers[:, begin - row.top : end - row.top]
-                        report((end - begin) * part.width)
-            for part in [part for part in images if part.top + part.height <= row.top + len(band)]:
-                yield part, images.pop(part)
+                numbers = rounded(band, self.file.dtype)
+                numbers[~row.valid_mask[: len(band), inside]] = NODATA[self.file.dtype]
+                values = numbers.permute(2, 0, 1).numpy()
+            for part in column:
+                begin, end = max(part.top, row.top), min(part.top + part.height, row.top + len(band))
+                if begin >= end:
+                    continue
+                if begin == part.top:
+                    image = np.empty((len(values), part.height, part.width), values.dtype)
+                image[:, begin - part.top : end - part.top] = values[:, begin - row.top : end - row.top]
+                report((end - begin) * part.width)
+                if end == part.top + part.height:
+                    yield part, image
             if stop:
                 raise Stopped
 
@@ -169,15 +167,6 @@ class Pipeline:
             return self.model.embed_crops(
                 crops, projection=self.projection, absent=self.scene.absent, repeat=self.unit == 1
             )
-
-    def _numbers(self, band: Float[Tensor, "h w k"], valid_mask: Bool[Tensor, "h w"]) -> Shaped[Array, "k h w"]:
-        """A band of rows as it is written."""
-        numbers = rounded(band, self.file.dtype)
-        numbers[~valid_mask] = NODATA[self.file.dtype]
-        return numbers.permute(2, 0, 1).numpy()
-
-    def _empty(self, part: Window) -> Shaped[Array, "k h w"]:
-        return np.empty((len(self.file.descriptions), part.height, part.width), self.file.stored)
 
     @contextmanager
     def _timed(self, work: str) -> Iterator[None]:

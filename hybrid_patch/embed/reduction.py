@@ -1,8 +1,7 @@
 """Reduce embeddings to a few numbers per pixel by principal components or a random projection; quantise to int8."""
 
-import io
-from pathlib import Path
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from hybrid_patch.embed.options import DType
 from hybrid_patch.embed.per_pixel import Projection
-from hybrid_patch.runs.atomic_files import write_bytes
 
 Array = np.ndarray
 Reduce = Literal["pca", "random", "none"]
@@ -54,12 +52,16 @@ class Basis(NamedTuple):
         digits = max(len(str(len(self.bias))), 2)
         return [f"{word}{i:0{digits}d} ({share:.2g} % of variance)" for i, share in enumerate(100 * self.share, 1)]
 
-    def save(self, path: Path) -> None:
-        """Write atomically."""
-        arrays = {name: value for name, value in self._asdict().items() if name != "kind"}
-        buffer = io.BytesIO()
-        np.savez(buffer, kind=np.array(self.kind), **arrays)
-        write_bytes(path, buffer.getvalue())
+    def as_lists(self) -> dict[str, Any]:
+        """For JSON; it keeps every digit."""
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in self._asdict().items()
+        }
+
+    @classmethod
+    def from_lists(cls, lists: Mapping[str, Any]) -> "Basis":
+        """The basis of `as_lists`."""
+        return cls(lists["kind"], *(np.array(lists[name], np.float64) for name in cls._fields[1:]))
 
 
 def rounded(numbers: Float[Tensor, "*n k"], dtype: DType) -> Shaped[Tensor, "*n k"]:
@@ -67,13 +69,6 @@ def rounded(numbers: Float[Tensor, "*n k"], dtype: DType) -> Shaped[Tensor, "*n 
     if dtype == "int8":
         return numbers.round_().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
     return numbers.half().float() if dtype == "float16" else numbers
-
-
-def load_basis(path: Path) -> Basis:
-    """Read what `Basis.save` wrote."""
-    with np.load(path) as arrays:
-        kind: Reduce = str(arrays["kind"])  # type: ignore[assignment]
-        return Basis(kind, *(arrays[name] for name in Basis._fields[1:]))
 
 
 def fit_basis(x: Float[Array, "n d"], kind: Reduce, dims: int, seed: int = 0) -> Basis:

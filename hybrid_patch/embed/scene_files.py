@@ -34,12 +34,9 @@ TAG = "TIFFTAG_DATETIME"
 
 
 def find_scene(options: MapOptions, modalities: Mapping[str, Modality], timesteps: int) -> SceneReader:
-    """Look at a GeoTIFF, at a folder of dated ones, or at a folder with one of these for each modality.
+    """Look at a GeoTIFF, at a folder of dated ones, or at a folder with one of these for each modality of the run.
 
-    Args:
-        modalities: the inputs of the run.
-        timesteps: how many the run was trained with; of more dates, this many are taken, evenly spread.
-
+    Of more dates than the run has `timesteps`, that many are taken, evenly spread.
     Raises InputError, one line, for files that do not fit the run or each other.
     """
     if not options.input.exists():

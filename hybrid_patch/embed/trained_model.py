@@ -14,9 +14,9 @@ from hybrid_patch.config.compose import frozen_config
 from hybrid_patch.config.curriculum import PatchSizes, sizes_after, tile_for
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
-from hybrid_patch.data.crops import Crop
+from hybrid_patch.data.crops import Crop, crop_of
 from hybrid_patch.data.patchify import patchify
-from hybrid_patch.data.source import Window
+from hybrid_patch.data.source import Sample, Window, timestamps_of
 from hybrid_patch.embed import per_pixel
 from hybrid_patch.embed.per_pixel import Pooling, Projection
 from hybrid_patch.embed.windows import Blender, Tiling
@@ -126,14 +126,10 @@ class TrainedModel:
         """
         height, width = self._check_images(images, dates)
         tiling = self.tiling(overlap)
-        timestamps = np.array([[d.day, d.month - 1, d.year] for d in map(_date, dates)] or [[1, 0, 1970]], np.int64)
-        pixels, valid = {}, {}
-        for name, modality in self.modalities.items():
-            shape = (height, width, len(timestamps) if modality.temporal else 1)
-            pixels[name], valid[name] = np.zeros((*shape, modality.channels), np.float32), np.zeros(shape, bool)
-            if name in images and name in self.inputs:
-                pixels[name], valid[name] = modality.normalise(images[name], np.isfinite(images[name]).all(-1))
-        whole = Crop(pixels, valid, timestamps, None)
+        timestamps = timestamps_of([_date(date) for date in dates])
+        given = {name: image for name, image in images.items() if name in self.inputs}
+        sample = Sample(given, {name: np.isfinite(image).all(-1) for name, image in given.items()}, timestamps)
+        whole = crop_of(sample, self.modalities, Window(0, 0, height, width), len(timestamps))
         embedding = self.embed_whole(whole, tiling, pooling)
         embedding[~whole.any_valid(self.inputs)] = np.nan
         return embedding
@@ -174,9 +170,7 @@ class TrainedModel:
 def load(run: str | Path, device: str = "auto") -> TrainedModel:
     """Load the model of a run from its newest checkpoint, without running code from the checkpoint.
 
-    Args:
-        device: `cpu`, `cuda`, or `auto`: a GPU if there is one.
-
+    On the device `auto` it is on a GPU if there is one; others are `cpu` and `cuda`.
     Raises InputError if there is no run, no checkpoint of it, or only one that another version of the model saved.
     """
     folder = Path(run)

@@ -12,12 +12,7 @@ from hybrid_patch.errors import InputError
 
 
 class Tiling(NamedTuple):
-    """The layout of windows on an image.
-
-    Attributes:
-        side: of a window, pixels.
-        stride: from one window to the next.
-    """
+    """The layout of windows on an image: their side, and the stride from one to the next, in pixels."""
 
     side: int
     stride: int
@@ -44,12 +39,8 @@ class Tiling(NamedTuple):
 
 
 class Blender:
-    """Averages overlapping windows, weighted by the distance to each window's border; holds one row of windows.
-
-    Args:
-        height: of the image.
-        lefts: the left edges of the windows of each row.
-    """
+    """Averages overlapping windows, weighted by the distance to each window's border; holds one row of windows, whose
+    left edges are `lefts`, of an image of some height."""
 
     def __init__(self, height: int, tiling: Tiling, lefts: Sequence[int]) -> None:
         self.height, self.tiling, self.lefts = height, tiling, lefts

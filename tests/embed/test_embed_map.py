@@ -12,7 +12,7 @@ from scenes import BANDS, DATE, TILE, call, make_run, read, values, write
 
 import hybrid_patch
 from hybrid_patch.embed import map_parts
-from hybrid_patch.embed.reduction import load_basis
+from hybrid_patch.embed.reduction import Basis
 
 Array = np.ndarray
 
@@ -107,7 +107,7 @@ def test_few_numbers_are_those_of_the_dense_embedding(
     bases = []
 
     def finish(folder: map_parts.PartsFolder) -> None:
-        bases.append(load_basis(folder.path / "basis.npz"))
+        bases.append(Basis.from_lists(json.loads((folder.path / "job.json").read_text())["basis"]))
         folder.copy.rename(folder.output)
 
     monkeypatch.setattr(map_parts.PartsFolder, "finish", finish)

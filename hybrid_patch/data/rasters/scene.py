@@ -12,11 +12,9 @@ from jaxtyping import Bool, Float, Int
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.tables import Meta
-from hybrid_patch.data.source import Array, BrokenSampleError, Window
+from hybrid_patch.data.source import Array, BrokenSampleError, Window, timestamps_of
 from hybrid_patch.errors import InputError
 
-UNDATED = np.array([[1, 0, 1970]], np.int64)
-"""The timestamp of tiles and of scenes without dates; their modalities are static and take no notice of it."""
 Series = Mapping[datetime.date | None, Path]
 """The files of a modality by date; a static modality has one file, of date None."""
 
@@ -74,8 +72,8 @@ def scene_files(
         modality: {steps[date]: path for date, path in dated.items() if date in steps}
         for modality, dated in series.items()
     }
-    timestamps = np.array([[date.day, date.month - 1, date.year] for date in dates], np.int64) if dates else UNDATED
-    return SceneFiles(name, {modality: placed for modality, placed in files.items() if placed}, timestamps, labels)
+    placed = {modality: by_step for modality, by_step in files.items() if by_step}
+    return SceneFiles(name, placed, timestamps_of(dates), labels)
 
 
 @dataclass(frozen=True)
