@@ -23,7 +23,7 @@ from hybrid_patch.runs.atomic_files import append_line, last_lines
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.failure import BAD_INPUT, DISK_FULL, ERROR, OUT_OF_MEMORY, cause_of
 from hybrid_patch.runs.lock import LostLockError, is_alive
-from launch.config import Retries
+from launch.sweep import Submission
 
 POLL = 2.0
 """Seconds between looks at another attempt."""
@@ -34,7 +34,7 @@ PATIENCE = 30
 """Seconds to wait for room on a full disk."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Outcome:
     """What became of a member.
 
@@ -53,9 +53,9 @@ class Outcome:
 class Stop:
     """Requests to stop the members of this process, forwarded to their trainings."""
 
-    def __init__(self, forward: signal.Signals = signal.SIGTERM) -> None:
+    def __init__(self) -> None:
+        self.forward = signal.SIGTERM
         self.signals: set[int] = set()
-        self._forward = forward
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._cancelled: set[str] = set()
 
@@ -63,16 +63,14 @@ class Stop:
         """Ask every member to save and end; a signal handler."""
         self.signals.add(number)
         for child in list(self._children.values()):
-            child.send_signal(self._forward)
+            child.send_signal(self.forward)
 
     def cancel(self, member: str) -> None:
         """Ask one member to save and end, for good; only once, since it may already be ending."""
-        if member in self._cancelled:
-            return
-        self._cancelled.add(member)
-        child = self._children.get(member)
-        if child is not None:
-            child.send_signal(self._forward)
+        if member not in self._cancelled:
+            self._cancelled.add(member)
+            if child := self._children.get(member):
+                child.send_signal(self.forward)
 
     def asked(self, member: str) -> bool:
         """Whether a member was asked to stop: it must not be started again."""
@@ -82,182 +80,165 @@ class Stop:
         """Wait for a member's process and return its exit code."""
         self._children[member] = child
         if self.asked(member):  # a signal that came while the process was starting
-            child.send_signal(self._forward)
+            child.send_signal(self.forward)
         code = child.wait()
         del self._children[member]
         return code
 
 
-def run_attempts(
-    run: RunDirectory,
-    submission: int,
-    retries: Retries,
-    stop: Stop,
-    environment: Mapping[str, str],
-    command: Sequence[str] = (),
-    inherited_files: Sequence[int] = (),
-) -> Outcome:
-    """Run a member until it is done, has used up its retries, or is asked to stop.
+@dataclass(frozen=True, kw_only=True)
+class Attempts:
+    """The attempts at a member within a submission.
 
-    Args:
-        submission: its number, within which retries are counted.
+    Attributes:
         environment: of the training's process.
         command: put before the training's command (`srun ...`).
         inherited_files: descriptors for the training, which then has a session of its own and outlives this process.
     """
-    while True:
-        if not _other_has_ended(run, stop):
-            return Outcome(state="stopped", cause=PREEMPTED, reason="asked to stop while another attempt is at work")
-        outcome = _outcome_before(run, submission) or _used_up(run, submission, retries)
-        if outcome is not None:
+
+    submission: Submission
+    member: str
+    stop: Stop
+    environment: Mapping[str, str]
+    command: Sequence[str] = ()
+    inherited_files: Sequence[int] = ()
+
+    @property
+    def run(self) -> RunDirectory:
+        """The member's run directory."""
+        return self.submission.sweep.run(self.member)
+
+    def make(self) -> Outcome:
+        """Start the member until it is done, has used up its retries, or is asked to stop."""
+        while True:
+            while _at_work(self.run):
+                if self.stop.asked(self.member):
+                    return Outcome("stopped", PREEMPTED, "asked to stop while another attempt is at work")
+                time.sleep(POLL)
+            if outcome := self._outcome_before():
+                return outcome
+            outcome = self._start()
+            if outcome is None:
+                continue
+            if outcome.state in ("stopped", "failed"):
+                self._record(outcome)
+            if outcome.state in ("done", "elsewhere") or self.stop.asked(self.member):
+                return outcome
+
+    def _outcome_before(self) -> Outcome | None:
+        """The outcome of a member that needs no attempt; None if it needs one. Records a former one that vanished."""
+        state = self.run.status().get("state")
+        if state == "done":
+            return Outcome("done")
+        if state == "running":
+            gone = Outcome("failed", MACHINE_LOST, "its machine, or what had started it, went away")
+            self._write_status(gone)
+            self._record(gone)
+        rows = [row for row in _ended_attempts(self.run) if row["submission"] == self.submission.number]
+        if rows:
+            cause = rows[-1]["cause"]
+            if sum(row["cause"] == cause for row in rows) > self.submission.cluster.retries.of(cause):
+                return Outcome("failed", cause, rows[-1]["reason"], rows[-1]["frame"])
+        if self.stop.asked(self.member):
+            return Outcome("stopped", PREEMPTED, "asked to stop before it began")
+        return None
+
+    def _start(self) -> Outcome | None:
+        """The outcome of one attempt; None if another has begun meanwhile."""
+        before, kills_before = self.run.status(), _oom_kills()
+        try:
+            with self.run.output.open("ab") as output:
+                child = subprocess.Popen(
+                    [*self.command, sys.executable, "-u", "-m", "hybrid_patch.resume", str(self.run.path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=dict(self.environment),
+                    pass_fds=self.inherited_files,
+                    start_new_session=bool(self.inherited_files),
+                )
+        except OSError as error:
+            outcome = Outcome("failed", cause_of(error), f"could not be started: {error}")
+            self._write_status(outcome)
             return outcome
-        if stop.asked(run.path.name):
-            return Outcome(state="stopped", cause=PREEMPTED, reason="asked to stop before it began")
-        outcome = _attempt(run, stop, environment, command, inherited_files)
-        if outcome is None:
-            continue
-        if outcome.state in ("stopped", "failed"):
-            _record_attempt(run, submission, outcome)
-        if outcome.state in ("done", "elsewhere") or stop.asked(run.path.name):
-            return outcome
+        code = self.stop.wait(self.member, child)
+        status = self.run.status()
+        if status.get("state") == "done":
+            return Outcome("done")
+        if code == LOST:
+            return Outcome("elsewhere", reason="another attempt has taken it over")
+        if code == BAD_INPUT_CODE and _at_work(self.run):
+            return None  # both were started before either had the lock
+        if status != before and status.get("state") == "preempted":
+            return Outcome("stopped", PREEMPTED, status["reason"])
+        if status != before and status.get("state") == "failed" and status.get("cause"):
+            return Outcome("failed", status["cause"], status["reason"], status["frame"])
+        outcome = self._unreported(code, out_of_memory=_oom_kills() > kills_before)
+        self._write_status(outcome)
+        return outcome
+
+    def _unreported(self, code: int, out_of_memory: bool) -> Outcome:
+        """The outcome of a process that could not report it itself."""
+        stopping = self.stop.asked(self.member)
+        number = -code if code < 0 else code - 128  # srun, like a shell, adds 128 to the signal
+        if number in signal.valid_signals():
+            name = signal.Signals(number).name
+            if stopping:
+                return Outcome("stopped", PREEMPTED, f"ended by {name} before it could save")
+            if out_of_memory:
+                return Outcome("failed", OUT_OF_MEMORY, "killed by the kernel for its memory")
+            return Outcome("failed", KILLED, f"killed by {name}")
+        lines = [line.strip() for line in last_lines(self.run.output) if line.strip()] or [""]
+        last = lines[-1].removeprefix("error: ")[:500]
+        if stopping and code != BAD_INPUT_CODE:
+            return Outcome("stopped", PREEMPTED, f"ended before it could save ({last})")
+        if shutil.disk_usage(self.run.path).free < FULL_DISK_BYTES or "No space left on device" in last:
+            return Outcome("failed", DISK_FULL, last or "no space left on the disk")
+        return Outcome("failed", BAD_INPUT if code == BAD_INPUT_CODE else ERROR, last or f"exit code {code}")
+
+    def _write_status(self, outcome: Outcome) -> None:
+        """Write an outcome into the run's status, unless another attempt has begun."""
+        run = self.run
+
+        def write() -> None:
+            state = "preempted" if outcome.state == "stopped" else "failed"
+            try:
+                run.lock()
+                run.set_status(state, outcome.reason, cause=outcome.cause, frame=outcome.frame)
+            except (InputError, LostLockError):
+                return
+            finally:
+                run.unlock()  # or this process would seem to be at work on the run
+
+        retry_when_full(write)
+
+    def _record(self, outcome: Outcome) -> None:
+        """Add a line to the run's `attempts.jsonl`."""
+        status = self.run.status()
+        row = {
+            "submission": self.submission.number,
+            **asdict(outcome),
+            "attempt": status.get("attempt", 0),
+            "step": status.get("step", 0),
+            "host": os.environ.get("SLURMD_NODENAME") or status.get("host"),
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "ended": time.time(),
+        }
+        retry_when_full(lambda: append_line(self.run.attempts, json.dumps(row)))
 
 
-def _other_has_ended(run: RunDirectory, stop: Stop) -> bool:
-    """Wait for another attempt at a run to end; False if asked to stop meanwhile."""
-    while _other_at_work(run):
-        if stop.asked(run.path.name):
-            return False
-        time.sleep(POLL)
-    return True
+def _at_work(run: RunDirectory) -> bool:
+    """Whether a living process holds a run's lock."""
+    return is_alive(run.holder(), run.status().get("heartbeat", 0.0))
 
 
-def _other_at_work(run: RunDirectory) -> bool:
-    holder = run.holder()
-    return bool(holder) and is_alive(holder, run.status().get("heartbeat", 0.0))
-
-
-def ended_attempts(run: RunDirectory) -> list[dict[str, Any]]:
+def _ended_attempts(run: RunDirectory) -> list[dict[str, Any]]:
     """The attempts that ended without finishing the run, oldest first."""
     rows = []
     for line in run.attempts.read_text().splitlines() if run.attempts.exists() else []:
-        try:
+        with suppress(json.JSONDecodeError):  # torn by a full disk
             rows.append(json.loads(line))
-        except json.JSONDecodeError:  # torn by a full disk
-            continue
     return rows
-
-
-def _outcome_before(run: RunDirectory, submission: int) -> Outcome | None:
-    """The outcome of a member that needs no attempt; None if it needs one.
-
-    Records a former attempt that vanished.
-    """
-    status = run.status()
-    if status.get("state") == "done":
-        return Outcome(state="done")
-    if status.get("state") == "running":
-        gone = Outcome(state="failed", cause=MACHINE_LOST, reason="its machine, or what had started it, went away")
-        _write_status(run, gone)
-        _record_attempt(run, submission, gone)
-    return None
-
-
-def _used_up(run: RunDirectory, submission: int, retries: Retries) -> Outcome | None:
-    """The last outcome within a submission, if its cause has no retries left."""
-    rows = [row for row in ended_attempts(run) if row["submission"] == submission]
-    if not rows or sum(row["cause"] == rows[-1]["cause"] for row in rows) <= retries.of(rows[-1]["cause"]):
-        return None
-    return Outcome(state="failed", **{key: rows[-1][key] for key in ("cause", "reason", "frame")})
-
-
-def _attempt(
-    run: RunDirectory, stop: Stop, environment: Mapping[str, str], command: Sequence[str], files: Sequence[int]
-) -> Outcome | None:
-    """The outcome of one attempt; None if another has begun meanwhile."""
-    before = run.status()
-    killed_before = _oom_kills()
-    try:
-        with run.output.open("ab") as output:
-            child = subprocess.Popen(
-                [*command, sys.executable, "-u", "-m", "hybrid_patch.resume", str(run.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=dict(environment),
-                pass_fds=files,
-                start_new_session=bool(files),
-            )
-    except OSError as error:
-        outcome = Outcome(state="failed", cause=cause_of(error), reason=f"could not be started: {error}")
-        _write_status(run, outcome)
-        return outcome
-    code = stop.wait(run.path.name, child)
-    status = run.status()
-    if status.get("state") == "done":
-        return Outcome(state="done")
-    if code == LOST:
-        return Outcome(state="elsewhere", reason="another attempt has taken it over")
-    new_status = status if status != before else {}
-    if code == BAD_INPUT_CODE and _other_at_work(run):
-        return None  # both were started before either had the lock
-    if new_status.get("state") == "preempted":
-        return Outcome(state="stopped", cause=PREEMPTED, reason=new_status["reason"])
-    if new_status.get("state") == "failed" and new_status.get("cause"):
-        return Outcome(state="failed", **{key: new_status[key] for key in ("cause", "reason", "frame")})
-    outcome = _unreported_outcome(run, code, stop.asked(run.path.name), _oom_kills() > killed_before)
-    _write_status(run, outcome)
-    return outcome
-
-
-def _unreported_outcome(run: RunDirectory, code: int, stopping: bool, out_of_memory: bool) -> Outcome:
-    """The outcome of a process that could not report it itself."""
-    number = -code if code < 0 else code - 128  # srun, like a shell, adds 128 to the signal
-    if number in signal.valid_signals():
-        name = signal.Signals(number).name
-        if stopping:
-            return Outcome(state="stopped", cause=PREEMPTED, reason=f"ended by {name} before it could save")
-        if out_of_memory:
-            return Outcome(state="failed", cause=OUT_OF_MEMORY, reason="killed by the kernel for its memory")
-        return Outcome(state="failed", cause=KILLED, reason=f"killed by {name}")
-    last = _last_line(run.output)
-    if stopping and code != BAD_INPUT_CODE:
-        return Outcome(state="stopped", cause=PREEMPTED, reason=f"ended before it could save ({last})")
-    if shutil.disk_usage(run.path).free < FULL_DISK_BYTES or "No space left on device" in last:
-        return Outcome(state="failed", cause=DISK_FULL, reason=last or "no space left on the disk")
-    cause = BAD_INPUT if code == BAD_INPUT_CODE else ERROR
-    return Outcome(state="failed", cause=cause, reason=last or f"exit code {code}")
-
-
-def _write_status(run: RunDirectory, outcome: Outcome) -> None:
-    """Write an outcome into the run's status, unless another attempt has begun."""
-
-    def write() -> None:
-        state = "preempted" if outcome.state == "stopped" else "failed"
-        try:
-            run.lock()
-            run.set_status(state, outcome.reason, cause=outcome.cause, frame=outcome.frame)
-        except (InputError, LostLockError):
-            return
-        finally:
-            run.unlock()  # or this process would seem to be at work on the run
-
-    retry_when_full(write)
-
-
-def _record_attempt(run: RunDirectory, submission: int, outcome: Outcome) -> None:
-    """Add a line to the run's `attempts.jsonl`."""
-    status = run.status()
-    row = {
-        "submission": submission,
-        **asdict(outcome),
-        "attempt": status.get("attempt", 0),
-        "step": status.get("step", 0),
-        "host": os.environ.get("SLURMD_NODENAME") or status.get("host"),
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "ended": time.time(),
-    }
-
-    retry_when_full(lambda: append_line(run.attempts, json.dumps(row)))
 
 
 def retry_when_full(write: Callable[[], None]) -> None:
@@ -270,12 +251,6 @@ def retry_when_full(write: Callable[[], None]) -> None:
             with suppress(OSError):  # this message goes to a file on the same disk
                 print(f"{error}; trying again", file=sys.stderr, flush=True)
             time.sleep(1)
-
-
-def _last_line(path: Path) -> str:
-    """The last line of a file that is not empty, without `error: `."""
-    lines = [line.strip() for line in last_lines(path) if line.strip()]
-    return lines[-1].removeprefix("error: ")[:500] if lines else ""
 
 
 def _oom_kills() -> int:

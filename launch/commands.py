@@ -3,18 +3,17 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from hybrid_patch.config.options import Flag, Option, Overrides, Positional
 from hybrid_patch.errors import DONE, InputError
-from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.provenance import provenance
 from launch.config import Cluster, read_cluster
 from launch.queue.choice import queue_of
 from launch.snapshot import snapshot_code
-from launch.status import MemberStatus, counts, member_statuses
+from launch.status import MemberStatus, State, counts, member_statuses
 from launch.status_table import overview, show
-from launch.submit import SweepRequest, hand_over, other_commits, plan_memory, submit, validate_sweep
+from launch.submit import SweepRequest, hand_over, plan_memory, request_sweep, submit
 from launch.sweep import Sweep, SweepMember, chosen_sweep, find_member, sweeps
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def plan_command(options: PlanOptions) -> int:
     from hybrid_patch.cost.plan_tables import plan_tables
 
     cluster = read_cluster(options.cluster)
-    request = validate_sweep(options.overrides, cluster)
+    request = request_sweep(options.overrides, cluster)
     statuses = member_statuses(request.sweep, request.members())
     device = _device(cluster)
     request, plan = plan_memory(request, queue_of(cluster).memory(), device)
@@ -89,45 +88,40 @@ def submit_command(options: SubmitOptions) -> int:
     """Validate every member, freeze its config and the code, and hand it to a queue."""
     cluster = read_cluster(options.cluster)
     queue = queue_of(cluster)
-    request = validate_sweep(options.overrides, cluster)
+    request = request_sweep(options.overrides, cluster)
     queue.check(request.members())
     limit = queue.memory()
     if limit is not None or cluster.device is not None or cluster.needs_plan:
         request, _ = plan_memory(request, limit, _device(cluster))
-    name = request.sweep.name
     if options.dry_run:
-        statuses = member_statuses(request.sweep, request.members())
-        todo = sum(each.resubmittable for each in statuses)
-        last = f"dry_run: {todo} members would be submitted"
-        show(overview(name, statuses, brief=True), *_notes(request, statuses), last)
-        return DONE
-    submission, before, line = submit(request, cluster)
-    statuses = member_statuses(request.sweep, request.members())
-    show(overview(name, statuses, brief=True), *_notes(request, before))
-    if submission is None:
-        print(f"nothing to submit: {counts(before)}")
+        before = after = member_statuses(request.sweep, request.members())
+        line = f"dry_run: {sum(each.resubmittable for each in before)} members would be submitted"
     else:
-        print(f"submitted {len(submission.members)} members of {name}: {line}")
-        print(f"  hybrid-patch launch status {shlex.quote(name)}   (or wait, cancel; logs ID)")
+        submission, before, queue_line = submit(request, cluster)
+        after = member_statuses(request.sweep, request.members())
+        line = f"nothing to submit: {counts(before)}"
+        if submission is not None:
+            name = request.sweep.name
+            line = f"submitted {len(submission.members)} members of {name}: {queue_line}\n"
+            line += f"  hybrid-patch launch status {shlex.quote(name)}   (or wait, cancel; logs ID)"
+    show(overview(request.sweep.name, after, brief=True), *_notes(request, before))
+    print(line)
     return DONE
 
 
 def cancel_command(options: CancelOptions) -> int:
     """Cancel a member or a whole sweep: running members save their state first, and `resume` continues them."""
-    by_name = {sweep.name: sweep for sweep in sweeps()}
-    if options.name in by_name:
-        sweep = by_name[options.name]
-        members = list(sweep.members().values())
-    else:
+    sweep = next((sweep for sweep in sweeps() if sweep.name == options.name), None)
+    members = list(sweep.members().values()) if sweep else []
+    if sweep is None:
         sweep, member = find_member(options.name)
         members = [member]
     statuses = member_statuses(sweep, members, patient=True)
     cancel_members(sweep, members)
-    active = sum(each.active for each in statuses)
-    if not active:
+    if active := sum(each.active for each in statuses):
+        print(f"cancelled {active} members of {sweep.name}; what runs saves its state first; resume goes on with it")
+    else:
         print(f"nothing to cancel: {counts(statuses)}")
-        return DONE
-    print(f"cancelled {active} members of {sweep.name}; what runs saves its state first; resume goes on with it")
     return DONE
 
 
@@ -135,9 +129,8 @@ def cancel_members(sweep: Sweep, members: Sequence[SweepMember]) -> None:
     """Cancel members in every submission that has them."""
     ids = {member.id for member in members}
     for submission in sweep.submissions():
-        submitted = [member for member in submission.members if member in ids]
-        if submitted:
-            queue_of(submission.cluster).cancel(sweep, submission, submitted)
+        if submitted := ids.intersection(submission.members):
+            queue_of(submission.cluster).cancel(submission, submitted)
 
 
 def resume_command(options: ResumeOptions) -> int:
@@ -149,29 +142,23 @@ def resume_command(options: ResumeOptions) -> int:
     cluster = read_cluster(options.cluster, before=before.cluster)
     with sweep.locked():
         statuses = member_statuses(sweep)
-        todo = [each for each in statuses if each.resubmittable]
-        if options.failed_only:
-            todo = [each for each in todo if each.state in ("failed", "stale")]
-        members = [each.member for each in todo]
+        states = ("failed", "stale") if options.failed_only else get_args(State)
+        members = [each.member for each in statuses if each.resubmittable and each.state in states]
         if not members:
             print(f"nothing to resume: {counts(statuses)}")
             return DONE
         if options.dry_run:
             print(f"dry_run: {len(members)} members would be submitted again")
             return DONE
-        _check_resumable(sweep, members, cluster)
+        queue_of(cluster).check(members)
+        if cluster.needs_plan and any(member.memory is None for member in members):
+            raise InputError("cluster.memory=plan: these members were submitted without a plan; submit them with it")
+        lost = sum(not sweep.run(member.id).exists() for member in members)
+        if lost:
+            raise InputError(f"{sweep.name}: {lost} members have no directory; submit them again")
         submission, line = hand_over(sweep, members, snapshot_code(sweep.code, cluster.dirty), cluster, before.cwd)
     print(f"submitted {len(submission.members)} members of {sweep.name} again: {line}")
     return DONE
-
-
-def _check_resumable(sweep: Sweep, members: Sequence[SweepMember], cluster: Cluster) -> None:
-    queue_of(cluster).check(members)
-    if cluster.needs_plan and any(member.memory is None for member in members):
-        raise InputError("cluster.memory=plan: these members were submitted without a plan; submit them with it")
-    lost = sum(not RunDirectory(sweep.run(member.id)).exists() for member in members)
-    if lost:
-        raise InputError(f"{sweep.name}: {lost} members have no directory; submit them again")
 
 
 def _device(cluster: Cluster) -> "Device | None":
@@ -187,8 +174,13 @@ def _notes(request: SweepRequest, statuses: Sequence[MemberStatus]) -> list[str]
     notes = []
     if request.repeated:
         notes.append(f"{request.repeated} members are the same run as one before; each runs once")
-    begun = [each.member for each in statuses if each.state != "missing"]
-    for commit, members in other_commits(request.sweep, begun, provenance()["commit"]).items():
-        done = sum(each.state == "done" for each in statuses if each.member.id in members)
-        notes.append(f"{len(members)} members were begun from another commit, {commit[:12]} ({done} of them are done)")
+    commit = provenance()["commit"]
+    by_commit: dict[str, list[MemberStatus]] = {}
+    for each in statuses:
+        run = request.sweep.run(each.member.id)
+        if each.state != "missing" and run.exists() and (other := run.identity().get("commit")) != commit:
+            by_commit.setdefault(str(other), []).append(each)
+    for other, members in by_commit.items():
+        done = sum(each.state == "done" for each in members)
+        notes.append(f"{len(members)} members were begun from another commit, {other[:12]} ({done} of them are done)")
     return notes

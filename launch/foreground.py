@@ -8,36 +8,39 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
-from hybrid_patch.config.options import Option
+from hybrid_patch.config.options import Option, Overrides
 from hybrid_patch.config.overrides import key_of
 from hybrid_patch.config.sources import Sources, conf_folder
 from hybrid_patch.errors import BAD_INPUT, DONE, FAILED, STOPPED, InputError
 from hybrid_patch.runs import failure
-from launch.commands import PlanOptions, cancel_members
+from hybrid_patch.runs.stop_signal import STOPPING, StopRequest, stop_requests
+from launch.commands import RunOverrides, cancel_members
 from launch.config import Local, read_cluster
 from launch.queue.choice import queue_of
-from launch.queue.local import server_process
+from launch.queue.local import is_served
 from launch.status import MemberStatus, member_statuses
 from launch.status_table import labels
-from launch.submit import InvalidMember, SweepRequest, request_sweep, submit
+from launch.submit import SweepRequest, request_sweep, submit
 from launch.sweep import Submission
 
 POLL = 0.5
 """Seconds between looks at the members; four times as long as a look takes, if that is more."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(PlanOptions):
+class RunOptions:
     """A sweep to run on this machine."""
 
+    cluster: Annotated[
+        tuple[str, ...],
+        Overrides({"cluster.KEY=VALUE": "a value of conf/cluster/local.yaml, as cluster.slots=2"}, groups=("cluster",)),
+    ] = ()
+    overrides: RunOverrides = ()
     config_path: Annotated[Path | None, Option("DIR", "compose the configs from here instead of conf/")] = None
     config_name: Annotated[str, Option("NAME", "the primary config")] = "config"
     config_dir: Annotated[Path | None, Option("DIR", "a folder of more config groups")] = None
@@ -55,59 +58,39 @@ def run_here(options: RunOptions) -> int:
         raise InputError(f"cluster={cluster.name}: run is for this machine; submit hands a sweep to a cluster")
     folder = options.config_path or conf_folder()
     sources = Sources(folder=folder, name=options.config_name, extra=options.config_dir)
-    request, invalid = request_sweep(options.overrides, cluster, sources)
-    if request is None:
-        raise InputError("; ".join(dict.fromkeys(each.error for each in invalid)))
+    request = request_sweep(options.overrides, cluster, sources, tolerant=True)
     queue_of(cluster).check(request.members())
-    for each in invalid:
+    for each in request.invalid:
         print(f"error: {shlex.join(each.arguments)}: {each.error}", file=sys.stderr, flush=True)
     if request.repeated:
         print(f"{request.repeated} members are the same run as one before; each runs once", flush=True)
-    with _noted_signals() as signals:
+    with stop_requests((*STOPPING, signal.SIGHUP)) as stop:
         submission, _, _ = submit(request, cluster)
-        statuses = _watch(request, submission, signals)
-    print(_summary(request, statuses, invalid))
-    code = exit_code(statuses, len(invalid), bool(signals))
+        statuses = _watch(request, submission, stop)
+    print(_summary(request, statuses))
+    code = exit_code(statuses, len(request.invalid), bool(stop))
     if code not in (DONE, BAD_INPUT):
         print(f"the same command goes on; so does hybrid-patch launch resume {shlex.quote(request.sweep.name)}")
     return code
 
 
-@contextmanager
-def _noted_signals() -> Iterator[list[int]]:
-    """Collect the signals that ask to stop; a second Ctrl-C raises KeyboardInterrupt."""
-    signals: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and signal.SIGINT in signals:
-            raise KeyboardInterrupt
-        signals.append(number)
-
-    before = {number: signal.signal(number, note) for number in SIGNALS}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _watch(request: SweepRequest, submission: Submission | None, signals: Sequence[int]) -> list[MemberStatus]:
+def _watch(request: SweepRequest, submission: Submission | None, stop: StopRequest) -> list[MemberStatus]:
     """Print each member as it starts and ends, until none is active; cancel them after a signal."""
-    sweep, members, label = request.sweep, request.members(), labels(request.members())
+    members, label = request.members(), labels(request.members())
     printed: dict[str, str] = {}
     cancelled = False
     while True:
         began = time.monotonic()
-        if signals and not cancelled:
+        if stop and not cancelled:
             cancelled = True
             print("stopping: running members save their state first", flush=True)
-            cancel_members(sweep, members)
+            cancel_members(request.sweep, members)
         # Asked before the look: a server that has ended changes no status any more.
-        served = submission is not None and server_process(sweep.submission_folder(submission)) is not None
-        statuses = member_statuses(sweep, members)
+        served = submission is not None and is_served(submission)
+        statuses = member_statuses(request.sweep, members)
         for number, each in enumerate(statuses, start=1):
             if each.state in ("done", "running", "failed", "stopped") and printed.get(each.member.id) != each.state:
-                folder = "" if each.member.id in printed else f"  {sweep.run(each.member.id)}"
+                folder = "" if each.member.id in printed else f"  {request.sweep.folder / each.member.id}"
                 printed[each.member.id] = each.state
                 print(f"[{number}/{len(members)}] {each.state:<8} {label[each.member.id]}{folder}", flush=True)
         if not served and not any(each.active for each in statuses):
@@ -131,14 +114,14 @@ def exit_code(statuses: Sequence[MemberStatus], invalid: int, interrupted: bool)
     return BAD_INPUT if all(each.cause == failure.BAD_INPUT for each in unfinished) else FAILED
 
 
-def _summary(request: SweepRequest, statuses: Sequence[MemberStatus], invalid: Sequence[InvalidMember]) -> str:
+def _summary(request: SweepRequest, statuses: Sequence[MemberStatus]) -> str:
     """A line for each member, and the number of those done."""
     lines = []
     for each in statuses:
         state = "not started" if each.state == "missing" else each.state
         reason = f"  ({each.cause + ': ' if each.cause else ''}{each.reason})" if each.reason else ""
-        folder = request.sweep.run(each.member.id)
+        folder = request.sweep.folder / each.member.id
         lines.append(f"{state:<11} {shlex.join(each.member.arguments)}  {folder}{reason}")
-    lines += [f"{'bad input':<11} {shlex.join(each.arguments)}  ({each.error})" for each in invalid]
+    lines += [f"{'bad input':<11} {shlex.join(each.arguments)}  ({each.error})" for each in request.invalid]
     done = sum(each.state == "done" for each in statuses)
     return "\n".join([*lines, f"{done} of {len(lines)} done"])

@@ -4,10 +4,11 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hybrid_patch.runs.atomic_files import last_lines
 from hybrid_patch.runs.directory import METRICS, RunDirectory
@@ -17,7 +18,8 @@ from launch.queue.interface import Live, QueueSilentError
 from launch.sweep import Submission, Sweep, SweepMember
 
 State = Literal["done", "running", "queued", "stopped", "stale", "failed", "missing"]
-STATES: tuple[State, ...] = ("done", "running", "queued", "stopped", "stale", "failed", "missing")
+POLL = 2.0
+"""Seconds between looks at a sweep."""
 log = logging.getLogger(__name__)
 
 
@@ -30,7 +32,6 @@ class MemberStatus:
             without a sign of life; `queued`: a queue has it; `stopped`: saved, and no queue has it; `missing`: neither
             begun nor queued.
         rate: steps per second, at the last step.
-        holder: of its lock.
         live: whether a queue still has it, which may last a while after a machine has died.
     """
 
@@ -43,8 +44,6 @@ class MemberStatus:
     reason: str = ""
     cause: str = ""
     frame: str = ""
-    attempt: int = 0
-    holder: str = ""
     live: bool = False
 
     @property
@@ -74,48 +73,50 @@ def member_statuses(
         patient: if a queue does not answer, warn and count its members as queued; for looking on. Otherwise raises
             QueueSilentError, since what follows must not depend on a guess.
     """
-    members = list(sweep.members().values() if members is None else members)
+    by_cluster: dict[str, list[Submission]] = {}
+    for submission in sweep.submissions():
+        by_cluster.setdefault(submission.cluster.name, []).append(submission)
+    by_queue = [(queue_of(submissions[-1].cluster), submissions) for submissions in by_cluster.values()]
     live: dict[str, Live] = {}
-    by_queue = [(queue_of(submissions[-1].cluster), submissions) for submissions in _by_cluster(sweep.submissions())]
     for queue, submissions in by_queue:
         try:
-            live |= queue.live(sweep, submissions)
+            live |= queue.live(submissions)
         except QueueSilentError as error:
             if not patient:
                 raise
             log.warning("%s; what is not done is taken for queued", error)
             live |= {member: "waiting" for each in submissions for member in each.members}
+    members = sweep.members().values() if members is None else members
     statuses = [member_status(sweep.run(member.id), member, live.get(member.id)) for member in members]
     if any(each.state in ("stale", "missing") for each in statuses):
         verdicts: dict[str, str] = {}
         for queue, submissions in by_queue:
-            verdicts |= queue.verdicts(sweep, submissions)
-        statuses = [_with_verdict(each, verdicts.get(each.member.id)) for each in statuses]
+            verdicts |= queue.verdicts(submissions)
+        for i, each in enumerate(statuses):
+            if each.state in ("stale", "missing") and each.member.id in verdicts:
+                reason = f"{each.reason}; its job: {verdicts[each.member.id]}".removeprefix("; ")
+                statuses[i] = replace(each, reason=reason)
     return statuses
 
 
-def _by_cluster(submissions: Iterable[Submission]) -> Iterable[list[Submission]]:
-    clusters: dict[str, list[Submission]] = {}
-    for submission in submissions:
-        clusters.setdefault(submission.cluster.name, []).append(submission)
-    return clusters.values()
+def watched(sweep: Sweep, members: Iterable[SweepMember] | None = None) -> Iterator[list[MemberStatus]]:
+    """The status of members (None: all of the manifest) every few seconds, until none is active."""
+    while True:
+        statuses = member_statuses(sweep, members, patient=True)
+        yield statuses
+        if not any(each.active for each in statuses):
+            return
+        time.sleep(POLL)
 
 
-def _with_verdict(status: MemberStatus, verdict: str | None) -> MemberStatus:
-    if verdict is None or status.state not in ("stale", "missing"):
-        return status
-    return replace(status, reason=f"{status.reason}; its job: {verdict}".removeprefix("; "))
-
-
-def member_status(folder: Path, member: SweepMember, live: Live | None) -> MemberStatus:
+def member_status(run: RunDirectory, member: SweepMember, live: Live | None) -> MemberStatus:
     """The status of one member, from its run directory and from what its queue says."""
-    run = RunDirectory(folder)
     status = run.status()
     if not status:
         return MemberStatus(member=member, state="queued" if live else "missing")
     holder, heartbeat = run.holder(), status["heartbeat"]
-    state = _state(status, bool(holder) and is_alive(holder, heartbeat), live)
-    last = last_metrics(folder / METRICS)
+    state = _state(status, is_alive(holder, heartbeat), live)
+    last = last_metrics(run.path / METRICS)
     seconds = last.get("step_seconds", 0.0) + last.get("data_seconds", 0.0)
     reason = status["reason"]
     if state == "stale":
@@ -132,8 +133,6 @@ def member_status(folder: Path, member: SweepMember, live: Live | None) -> Membe
         reason=reason,
         cause=status.get("cause", ""),
         frame=status.get("frame", ""),
-        attempt=status["attempt"],
-        holder=holder_text(holder),
         live=live is not None,
     )
 
@@ -159,18 +158,12 @@ def _state(status: dict[str, Any], held: bool, live: Live | None) -> State:
 def counts(statuses: Iterable[MemberStatus]) -> str:
     """The number of members in each state: `3 done, 1 running`."""
     numbers = Counter(each.state for each in statuses)
-    return ", ".join(f"{numbers[state]} {state}" for state in STATES if numbers[state]) or "no members"
+    return ", ".join(f"{numbers[state]} {state}" for state in get_args(State) if numbers[state]) or "no members"
 
 
 def last_metrics(path: Path) -> dict[str, Any]:
     """The last whole line of the metrics; empty if there is none."""
-    try:
-        lines = last_lines(path)
-    except FileNotFoundError:
-        return {}
-    for line in reversed(lines):
-        try:
+    for line in reversed(last_lines(path)) if path.exists() else ():
+        with suppress(ValueError):
             return json.loads(line)
-        except ValueError:
-            continue
     return {}

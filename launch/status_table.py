@@ -4,11 +4,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console, Group, JustifyMethod, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from launch.status import STATES, MemberStatus, counts
+from launch.status import MemberStatus, counts
 from launch.sweep import SweepMember
 
 MAX_LINES = 40
@@ -16,7 +16,8 @@ MAX_LINES = 40
 MAX_LABEL = 70
 """Width of the first column; the rest of a line needs the space."""
 COLOURS = {"done": "green", "running": "cyan", "stale": "red", "failed": "red", "stopped": "yellow"}
-ORDER = ("running", "stale", "stopped", "queued", "missing", "failed", "done")
+SHOWN = ("running", "stale", "stopped")
+"""States of members that get a line in a long table, the most urgent first."""
 
 
 def show(*parts: RenderableType) -> None:
@@ -41,22 +42,24 @@ def overview(name: str, statuses: Sequence[MemberStatus], brief: bool = False) -
     """
     label = labels([each.member for each in statuses])
     table = Table(title=f"{name}: {counts(statuses)}", title_justify="left")
-    columns = ("member", "state", "id") if brief else ("member", "state", "step", "it/s", "left", "loss", "id")
-    for column in columns:
-        justify: JustifyMethod = "right" if column in ("step", "it/s", "left", "loss") else "left"
-        table.add_column(column, justify=justify, no_wrap=True, max_width=MAX_LABEL if column == "member" else None)
-    shown = list(statuses) if brief else _shown(statuses)
+    table.add_column("member", no_wrap=True, max_width=MAX_LABEL)
+    table.add_column("state", no_wrap=True)
+    for column in () if brief else ("step", "it/s", "left", "loss"):
+        table.add_column(column, no_wrap=True, justify="right")
+    table.add_column("id", no_wrap=True)
+    shown = statuses
+    if not brief and len(statuses) > MAX_LINES:
+        urgent = [each for each in statuses if each.state in SHOWN]
+        shown = sorted(urgent, key=lambda each: SHOWN.index(each.state))[:MAX_LINES]
     for each in shown:
-        cells: dict[str, str | Text] = {
-            "member": label[each.member.id],
-            "state": Text(each.state, style=COLOURS.get(each.state, "")),
-            "step": "" if each.steps is None else f"{each.step}/{each.steps}",
-            "it/s": "" if each.rate is None or each.state != "running" else f"{each.rate:.2f}",
-            "left": "" if each.seconds_left is None else duration(each.seconds_left),
-            "loss": "" if each.loss is None else f"{each.loss:.4f}",
-            "id": each.member.id,
-        }
-        table.add_row(*(cells[column] for column in columns))
+        numbers = (
+            "" if each.steps is None else f"{each.step}/{each.steps}",
+            "" if each.rate is None or each.state != "running" else f"{each.rate:.2f}",
+            "" if each.seconds_left is None else duration(each.seconds_left),
+            "" if each.loss is None else f"{each.loss:.4f}",
+        )
+        state = Text(each.state, style=COLOURS.get(each.state, ""))
+        table.add_row(label[each.member.id], state, *(() if brief else numbers), each.member.id)
     rest = [each for each in statuses if each not in shown]
     if rest:
         table.add_section()
@@ -64,35 +67,27 @@ def overview(name: str, statuses: Sequence[MemberStatus], brief: bool = False) -
     return table
 
 
-def _shown(statuses: Sequence[MemberStatus]) -> list[MemberStatus]:
-    if len(statuses) <= MAX_LINES:
-        return list(statuses)
-    assert set(ORDER) == set(STATES)
-    first = sorted(statuses, key=lambda each: ORDER.index(each.state))[:MAX_LINES]
-    return [each for each in statuses if each in first and each.state in ("running", "stale", "stopped")]
+def with_failures(name: str, statuses: Sequence[MemberStatus]) -> Group:
+    """The table, a line for each cause and place of failures, and the command that runs the members again.
 
-
-def failures(name: str, statuses: Sequence[MemberStatus]) -> list[Text]:
-    """A line for each cause and place of failures, and the command that runs the members again.
-
-    Includes stale members, and missing ones that their queue knows more about.
+    Failures include stale members, and missing ones that their queue knows more about.
     """
-    groups: dict[tuple[str, str], list[MemberStatus]] = {}
+    groups: dict[str, list[MemberStatus]] = {}
     for each in statuses:
         if each.state == "failed":
-            groups.setdefault((each.cause or "error", each.frame), []).append(each)
+            where = f" at {each.frame}" if each.frame else ""
+            groups.setdefault(f"{each.cause or 'error'}{where}", []).append(each)
         elif each.state == "stale" or (each.state == "missing" and each.reason):
-            groups.setdefault((each.state, ""), []).append(each)
+            groups.setdefault(each.state, []).append(each)
     lines = []
-    for (cause, frame), members in sorted(groups.items(), key=lambda pair: -len(pair[1])):
-        where = f" at {frame}" if frame else ""
+    for cause, members in sorted(groups.items(), key=lambda pair: -len(pair[1])):
         ids = ", ".join(each.member.id for each in members[:3]) + (", ..." if len(members) > 3 else "")
-        lines.append(f"{len(members)} × {cause}{where}: {members[0].reason}\n    {ids}")
+        lines.append(f"{len(members)} × {cause}: {members[0].reason}\n    {ids}")
     states = [each.state for members in groups.values() for each in members if each.resubmittable]
     if states:
         which = "" if "missing" in states else " --failed-only"
         lines.append(f"again: hybrid-patch launch resume {shlex.quote(name)}{which}")
-    return [Text(line) for line in lines]
+    return Group(overview(name, statuses), *map(Text, lines))
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,7 @@
 import os
 import shlex
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +14,7 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.sweep import each_config, sweep_members
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.atomic_files import write_text
+from hybrid_patch.runs.atomic_files import write_json, write_text
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.provenance import provenance
 from launch.config import Cluster, Slurm
@@ -22,7 +22,7 @@ from launch.queue.choice import queue_of
 from launch.queue.interface import QueueSilentError
 from launch.snapshot import Snapshot, snapshot_code
 from launch.status import MemberStatus, member_statuses
-from launch.sweep import RUNS, Submission, Sweep, SweepMember
+from launch.sweep import RUNS, SUBMISSION, Submission, Sweep, SweepMember
 
 if TYPE_CHECKING:
     from hybrid_patch.cost.devices import Device
@@ -37,23 +37,6 @@ class ValidMember(NamedTuple):
     identity: Identity
 
 
-@dataclass(frozen=True)
-class SweepRequest:
-    """A requested sweep, with each run once.
-
-    Attributes:
-        repeated: the number of members that are the same run as one before.
-    """
-
-    sweep: Sweep
-    valid: list[ValidMember]
-    repeated: int
-
-    def members(self) -> list[SweepMember]:
-        """The members, in order."""
-        return [each.member for each in self.valid]
-
-
 class InvalidMember(NamedTuple):
     """A member that cannot run, by its command line."""
 
@@ -61,29 +44,37 @@ class InvalidMember(NamedTuple):
     error: str
 
 
-def validate_sweep(arguments: Sequence[str], cluster: Cluster) -> SweepRequest:
-    """Compose and check every member that a command line describes.
+@dataclass(frozen=True)
+class SweepRequest:
+    """A requested sweep, with each run once.
 
-    Raises InputError that lists all invalid ones, a line each.
+    Attributes:
+        valid: at least one.
+        repeated: the number of members that are the same run as one before.
     """
-    request, invalid = request_sweep(arguments, cluster, Sources())
-    if invalid or request is None:
-        total = len(invalid) + (len(request.valid) + request.repeated if request else 0)
-        lines = [f"{shlex.join(each.arguments)}: {each.error}" for each in invalid]
-        raise InputError(_listed(f"{len(invalid)} of {total} members are bad, nothing is submitted", lines))
-    return request
+
+    sweep: Sweep
+    valid: list[ValidMember]
+    invalid: list[InvalidMember]
+    repeated: int
+
+    def members(self) -> list[SweepMember]:
+        """The valid members, in order."""
+        return [each.member for each in self.valid]
 
 
 def request_sweep(
-    arguments: Sequence[str], cluster: Cluster, sources: Sources
-) -> tuple[SweepRequest | None, list[InvalidMember]]:
-    """The valid members that a command line describes (None: there are none), and the invalid ones.
+    arguments: Sequence[str], cluster: Cluster, sources: Sources | None = None, tolerant: bool = False
+) -> SweepRequest:
+    """Compose and check every member that a command line describes.
 
-    Raises InputError where it describes no sweep.
+    Raises InputError where it describes no sweep, if no member is valid, and, unless `tolerant`, for invalid members, a
+    line each.
     """
     for word in arguments:
         if word.lstrip("+").startswith("run_dir="):
             raise InputError(f"{word}: each member has its own; sweep_name=<name> names their folder")
+    sources = sources or Sources()
     nodes = [f"runtime.nodes={cluster.nodes}"] if isinstance(cluster, Slurm) and cluster.nodes else []
     lines = [[*line, *nodes] for line in sweep_members(arguments, sources)]
     if not lines:
@@ -91,37 +82,35 @@ def request_sweep(
     fingerprint = read_once()
     valid: dict[str, ValidMember] = {}
     invalid = []
-    names = set()
     for line, config in zip(lines, each_config(lines, sources), strict=True):
         if isinstance(config, InputError):
             invalid.append(InvalidMember(line, str(config)))
             continue
-        names.add(config.sweep_name)
         run = identity(config, fingerprint)
-        valid.setdefault(run["run_id"], ValidMember(_member(run["run_id"], line, config), config, run))
+        member = SweepMember(
+            id=run["run_id"],
+            arguments=tuple(line),
+            nodes=config.runtime.nodes,
+            processes=config.runtime.processes,
+            workers=config.runtime.workers,
+            cuda=config.runtime.device == "cuda",
+            memory=None,
+        )
+        valid.setdefault(member.id, ValidMember(member, config, run))
+    names = sorted({each.config.sweep_name for each in valid.values()})
     if len(names) > 1:
-        raise InputError(f"sweep_name={','.join(sorted(names))}: a sweep has one name")
+        raise InputError(f"sweep_name={','.join(names)}: a sweep has one name")
+    if invalid and not tolerant:
+        errors = [f"{shlex.join(each.arguments)}: {each.error}" for each in invalid]
+        raise InputError(_listed(f"{len(invalid)} of {len(lines)} members are bad, nothing is submitted", errors))
     if not valid:
-        return None, invalid
+        raise InputError("; ".join(dict.fromkeys(each.error for each in invalid)))
     repeated = len(lines) - len(invalid) - len(valid)
-    return SweepRequest(Sweep(RUNS / names.pop()), list(valid.values()), repeated), invalid
+    return SweepRequest(Sweep(RUNS / names[0]), list(valid.values()), invalid, repeated)
 
 
 def _listed(title: str, lines: Sequence[str]) -> str:
     return "\n".join([f"{title}:", *(f"  {line}" for line in lines)])
-
-
-def _member(run_id: str, line: Sequence[str], config: Config) -> SweepMember:
-    runtime = config.runtime
-    return SweepMember(
-        id=run_id,
-        arguments=tuple(line),
-        nodes=runtime.nodes,
-        processes=runtime.processes,
-        workers=runtime.workers,
-        cuda=runtime.device == "cuda",
-        memory=None,
-    )
 
 
 def plan_memory(
@@ -158,7 +147,7 @@ def plan_memory(
     if too_large:
         title = f"{len(too_large)} of {len(request.valid)} members cannot run, nothing is submitted"
         raise InputError(_listed(title, too_large))
-    return SweepRequest(request.sweep, valid, request.repeated), plan
+    return replace(request, valid=valid), plan
 
 
 def submit(request: SweepRequest, cluster: Cluster) -> tuple[Submission | None, list[MemberStatus], str]:
@@ -173,23 +162,23 @@ def submit(request: SweepRequest, cluster: Cluster) -> tuple[Submission | None, 
             before = member_statuses(sweep, request.members())
         except QueueSilentError as error:
             raise InputError(f"{error}; what waits there is not known, so nothing was submitted") from None
-        todo = [each.member for each in before if each.resubmittable]
+        todo = {each.member.id for each in before if each.resubmittable}
         if not todo:
             return None, before, ""
         code = snapshot_code(sweep.code, cluster.dirty)
-        valid = {each.member.id: each for each in request.valid}
         record = {**provenance(), "commit": code.commit, "dirty": code.dirty}
-        for member in todo:
-            _freeze(RunDirectory(sweep.run(member.id)), valid[member.id], record)
+        frozen = [each for each in request.valid if each.member.id in todo]
+        for each in frozen:
+            _freeze(sweep.run(each.member.id), each, record)
         # A running job reads its members' resources in the manifest: those entries must not change.
-        unchanged = sweep.members().keys() - {member.id for member in todo}
+        unchanged = sweep.members().keys() - todo
         sweep.add([member for member in request.members() if member.id not in unchanged])
-        submission, line = hand_over(sweep, todo, code, cluster, str(Path.cwd()))
+        submission, line = hand_over(sweep, [each.member for each in frozen], code, cluster, str(Path.cwd()))
     return submission, before, line
 
 
 def hand_over(
-    sweep: Sweep, members: Collection[SweepMember], code: Snapshot, cluster: Cluster, cwd: str
+    sweep: Sweep, members: Sequence[SweepMember], code: Snapshot, cluster: Cluster, cwd: str
 ) -> tuple[Submission, str]:
     """Record a submission of frozen members and give it to its queue. Returns it, and a line about the queue.
 
@@ -198,6 +187,7 @@ def hand_over(
     os.sync()  # the members' files were not flushed one by one
     number = max((each.number for each in sweep.submissions()), default=0) + 1
     submission = Submission(
+        folder=sweep.submissions_folder / f"{number:04d}",
         number=number,
         cluster=cluster,
         code=str(code.folder),
@@ -205,8 +195,9 @@ def hand_over(
         members=tuple(member.id for member in members),
         name=f"{sweep.name}-{number}-{uuid.uuid4().hex[:8]}",
     )
-    sweep.record(submission)
-    return submission, queue_of(cluster).submit(sweep, submission)
+    plain = SUBMISSION.dump_python(submission, mode="json", exclude={"folder"})
+    write_json(submission.folder / "submission.json", plain)
+    return submission, queue_of(cluster).submit(submission)
 
 
 def _freeze(run: RunDirectory, valid: ValidMember, record: dict[str, Any]) -> None:
@@ -218,13 +209,3 @@ def _freeze(run: RunDirectory, valid: ValidMember, record: dict[str, Any]) -> No
     elif run.config.read_text() != text:
         with run.held():
             write_text(run.config, text)
-
-
-def other_commits(sweep: Sweep, members: Sequence[SweepMember], commit: str | None) -> dict[str, list[str]]:
-    """The ids of members that were begun from another commit, by that commit."""
-    by_commit: dict[str, list[str]] = {}
-    for member in members:
-        run = RunDirectory(sweep.run(member.id))
-        if run.exists() and (other := run.identity().get("commit")) != commit:
-            by_commit.setdefault(str(other), []).append(member.id)
-    return by_commit

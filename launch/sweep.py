@@ -2,26 +2,30 @@
 
 runs/<sweep>/launch/manifest.json            the members: id, arguments, resources
 runs/<sweep>/launch/code/<tree>/             the code at the time of a submission
-runs/<sweep>/launch/submissions/<number>/    submission.json, and the queue's files
+runs/<sweep>/launch/submissions/<number>/    submission.json, the queue's files, and markers
 runs/<sweep>/<run id>/                       the runs
 """
 
-import dataclasses
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+from pydantic import TypeAdapter
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json
-from launch.config import CLUSTER, Cluster
+from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.sweep_manifest import MANIFEST
+from launch.config import Cluster
 
 RUNS = Path("runs")
-FOLDER = "launch"
-"""The folder of launch's files in a sweep, beside its runs."""
+Marker = Literal["cancelled", "ended"]
+"""cancelled: asks the queue to drop the member; ended: left by the queue when it is done with the member."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +50,15 @@ class SweepMember:
     memory: int | None
 
 
+MEMBERS = TypeAdapter(list[SweepMember])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Submission:
     """Members that were handed to a queue together.
 
     Attributes:
+        folder: of its files, in the sweep's `launch/submissions/`.
         number: within the sweep, from 1.
         cluster: where they run.
         code: the folder that they import the code from.
@@ -59,12 +67,46 @@ class Submission:
         name: of the jobs; unique across machines.
     """
 
+    folder: Path
     number: int
     cluster: Cluster
     code: str
     cwd: str
     members: tuple[str, ...]
     name: str
+
+    @property
+    def sweep(self) -> "Sweep":
+        """The sweep that it belongs to."""
+        return Sweep(self.folder.parents[2])
+
+    def environment(self) -> dict[str, str]:
+        """The environment of processes that import the submitted code, not that in their working directory."""
+        paths = [self.code, *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+
+    def mark(self, marker: Marker, member: str) -> None:
+        """Leave a marker, an empty file: creating one is atomic, even on a full disk. Raises OSError."""
+        (self.folder / marker).mkdir(exist_ok=True)
+        (self.folder / marker / member).touch()
+
+    def marked(self, marker: Marker) -> set[str]:
+        """The members with a marker."""
+        return {path.name for path in (self.folder / marker).glob("*")}
+
+    def waiting(self) -> set[str]:
+        """The members that its queue, if it is alive, has not ended with and was not asked to drop."""
+        return set(self.members) - self.marked("cancelled") - self.marked("ended")
+
+
+SUBMISSION = TypeAdapter(Submission)
+
+
+def read_submission(folder: Path) -> Submission:
+    """The submission of a folder."""
+    folder = folder.absolute()
+    plain = json.loads((folder / "submission.json").read_text())
+    return SUBMISSION.validate_json(json.dumps({**plain, "folder": str(folder)}))
 
 
 class Sweep:
@@ -73,49 +115,37 @@ class Sweep:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.name = self.folder.name
-        self.launch_folder = self.folder / FOLDER
-        self.code = self.launch_folder / "code"
-        self._manifest = self.launch_folder / "manifest.json"
-        self._submissions = self.launch_folder / "submissions"
+        self._manifest = self.folder / MANIFEST
+        self.code = self._manifest.with_name("code")
+        self.submissions_folder = self._manifest.with_name("submissions")
 
     def exists(self) -> bool:
         """Whether anything was ever submitted here."""
         return self._manifest.exists()
 
-    def run(self, member: str) -> Path:
+    def run(self, member: str) -> RunDirectory:
         """A member's run directory."""
-        return self.folder / member
+        return RunDirectory(self.folder / member)
 
     def members(self) -> dict[str, SweepMember]:
         """All members that were ever submitted, by id, in order."""
-        if not self.exists():
-            return {}
-        rows = json.loads(self._manifest.read_text())["members"]
-        return {row["id"]: SweepMember(**{**row, "arguments": tuple(row["arguments"])}) for row in rows}
+        rows = json.loads(self._manifest.read_text())["members"] if self.exists() else []
+        return {member.id: member for member in MEMBERS.validate_python(rows)}
 
     def add(self, members: Sequence[SweepMember]) -> None:
         """Put members into the manifest, in place of former entries of the same id."""
         entries = self.members() | {member.id: member for member in members}
-        write_json(self._manifest, {"members": [dataclasses.asdict(member) for member in entries.values()]})
+        write_json(self._manifest, {"members": MEMBERS.dump_python(list(entries.values()), mode="json")})
 
     def submissions(self) -> list[Submission]:
         """All submissions, oldest first."""
-        return [read_submission(path.parent) for path in sorted(self._submissions.glob("*/submission.json"))]
-
-    def submission_folder(self, submission: Submission) -> Path:
-        """The folder of a submission."""
-        return self._submissions / f"{submission.number:04d}"
-
-    def record(self, submission: Submission) -> None:
-        """Write a new submission to the disk."""
-        plain = {**dataclasses.asdict(submission), "cluster": CLUSTER.dump_python(submission.cluster, mode="json")}
-        write_json(self.submission_folder(submission) / "submission.json", plain)
+        return [read_submission(path.parent) for path in sorted(self.submissions_folder.glob("*/submission.json"))]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One submission at a time. Raises InputError during another one."""
-        self.launch_folder.mkdir(parents=True, exist_ok=True)
-        with (self.launch_folder / ".lock").open("a+") as file:
+        self._manifest.parent.mkdir(parents=True, exist_ok=True)
+        with self._manifest.with_name(".lock").open("a+") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
@@ -123,21 +153,9 @@ class Sweep:
             yield
 
 
-def read_submission(folder: Path) -> Submission:
-    """The submission of a folder."""
-    plain: dict[str, Any] = json.loads((folder / "submission.json").read_text())
-    plain["cluster"] = CLUSTER.validate_json(json.dumps(plain["cluster"]))
-    return Submission(**{**plain, "members": tuple(plain["members"])})
-
-
-def sweep_of(submission_folder: Path) -> Sweep:
-    """The sweep that the folder of a submission belongs to."""
-    return Sweep(submission_folder.absolute().parents[2])
-
-
 def sweeps() -> list[Sweep]:
     """All sweeps that were submitted from the current folder."""
-    return [Sweep(path.parents[1]) for path in sorted(RUNS.glob(f"*/{FOLDER}/manifest.json"))]
+    return [Sweep(path.parents[1]) for path in sorted(RUNS.glob(f"*/{MANIFEST}"))]
 
 
 def chosen_sweep(name: str | None) -> Sweep:
@@ -155,7 +173,7 @@ def chosen_sweep(name: str | None) -> Sweep:
 
 
 def _last_submitted(sweep: Sweep) -> float:
-    return max((sweep.submission_folder(each).stat().st_mtime for each in sweep.submissions()), default=0)
+    return max((each.folder.stat().st_mtime for each in sweep.submissions()), default=0)
 
 
 def find_member(name: str) -> tuple[Sweep, SweepMember]:

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -44,8 +44,7 @@ class RunLock:
         self._path = folder / HOLDER
         self._token: str | None = None
         self._threads = threading.RLock()
-        self._depth = 0
-        self._file: int | None = None
+        self._inside = False
 
     def holder(self) -> dict[str, Any]:
         """The holder's host, process and job; empty if nobody holds the lock."""
@@ -65,7 +64,7 @@ class RunLock:
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._exclusive():
             holder = self.holder()
-            if holder and self._token != holder["token"] and is_alive(holder, heartbeat):
+            if holder.get("token") != self._token and is_alive(holder, heartbeat):
                 raise InputError(
                     f"run_dir={self._folder}: another process is at work on this run ({holder_text(holder)}); "
                     "wait for it, or end it"
@@ -96,24 +95,18 @@ class RunLock:
     def _exclusive(self) -> Iterator[None]:
         """Exclude other processes, and other threads of this one, from this directory."""
         with self._threads:
-            if self._file is None:
-                # One descriptor for as long as the run is held: closing any other of this file would drop the
-                # process's locks on it. Without a lock none stays open: a sweep has more runs than a process may open.
-                self._file = os.open(self._folder / MUTEX, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            self._depth += 1
-            try:
-                if self._depth == 1:
-                    self._wait_for_turn(self._file)
+            if self._inside:
                 yield
-            finally:
-                self._depth -= 1
-                if self._depth == 0:
-                    fcntl.lockf(self._file, fcntl.LOCK_UN)
-                    if self._token is None:
-                        os.close(self._file)
-                        self._file = None
+                return
+            with (self._folder / MUTEX).open("a") as file:  # closing it gives the lock back
+                self._wait_for_turn(file)
+                self._inside = True
+                try:
+                    yield
+                finally:
+                    self._inside = False
 
-    def _wait_for_turn(self, file: int) -> None:
+    def _wait_for_turn(self, file: IO[str]) -> None:
         """Of this process alone (`lockf`): a lock that workers inherit would outlive it when it is killed."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
@@ -134,11 +127,13 @@ def holder_text(holder: dict[str, Any]) -> str:
 
 
 def is_alive(holder: dict[str, Any], heartbeat: float) -> bool:
-    """Whether the holder of a lock is still running, as far as this process can know.
+    """Whether the holder of a lock is still running, as far as this process can know; False if nobody holds it.
 
     The process table decides on this machine, the heartbeat elsewhere. A holder whose own job the scheduler has started
     again counts as dead: if it still runs, it is an orphan and has to end.
     """
+    if not holder:
+        return False
     me = _myself()
     if me["job"] is not None and holder["job"] == me["job"] and holder["restart"] != me["restart"]:
         return False

@@ -1,7 +1,7 @@
 """Signals that ask a run to stop: recorded when they arrive, obeyed at the next step boundary."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -25,10 +25,10 @@ class StopRequest:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Handle SIGINT, SIGTERM and SIGUSR2 inside the block, and restore the former handlers after it."""
+def stop_requests(signals: Sequence[signal.Signals] = STOPPING) -> Iterator[StopRequest]:
+    """Handle signals inside the block, and restore the former handlers after it."""
     request = StopRequest()
-    before = {number: signal.signal(number, request.note) for number in STOPPING}
+    before = {number: signal.signal(number, request.note) for number in signals}
     try:
         yield request
     finally:

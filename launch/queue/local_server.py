@@ -10,47 +10,28 @@ import time
 import traceback
 from collections import deque
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
-from hybrid_patch.runs.directory import RunDirectory
-from launch.attempts import Stop, retry_when_full, run_attempts
 from launch.config import Local
-from launch.queue.local import code_environment
-from launch.queue.local_slots import HeldSlots, acquire_slots, slots_of
-from launch.queue.markers import mark, marked
-from launch.sweep import SweepMember, read_submission, sweep_of
-
-POLL = 0.3
-"""Seconds between looks at markers, and at slots that others hold."""
+from launch.queue.local_slots import Slot, acquire_slots, release_slots, slots_of
+from launch.queue.member_threads import POLL, MemberThreads
+from launch.sweep import SweepMember
 
 
-class Server:
+class Server(MemberThreads):
     """The server of a submission."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.sweep = sweep_of(folder)
-        self.submission = read_submission(folder)
+        super().__init__(folder)
         assert isinstance(self.submission.cluster, Local)
-        self.cluster = self.submission.cluster
-        members = self.sweep.members()
-        self.waiting = deque(members[name] for name in self.submission.members)
-        self.stop = Stop()
+        self.slots = slots_of(self.submission.cluster)
+        self.waiting = deque(self.members[name] for name in self.submission.members)
         self.queue_lock = threading.Lock()
 
     def serve(self) -> None:
         """Run until all members have had their turn, or a signal asks to stop."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-            signal.signal(number, self.stop.note)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        threads = [threading.Thread(target=self._work) for _ in slots_of(self.cluster)]
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            for member in marked(self.folder, "cancelled"):
-                self.stop.cancel(member)
-            time.sleep(POLL)
+        self.join([self._work for _ in self.slots])
 
     def _work(self) -> None:
         while True:
@@ -59,37 +40,28 @@ class Server:
                     return
                 member = self.waiting.popleft()
             try:
-                if not self.stop.asked(member.id):
-                    self._run(member)
+                self._run(member)
             except Exception:  # no member may cost the others their turn
                 self._log(f"{member.id}: {traceback.format_exc()}")
-            retry_when_full(partial(mark, self.folder, "ended", member.id))
+            self.mark_ended(member)
 
     def _run(self, member: SweepMember) -> None:
-        slots, held = slots_of(self.cluster), None
-        while held is None:
-            if self.stop.asked(member.id):
-                return
-            held = acquire_slots(slots, min(member.processes, len(slots)))
-            if held is None:
-                time.sleep(POLL)
+        while not self.stop.asked(member.id):
+            if held := acquire_slots(self.slots, min(member.processes, len(self.slots))):
+                break
+            time.sleep(POLL)
+        else:
+            return
         try:
-            outcome = run_attempts(
-                RunDirectory(self.sweep.run(member.id)),
-                self.submission.number,
-                self.cluster.retries,
-                self.stop,
-                self._environment(member, held),
-                inherited_files=held.files,
-            )
+            outcome = self.attempt(member, self._environment(member, held), inherited_files=list(held.values()))
         finally:
-            held.release()
+            release_slots(held)
         self._log(f"{member.id}: {outcome.state} {outcome.cause} {outcome.reason}".rstrip())
 
-    def _environment(self, member: SweepMember, held: HeldSlots) -> dict[str, str]:
-        threads = sum(slot.threads for slot in held.slots) // member.processes
-        variables = {**code_environment(self.submission.code), "OMP_NUM_THREADS": str(max(threads, 1))}
-        gpus = [slot.gpu for slot in held.slots if slot.gpu is not None]
+    def _environment(self, member: SweepMember, held: dict[Slot, int]) -> dict[str, str]:
+        threads = sum(slot.threads for slot in held) // member.processes
+        variables = {**self.submission.environment(), "OMP_NUM_THREADS": str(max(threads, 1))}
+        gpus = [slot.gpu for slot in held if slot.gpu is not None]
         return {**variables, "CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else variables
 
     def _log(self, text: str) -> None:

@@ -5,9 +5,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 from launch.config import Local
 
@@ -15,8 +15,7 @@ THREADS = 2
 """CPU threads of a slot by default."""
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """Room for one process.
 
     Attributes:
@@ -33,12 +32,11 @@ class Slot:
 def slots_of(cluster: Local) -> list[Slot]:
     """The slots that a queue may use here."""
     gpus, cores = visible_gpus(), len(os.sched_getaffinity(0))
-    threads = cluster.threads or (max(cores // cluster.slots, 1) if cluster.slots else min(THREADS, cores))
     if gpus:
         count = min(cluster.slots or len(gpus), len(gpus))
         return [Slot(f"gpu{gpu}", gpu, cluster.threads or max(cores // count, 1)) for gpu in gpus[:count]]
-    count = cluster.slots or max(cores // threads, 1)
-    return [Slot(f"cpu{i}", None, threads) for i in range(count)]
+    threads = cluster.threads or (max(cores // cluster.slots, 1) if cluster.slots else min(THREADS, cores))
+    return [Slot(f"cpu{i}", None, threads) for i in range(cluster.slots or max(cores // threads, 1))]
 
 
 def visible_gpus() -> list[str]:
@@ -52,24 +50,14 @@ def visible_gpus() -> list[str]:
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in listing.splitlines()))]
 
 
-class HeldSlots:
-    """Slots in use by a member. Its process inherits their locks, so they are free when it ends, however it ends."""
+def acquire_slots(slots: list[Slot], count: int) -> dict[Slot, int] | None:
+    """Lock `count` of the slots; None if fewer are free. Returns the descriptors of their locks, for `release_slots`.
 
-    def __init__(self) -> None:
-        self.slots: list[Slot] = []
-        self.files: list[int] = []
-
-    def release(self) -> None:
-        """Close the locks here; a process that inherited them holds them until it ends."""
-        for file in self.files:
-            os.close(file)
-
-
-def acquire_slots(slots: list[Slot], count: int) -> HeldSlots | None:
-    """Hold `count` of the slots; None if fewer are free."""
+    A process that inherits the descriptors holds the slots until it ends, however it ends.
+    """
     folder = Path(tempfile.gettempdir()) / f"hybrid_patch-slots-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    held = HeldSlots()
+    held: dict[Slot, int] = {}
     for slot in slots:
         file = os.open(folder / slot.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -77,9 +65,14 @@ def acquire_slots(slots: list[Slot], count: int) -> HeldSlots | None:
         except BlockingIOError:
             os.close(file)
             continue
-        held.slots.append(slot)
-        held.files.append(file)
-        if len(held.slots) == count:
+        held[slot] = file
+        if len(held) == count:
             return held
-    held.release()
+    release_slots(held)
     return None
+
+
+def release_slots(held: dict[Slot, int]) -> None:
+    """Close the locks in this process."""
+    for file in held.values():
+        os.close(file)

@@ -6,17 +6,16 @@ import re
 import shutil
 import subprocess
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json, write_text
 from launch.config import Slurm
-from launch.queue.interface import Live, QueueSilentError
-from launch.queue.markers import mark, released
+from launch.queue.interface import Live, Queue, QueueSilentError
 from launch.queue.slurm_script import Resources, resources_of, script
-from launch.sweep import Submission, Sweep, SweepMember
+from launch.sweep import Submission, SweepMember
 
 T = TypeVar("T")
 ARRAYS = "arrays.json"
@@ -37,7 +36,7 @@ class Array:
     job: str | None = None
 
 
-class SlurmQueue:
+class SlurmQueue(Queue):
     """The cluster that sbatch submits to."""
 
     def __init__(self, cluster: Slurm) -> None:
@@ -61,93 +60,86 @@ class SlurmQueue:
         power = {"K": 1, "": 2, "M": 2, "G": 3, "T": 4}[match[2].upper()]
         return int(match[1]) * 1024**power // self._cluster.pack
 
-    def submit(self, sweep: Sweep, submission: Submission) -> str:
+    def submit(self, submission: Submission) -> str:
         """Call sbatch for each array, after recording the arrays under unique names."""
-        folder = sweep.submission_folder(submission)
-        members = sweep.members()
-        arrays: list[Array] = []
-        needs: list[Resources] = []
+        members = submission.sweep.members()
+        by_need: dict[Resources, list[str]] = {}
+        for name in submission.members:
+            by_need.setdefault(resources_of(self._cluster, members[name]), []).append(name)
         limit = _array_limit()
-        for need, names in self._by_need([members[name] for name in submission.members]).items():
-            groups = _chunks(names, self._cluster.pack)
-            for part in _chunks(groups, limit):
-                arrays.append(Array(f"{submission.name}-{len(arrays)}", part))
-                needs.append(need)
-        _write(folder, arrays)
-        for i, (array, need) in enumerate(zip(arrays, needs, strict=True)):
-            file = folder / f"array-{i}.sh"
-            write_text(file, script(self._cluster, submission, folder, i, array.name, len(array.groups), need))
+        planned = [
+            (need, groups)
+            for need, names in by_need.items()
+            for groups in _chunks(_chunks(names, self._cluster.pack), limit)
+        ]
+        arrays = [Array(f"{submission.name}-{i}", groups) for i, (_, groups) in enumerate(planned)]
+        _write(submission, arrays)
+        for i, (need, groups) in enumerate(planned):
+            file = submission.folder / f"array-{i}.sh"
+            write_text(file, script(submission, i, arrays[i].name, len(groups), need))
             try:
                 job = _output_of("sbatch", "--parsable", str(file)).strip().partition(";")[0]
             except QueueSilentError as error:
                 done = f"{i} of {len(arrays)} arrays are submitted; " if i else "nothing was submitted; "
                 raise InputError(f"cluster=slurm: {error}; {done}the same command submits what is missing") from None
-            arrays[i] = replace(array, job=job)
-            _write(folder, arrays)
+            arrays[i] = replace(arrays[i], job=job)
+            _write(submission, arrays)
         jobs = sum(len(array.groups) for array in arrays)
         return f"{jobs} jobs in arrays {', '.join(str(array.job) for array in arrays)}"
 
-    def _by_need(self, members: Sequence[SweepMember]) -> dict[Resources, list[str]]:
-        by_need: dict[Resources, list[str]] = {}
-        for member in members:
-            by_need.setdefault(resources_of(self._cluster, member), []).append(member.id)
-        return by_need
-
-    def live(self, sweep: Sweep, submissions: Collection[Submission]) -> dict[str, Live]:
+    def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
         """The members of jobs that wait or run. Raises QueueSilentError if SLURM does not answer."""
         groups = {}
-        for each in submissions:
-            folder = sweep.submission_folder(each)
-            gone = released(folder)
-            for array in read_arrays(folder):
-                groups[array.name] = [[member for member in group if member not in gone] for group in array.groups]
+        for submission in submissions:
+            waiting = submission.waiting()
+            for array in read_arrays(submission):
+                groups[array.name] = [waiting.intersection(group) for group in array.groups]
         live: dict[str, Live] = {}
         if not groups:
             return live
         for line in _output_of("squeue", "--all", "--noheader", "--array", "--format=%j|%K|%T").splitlines():
             name, index, state = line.strip().rsplit("|", 2)
             if name in groups and index.isdigit() and state in WAITING | RUNNING:
-                for member in groups[name][int(index)]:
-                    live[member] = "running" if state in RUNNING else "waiting"
+                live |= dict.fromkeys(groups[name][int(index)], "running" if state in RUNNING else "waiting")
         return live
 
-    def verdicts(self, sweep: Sweep, submissions: Collection[Submission]) -> dict[str, str]:
+    def verdicts(self, submissions: Collection[Submission]) -> dict[str, str]:
         """The final states of members' jobs: `NODE_FAIL`, `OUT_OF_MEMORY`, `CANCELLED by 0`, ..."""
         verdicts: dict[str, str] = {}
-        for submission in submissions:
-            for array in read_arrays(sweep.submission_folder(submission)):
-                for index, state in _job_states(array.job).items() if array.job else ():
-                    for member in array.groups[index] if index < len(array.groups) else ():
-                        verdicts[member] = state
+        for array in (array for submission in submissions for array in read_arrays(submission) if array.job):
+            states = _job_states(str(array.job))
+            for index, group in enumerate(array.groups):
+                if index in states:
+                    verdicts |= dict.fromkeys(group, states[index])
         return verdicts
 
-    def cancel(self, sweep: Sweep, submission: Submission, members: Collection[str]) -> None:
+    def cancel(self, submission: Submission, members: Collection[str]) -> None:
         """Cancel jobs whose members are all cancelled; leave a marker for a job with others."""
-        folder = sweep.submission_folder(submission)
-        live = self.live(sweep, [submission])  # as it is before the markers
-        for array in read_arrays(folder):
+        live = self.live([submission])  # as it is before the markers
+        for array in read_arrays(submission):
             tasks = []
             for index, group in enumerate(array.groups):
-                if not live.keys() & set(group):
+                if live.keys().isdisjoint(group):
                     continue
-                if set(group) <= set(members):
+                cancelled = set(group) & set(members)
+                if len(cancelled) == len(group):
                     tasks.append(index)
-                for member in set(group) & set(members):
-                    mark(folder, "cancelled", member)
+                for member in cancelled:
+                    submission.mark("cancelled", member)
             if tasks and array.job is None:  # its number was never heard: the submitting process was killed
                 _output_of("scancel", f"--name={array.name}")
             for part in _chunks([f"{array.job}_{index}" for index in tasks], 500) if array.job is not None else ():
                 _output_of("scancel", *part)
 
 
-def read_arrays(folder: Path) -> list[Array]:
+def read_arrays(submission: Submission) -> list[Array]:
     """The arrays of a submission."""
-    file = folder / ARRAYS
+    file = submission.folder / ARRAYS
     return [Array(**row) for row in json.loads(file.read_text())] if file.exists() else []
 
 
-def _write(folder: Path, arrays: Sequence[Array]) -> None:
-    write_json(folder / ARRAYS, [asdict(array) for array in arrays])
+def _write(submission: Submission, arrays: Sequence[Array]) -> None:
+    write_json(submission.folder / ARRAYS, [asdict(array) for array in arrays])
 
 
 def _chunks(items: list[T], size: int) -> list[list[T]]:
@@ -167,19 +159,15 @@ def _array_limit() -> int:
 
 def _job_states(job: str) -> dict[int, str]:
     """The state of each job of an array by its index, from sacct if there is one, else from scontrol."""
-    try:
-        rows = _output_of("sacct", "-n", "-P", "-X", "-j", job, "-o", "JobID,State").splitlines()
-        pairs = [row.split("|") for row in rows]
-        states = {int(name.rpartition("_")[2]): state for name, state in pairs if name.rpartition("_")[2].isdigit()}
-        if states:
-            return states
-    except QueueSilentError:
-        pass
-    try:
-        jobs = _output_of("scontrol", "show", "job", "-o", job)
-    except QueueSilentError:  # forgotten, after MinJobAge
-        return {}
-    return {int(index): state for index, state in re.findall(r"ArrayTaskId=(\d+) .*?JobState=(\S+)", jobs)}
+    ways = {
+        ("sacct", "-n", "-P", "-X", "-j", job, "-o", "JobID,State"): r"(?m)^\d+_(\d+)\|(.+)$",
+        ("scontrol", "show", "job", "-o", job): r"ArrayTaskId=(\d+) .*?JobState=(\S+)",
+    }
+    for command, pattern in ways.items():
+        with suppress(QueueSilentError):  # it is not there, or has forgotten the job after MinJobAge
+            if states := {int(index): state for index, state in re.findall(pattern, _output_of(*command))}:
+                return states
+    return {}
 
 
 def _output_of(*command: str) -> str:

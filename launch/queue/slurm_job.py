@@ -18,38 +18,30 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
-from hybrid_patch.runs.directory import RunDirectory
-from launch.attempts import Outcome, Stop, retry_when_full, run_attempts
+from launch.attempts import Outcome
 from launch.config import Slurm
-from launch.queue.local import code_environment
-from launch.queue.markers import mark, marked
+from launch.queue.member_threads import MemberThreads
 from launch.queue.slurm import read_arrays
 from launch.queue.slurm_script import ASKED
-from launch.sweep import SweepMember, read_submission, sweep_of
-
-POLL = 1.0
-"""Seconds between looks at markers."""
+from launch.sweep import SweepMember
 
 
-class Job:
+class Job(MemberThreads):
     """The job of a group of members."""
 
     def __init__(self, folder: Path, array: int) -> None:
-        self.folder, self.sweep = folder, sweep_of(folder)
-        self.submission = read_submission(folder)
+        super().__init__(folder)
         assert isinstance(self.submission.cluster, Slurm)
-        self.cluster = self.submission.cluster
-        group = read_arrays(folder)[array].groups[int(os.environ["SLURM_ARRAY_TASK_ID"])]
-        members = self.sweep.members()
-        self.members = [members[name] for name in group]
-        # srun ends on SIGTERM; it forwards all other signals.
-        self.stop = Stop(signal.SIGUSR2 if self.members[0].nodes > 1 else signal.SIGTERM)
+        self.pack = self.submission.cluster.pack
+        group = read_arrays(self.submission)[array].groups[int(os.environ["SLURM_ARRAY_TASK_ID"])]
+        self.group = [self.members[name] for name in group]
+        if self.group[0].nodes > 1:
+            self.stop.forward = signal.SIGUSR2  # srun ends on SIGTERM; it forwards all other signals
         self.outcomes: dict[str, Outcome] = {}
 
     def run(self, early: Collection[int]) -> int:
@@ -58,42 +50,19 @@ class Job:
         Args:
             early: signals that came before.
         """
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-            signal.signal(number, self.stop.note)
         shell_signals = [signal.Signals[f"SIG{name}"] for name in os.environ.pop(ASKED, "").split()]
-        for earlier in (*early, *shell_signals):
-            self.stop.note(earlier)
-        self._read_markers()
-        threads = [threading.Thread(target=self._run, args=(i,)) for i in range(len(self.members))]
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            self._read_markers()
-            time.sleep(POLL)
+        self.join([partial(self._run, i, member) for i, member in enumerate(self.group)], [*early, *shell_signals])
         print(json.dumps({name: vars(outcome) for name, outcome in self.outcomes.items()}), flush=True)
-        stopped = any(outcome.state == "stopped" for outcome in self.outcomes.values())
-        if stopped and self._should_requeue():
+        states = [outcome.state for outcome in self.outcomes.values()]
+        if "stopped" in states and self._should_requeue():
             self._requeue()
             return 0
-        ended_well = [outcome for outcome in self.outcomes.values() if outcome.state in ("done", "elsewhere")]
-        return int(len(ended_well) < len(self.members))
+        return int(sum(state in ("done", "elsewhere") for state in states) < len(self.group))
 
-    def _read_markers(self) -> None:
-        for member in marked(self.folder, "cancelled"):
-            self.stop.cancel(member)
-
-    def _run(self, i: int) -> None:
-        member = self.members[i]
-        outcome = self.outcomes[member.id] = run_attempts(
-            RunDirectory(self.sweep.run(member.id)),
-            self.submission.number,
-            self.cluster.retries,
-            self.stop,
-            self._environment(i),
-            self._command(member),
-        )
+    def _run(self, i: int, member: SweepMember) -> None:
+        outcome = self.outcomes[member.id] = self.attempt(member, self._environment(i, member), self._command(member))
         if outcome.state != "stopped":  # others in this job may be at work for long
-            retry_when_full(partial(mark, self.folder, "ended", member.id))
+            self.mark_ended(member)
 
     def _command(self, member: SweepMember) -> list[str]:
         """The srun command of a member on several machines; on one machine the processes start each other."""
@@ -102,15 +71,15 @@ class Job:
         steps = ["srun", f"--nodes={member.nodes}", f"--ntasks-per-node={member.processes}", "--kill-on-bad-exit=1"]
         return [*steps, sys.executable, "-u", "-m", "launch.queue.slurm_rank"]
 
-    def _environment(self, i: int) -> dict[str, str]:
+    def _environment(self, i: int, member: SweepMember) -> dict[str, str]:
         """The environment of a member's process, with its share of the job's threads and GPUs."""
-        variables = code_environment(self.submission.code)
-        if self.members[i].nodes == 1:
+        variables = self.submission.environment()
+        if member.nodes == 1:
             variables.pop("SLURM_NTASKS", None)  # or Lightning expects srun to have started it
         variables.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-        share = len(gpus) // self.cluster.pack
-        if self.cluster.pack > 1 and share:
+        share = len(gpus) // self.pack
+        if self.pack > 1 and share:
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[i * share : (i + 1) * share])
         return variables
 

@@ -3,7 +3,6 @@
 import math
 import shlex
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from submitit.slurm.slurm import _make_sbatch_string  # its executors pickle; members are frozen on disk already
@@ -50,13 +49,13 @@ def resources_of(cluster: Slurm, member: SweepMember) -> Resources:
     return Resources(member.nodes, tasks, cluster.cpus or member.workers + 1, gpus, memory)
 
 
-def script(
-    cluster: Slurm, submission: Submission, folder: Path, array: int, name: str, jobs: int, need: Resources
-) -> str:
+def script(submission: Submission, array: int, name: str, jobs: int, need: Resources) -> str:
     """The script of an array of `jobs` jobs.
 
     A job that is stopped in time requeues itself; `--requeue` is for a machine that dies.
     """
+    cluster, folder = submission.cluster, submission.folder
+    assert isinstance(cluster, Slurm)
     options: dict[str, Any] = {key: True if value == "true" else value for key, value in cluster.extra.items()}
     setup = [
         *NOTED,

@@ -25,6 +25,7 @@ from launching import (
     until_step,
     variables,
 )
+from pyarrow import parquet
 from queue_processes import server, trainings
 
 pytestmark = pytest.mark.timeout(900)  # a dozen times what a quiet machine takes
@@ -41,7 +42,7 @@ def test_a_sweep_from_plan_to_table(tmp_path: Path) -> None:
     assert "2 members would be submitted" in launch(tmp_path, "submit", *words, "dry_run=true").stdout
     assert not (tmp_path / "runs").exists()
     assert launch(tmp_path, "submit", *words).returncode == 0
-    bilinear, _ = runs = run_directories(tmp_path)
+    bilinear, learned = runs = run_directories(tmp_path)
     waited = launch(tmp_path, "wait")
     assert waited.returncode == 0
     assert "2 done" in waited.stdout
@@ -50,6 +51,15 @@ def test_a_sweep_from_plan_to_table(tmp_path: Path) -> None:
     assert "step 12/12" in launch(tmp_path, "logs", bilinear.name[-10:]).stdout
     done = launch(tmp_path, "submit", *words)
     assert "nothing to submit: 2 done" in done.stdout
+    table = tmp_path / "runs" / "mine" / "collected"
+    for suffix in (".parquet", ".csv"):
+        collected = launch(tmp_path, "report", "mine", f"table={table.with_suffix(suffix)}")
+        assert collected.returncode == 0, collected.stderr
+    rows = parquet.read_table(table.with_suffix(".parquet")).to_pylist()
+    assert [row["id"] for row in rows] == [bilinear.name, learned.name]
+    assert [row["upsampler.name"] for row in rows] == ["bilinear", "learned"]
+    assert all(row["step"] == 12 and row["score.probe_miou"] >= 0 for row in rows)
+    assert table.with_suffix(".csv").read_text().count("\n") == 3
     reported = launch(tmp_path, "report", "mine", "pictures=0")
     assert reported.returncode == 0, reported.stderr
     report = json.loads((tmp_path / "runs" / "mine" / "report.json").read_text())
@@ -179,3 +189,7 @@ def test_a_thousand_members(tmp_path: Path) -> None:
         assert causes <= {"killed", "lost", "preempted"}
         assert "killed" not in causes or run.name in killed
     assert "1000 done" in launch(tmp_path, "status").stdout.splitlines()[0]
+    assert launch(tmp_path, "report", "mine", f"table={tmp_path / 'collected.parquet'}").returncode == 0
+    rows = parquet.read_table(tmp_path / "collected.parquet").to_pylist()
+    assert [row["seed"] for row in rows] == list(range(1000))
+    assert all(row["step"] == 5 for row in rows)

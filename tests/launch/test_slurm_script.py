@@ -29,8 +29,10 @@ def test_a_script_requests_what_a_member_needs_and_ends_as_our_process() -> None
     cluster = read_cluster(WORDS)
     assert isinstance(cluster, Slurm)
     need = resources_of(cluster, MEMBER)
-    submission = Submission(number=1, cluster=cluster, code="/code here", cwd="/work", members=("a",), name="x")
-    lines = script(cluster, submission, Path("/folder"), 0, "x-0", 3, need).splitlines()
+    submission = Submission(
+        folder=Path("/folder"), number=1, cluster=cluster, code="/code here", cwd="/work", members=("a",), name="x"
+    )
+    lines = script(submission, 0, "x-0", 3, need).splitlines()
     options = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
     assert options >= {
         *("partition=gpu", "time=1-0", "array=0-2%2", "job-name=x-0", "nodes=1", "ntasks-per-node=2"),

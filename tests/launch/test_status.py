@@ -1,13 +1,19 @@
 """The status of a member whose queue and files disagree."""
 
+import fcntl
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from hybrid_patch.runs.atomic_files import append_line, write_json
+from hybrid_patch.runs.directory import RunDirectory
+from launch.config import Local, read_cluster
 from launch.queue.interface import Live
+from launch.queue.local import LocalQueue, server_pid
 from launch.status import member_status
-from launch.sweep import SweepMember
+from launch.sweep import Submission, SweepMember
 
 MEMBER = SweepMember(id="a", arguments=("seed=0",), nodes=1, processes=1, workers=0, cuda=False, memory=None)
 
@@ -18,9 +24,28 @@ def test_a_dead_machine_is_named_and_its_member_not_submitted_twice(
 ) -> None:
     status = {"state": "running", "reason": "", "heartbeat": 0.0, "attempt": 1, "step": 5, "host": "n1", "pid": 1}
     write_json(tmp_path / "status.json", status)
-    standing = member_status(tmp_path, MEMBER, live)
-    assert (standing.state, standing.resubmittable) == ("stale", resubmittable)
-    assert ("its queue still has it" in standing.reason) is not resubmittable
+    member = member_status(RunDirectory(tmp_path), MEMBER, live)
+    assert (member.state, member.resubmittable) == ("stale", resubmittable)
+    assert ("its queue still has it" in member.reason) is not resubmittable
+
+
+def test_a_queue_whose_process_is_not_known_yet_is_alive(tmp_path: Path) -> None:
+    """Its process holds the lock from the first moment, and its number is written a moment later."""
+    cluster = read_cluster([])
+    assert isinstance(cluster, Local)
+    submission = Submission(
+        folder=tmp_path, number=1, cluster=cluster, code="", cwd=str(tmp_path), members=("a", "b"), name="x"
+    )
+    submission.mark("ended", "b")
+    assert LocalQueue(cluster).live([submission]) == {}
+    with (tmp_path / "queue.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert LocalQueue(cluster).live([submission]) == {"a": "waiting"}
+        assert server_pid(submission) is None
+        lock.write(f"{os.getpid()} {socket.gethostname()}")
+        lock.flush()
+        assert server_pid(submission) == os.getpid()
+    assert LocalQueue(cluster).live([submission]) == {}
 
 
 def test_a_torn_line_stays_by_itself(tmp_path: Path) -> None:
