@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from hybrid_patch.errors import BAD_INPUT as BAD_INPUT_CODE
 from hybrid_patch.errors import LOST, InputError
-from hybrid_patch.runs.atomic_files import append_line, last_lines
+from hybrid_patch.runs.atomic_files import append_line, last_lines, whole_rows
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.failure import BAD_INPUT, DISK_FULL, ERROR, OUT_OF_MEMORY, cause_of
 from hybrid_patch.runs.lock import LostLockError, is_alive
@@ -86,7 +86,7 @@ class Stop:
         return code
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Attempts:
     """The attempts at a member within a submission.
 
@@ -134,7 +134,7 @@ class Attempts:
             gone = Outcome("failed", MACHINE_LOST, "its machine, or what had started it, went away")
             self._write_status(gone)
             self._record(gone)
-        rows = [row for row in _ended_attempts(self.run) if row["submission"] == self.submission.number]
+        rows = [row for row in whole_rows(self.run.attempts) if row["submission"] == self.submission.number]
         if rows:
             cause = rows[-1]["cause"]
             if sum(row["cause"] == cause for row in rows) > self.submission.cluster.retries.of(cause):
@@ -230,15 +230,6 @@ class Attempts:
 def _at_work(run: RunDirectory) -> bool:
     """Whether a living process holds a run's lock."""
     return is_alive(run.holder(), run.status().get("heartbeat", 0.0))
-
-
-def _ended_attempts(run: RunDirectory) -> list[dict[str, Any]]:
-    """The attempts that ended without finishing the run, oldest first."""
-    rows = []
-    for line in run.attempts.read_text().splitlines() if run.attempts.exists() else []:
-        with suppress(json.JSONDecodeError):  # torn by a full disk
-            rows.append(json.loads(line))
-    return rows
 
 
 def retry_when_full(write: Callable[[], None]) -> None:

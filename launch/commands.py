@@ -3,21 +3,18 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import Annotated, get_args
 
 from hybrid_patch.config.options import Flag, Option, Overrides, Positional
 from hybrid_patch.errors import DONE, InputError
 from hybrid_patch.runs.provenance import provenance
-from launch.config import Cluster, read_cluster
+from launch.config import read_cluster
 from launch.queue.choice import queue_of
 from launch.snapshot import snapshot_code
 from launch.status import MemberStatus, State, counts, member_statuses
 from launch.status_table import overview, show
 from launch.submit import SweepRequest, hand_over, plan_memory, request_sweep, submit
 from launch.sweep import Sweep, SweepMember, chosen_sweep, find_member, sweeps
-
-if TYPE_CHECKING:
-    from hybrid_patch.cost.devices import Device
 
 ClusterWords = Annotated[
     tuple[str, ...],
@@ -77,8 +74,7 @@ def plan_command(options: PlanOptions) -> int:
     cluster = read_cluster(options.cluster)
     request = request_sweep(options.overrides, cluster)
     statuses = member_statuses(request.sweep, request.members())
-    device = _device(cluster)
-    request, plan = plan_memory(request, queue_of(cluster).memory(), device)
+    request, plan, device = plan_memory(request, cluster)
     tables = plan_tables(plan_report(plan, device))
     show(overview(request.sweep.name, statuses, brief=True), *tables, *_notes(request, statuses))
     return DONE
@@ -90,9 +86,8 @@ def submit_command(options: SubmitOptions) -> int:
     queue = queue_of(cluster)
     request = request_sweep(options.overrides, cluster)
     queue.check(request.members())
-    limit = queue.memory()
-    if limit is not None or cluster.device is not None or cluster.needs_plan:
-        request, _ = plan_memory(request, limit, _device(cluster))
+    if queue.memory() is not None or cluster.device is not None or cluster.needs_plan:
+        request, _, _ = plan_memory(request, cluster)
     if options.dry_run:
         before = after = member_statuses(request.sweep, request.members())
         line = f"dry_run: {sum(each.resubmittable for each in before)} members would be submitted"
@@ -159,14 +154,6 @@ def resume_command(options: ResumeOptions) -> int:
         submission, line = hand_over(sweep, members, snapshot_code(sweep.code, cluster.dirty), cluster, before.cwd)
     print(f"submitted {len(submission.members)} members of {sweep.name} again: {line}")
     return DONE
-
-
-def _device(cluster: Cluster) -> "Device | None":
-    if cluster.device is None:
-        return None
-    from hybrid_patch.cost.devices import device_named
-
-    return device_named(cluster.device)
 
 
 def _notes(request: SweepRequest, statuses: Sequence[MemberStatus]) -> list[str]:

@@ -116,19 +116,12 @@ def read_cluster(words: Sequence[str], before: Cluster | None = None) -> Cluster
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     cluster = held_to(Launch, {str(key): value for key, value in plain.items()}, sources).cluster
-    if isinstance(cluster, Slurm):
-        _check(cluster)
-    return cluster
-
-
-def _check(cluster: Slurm) -> None:
-    if cluster.pack > 1 and (cluster.nodes or 1) > 1:
-        raise InputError(f"cluster.pack={cluster.pack}: packs members of one machine; cluster.nodes must be 1")
-    if cluster.time is not None and seconds(cluster.time) <= cluster.signal_seconds:
+    if isinstance(cluster, Slurm) and cluster.time and seconds(cluster.time) <= cluster.signal_seconds:
         raise InputError(
             f"cluster.time={cluster.time}: is not longer than cluster.signal_seconds={cluster.signal_seconds}, when "
             "members are asked to save and end; try a longer time, or fewer seconds"
         )
+    return cluster
 
 
 def seconds(time: str) -> int:

@@ -1,12 +1,11 @@
 """Copies of the code at a submission, so that a later edit changes nothing that was submitted."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,42 +18,42 @@ PARTS = ("hybrid_patch", "launch", "conf")
 PATCH = "dirty.patch"
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A copy of the code.
+def snapshot_code(store: Path, dirty: Literal["patch", "refuse"]) -> Path:
+    """Copy the running code into a folder of the store, to import it from; equal code is stored once.
 
-    Attributes:
-        folder: to import it from.
-        commit: None for an installed package outside a checkout.
-        dirty: whether it differs from the commit; `dirty.patch` has the difference.
-    """
-
-    folder: Path
-    commit: str | None
-    dirty: bool
-
-
-def snapshot_code(store: Path, dirty: Literal["patch", "refuse"]) -> Snapshot:
-    """Copy the running code into a folder of the store; equal code is stored once.
-
-    Raises InputError for uncommitted changes if `dirty` is refuse.
+    Its `snapshot.json` has the commit (None for an installed package outside a checkout) and whether the code differs
+    from that, by `dirty.patch`. Raises InputError for uncommitted changes if `dirty` is refuse.
     """
     root = Path(__file__).resolve().parent.parent
-    origin = provenance()
-    commit, changed, patch = origin["commit"], origin["dirty"], b""
-    if (root / SNAPSHOT).exists() or commit is None:  # a copy already, or an installed package
+    running, patch = provenance(), b""
+    origin = {"commit": running["commit"], "dirty": running["dirty"]}
+    if (root / SNAPSHOT).exists() or origin["commit"] is None:  # a copy already, or an installed package
         parts = PARTS if conf_folder().parent == root else PARTS[:2]  # a wheel has its conf/ in the package
         files = [path.relative_to(root) for part in parts for path in (root / part).rglob("*") if path.suffix != ".pyc"]
     else:
         files, patch = _checkout(root)
-        changed = bool(patch)
-        if changed and dirty == "refuse":
+        origin["dirty"] = bool(patch)
+        if patch and dirty == "refuse":
             raise InputError("cluster.dirty=refuse: there are uncommitted changes (git status); commit them, or =patch")
-    files = sorted(path for path in files if (root / path).is_file())
-    folder = store / _digest(root, files, f"{commit} {changed}")[:12]
-    if not folder.exists():
-        _copy(root, files, folder, {"commit": commit, "dirty": changed}, patch)
-    return Snapshot(folder, commit, changed)
+    store.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=store))
+    digest = hashlib.sha256(json.dumps(origin).encode())
+    for path in sorted(path for path in files if (root / path).is_file()):
+        (new / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / path, new / path)
+        digest.update(os.fsencode(path) + hashlib.sha256((new / path).read_bytes()).digest())
+    if patch:
+        write_bytes(new / PATCH, patch)
+    write_json(new / SNAPSHOT, origin)
+    new.chmod(0o755)
+    folder = store / digest.hexdigest()[:12]
+    try:
+        new.rename(folder)
+    except OSError:  # it is there already
+        shutil.rmtree(new)
+        if not folder.exists():
+            raise
+    return folder
 
 
 def _checkout(root: Path) -> tuple[list[Path], bytes]:
@@ -67,32 +66,8 @@ def _checkout(root: Path) -> tuple[list[Path], bytes]:
         _git(root, index, "read-tree", "HEAD")
         _git(root, index, "add", "--intent-to-add", "--", *PARTS)
         files = _git(root, index, "ls-files", "-z", "--", *PARTS).split(b"\0")
-        return [Path(os.fsdecode(name)) for name in files if name], _git(
-            root, index, "diff", "--binary", "HEAD", "--", *PARTS
-        )
-
-
-def _digest(root: Path, files: Sequence[Path], origin: str) -> str:
-    digest = hashlib.sha256(origin.encode())
-    for path in files:
-        digest.update(os.fsencode(path) + hashlib.sha256((root / path).read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def _copy(root: Path, files: Sequence[Path], folder: Path, origin: dict[str, object], patch: bytes) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
-    for path in files:
-        (new / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(root / path, new / path)
-    if patch:
-        write_bytes(new / PATCH, patch)
-    write_json(new / SNAPSHOT, origin)
-    new.chmod(0o755)
-    try:
-        new.rename(folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(new)
+        patch = _git(root, index, "diff", "--binary", "HEAD", "--", *PARTS)
+    return [Path(os.fsdecode(name)) for name in files if name], patch
 
 
 def _git(root: Path, variables: dict[str, str], *words: str) -> bytes:

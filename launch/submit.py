@@ -1,5 +1,6 @@
 """Submit a sweep: validate its members, skip those done or active, freeze the rest, and hand it to a queue."""
 
+import json
 import os
 import shlex
 import uuid
@@ -16,11 +17,11 @@ from hybrid_patch.config.sweep import each_config, sweep_members
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json, write_text
 from hybrid_patch.runs.directory import RunDirectory
-from hybrid_patch.runs.provenance import provenance
+from hybrid_patch.runs.provenance import SNAPSHOT, provenance
 from launch.config import Cluster, Slurm
 from launch.queue.choice import queue_of
 from launch.queue.interface import QueueSilentError
-from launch.snapshot import Snapshot, snapshot_code
+from launch.snapshot import snapshot_code
 from launch.status import MemberStatus, member_statuses
 from launch.sweep import RUNS, SUBMISSION, Submission, Sweep, SweepMember
 
@@ -113,20 +114,18 @@ def _listed(title: str, lines: Sequence[str]) -> str:
     return "\n".join([f"{title}:", *(f"  {line}" for line in lines)])
 
 
-def plan_memory(
-    request: SweepRequest, limit: int | None, device: "Device | None"
-) -> tuple[SweepRequest, "PlannedSweep"]:
-    """The same request with the memory that each member needs. Raises InputError for those that cannot fit.
+def plan_memory(request: SweepRequest, cluster: Cluster) -> tuple[SweepRequest, "PlannedSweep", "Device | None"]:
+    """The same request with the memory that each member needs, its plan, and the device of `cluster.device`.
 
-    Args:
-        limit: bytes that a process may take; None: not known.
-        device: to plan for as well; None: none.
+    Raises InputError for members that cannot fit the queue's memory, or the device.
     """
-    from hybrid_patch.cost.devices import RESERVE
+    from hybrid_patch.cost.devices import RESERVE, device_named
     from hybrid_patch.cost.formatting import format_bytes
     from hybrid_patch.cost.predict_sweep import predict_sweep
 
-    limits = [bytes_ for bytes_ in (limit, None if device is None else device.memory) if bytes_ is not None]
+    device = device_named(cluster.device) if cluster.device else None
+    sizes = (queue_of(cluster).memory(), device.memory if device else None)
+    limits = [size for size in sizes if size is not None]
     plan = predict_sweep(
         [each.member.arguments for each in request.valid],
         [each.config for each in request.valid],
@@ -147,7 +146,7 @@ def plan_memory(
     if too_large:
         title = f"{len(too_large)} of {len(request.valid)} members cannot run, nothing is submitted"
         raise InputError(_listed(title, too_large))
-    return replace(request, valid=valid), plan
+    return replace(request, valid=valid), plan, device
 
 
 def submit(request: SweepRequest, cluster: Cluster) -> tuple[Submission | None, list[MemberStatus], str]:
@@ -166,7 +165,7 @@ def submit(request: SweepRequest, cluster: Cluster) -> tuple[Submission | None, 
         if not todo:
             return None, before, ""
         code = snapshot_code(sweep.code, cluster.dirty)
-        record = {**provenance(), "commit": code.commit, "dirty": code.dirty}
+        record = {**provenance(), **json.loads((code / SNAPSHOT).read_text())}
         frozen = [each for each in request.valid if each.member.id in todo]
         for each in frozen:
             _freeze(sweep.run(each.member.id), each, record)
@@ -178,7 +177,7 @@ def submit(request: SweepRequest, cluster: Cluster) -> tuple[Submission | None, 
 
 
 def hand_over(
-    sweep: Sweep, members: Sequence[SweepMember], code: Snapshot, cluster: Cluster, cwd: str
+    sweep: Sweep, members: Sequence[SweepMember], code: Path, cluster: Cluster, cwd: str
 ) -> tuple[Submission, str]:
     """Record a submission of frozen members and give it to its queue. Returns it, and a line about the queue.
 
@@ -190,7 +189,7 @@ def hand_over(
         folder=sweep.submissions_folder / f"{number:04d}",
         number=number,
         cluster=cluster,
-        code=str(code.folder),
+        code=str(code),
         cwd=cwd,
         members=tuple(member.id for member in members),
         name=f"{sweep.name}-{number}-{uuid.uuid4().hex[:8]}",

@@ -101,14 +101,10 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
             return Checkpoint(step, read_checkpoint(path), path)
         except DAMAGED as error:
             log.warning("%s cannot be read (%s), trying the one before it", path, (str(error).splitlines() or [""])[0])
-            _set_aside(path)
+            damaged = path.with_name(f"{path.name}.damaged")
+            if damaged.is_dir():  # of the same step, before: a folder does not replace another by itself
+                shutil.rmtree(damaged)
+            path.rename(damaged)
     if checkpoints or any(folder.glob("*.damaged")):
         raise InputError(f"{folder}: no checkpoint there can be read; remove the folder to begin the run anew")
     return None
-
-
-def _set_aside(path: Path) -> None:
-    damaged = path.with_name(f"{path.name}.damaged")
-    if damaged.is_dir():  # of the same step, before: a folder does not replace another by itself
-        shutil.rmtree(damaged)
-    path.rename(damaged)

@@ -7,12 +7,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hybrid_patch.runs.atomic_files import write_json, write_text
-from hybrid_patch.runs.lock import HEARTBEAT_SECONDS, LOCK_FILES, LostLockError, RunLock
+from hybrid_patch.runs.atomic_files import whole_rows, write_json, write_text
+from hybrid_patch.runs.lock import HEARTBEAT_SECONDS, LOCK_FILES, LockedFolder, LostLockError
 
 CONFIG = "config.yaml"
 """The resolved config."""
@@ -34,14 +34,14 @@ FILES = {CONFIG, IDENTITY, STATUS, METRICS, EVALUATION, LOG, OUTPUT, ATTEMPTS, C
 log = logging.getLogger(__name__)
 
 
-class RunDirectory:
+class RunDirectory(LockedFolder):
     """The files of one run, named by this module's constants.
 
     Once `lock` is taken, every write is refused with LostLockError if another attempt has it.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self.config = path / CONFIG
         self.evaluation = path / EVALUATION
         self.log = path / LOG
@@ -52,8 +52,7 @@ class RunDirectory:
         self._metrics = path / METRICS
         self._identity = path / IDENTITY
         self._status = path / STATUS
-        self._lock = RunLock(path)
-        self._step: int | None = None
+        self._step = 0
 
     def exists(self) -> bool:
         """Whether a run has begun here."""
@@ -77,19 +76,7 @@ class RunDirectory:
 
         Raises InputError if another attempt is at work.
         """
-        self._lock.acquire(self.status().get("heartbeat", 0.0))
-
-    def unlock(self) -> None:
-        """Let others write here."""
-        self._lock.release()
-
-    def held(self) -> AbstractContextManager[None]:
-        """Surround a write to one of the run's files. Raises LostLockError if another attempt has the lock."""
-        return self._lock.held()
-
-    def holder(self) -> dict[str, Any]:
-        """The holder of the lock; empty if nobody holds it."""
-        return self._lock.holder()
+        self.acquire(self.status().get("heartbeat", 0.0))
 
     def begin(self, config_yaml: str, identity: dict[str, Any], flush: bool = True) -> None:
         """Write what never changes: the config, and the run's identity with its `provenance`."""
@@ -127,7 +114,7 @@ class RunDirectory:
                     with self.held():
                         status = self.status()
                         if status.get("state") == "running":
-                            step = status["step"] if self._step is None else self._step
+                            step = max(status["step"], self._step)
                             write_json(self._status, status | {"heartbeat": time.time(), "step": step})
                 except LostLockError:
                     return  # the run itself ends at its next write
@@ -162,14 +149,5 @@ class RunDirectory:
             os.fsync(file.fileno())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines, oldest first, without a torn last one."""
-        rows = []
-        for line in self._metrics.read_text().splitlines() if self._metrics.exists() else []:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if not isinstance(row, dict):  # the beginning of a number is a number
-                break
-            rows.append(row)
-        return rows
+        """The metrics of all steps, oldest first, without torn lines."""
+        return whole_rows(self._metrics)

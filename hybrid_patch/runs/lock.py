@@ -36,12 +36,12 @@ class LostLockError(Exception):
     """Another attempt has taken the run over; this one must write nothing more."""
 
 
-class RunLock:
-    """The lock on a run's directory, whether or not this process holds it."""
+class LockedFolder:
+    """A folder with a lock, whether or not this object holds it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._path = folder / HOLDER
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._holder = path / HOLDER
         self._token: str | None = None
         self._threads = threading.RLock()
         self._inside = False
@@ -49,28 +49,26 @@ class RunLock:
     def holder(self) -> dict[str, Any]:
         """The holder's host, process and job; empty if nobody holds the lock."""
         try:
-            return json.loads(self._path.read_text())
+            return json.loads(self._holder.read_text())
         except FileNotFoundError:
             return {}
 
     def acquire(self, heartbeat: float) -> None:
-        """Take the lock, unless its holder is alive.
+        """Take the lock. Raises InputError if its holder is alive.
 
         Args:
             heartbeat: time of the run's last sign of life, for a holder on another machine.
-
-        Raises InputError if the holder is alive.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         with self._exclusive():
             holder = self.holder()
             if holder.get("token") != self._token and is_alive(holder, heartbeat):
                 raise InputError(
-                    f"run_dir={self._folder}: another process is at work on this run ({holder_text(holder)}); "
+                    f"run_dir={self.path}: another process is at work on this run ({holder_text(holder)}); "
                     "wait for it, or end it"
                 )
             token = uuid.uuid4().hex
-            write_json(self._path, {"token": token, **_myself()})
+            write_json(self._holder, {"token": token, **_myself()})
             self._token = token  # not before: where the disk is full, the file still names another
 
     @contextmanager
@@ -79,16 +77,16 @@ class RunLock:
         with self._exclusive():
             if self._token is not None and self.holder().get("token") != self._token:
                 by = holder_text(self.holder()) or "nobody"
-                raise LostLockError(f"{self._folder}: this attempt has lost the run; it is held by {by}")
+                raise LostLockError(f"{self.path}: this attempt has lost the run; it is held by {by}")
             yield
 
-    def release(self) -> None:
-        """Give the lock back, if this process has it."""
+    def unlock(self) -> None:
+        """Give the lock back, if this object has it."""
         if self._token is None:
             return
         with self._exclusive():
             if self.holder().get("token") == self._token:
-                self._path.unlink()
+                self._holder.unlink()
             self._token = None
 
     @contextmanager
@@ -98,7 +96,7 @@ class RunLock:
             if self._inside:
                 yield
                 return
-            with (self._folder / MUTEX).open("a") as file:  # closing it gives the lock back
+            with (self.path / MUTEX).open("a") as file:  # closing it gives the lock back
                 self._wait_for_turn(file)
                 self._inside = True
                 try:
@@ -115,7 +113,7 @@ class RunLock:
                 return
             except (BlockingIOError, PermissionError):
                 if time.monotonic() > deadline:
-                    raise InputError(f"{self._folder}: another process keeps writing there; end it") from None
+                    raise InputError(f"{self.path}: another process keeps writing there; end it") from None
                 time.sleep(0.02)
 
 

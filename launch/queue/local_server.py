@@ -12,6 +12,7 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
+from launch.attempts import Attempts
 from launch.config import Local
 from launch.queue.local_slots import Slot, acquire_slots, release_slots, slots_of
 from launch.queue.member_threads import POLL, MemberThreads
@@ -53,7 +54,10 @@ class Server(MemberThreads):
         else:
             return
         try:
-            outcome = self.attempt(member, self._environment(member, held), inherited_files=list(held.values()))
+            environment = self._environment(member, held)
+            outcome = Attempts(
+                self.submission, member.id, self.stop, environment, inherited_files=list(held.values())
+            ).make()
         finally:
             release_slots(held)
         self._log(f"{member.id}: {outcome.state} {outcome.cause} {outcome.reason}".rstrip())

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from launch.attempts import Attempts, Outcome, Stop, retry_when_full
+from launch.attempts import Stop, retry_when_full
 from launch.sweep import SweepMember, read_submission
 
 POLL = 0.3
@@ -42,23 +42,6 @@ class MemberThreads:
     def _read_markers(self) -> None:
         for member in self.submission.marked("cancelled"):
             self.stop.cancel(member)
-
-    def attempt(
-        self,
-        member: SweepMember,
-        environment: dict[str, str],
-        command: Sequence[str] = (),
-        inherited_files: Sequence[int] = (),
-    ) -> Outcome:
-        """`Attempts` at a member, to their end."""
-        return Attempts(
-            submission=self.submission,
-            member=member.id,
-            stop=self.stop,
-            environment=environment,
-            command=command,
-            inherited_files=inherited_files,
-        ).make()
 
     def mark_ended(self, member: SweepMember) -> None:
         """Tell the queue that it is done with a member."""

@@ -23,7 +23,7 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
-from launch.attempts import Outcome
+from launch.attempts import Attempts, Outcome
 from launch.config import Slurm
 from launch.queue.member_threads import MemberThreads
 from launch.queue.slurm import read_arrays
@@ -60,7 +60,9 @@ class Job(MemberThreads):
         return int(sum(state in ("done", "elsewhere") for state in states) < len(self.group))
 
     def _run(self, i: int, member: SweepMember) -> None:
-        outcome = self.outcomes[member.id] = self.attempt(member, self._environment(i, member), self._command(member))
+        environment, command = self._environment(i, member), self._command(member)
+        outcome = Attempts(self.submission, member.id, self.stop, environment, command).make()
+        self.outcomes[member.id] = outcome
         if outcome.state != "stopped":  # others in this job may be at work for long
             self.mark_ended(member)
 
