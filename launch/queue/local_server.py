@@ -12,14 +12,14 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from launch.attempts import Attempts
 from launch.config import Local
+from launch.queue.attempts import Attempts
 from launch.queue.local_slots import Slot, acquire_slots, release_slots, slots_of
-from launch.queue.member_threads import POLL, MemberThreads
+from launch.queue.process import POLL, QueueProcess
 from launch.sweep import SweepMember
 
 
-class Server(MemberThreads):
+class Server(QueueProcess):
     """The server of a submission."""
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +37,7 @@ class Server(MemberThreads):
     def _work(self) -> None:
         while True:
             with self.queue_lock:
-                if not self.waiting or self.stop.signals:
+                if not self.waiting or self.signals:
                     return
                 member = self.waiting.popleft()
             try:
@@ -47,7 +47,7 @@ class Server(MemberThreads):
             self.mark_ended(member)
 
     def _run(self, member: SweepMember) -> None:
-        while not self.stop.asked(member.id):
+        while not self.stopping(member.id):
             if held := acquire_slots(self.slots, min(member.processes, len(self.slots))):
                 break
             time.sleep(POLL)
@@ -55,9 +55,7 @@ class Server(MemberThreads):
             return
         try:
             environment = self._environment(member, held)
-            outcome = Attempts(
-                self.submission, member.id, self.stop, environment, inherited_files=list(held.values())
-            ).make()
+            outcome = Attempts(self, member.id, environment, inherited_files=list(held.values())).make()
         finally:
             release_slots(held)
         self._log(f"{member.id}: {outcome.state} {outcome.cause} {outcome.reason}".rstrip())

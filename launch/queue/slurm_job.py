@@ -23,15 +23,15 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
-from launch.attempts import Attempts, Outcome
 from launch.config import Slurm
-from launch.queue.member_threads import MemberThreads
+from launch.queue.attempts import Attempts, Outcome
+from launch.queue.process import QueueProcess
 from launch.queue.slurm import read_arrays
 from launch.queue.slurm_script import ASKED
 from launch.sweep import SweepMember
 
 
-class Job(MemberThreads):
+class Job(QueueProcess):
     """The job of a group of members."""
 
     def __init__(self, folder: Path, array: int) -> None:
@@ -41,7 +41,7 @@ class Job(MemberThreads):
         group = read_arrays(self.submission)[array].groups[int(os.environ["SLURM_ARRAY_TASK_ID"])]
         self.group = [self.members[name] for name in group]
         if self.group[0].nodes > 1:
-            self.stop.forward = signal.SIGUSR2  # srun ends on SIGTERM; it forwards all other signals
+            self.forward = signal.SIGUSR2  # srun ends on SIGTERM; it forwards all other signals
         self.outcomes: dict[str, Outcome] = {}
 
     def run(self, early: Collection[int]) -> int:
@@ -61,7 +61,7 @@ class Job(MemberThreads):
 
     def _run(self, i: int, member: SweepMember) -> None:
         environment, command = self._environment(i, member), self._command(member)
-        outcome = Attempts(self.submission, member.id, self.stop, environment, command).make()
+        outcome = Attempts(self, member.id, environment, command).make()
         self.outcomes[member.id] = outcome
         if outcome.state != "stopped":  # others in this job may be at work for long
             self.mark_ended(member)
@@ -87,7 +87,7 @@ class Job(MemberThreads):
 
     def _should_requeue(self) -> bool:
         """Whether the job was stopped to be started again, rather than cancelled."""
-        if signal.SIGUSR2 in self.stop.signals:
+        if signal.SIGUSR2 in self.signals:
             return True
         job = subprocess.run(
             ["scontrol", "show", "job", "-o", os.environ["SLURM_JOB_ID"]], capture_output=True, text=True, check=False

@@ -11,8 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,15 +22,13 @@ from hybrid_patch.runs.atomic_files import append_line, last_lines, whole_rows
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.failure import BAD_INPUT, DISK_FULL, ERROR, OUT_OF_MEMORY, cause_of
 from hybrid_patch.runs.lock import LostLockError, is_alive
-from launch.sweep import Submission
+from launch.queue.process import QueueProcess, retry_when_full
 
 POLL = 2.0
 """Seconds between looks at another attempt."""
 PREEMPTED, KILLED, MACHINE_LOST = "preempted", "killed", "lost"
 FULL_DISK_BYTES = 2**20
 """A disk with less than this free is full."""
-PATIENCE = 30
-"""Seconds to wait for room on a full disk."""
 
 
 @dataclass(frozen=True)
@@ -50,55 +47,19 @@ class Outcome:
     frame: str = ""
 
 
-class Stop:
-    """Requests to stop the members of this process, forwarded to their trainings."""
-
-    def __init__(self) -> None:
-        self.forward = signal.SIGTERM
-        self.signals: set[int] = set()
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._cancelled: set[str] = set()
-
-    def note(self, number: int, frame: object = None) -> None:
-        """Ask every member to save and end; a signal handler."""
-        self.signals.add(number)
-        for child in list(self._children.values()):
-            child.send_signal(self.forward)
-
-    def cancel(self, member: str) -> None:
-        """Ask one member to save and end, for good; only once, since it may already be ending."""
-        if member not in self._cancelled:
-            self._cancelled.add(member)
-            if child := self._children.get(member):
-                child.send_signal(self.forward)
-
-    def asked(self, member: str) -> bool:
-        """Whether a member was asked to stop: it must not be started again."""
-        return bool(self.signals) or member in self._cancelled
-
-    def wait(self, member: str, child: subprocess.Popen[bytes]) -> int:
-        """Wait for a member's process and return its exit code."""
-        self._children[member] = child
-        if self.asked(member):  # a signal that came while the process was starting
-            child.send_signal(self.forward)
-        code = child.wait()
-        del self._children[member]
-        return code
-
-
 @dataclass(frozen=True)
 class Attempts:
     """The attempts at a member within a submission.
 
     Attributes:
+        process: the queue's, which this is.
         environment: of the training's process.
         command: put before the training's command (`srun ...`).
         inherited_files: descriptors for the training, which then has a session of its own and outlives this process.
     """
 
-    submission: Submission
+    process: QueueProcess
     member: str
-    stop: Stop
     environment: Mapping[str, str]
     command: Sequence[str] = ()
     inherited_files: Sequence[int] = ()
@@ -106,13 +67,13 @@ class Attempts:
     @property
     def run(self) -> RunDirectory:
         """The member's run directory."""
-        return self.submission.sweep.run(self.member)
+        return self.process.submission.sweep.run(self.member)
 
     def make(self) -> Outcome:
         """Start the member until it is done, has used up its retries, or is asked to stop."""
         while True:
             while _at_work(self.run):
-                if self.stop.asked(self.member):
+                if self.process.stopping(self.member):
                     return Outcome("stopped", PREEMPTED, "asked to stop while another attempt is at work")
                 time.sleep(POLL)
             if outcome := self._outcome_before():
@@ -122,7 +83,7 @@ class Attempts:
                 continue
             if outcome.state in ("stopped", "failed"):
                 self._record(outcome)
-            if outcome.state in ("done", "elsewhere") or self.stop.asked(self.member):
+            if outcome.state in ("done", "elsewhere") or self.process.stopping(self.member):
                 return outcome
 
     def _outcome_before(self) -> Outcome | None:
@@ -134,12 +95,12 @@ class Attempts:
             gone = Outcome("failed", MACHINE_LOST, "its machine, or what had started it, went away")
             self._write_status(gone)
             self._record(gone)
-        rows = [row for row in whole_rows(self.run.attempts) if row["submission"] == self.submission.number]
+        rows = [row for row in whole_rows(self.run.attempts) if row["submission"] == self.process.submission.number]
         if rows:
             cause = rows[-1]["cause"]
-            if sum(row["cause"] == cause for row in rows) > self.submission.cluster.retries.of(cause):
+            if sum(row["cause"] == cause for row in rows) > self.process.submission.cluster.retries.of(cause):
                 return Outcome("failed", cause, rows[-1]["reason"], rows[-1]["frame"])
-        if self.stop.asked(self.member):
+        if self.process.stopping(self.member):
             return Outcome("stopped", PREEMPTED, "asked to stop before it began")
         return None
 
@@ -161,7 +122,7 @@ class Attempts:
             outcome = Outcome("failed", cause_of(error), f"could not be started: {error}")
             self._write_status(outcome)
             return outcome
-        code = self.stop.wait(self.member, child)
+        code = self.process.wait(self.member, child)
         status = self.run.status()
         if status.get("state") == "done":
             return Outcome("done")
@@ -179,7 +140,7 @@ class Attempts:
 
     def _unreported(self, code: int, out_of_memory: bool) -> Outcome:
         """The outcome of a process that could not report it itself."""
-        stopping = self.stop.asked(self.member)
+        stopping = self.process.stopping(self.member)
         number = -code if code < 0 else code - 128  # srun, like a shell, adds 128 to the signal
         if number in signal.valid_signals():
             name = signal.Signals(number).name
@@ -216,7 +177,7 @@ class Attempts:
         """Add a line to the run's `attempts.jsonl`."""
         status = self.run.status()
         row = {
-            "submission": self.submission.number,
+            "submission": self.process.submission.number,
             **asdict(outcome),
             "attempt": status.get("attempt", 0),
             "step": status.get("step", 0),
@@ -230,18 +191,6 @@ class Attempts:
 def _at_work(run: RunDirectory) -> bool:
     """Whether a living process holds a run's lock."""
     return is_alive(run.holder(), run.status().get("heartbeat", 0.0))
-
-
-def retry_when_full(write: Callable[[], None]) -> None:
-    """Write, and retry for a while on a full disk. Gives up silently: the status is then found stale."""
-    for _ in range(PATIENCE):
-        try:
-            write()
-            return
-        except OSError as error:
-            with suppress(OSError):  # this message goes to a file on the same disk
-                print(f"{error}; trying again", file=sys.stderr, flush=True)
-            time.sleep(1)
 
 
 def _oom_kills() -> int:
