@@ -20,11 +20,6 @@ class ResumeOptions:
     run: Annotated[Path, Positional("DIR", "the run's directory")]
 
 
-def main() -> None:
-    """The command."""
-    run_command("hybrid-patch resume", __doc__, ResumeOptions, resume)
-
-
 def resume(options: ResumeOptions) -> int:
     """Train. Returns the exit code."""
     from hybrid_patch.config.compose import frozen_config
@@ -37,4 +32,4 @@ def resume(options: ResumeOptions) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: Ctrl-C ends the imports without a word
-    main()
+    run_command("hybrid-patch resume", __doc__, ResumeOptions, resume)

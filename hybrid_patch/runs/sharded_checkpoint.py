@@ -52,17 +52,16 @@ def write_sharded(path: Path, state: Mapping[str, Any], permit: AbstractContextM
     parts = path.with_name(f".{path.name}.{os.getpid()}.part")  # an attempt that has lost the run may still be writing
     if first:
         parts.mkdir(parents=True)
-    name = [parts.name]
-    dist.broadcast_object_list(name)
-    temporary = path.with_name(name[0])
-    rest = {name: value for name, value in state.items() if name not in (*WEIGHTS, "optimizer")}
-    writer = filesystem.FileSystemWriter(temporary)  # waits for the disk
-    state_dict_saver.save(_tensors(state), storage_writer=writer)
+    shared = [parts.name]
+    dist.broadcast_object_list(shared)
+    parts = path.with_name(shared[0])
+    state_dict_saver.save(_tensors(state), storage_writer=filesystem.FileSystemWriter(parts))  # waits for the disk
     if first:
-        groups = state["optimizer"]["param_groups"]
-        write_whole(temporary / REST, lambda file: torch.save(rest | {"param_groups": groups}, file))
+        rest = {name: value for name, value in state.items() if name not in (*WEIGHTS, "optimizer")}
+        rest["param_groups"] = state["optimizer"]["param_groups"]
+        write_whole(parts / REST, lambda file: torch.save(rest, file))
         with permit:
-            temporary.replace(path)
+            parts.replace(path)
         flush_folder(path.parent)
 
 
@@ -86,17 +85,17 @@ def read_sharded(path: Path) -> dict[str, Any]:
             state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
     except CheckpointException as error:
         raise next(iter(error.failures.values()))[0] from None
-    weights: dict[str, dict[str, Tensor]] = {name: {} for name in WEIGHTS}
+    state |= {name: {} for name in WEIGHTS}
     optimizer: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         owner, key = name.split(".", 1)
-        if owner in weights:
-            weights[owner][key] = tensor
+        if owner in WEIGHTS:
+            state[owner][key] = tensor
         else:
             index, key = key.split(".", 1)
             optimizer.setdefault(int(index), {})[key] = tensor
-    groups = state.pop("param_groups")
-    return {**state, **weights, "optimizer": {"state": optimizer, "param_groups": groups}}
+    state["optimizer"] = {"state": optimizer, "param_groups": state.pop("param_groups")}
+    return state
 
 
 class _MetadataUnpickler(pickle.Unpickler):

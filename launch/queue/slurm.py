@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
@@ -89,19 +89,8 @@ class SlurmQueue(Queue):
 
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
         """The members of jobs that wait or run. Raises QueueSilentError if SLURM does not answer."""
-        groups = {}
-        for submission in submissions:
-            waiting = submission.waiting()
-            for array in read_arrays(submission):
-                groups[array.name] = [waiting.intersection(group) for group in array.groups]
-        live: dict[str, Live] = {}
-        if not groups:
-            return live
-        for line in _output_of("squeue", "--all", "--noheader", "--array", "--format=%j|%K|%T").splitlines():
-            name, index, state = line.strip().rsplit("|", 2)
-            if name in groups and index.isdigit() and state in WAITING | RUNNING:
-                live |= dict.fromkeys(groups[name][int(index)], "running" if state in RUNNING else "waiting")
-        return live
+        waiting = {each.name: each.waiting() for each in submissions}
+        return {member: live for name, group, _, live in _jobs(submissions) for member in waiting[name] & group}
 
     def verdicts(self, submissions: Collection[Submission]) -> dict[str, str]:
         """The final states of members' jobs: `NODE_FAIL`, `OUT_OF_MEMORY`, `CANCELLED by 0`, ..."""
@@ -115,21 +104,30 @@ class SlurmQueue(Queue):
 
     def cancel(self, submission: Submission, members: Collection[str]) -> None:
         """Cancel jobs whose members are all cancelled; leave a marker for a job with others."""
-        live = self.live([submission])  # as it is before the markers
-        for array in read_arrays(submission):
-            tasks = []
-            for index, group in enumerate(array.groups):
-                if live.keys().isdisjoint(group):
-                    continue
-                cancelled = set(group) & set(members)
-                if len(cancelled) == len(group):
-                    tasks.append(index)
-                for member in cancelled:
+        waiting = submission.waiting()  # as it is before the markers
+        numbers = []
+        for _, group, number, _ in _jobs([submission]):
+            if waiting & group:
+                for member in group.intersection(members):
                     submission.mark("cancelled", member)
-            if tasks and array.job is None:  # its number was never heard: the submitting process was killed
-                _output_of("scancel", f"--name={array.name}")
-            for part in _chunks([f"{array.job}_{index}" for index in tasks], 500) if array.job is not None else ():
-                _output_of("scancel", *part)
+                if group.issubset(members):
+                    numbers.append(number)
+        for part in _chunks(numbers, 500):
+            _output_of("scancel", *part)
+
+
+def _jobs(submissions: Collection[Submission]) -> Iterator[tuple[str, set[str], str, Live]]:
+    """The jobs that wait or run: the name of the submission, the members, the number with its index, and which it does.
+
+    Raises QueueSilentError if SLURM does not answer.
+    """
+    arrays = {array.name: (each.name, array.groups) for each in submissions for array in read_arrays(each)}
+    squeue = ("squeue", "--all", "--noheader", "--array", "--format=%j|%F|%K|%T")
+    for line in _output_of(*squeue).splitlines() if arrays else ():
+        name, number, index, state = line.strip().rsplit("|", 3)
+        if name in arrays and index.isdigit() and state in WAITING | RUNNING:
+            submission, groups = arrays[name]
+            yield submission, set(groups[int(index)]), f"{number}_{index}", "running" if state in RUNNING else "waiting"
 
 
 def read_arrays(submission: Submission) -> list[Array]:
