@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,7 +99,7 @@ def member_statuses(
     return statuses
 
 
-def watched(sweep: Sweep, members: Iterable[SweepMember] | None = None) -> Iterator[list[MemberStatus]]:
+def watched(sweep: Sweep, members: Sequence[SweepMember] | None = None) -> Iterator[list[MemberStatus]]:
     """The status of members (None: all of the manifest) every few seconds, until none is active."""
     while True:
         statuses = member_statuses(sweep, members, patient=True)

@@ -89,7 +89,7 @@ def logs_command(options: LogsOptions) -> int:
     sweep, member = find_member(options.member)
     run = sweep.run(member.id)
     printed = 0
-    for (status,) in watched(sweep, [member]):
+    for statuses in watched(sweep, [member]) if options.follow else [[]]:
         path = run.output if run.output.exists() else run.log
         if path.exists():
             with path.open("rb") as file:
@@ -98,10 +98,8 @@ def logs_command(options: LogsOptions) -> int:
             printed += len(text)
             sys.stdout.write(text.decode(errors="replace"))
             sys.stdout.flush()
-        elif not (options.follow and status.active):
+        elif not any(each.active for each in statuses):
             raise InputError(f"{member.id}: has not printed anything yet")
-        if not options.follow:
-            break
     return DONE
 
 
