@@ -43,7 +43,12 @@ def _git(*words: str) -> str | None:
     """The output of git in this package's checkout; None outside one (an installed wheel)."""
     try:
         done = subprocess.run(
-            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+            ["git", "--no-optional-locks", *words],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
