@@ -1,7 +1,4 @@
-"""Checks across fields: what each value allows by itself, but not beside the others.
-
-Every check gives lines that name a key, its value, and what to try.
-"""
+"""Checks across fields; every check gives lines that name a key, its value, and what to try."""
 
 import math
 import os
@@ -13,7 +10,7 @@ from hybrid_patch.config.schema import Config, Stage, Transformer
 from hybrid_patch.config.upsamplers import Upsampler, load_class
 
 ENCODING_PARTS = 16
-"""Widths are divisible by this: encodings take quarters, and space splits its own in sine and cosine of two axes."""
+"""Divides all widths: encodings take quarters, and space splits its quarter in sine and cosine of two axes."""
 
 
 def problems(config: Config) -> list[str]:
@@ -22,13 +19,10 @@ def problems(config: Config) -> list[str]:
 
 
 def _patch_sizes(config: Config) -> Iterator[str]:
-    patch, tile = config.patch, config.data.tile
+    sizes = (config.patch.processing_patch_size, config.patch.output_patch_size)
     for index, stage in enumerate(config.curriculum.stages):
-        same = (stage.processing_patch_size, stage.output_patch_size) == (
-            patch.processing_patch_size,
-            patch.output_patch_size,
-        )
-        yield from _stage(stage, "patch" if same else f"curriculum.stages.{index}", tile)
+        same = (stage.processing_patch_size, stage.output_patch_size) == sizes
+        yield from _stage(stage, "patch" if same else f"curriculum.stages.{index}", config.data.tile)
     total = math.fsum(stage.share for stage in config.curriculum.stages)
     if abs(total - 1) > 1e-6:
         yield f"curriculum.stages: their shares add up to {total:g}; they must add up to 1"
@@ -37,17 +31,16 @@ def _patch_sizes(config: Config) -> Iterator[str]:
 def _stage(stage: Stage, group: str, tile: int) -> Iterator[str]:
     coarse, fine = stage.processing_patch_size, stage.output_patch_size
     coarse_key, fine_key = f"{group}.processing_patch_size", f"{group}.output_patch_size"
-    if fine > coarse:
-        yield f"{fine_key}={fine}: larger than {coarse_key}={coarse}; try {_listed(_divisors(coarse))}"
-    elif coarse % fine:
-        yield f"{fine_key}={fine}: does not divide {coarse_key}={coarse}; try {_listed(_divisors(coarse))}"
+    if coarse % fine:
+        wrong = "larger than" if fine > coarse else "does not divide"
+        yield f"{fine_key}={fine}: {wrong} {coarse_key}={coarse}; try {_listed(_divisors(coarse))}"
     if tile % coarse:
         near = sorted({max(tile // coarse, 1) * coarse, (tile // coarse + 1) * coarse})
         yield f"data.tile={tile}: not divisible by {coarse_key}={coarse}; try {_listed(near)}"
 
 
 def upsampler_problems(config: Config) -> list[str]:
-    """The same of the upsamplers, whose classes are asked, if need be, which factors they support."""
+    """The same of the upsamplers, whose classes are asked, if need be, for the factors they support."""
     encoder, decoder = config.upsampler, config.decoder
     lines = list(_factors("upsampler", encoder, config))
     if decoder.upsampler is None:
@@ -69,15 +62,14 @@ def _factors(key: str, choice: Upsampler, config: Config) -> Iterator[str]:
     able = [factor for factor in range(1, largest + 1) if supports(factor, largest)]
     for factor in factors:
         if factor not in able:
-            yield (
-                f"{key}={choice.name}: made for the curriculum's largest ratio {largest}, it cannot do "
-                f"its ratio {factor}; try the ratios {_listed(able)}, or bilinear"
-            )
+            wrong = f"made for the curriculum's largest ratio {largest}, it cannot do its ratio {factor}"
+            yield f"{key}={choice.name}: {wrong}; try the ratios {_listed(able)}, or bilinear"
 
 
-def _model(config: Config) -> Iterator[str]:
+def _model_and_data(config: Config) -> Iterator[str]:
     yield from _transformer(config.model.encoder, "model.encoder")
     yield from _transformer(config.model.decoder, "model.decoder")
+    yield from config.data.problems()
 
 
 def _transformer(size: Transformer, key: str) -> Iterator[str]:
@@ -90,43 +82,30 @@ def _transformer(size: Transformer, key: str) -> Iterator[str]:
         yield f"{key}.heads={size.heads}: does not divide {key}.width={size.width}; try {would}"
 
 
-def _data(config: Config) -> Iterator[str]:
-    yield from config.data.problems()
-
-
 def _masking(config: Config) -> Iterator[str]:
     encode, decode = config.masking.encode_ratio, config.masking.decode_ratio
     if encode <= 0:
         yield f"masking.encode_ratio={encode:g}: the encoder would see nothing; try a value above 0"
     if encode + decode > 1 + 1e-9:
-        yield (
-            f"masking.decode_ratio={decode:g}: with masking.encode_ratio={encode:g} more than all tokens; "
-            f"try up to {1 - encode:g}"
-        )
+        wrong = f"with masking.encode_ratio={encode:g} more than all tokens"
+        yield f"masking.decode_ratio={decode:g}: {wrong}; try up to {1 - encode:g}"
     if config.masking.name == "time" and config.data.timesteps < 2:
         yield "masking=time: needs timesteps to hide; try data.timesteps=2 or more, or masking=space"
 
 
 def _loss(config: Config) -> Iterator[str]:
-    loss, masking = config.loss, config.masking
-    weights = {
-        "decoded": loss.decoded.weight,
-        "visible": loss.visible.weight,
-        "instance": loss.instance.weight,
-        "reconstruct": loss.reconstruct.weight,
-    }
+    masking, batch_size = config.masking, config.trainer.batch_size
+    weights = {name: getattr(config.loss, name).weight for name in ("decoded", "visible", "instance", "reconstruct")}
     if not any(weights.values()):
         yield "loss.decoded.weight=0: no term of the loss has a weight; give one above 0"
     for name in ("decoded", "reconstruct"):
         if weights[name] and not masking.decode_ratio:
             yield f"loss.{name}.weight={weights[name]:g}: needs hidden tokens; try masking.decode_ratio above 0"
     if weights["instance"] and masking.views != 2:
-        yield (f"masking.views={masking.views}: the instance loss compares two; try 2, or loss.instance.weight=0")
-    if weights["instance"] and config.trainer.batch_size < 2:
-        yield (
-            f"trainer.batch_size={config.trainer.batch_size}: the instance loss needs other samples; "
-            "try 2 or more, or loss.instance.weight=0"
-        )
+        yield f"masking.views={masking.views}: the instance loss compares two; try 2, or loss.instance.weight=0"
+    if weights["instance"] and batch_size < 2:
+        needs = "the instance loss needs other samples"
+        yield f"trainer.batch_size={batch_size}: {needs}; try 2 or more, or loss.instance.weight=0"
 
 
 def _backend(config: Config) -> Iterator[str]:
@@ -143,13 +122,10 @@ def _runtime(config: Config) -> Iterator[str]:
     if total > 1 and runtime.strategy == "single":
         yield f"runtime.strategy=single: cannot use {counts}; try ddp or fsdp"
     if batch_size % total:
-        near = (batch_size // total + 1) * total
-        yield f"trainer.batch_size={batch_size}: not divisible by {counts}; try {near}"
+        yield f"trainer.batch_size={batch_size}: not divisible by {counts}; try {(batch_size // total + 1) * total}"
     elif (local := batch_size // total) % runtime.accumulate:
-        yield (
-            f"runtime.accumulate={runtime.accumulate}: does not divide the {local} samples of a process; "
-            f"try {_listed(_divisors(local))}"
-        )
+        wrong = f"does not divide the {local} samples of a process"
+        yield f"runtime.accumulate={runtime.accumulate}: {wrong}; try {_listed(_divisors(local))}"
 
 
 def _names(config: Config) -> Iterator[str]:
@@ -162,7 +138,6 @@ def _names(config: Config) -> Iterator[str]:
 
 
 def _new_folder(key: str, path: Path) -> Iterator[str]:
-    """What keeps a folder from being made, or written to."""
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not existing.is_dir():
         yield f"{key}={path}: {existing} is a file; give a path where a folder can be made"
@@ -180,4 +155,4 @@ def _listed(values: list[int]) -> str:
     return f"{', '.join(map(str, first))} or {last}" if first else str(last)
 
 
-_CHECKS = (_patch_sizes, _model, _data, _masking, _loss, _backend, _runtime, _names)
+_CHECKS = (_patch_sizes, _model_and_data, _masking, _loss, _backend, _runtime, _names)

@@ -1,4 +1,4 @@
-"""How a command starts and ends: its arguments parsed, help and version answered, its exit code and errors."""
+"""How a command starts and ends: help and version, exit code and errors."""
 
 import os
 import shutil
@@ -16,10 +16,8 @@ HELP_FLAGS = ("--help", "-h")
 SPINS = "1000"
 """Turns that a waiting thread of GNU's OpenMP spins before it sleeps: a few microseconds.
 
-Threads that sleep at once double the time of a small step on a quiet machine, since each of its many short parallel
-parts has to wake them; threads that spin for long make a step many times slower where something else runs too. On
-2 cores, nano at patch size 8: 58 ms and 33 ms a step with 0 and 1,000 spins on the quiet machine (docs/performance.md
-has the command), 51 ms and 79 ms beside one busy process; with 100,000 spins, 400 ms beside it.
+With none, a small step takes 58 ms instead of 33 on a quiet machine of 2 cores, to wake its threads; with 100,000, 400
+ms instead of 79 beside a busy process (docs/performance.md).
 """
 
 
@@ -32,15 +30,12 @@ def run_command(
     *,
     one_line: bool = True,
 ) -> NoReturn:
-    """Run a command and exit with what it returns (None: 0); bad input is one line and exit code 2.
+    """Run a command and exit with what it returns (None: 0); bad input ends with exit code 2, as `input_errors_end`.
 
     Args:
         name: how the command is typed.
-        description: for the help; the docstring of the command's module, usually.
-        options: a dataclass, as in the docstring of this module.
+        options: a dataclass of `Option` fields.
         run: the command; it imports what is heavy by itself.
-        arguments: None: those of the process.
-        one_line: False for a command whose errors may list several things, a line each.
     """
     words = sys.argv[1:] if arguments is None else arguments
     answer_help(words, lambda: help_text(name, description or "", options))
@@ -54,7 +49,7 @@ def run_command(
 
 
 def answer_help(arguments: Sequence[str], text: Callable[[], str]) -> None:
-    """Where the arguments ask for help or the version, print it and exit."""
+    """If the arguments ask for help or the version, print it and exit."""
     asked = next((word for word in arguments if word in (*HELP_FLAGS, "--version")), None)
     if asked is not None:
         with broken_pipe_ends():
@@ -63,7 +58,6 @@ def answer_help(arguments: Sequence[str], text: Callable[[], str]) -> None:
 
 
 def version() -> str:
-    """The installed version of this package."""
     try:
         return metadata.version("hybrid_patch")
     except metadata.PackageNotFoundError:
@@ -71,10 +65,7 @@ def version() -> str:
 
 
 def wait_briefly() -> None:
-    """Let waiting CPU threads spin for a moment and then sleep, unless the environment says otherwise.
-
-    To be called before torch is imported: OpenMP reads it once.
-    """
+    """Let waiting CPU threads spin for a moment, then sleep. Call it before torch is imported: OpenMP reads it once."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
@@ -91,7 +82,7 @@ def help_text(name: str, description: str, options: type) -> str:
     if any(not isinstance(option.mark, Positional | Overrides) for option in fields.values()):
         usage.append("[options]")
     rows = [row for option in fields.values() for row in option.lines()]
-    rows += [("--help, --version", "print this, or the version, and do nothing else")]
+    rows.append(("--help, --version", "print this, or the version, and do nothing else"))
     return f"usage: {' '.join(usage)}\n\n{description.strip()}\n\n{rows_text(rows)}"
 
 

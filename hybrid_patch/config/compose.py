@@ -1,4 +1,4 @@
-"""From overrides to a `Config`: composed by Hydra, held to the schema, checked; frozen in a run, and read back."""
+"""From overrides to a `Config`: composed by Hydra, validated by the schema, checked; frozen in a run, and read back."""
 
 import copy
 import json
@@ -26,16 +26,13 @@ T = TypeVar("T")
 
 
 def compose(arguments: Sequence[str] = (), sources: Sources | None = None) -> Config:
-    """The config of one run, from overrides as they stand on the command line (paths literally).
-
-    Raises InputError, one line, for anything that is wrong with them.
-    """
+    """The config of one run, from overrides as typed on the command line. Raises InputError, one line."""
     sources = sources or Sources()
     return checked(held_to_schema(composed(hydra_overrides(arguments, sources), sources), sources))
 
 
 def composed(overrides: Sequence[str], sources: Sources, with_hydra: bool = False) -> DictConfig:
-    """What Hydra makes of overrides in its grammar, unresolved, with its own settings or without. Raises InputError."""
+    """Hydra's config of overrides in its grammar, unresolved, with its own settings or without. Raises InputError."""
     extra = [] if sources.extra is None else [f"hydra.searchpath=[{quote(str(sources.extra.resolve()))}]"]
     with in_one_line(overrides), hydra_context(sources):
         config = hydra.compose(sources.name, overrides=[*extra, *overrides], return_hydra_config=with_hydra)
@@ -44,11 +41,7 @@ def composed(overrides: Sequence[str], sources: Sources, with_hydra: bool = Fals
 
 
 def held_to_schema(config: DictConfig, sources: Sources, allow_missing: bool = False) -> Config:
-    """Resolve a composed config and build the schema's classes from it. Raises InputError.
-
-    Args:
-        allow_missing: let mandatory values stay the text `???` (to print a config that is not complete).
-    """
+    """Resolve a composed config into a `Config`, mandatory values as `???` with `allow_missing`. Raises InputError."""
     return held_to(Config, _resolved(config, throw_on_missing=not allow_missing), sources)
 
 
@@ -65,7 +58,6 @@ def held_to(schema: type[T], plain: dict[str, Any], sources: Sources, context: d
 
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
-
 NAME = "config.yaml"
 # The loader and dumper in C are ten times faster; both are part of PyYAML's wheels.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -73,7 +65,6 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def as_yaml(config: Config) -> str:
-    """The text of the `config.yaml` that is frozen in a run's directory."""
     return yaml.dump(plain_values(config), Dumper=_DUMPER, sort_keys=False)
 
 
@@ -86,7 +77,6 @@ def frozen_config(folder: Path) -> Config:
 
 
 def plain_values(config: Config) -> dict[str, Any]:
-    """A config as dictionaries, lists, texts and numbers."""
     plain: dict[str, Any] = _adapter(Config).dump_python(config, mode="json")
     return plain
 
@@ -94,7 +84,7 @@ def plain_values(config: Config) -> dict[str, Any]:
 def checked(config: Config) -> Config:
     """The same config, with the defaults of a class that it names. Raises InputError if its fields do not go together.
 
-    Upsamplers are judged last, and by their classes only where their yamls cannot tell: that imports torch.
+    Upsamplers come last, by their classes only where the yaml cannot tell: that imports torch.
     """
     lines = problems(config)
     if not lines:
@@ -109,7 +99,7 @@ def checked(config: Config) -> Config:
 
 @contextmanager
 def hydra_context(sources: Sources) -> Iterator[None]:
-    """Hydra, started on these sources, within another command of Hydra's too."""
+    """Hydra, started on these sources."""
     running = GlobalHydra.instance().hydra  # set when called inside a command that Hydra runs
     GlobalHydra.instance().clear()
     try:

@@ -1,4 +1,4 @@
-"""Which patch sizes, and crops of which size, a step is trained at."""
+"""The patch sizes, and the size of the crops, that a step is trained at."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,11 +8,11 @@ import numpy as np
 from hybrid_patch.config.schema import Config, Curriculum
 
 STAGE = 3
-"""Of the random numbers by which a mixed curriculum draws; apart from those of `data.loading`."""
+"""Random stream of a mixed curriculum, apart from those of `data.loading`."""
 
 
 class PatchSizes(NamedTuple):
-    """Sides, in pixels, of the patches that the transformer sees and of those that tokens stand for at the end."""
+    """Sides, in pixels, of the patches that the transformer sees and of those that output tokens stand for."""
 
     processing: int
     output: int
@@ -24,15 +24,11 @@ class PatchSizes(NamedTuple):
 
 
 def all_sizes(curriculum: Curriculum) -> tuple[PatchSizes, ...]:
-    """The patch sizes of all stages, in order."""
     return tuple(PatchSizes(s.processing_patch_size, s.output_patch_size) for s in curriculum.stages)
 
 
 def sizes_at(config: Config, step: int) -> PatchSizes:
-    """The patch sizes of step `step`, counted from 0: the same in all processes, and whatever step a run goes on from.
-
-    In turn, stages take their shares of the steps; mixed, each step draws its stage, by its share, from (seed, step).
-    """
+    """The patch sizes of a step, counted from 0, from (seed, step) alone: equal in all processes and after a resume."""
     curriculum = config.curriculum
     ends = np.cumsum([stage.share for stage in curriculum.stages])
     if curriculum.order == "mixed":
@@ -51,11 +47,7 @@ def sizes_after(config: Config, steps: int) -> PatchSizes:
 
 
 def tile_for(config: Config, sizes: PatchSizes) -> int:
-    """The side of the crops, in pixels, that are trained on at some patch sizes.
-
-    Under a budget of `pixels` all stages have the same. Under one of `tokens` a stage of smaller patches has smaller
-    crops, of as many coarse tokens as the stage of the largest patches has.
-    """
+    """The side of the crops, in pixels, at some patch sizes; see `Curriculum.budget`."""
     if config.curriculum.budget == "pixels":
         return config.data.tile
     largest = max(other.processing for other in all_sizes(config.curriculum))

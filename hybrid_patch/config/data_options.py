@@ -1,7 +1,7 @@
 """What a data source declares: its options, checks of them, the identity of the data, and the class that reads them.
 
-Each package in `hybrid_patch/data/` is a data source. Its `__init__.py` holds a subclass of `DataOptions`, assigned to
-`OPTIONS`; it imports neither torch nor the libraries that read the files, because every config is checked with it.
+Each package in `hybrid_patch/data/` is one. Its `__init__.py` assigns a subclass of `DataOptions` to `OPTIONS`, and
+imports neither torch nor the libraries that read the files: every config is checked with it.
 """
 
 import hashlib
@@ -21,16 +21,7 @@ from hybrid_patch.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataOptions:
-    """The options that all data sources share, and what each source declares.
-
-    Attributes:
-        name: of the source, that of its yaml file in `conf/data/`.
-        tile: side of the crops that are trained on, pixels.
-        timesteps: timesteps per crop (a sample with fewer is padded with missing ones).
-        modalities: the declared modalities, by name.
-        on_error: what to do with a broken file: stop (`raise`) or replace it by another sample (`skip`).
-        max_skipped: share of skipped samples above which the run stops.
-    """
+    """The options that all data sources share, and what each source declares."""
 
     reader: ClassVar[str]
     """`module:Class` of the `Source` that is made from these options; imported when the source is opened."""
@@ -40,17 +31,23 @@ class DataOptions:
     """The modalities that it can have; empty: any."""
 
     name: str
+    """Of the source, that of its yaml file in `conf/data/`."""
     tile: Count
+    """Side of the crops that are trained on, pixels."""
     timesteps: Count
+    """Timesteps per crop (a sample with fewer is padded with missing ones)."""
     modalities: dict[str, Modality]
+    """The declared modalities, by name."""
     on_error: Literal["raise", "skip"]
+    """What to do with a broken file: stop (`raise`) or replace it by another sample (`skip`)."""
     max_skipped: Fraction
+    """Share of skipped samples above which the run stops."""
 
     def problems(self) -> Iterator[str]:
         """A line (key, value, what is wrong, what to try) for each option that does not fit the others or the disk."""
         for name in self.modalities:
             if self.known_modalities and name not in self.known_modalities:
-                yield (f"data.modalities.{name}: unknown modality; {self.name} has: {', '.join(self.known_modalities)}")
+                yield f"data.modalities.{name}: unknown modality; {self.name} has: {', '.join(self.known_modalities)}"
         if all(modality.decode_only for modality in self.modalities.values()):
             names = ", ".join(self.modalities) or "none"
             yield f"data.modalities={names}: nothing to encode; declare one with decode_only: false"

@@ -4,12 +4,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field
 
-
-class _NotInRecipe:
-    """The marker behind `Aside`."""
-
-
-NOT_IN_RECIPE = _NotInRecipe()
+NOT_IN_RECIPE = object()
 T = TypeVar("T")
 Aside = Annotated[T, NOT_IN_RECIPE]
 """A value that cannot change a result: a path, a number of workers, a device."""

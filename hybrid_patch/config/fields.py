@@ -1,4 +1,4 @@
-"""The schema, walked beside a plain config: which class describes a node, and whether a field is in the recipe."""
+"""The schema beside a plain config: which class describes a node, and which fields are in the recipe."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,13 +25,11 @@ def strip(annotation: Any) -> tuple[Any, bool]:
 
 
 def is_union(annotation: Any) -> bool:
-    """Whether a type without `Annotated` is a union."""
     return get_origin(annotation) in (Union, UnionType)
 
 
 @cache
 def annotations(cls: type) -> dict[str, Any]:
-    """The annotated types of a class's fields, by name."""
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
@@ -47,7 +45,7 @@ def options(annotation: Any) -> dict[str, type]:
 
 
 def class_of(annotation: Any, value: object) -> type | None:
-    """The dataclass that describes a plain node; None if there is none (a scalar, a list, a free dict)."""
+    """The dataclass that describes a plain node; None for a scalar, a list or a free dict."""
     bare, _ = strip(annotation)
     if dataclasses.is_dataclass(bare) and isinstance(bare, type):
         return bare

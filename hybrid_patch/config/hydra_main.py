@@ -1,7 +1,4 @@
-"""The command line of a training: overrides in Hydra's grammar, composed once, and what Hydra itself prints.
-
-Bad input ends as one line and exit code 2, before anything heavy is imported.
-"""
+"""The command line of a training; bad input ends it before anything heavy is imported."""
 
 import argparse
 import io
@@ -31,16 +28,15 @@ INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 TEXTS = {"package": "p", "config-path": "cp", "config-name": "cn", "config-dir": "cd", "experimental-rerun": None}
 SWITCHES = {"resolve": None, "run": "r", "multirun": "m", "shell-completion": "sc", "hydra-help": None}
 MODES = ("run", "multirun", "cfg", "info", "shell-completion")
-"""Flags of which there may be one at a time."""
+"""Flags that exclude each other."""
 PLUGINS = ("hydra/launcher=", "hydra/sweeper=")
 
 
 def hydra_command(description: str, train: Train) -> NoReturn:
-    """The command: train the run that the arguments (`sys.argv`) describe, and exit.
+    """Train the run that the arguments (`sys.argv`) describe, and exit with what `train` returns.
 
-    The exit code is what `train` returns; 2 for an InputError, printed as one line; 130 for a KeyboardInterrupt; 1 for
-    another exception, with its traceback. `train` imports what is heavy by itself. A sweep (`-m`) is handed to
-    `hybrid-patch launch run`, or to the plugin of Hydra's that it names. `--cfg`, `--info` and the like are Hydra's.
+    A sweep (`-m`) is handed to `hybrid-patch launch run`, or to the plugin of Hydra's that it names; `--cfg`, `--info`
+    and the like are Hydra's.
     """
     words = sys.argv[1:]
     answer_help(words, lambda: train_help(description, [word for word in words if word not in HELP_FLAGS]))
@@ -54,7 +50,6 @@ def hydra_command(description: str, train: Train) -> NoReturn:
 
 
 def _run(train: Train, words: Sequence[str]) -> int:
-    """Do what a command line asks for. Returns the exit code. Raises InputError."""
     arguments = _parsed(words)
     if arguments.hydra_help or arguments.shell_completion or arguments.experimental_rerun:
         return run_hydra(train, words, Sources())
@@ -71,15 +66,12 @@ def _run(train: Train, words: Sequence[str]) -> int:
 
 
 def run_hydra(train: Train, words: Sequence[str], sources: Sources) -> int:
-    """Hand a command line in Hydra's grammar to Hydra's main, which prints something or calls `train`.
-
-    Returns the exit code.
-    """
+    """Let Hydra's main print something or call `train`. Returns the exit code."""
     codes: list[int] = []
     original = sys.argv
 
     def task(config: DictConfig) -> None:
-        # Whoever starts this command again from inside (DDP, for its other processes) must find what the person typed.
+        # DDP starts this command again for its other processes: with what the person typed.
         sys.argv = original
         codes.append(train(checked(held_to_schema(config, sources))))
 
@@ -89,7 +81,7 @@ def run_hydra(train: Train, words: Sequence[str], sources: Sources) -> int:
 
 
 def flag_parser() -> argparse.ArgumentParser:
-    """Hydra's flags and the overrides. `tests/config` compares it with Hydra's own parser, which is private."""
+    """Hydra's flags and the overrides; its own parser is private (`tests/config` compares them)."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--cfg", "-c", choices=CFG)
@@ -102,7 +94,6 @@ def flag_parser() -> argparse.ArgumentParser:
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
-    """Flags and overrides, in any order."""
     messages = io.StringIO()
     try:
         with redirect_stderr(messages):
@@ -130,18 +121,15 @@ def _sources(arguments: argparse.Namespace) -> Sources:
 
 def _for_hydra(arguments: argparse.Namespace, sources: Sources) -> list[str]:
     """The same command line in Hydra's grammar, flags first."""
-    flags = {**vars(arguments), "overrides": None, "config_path": None, "config_name": None, "config_dir": None}
-    line = [
-        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in flags.items() if value
-    ]
-    if sources.extra is not None:
-        line.append(f"--config-dir={sources.extra}")
+    flags = dict(vars(arguments), overrides=None, config_path=None, config_name=None, config_dir=sources.extra)
+    given = {f"--{name.replace('_', '-')}": value for name, value in flags.items() if value}
+    line = [flag if value is True else f"{flag}={value}" for flag, value in given.items()]
     overrides = with_sweep_written_out(arguments.overrides, sources) if arguments.multirun else arguments.overrides
     return [*line, *hydra_overrides(overrides, sources, sweep=arguments.multirun)]
 
 
 def _check_sweep(overrides: Sequence[str], sources: Sources) -> None:
-    """Raises InputError if a sweep says where its members are, or none of them is good."""
+    """Raises InputError if a sweep sets `run_dir`, or none of its members is valid."""
     for word in overrides:
         if word.lstrip("+").startswith("run_dir="):
             raise InputError(f"{word}: each member has its own; sweep_name=<name> names their folder")
@@ -156,7 +144,7 @@ def _check_sweep(overrides: Sequence[str], sources: Sources) -> None:
 
 
 def _launch(overrides: Sequence[str], sources: Sources) -> NoReturn:
-    """Become `hybrid-patch launch run`, which runs the members in this machine's slots."""
+    """Become `hybrid-patch launch run`."""
     folders = [f"config_path={sources.folder}", f"config_name={sources.name}"]
     folders += [] if sources.extra is None else [f"config_dir={sources.extra}"]
     sys.stdout.flush()

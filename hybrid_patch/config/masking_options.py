@@ -10,7 +10,7 @@ from hybrid_patch.config.modality import STRICT
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Masking:
-    """How tokens are hidden. What is neither encoded nor decoded takes no part."""
+    """How tokens are hidden; those neither encoded nor decoded take no part."""
 
     name: Literal["random", "modality_cross_random", "space", "time"]
     """What is hidden: `random`, tokens one by one; `modality_cross_random`, besides, each sample draws which

@@ -13,7 +13,7 @@ from hybrid_patch.config import fields
 
 LONGEST_VALUE = 80
 MAX_LINES = 4
-"""Problems of a config that are reported at once."""
+"""Of a config's problems; the others are counted."""
 PLAIN_WORDS = {
     "a valid integer": "a whole number",
     "a valid number": "a number",
@@ -30,7 +30,6 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
 
 
 def no_such_option(group: str, option: str, names: Sequence[str]) -> str:
-    """The line for a group's option that does not exist."""
     return f"{group}={option}: no such option; takes: {', '.join(names)}{did_you_mean(option, names)}"
 
 
@@ -67,13 +66,7 @@ def resolution_error(error: Exception, unresolved: Mapping[str, Any]) -> str:
 def schema_error(
     error: ValidationError, plain: Mapping[str, Any], groups: Mapping[str, Sequence[str]], schema: type
 ) -> str:
-    """The line for a config that does not fit the schema.
-
-    Args:
-        plain: the config that was validated.
-        groups: the options of each group.
-        schema: the class that it was held to.
-    """
+    """The line for a plain config that does not fit the schema; `groups` are the options of each group."""
     lines = [_schema_line(problem, plain, groups, schema) for problem in error.errors(include_url=False)]
     more = f" (and {len(lines) - MAX_LINES} more)" if len(lines) > MAX_LINES else ""
     return "; ".join(lines[:MAX_LINES]) + more
@@ -86,8 +79,7 @@ def _schema_line(error: Any, plain: Mapping[str, Any], groups: Mapping[str, Sequ
     owner: tuple[Any, Any] = (schema, plain)
     for part in error["loc"]:
         if fields.is_union(fields.strip(annotation)[0]) and not isinstance(node, list):
-            # pydantic names the union's chosen option here
-            annotation = fields.class_of(annotation, node) or annotation
+            annotation = fields.class_of(annotation, node) or annotation  # pydantic names the chosen option here
             continue
         owner = (annotation, node)
         annotation = fields.child(annotation, node, part)
@@ -110,11 +102,10 @@ def _schema_line(error: Any, plain: Mapping[str, Any], groups: Mapping[str, Sequ
     if kind in ("dataclass_type", "dataclass_exact_type", "model_attributes_type", "dict_type"):
         wanted = f"choose one of: {', '.join(groups[key])}" if key in groups else "give its values one by one"
         return f"{key}={value}: must be a group of values; {wanted}"
-    if kind == "value_error":
-        return f"{key}: {plain_reason(error)}" if isinstance(node, Mapping) else f"{key}={value}: {plain_reason(error)}"
     if kind == "string_type":
         return f"{key}={value}: must be text; write {key}=\"'{value}'\""
-    return f"{key}={value}: {plain_reason(error)}"
+    whole = kind == "value_error" and isinstance(node, Mapping)
+    return f"{key}: {plain_reason(error)}" if whole else f"{key}={value}: {plain_reason(error)}"
 
 
 def plain_reason(error: Any) -> str:
@@ -128,7 +119,7 @@ def plain_reason(error: Any) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as it is written on the command line, cut if it is long."""
+    """A value as typed on the command line, cut if it is long."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
 

@@ -1,7 +1,4 @@
-"""What a modality is: its bands, how they are embedded together, and how their values are normalised.
-
-Modalities are declared (`conf/modality/*.yaml`, or found in a folder of rasters), never coded in.
-"""
+"""Modalities: declared (`conf/modality/*.yaml`, or found in a folder of rasters), never coded in."""
 
 import dataclasses
 from typing import Literal
@@ -18,31 +15,28 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Modality:
-    """One kind of measurement.
-
-    Attributes:
-        bands: names of the bands, in the order of the channel axis of the source's arrays.
-        band_sets: bands that are embedded together into one token; each band is in one set. `S` is their number.
-        temporal: one image per timestep (True) or one image that does not change (False, `T` = 1).
-        kind: `continuous` values, or `categorical` codes of a map (a single band; read as one channel per class).
-        decode_only: never an input of the encoder, only a target (maps).
-        gsd: ground sample distance, metres per pixel.
-        mean, std: per band, in the units of the source; None until a source has estimated them (`fit`).
-            Values are normalised as `(x - (mean - 2 std)) / (4 std)`. A categorical modality has none.
-        classes: the codes of a categorical modality, in the order of its channels; empty otherwise.
-        files: `rasters` only: where the images are, relative to the data root (a folder of GeoTIFFs, or one file).
-    """
+    """One kind of measurement: its bands, how they are embedded together, and how their values are normalised."""
 
     bands: tuple[str, ...] = Field(min_length=1)
+    """Names of the bands, in the order of the channel axis of the source's arrays."""
     band_sets: tuple[tuple[str, ...], ...] = Field(min_length=1)
+    """Bands that are embedded together into one token; each band is in one set. `S` is their number."""
     temporal: bool
+    """One image per timestep (True) or one image that does not change (False, `T` = 1)."""
     kind: Literal["continuous", "categorical"] = "continuous"
+    """`continuous` values, or `categorical` codes of a map (a single band; read as one channel per class)."""
     decode_only: bool = False
+    """Never an input of the encoder, only a target (maps)."""
     gsd: float = Field(gt=0)
+    """Ground sample distance, metres per pixel."""
     mean: tuple[float, ...] | None = None
+    """Per band, in the units of the source; null: estimated by the source. A categorical modality has none."""
     std: tuple[float, ...] | None = None
+    """As `mean`: values are normalised as `(x - (mean - 2 std)) / (4 std)`."""
     classes: tuple[int, ...] = ()
+    """The codes of a categorical modality, in the order of its channels; empty otherwise."""
     files: str | None = None
+    """`rasters` only: where the images are, relative to the data root (a folder of GeoTIFFs, or one file)."""
 
     @model_validator(mode="after")
     def _check(self) -> "Modality":
@@ -82,10 +76,9 @@ class Modality:
     def normalise(
         self, values: Float[Array, "*pixels b"], valid: Bool[Array, "*pixels"]
     ) -> tuple[Float[Array, "*pixels c"], Bool[Array, "*pixels"]]:
-        """Source values → what the model sees, float32; missing positions become exact zeros.
+        """Source values → what the model sees, float32. Raises ValueError if a continuous modality has no statistics.
 
-        A pixel with a non-finite value, or a map code that is not declared, is missing.
-        Raises ValueError if a continuous modality has no statistics yet.
+        Missing pixels become exact zeros; those with a non-finite value or an undeclared map code are missing too.
         """
         if self.kind == "categorical":
             channels = (values == np.asarray(self.classes)).astype(np.float32)

@@ -1,15 +1,14 @@
 """Command lines from dataclasses: parsing, help and errors of every command that is not Hydra's.
 
-Each field of a command's options is an option, `name=value`, whose type says what it takes (pydantic reads it) and
-whose `Annotated` mark explains it:
+Each field is an option, `name=value`; pydantic reads the value by its type, and the `Annotated` mark explains it:
 
     @dataclass(frozen=True, kw_only=True)
     class EmbedOptions:
         run: Annotated[Path, Positional("DIR", "the trained run")]
         dims: Annotated[Count, Option("N", "numbers per pixel")] = 64
 
-A field without a default must be given. Paths and texts are taken literally; tuples are written `[a,b]`; a `dict` takes
-`name.KEY=value`. What does not go together is told by `__post_init__`, as an InputError.
+A field without a default must be given. Paths and texts are literal; tuples are written `[a,b]`; a `dict` takes
+`name.KEY=value`. `__post_init__` raises InputError for what does not go together.
 """
 
 import dataclasses
@@ -27,10 +26,9 @@ from hybrid_patch.errors import InputError
 
 T = TypeVar("T")
 KEY = r"[+~]{0,2}[A-Za-z_][\w./@]*"
-"""What stands before the `=` of an override of Hydra's; of anything else, `=` is part of a path."""
+"""The part of an override of Hydra's before its `=`; in anything else, `=` is part of a path."""
 
 
-# --- marks of fields --------------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class Option:
     """An option that is given by its name, `name=VALUE`."""
@@ -42,12 +40,12 @@ class Option:
 
 @dataclasses.dataclass(frozen=True)
 class Positional(Option):
-    """An option that may be given without its name, in the order of the fields; a tuple takes all that are left."""
+    """An option that needs no name, in the order of the fields; a tuple takes all the rest."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A bool that is true where its flag is given."""
+    """A bool: true if its flag is given."""
 
     flag: str
     help: str
@@ -55,24 +53,19 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Overrides:
-    """A tuple of overrides of a run's config, passed on as they were typed.
-
-    Attributes:
-        help: what help says, by how it writes the override.
-        groups: what may be overridden; empty: anything.
-    """
+    """A tuple of overrides of a run's config, passed on as they were typed."""
 
     help: Mapping[str, str]
+    """Its rows in the help."""
     groups: tuple[str, ...] = ()
+    """What may be overridden; empty: anything."""
 
     def takes(self, key: str) -> bool:
-        """Whether the key of an argument is one of these."""
         if self.groups:
             return key.lstrip("+").partition(".")[0] in self.groups
         return re.fullmatch(KEY, key) is not None
 
 
-# --- types of options -------------------------------------------------------------------------------------------------
 def _with_folder(path: Path) -> Path:
     if not path.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {path.parent}")
@@ -95,7 +88,6 @@ Amount = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-# --- parsing ----------------------------------------------------------------------------------------------------------
 def parse(options: type[T], arguments: Sequence[str]) -> T:
     """The options of a command line. Raises InputError, one line."""
     fields = option_fields(options)
@@ -116,7 +108,7 @@ def parse(options: type[T], arguments: Sequence[str]) -> T:
 
 
 def _option_of(argument: str, fields: Mapping[str, "_Option"], given: Mapping[str, Any]) -> "_Option":
-    """The option that an argument gives. Raises InputError if there is none, or it is not to be given again."""
+    """The option that an argument gives. Raises InputError if there is none."""
     if argument.startswith("-"):
         flags = {option.shown: option for option in fields.values() if isinstance(option.mark, Flag)}
         if argument not in flags:
@@ -176,7 +168,6 @@ def _value(key: str, annotation: Any, text: Any) -> Any:
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
-# --- what a dataclass says --------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class _Option:
     """A field of a command's options."""
@@ -199,7 +190,6 @@ class _Option:
 
     @property
     def is_dict(self) -> bool:
-        """Whether it is given as `name.KEY=value`."""
         return get_origin(self.bare) is dict
 
     @property
@@ -210,7 +200,6 @@ class _Option:
 
     @property
     def has_name(self) -> bool:
-        """Whether it can be given by name."""
         return isinstance(self.mark, Option) and not self.many
 
     @property
@@ -225,7 +214,6 @@ class _Option:
 
     @property
     def shown(self) -> str:
-        """How it is typed."""
         if isinstance(self.mark, Flag):
             return self.mark.flag
         assert isinstance(self.mark, Option)
@@ -235,7 +223,7 @@ class _Option:
         return f"{self.name}.{value}" if self.is_dict else f"{self.name}={value}"
 
     def lines(self) -> list[tuple[str, str]]:
-        """How it is typed, and what that does."""
+        """Its rows in the help."""
         if isinstance(self.mark, Overrides):
             return list(self.mark.help.items())
         quiet = self.required or self.default in (None, False, (), {}) or "default" in self.mark.help
@@ -244,7 +232,6 @@ class _Option:
 
 
 def option_fields(options: type) -> dict[str, _Option]:
-    """The options of a command by name."""
     hints = get_type_hints(options, include_extras=True)
     declared = {}
     for field in dataclasses.fields(options):
@@ -256,7 +243,6 @@ def option_fields(options: type) -> dict[str, _Option]:
 
 
 def option_names(options: type) -> list[str]:
-    """The keys that a command takes, for messages."""
     return _names(option_fields(options))
 
 
@@ -265,13 +251,12 @@ def _names(fields: Mapping[str, _Option]) -> list[str]:
 
 
 def _choices(annotation: Any) -> list[Any]:
-    """The words that a type takes, if it takes some words."""
+    """The words of a `Literal` or bool within a type."""
     if annotation is bool:
         return ["true", "false"]
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
-    parts = get_args(annotation)
-    parts = parts[:1] if get_origin(annotation) is Annotated else parts
+    parts = get_args(annotation)[: 1 if get_origin(annotation) is Annotated else None]
     return [choice for part in parts for choice in _choices(part)]
 
 

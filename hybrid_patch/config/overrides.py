@@ -1,7 +1,4 @@
-"""Overrides from a command line, as Hydra is to read them, and back as a person types them.
-
-Paths are taken as they are: no comma, bracket, quote, `=` or `$` in them means anything to Hydra or OmegaConf.
-"""
+"""Overrides from a command line as Hydra reads them, and back as a person types them."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,16 +13,15 @@ from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
 
 PATH_KEYS = ("run", "input", "output", "data.root", "data.statistics", "data.labels", "run_dir")
-"""Keys whose values are taken literally. `null` alone still means null (a folder of that name is `./null`)."""
-
+"""Their values are literal: no comma, quote, `=` or `$` means anything. `null` is null; a folder is `./null`."""
 _PATH = re.compile(rf"(\+{{0,2}})({'|'.join(map(re.escape, PATH_KEYS))})=(.*)", re.DOTALL)
 
 
 def hydra_overrides(arguments: Sequence[str], sources: Sources, sweep: bool = False) -> list[str]:
-    """Overrides from the command line in Hydra's grammar; with `sweep`, a key may have several values.
+    """Overrides in Hydra's grammar, paths quoted; with `sweep`, a key may have several values. Raises InputError.
 
-    Paths are quoted. Values are forced (`++key=value`), so that an unknown key reaches the schema, which knows what
-    to suggest, and so that a sweep may set a key that only some of its members have. Raises InputError.
+    Values are forced (`++key=value`): the schema knows what to suggest for an unknown key, and a sweep may set a key
+    that only some of its members have.
     """
     return [_hydra_override(argument, sources, sweep) for argument in arguments]
 
@@ -66,14 +62,14 @@ def _check_choice(argument: str, override: Override, sources: Sources) -> None:
 
 @lru_cache(maxsize=4096)  # the members of a sweep have most of theirs in common
 def parse(override: str) -> Override:
-    """An override in Hydra's grammar. Raises InputError if it is none."""
+    """Parse an override. Raises InputError if it is none."""
     with in_one_line([override]):
         return OverridesParser.create().parse_overrides([override])[0]
 
 
 @contextmanager
 def in_one_line(overrides: Sequence[str]) -> Iterator[None]:
-    """Whatever goes wrong while Hydra composes with these overrides is bad input."""
+    """Whatever goes wrong in Hydra with these overrides becomes an InputError."""
     try:
         yield
     except InputError:
@@ -83,7 +79,7 @@ def in_one_line(overrides: Sequence[str]) -> Iterator[None]:
 
 
 def quote(text: str) -> str:
-    """A text as a value of Hydra's override grammar that resolves to exactly that text."""
+    """A value of Hydra's override grammar that resolves to exactly this text."""
     if text == "???":  # OmegaConf's word for a missing value
         text = "./???"
     escaped = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
@@ -91,7 +87,7 @@ def quote(text: str) -> str:
 
 
 def quote_path(argument: str) -> str:
-    """`data.root=<path>` with the path quoted for Hydra; an argument without a path key as it is."""
+    """An argument with its path, if it has one, quoted for Hydra."""
     match = _PATH.fullmatch(argument)
     if match is None or match[3] == "null":
         return argument
@@ -99,7 +95,7 @@ def quote_path(argument: str) -> str:
 
 
 def plain_argument(override: Override) -> str:
-    """The argument that a parsed override came from, as a person types it: the inverse of `quote_path`."""
+    """A parsed override as a person types it: the inverse of `quote_path`."""
     line = (override.input_line or "").lstrip("+")
     value = override.value()
     if override.key_or_group not in PATH_KEYS or not isinstance(value, str):
@@ -109,7 +105,7 @@ def plain_argument(override: Override) -> str:
 
 
 def key_of(argument: str) -> str:
-    """The key of an override, without what says how it is set: `++a.b=1` and `~a.b` are of `a.b`."""
+    """The key of an override: `a.b` for `++a.b=1` and `~a.b`."""
     return argument.lstrip("+~").partition("=")[0]
 
 

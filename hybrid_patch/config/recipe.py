@@ -40,15 +40,12 @@ def recipe(config: Config, fingerprint: Fingerprint = _of_the_data) -> dict[str,
 
 
 def run_id(config: Config, fingerprint: Fingerprint = _of_the_data) -> str:
-    """A readable name with the recipe's hash in it, safe as a folder's name: the same recipe, the same id.
-
-    Example: `hybrid8-1_bilinear_nano_synthetic_s0_0f3a9c21d4`.
-    """
+    """A folder name with the recipe's hash in it: `hybrid8-1_bilinear_nano_synthetic_s0_0f3a9c21d4`."""
     return identity(config, fingerprint)["run_id"]
 
 
 class Identity(TypedDict):
-    """What a run is. It is made once per start and passed on: its fingerprint may read the whole data folder."""
+    """What a run is. Made once per start and passed on: its fingerprint may read the whole data folder."""
 
     run_id: str
     recipe_hash: str
@@ -71,16 +68,13 @@ def _name(config: Config, digest: str) -> str:
 
 def run_directory(config: Config, run_id: str) -> Path:
     """Where the run lives: `run_dir` if it is given, else `runs/<sweep_name>/<run id>`."""
-    if config.run_dir is not None:
-        return Path(config.run_dir)
-    return Path("runs") / config.sweep_name / run_id
+    return Path("runs") / config.sweep_name / run_id if config.run_dir is None else Path(config.run_dir)
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What changed between two recipes, a line for each value: `optimizer.lr: 0.001 -> 0.002`."""
     before, after = dict(leaves(old)), dict(leaves(new))
-    keys = list(dict.fromkeys([*before, *after]))
-    lines = [(key, before.get(key, "(none)"), after.get(key, "(none)")) for key in keys]
+    lines = [(key, before.get(key, "(none)"), after.get(key, "(none)")) for key in {**before, **after}]
     return [f"{key}: {a} -> {b}" for key, a, b in lines if a != b]
 
 

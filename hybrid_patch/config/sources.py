@@ -1,4 +1,4 @@
-"""Where configs are read from: the folder of the config groups, and what is in it."""
+"""Where configs are read from."""
 
 from dataclasses import dataclass, field
 from functools import cache

@@ -17,9 +17,9 @@ from hybrid_patch.errors import InputError
 
 
 def sweep_members(arguments: Sequence[str], sources: Sources) -> list[list[str]]:
-    """The members of a sweep over comma-separated values, `range(...)`, `glob(...)`: the arguments of each.
+    """The arguments of each member of a sweep over `a,b`, `range(...)`, `glob(...)`; they are not checked.
 
-    Raises InputError if a value is no sweep in Hydra's grammar. The members themselves are not judged.
+    Raises InputError if a value is no sweep in Hydra's grammar.
     """
     overrides = hydra_overrides(with_sweep_written_out(arguments, sources), sources, sweep=True)
     with in_one_line(overrides), hydra_context(sources):
@@ -30,7 +30,7 @@ def sweep_members(arguments: Sequence[str], sources: Sources) -> list[list[str]]
 
 
 def _values(override: Override) -> list[str]:
-    """The values of a key, one for each member of a sweep. Raises InputError for a range of real numbers."""
+    """The values that a sweep gives a key. Raises InputError for a range of real numbers."""
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():
@@ -39,10 +39,9 @@ def _values(override: Override) -> list[str]:
 
 
 def with_sweep_written_out(arguments: Sequence[str], sources: Sources) -> list[str]:
-    """`sweep=<name>` replaced by what `conf/sweep/<name>.yaml` sweeps over, its `hydra.sweeper.params`.
+    """`sweep=<name>` replaced by the `hydra.sweeper.params` of `conf/sweep/<name>.yaml`, without keys given beside it.
 
-    A key that the arguments have themselves keeps what they say. Raises InputError for more than one sweep, and for a
-    file that says anything else: members are described by their arguments alone.
+    Raises InputError for more than one sweep, and for a file that says anything else: a member is its arguments alone.
     """
     chosen = [argument for argument in arguments if is_sweep_file(argument)]
     if not chosen:
@@ -62,14 +61,14 @@ def with_sweep_written_out(arguments: Sequence[str], sources: Sources) -> list[s
 
 
 class Composer:
-    """Composes configs; what a choice of groups gives is kept, and later members only set their values in a copy."""
+    """Composes configs; members that choose the same groups set their values in copies of one composition."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._bases: dict[tuple[str, ...], bytes] = {}
 
     def config(self, arguments: Sequence[str]) -> Config:
-        """As `compose(arguments, sources)`. Raises InputError as it does."""
+        """As `compose(arguments, sources)`."""
         overrides = hydra_overrides(arguments, self._sources)
         base, values = _split(overrides)
         if base not in self._bases:
@@ -82,10 +81,7 @@ class Composer:
 
 
 def _split(overrides: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Overrides that decide what is composed, and those after them that set a value each.
-
-    Groups are chosen before any value is set. What is taken away (`~key`) is in order with the values.
-    """
+    """Overrides that decide what is composed (groups, all up to the last `~key`), and those that only set values."""
     last = max((i for i, text in enumerate(overrides) if text.startswith("~")), default=-1)
     base = tuple(text for i, text in enumerate(overrides) if i <= last or not text.startswith("++"))
     return base, [text for text in overrides[last + 1 :] if text.startswith("++")]

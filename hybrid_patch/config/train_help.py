@@ -47,7 +47,7 @@ GROUPS = {
 
 
 def train_help(description: str, arguments: Sequence[str]) -> str:
-    """The help, with the values that the arguments give where they are good, else the defaults."""
+    """The help, with the values that the arguments give if they are valid, else the defaults."""
     sources = Sources()
     try:
         config = composed(hydra_overrides([word for word in arguments if not word.startswith("-")], sources), sources)
@@ -56,8 +56,7 @@ def train_help(description: str, arguments: Sequence[str]) -> str:
     plain = OmegaConf.to_container(config)
     assert isinstance(plain, dict)
     values = [(f"{key}={value}", text) for key, value, text in value_rows(Config, plain)]
-    options = sources.groups()
-    groups = [(f"{group}=OPTION", f"{text}: {', '.join(options[group])}") for group, text in GROUPS.items()]
+    groups = [(f"{group}=OPTION", f"{text}: {', '.join(sources.groups()[group])}") for group, text in GROUPS.items()]
     return "\n\n".join(
         [
             "usage: hybrid-patch train [FLAGS] [GROUP=OPTION ...] [KEY=VALUE ...]",
@@ -88,31 +87,14 @@ def value_rows(annotation: Any, node: Mapping[Any, Any], prefix: str = "") -> It
 
 @cache
 def field_docs(cls: type) -> dict[str, str]:
-    """What the source of a dataclass says of each of its fields: below it, or under `Attributes:` in its docstring."""
+    """The strings below the fields of a dataclass and its bases, by field."""
     docs: dict[str, str] = dict(getattr(cls, "OPTION_DOCS", {}))
     for base in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(base) or hasattr(base, "OPTION_DOCS"):
             continue
         (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(node, ast.ClassDef)
-        docs |= _attributes(ast.get_docstring(node) or "")
         for field, text in zip(node.body, node.body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 docs[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
-    return docs
-
-
-def _attributes(docstring: str) -> dict[str, str]:
-    """The entries of a docstring's `Attributes:` section, by name."""
-    docs: dict[str, str] = {}
-    names: list[str] = []
-    for line in docstring.partition("Attributes:\n")[2].splitlines():
-        if line.startswith(" " * 8):
-            docs |= {name: f"{docs[name]} {line.strip()}" for name in names}
-        elif line.startswith(" " * 4):
-            listed, _, text = line.strip().partition(": ")
-            names = listed.split(", ")
-            docs |= dict.fromkeys(names, text)
-        elif line:
-            break
     return docs

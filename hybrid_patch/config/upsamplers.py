@@ -1,7 +1,7 @@
 """The choice of an upsampler in a config: a built-in one by `name`, or any class by `_target_`, and its options.
 
-No upsampler is named here. The keys of a built-in one, and their types, are those of `conf/upsampler/<name>.yaml`, so
-that most bad input ends before torch is imported; everything else is declared by the class (`declared_options`).
+The keys and types of a built-in one are those of `conf/upsampler/<name>.yaml`, so that most bad input ends before torch
+is imported; everything else is declared by the class (`declared_options`).
 """
 
 import dataclasses
@@ -23,26 +23,22 @@ from hybrid_patch.config.sources import conf_folder
 from hybrid_patch.errors import InputError
 
 PACKAGE = "hybrid_patch.model.upsampler"
-"""Where the built-in ones are, a module for each."""
+"""A module for each built-in one."""
 TARGET = "_target_"
 """The key that names a class, as in Hydra."""
 _adapter: Callable[[type], TypeAdapter[Any]] = cache(TypeAdapter)
 PIXEL_DROPOUT = "pixel_dropout"
-"""The option that every upsampler has that needs pixels, and no other: the share of them that training drops."""
+"""The option of upsamplers that need pixels, and of no other: the share of them that training drops."""
 DEFAULT_PIXEL_DROPOUT = 0.5
 ASK_CLASS = {"ask_class": True}
-"""The context in which a choice is validated by what its class declares."""
+"""Validation context: check a choice by what its class declares."""
 
 
 class Upsampler(dict[str, Any]):
-    """An upsampler and its options, as in the yaml: `{"name": "learned", "width": 64}`.
-
-    Without a class of its own (`_target_`) it is built in; such a class gives it its name, if the config gives none.
-    """
+    """An upsampler and its options, as in the yaml: `{"name": "learned", "width": 64}`; built in without `_target_`."""
 
     @property
     def name(self) -> str:
-        """What the run is called by."""
         name: str = self["name"]
         return name
 
@@ -53,7 +49,6 @@ class Upsampler(dict[str, Any]):
 
     @property
     def is_built_in(self) -> bool:
-        """Whether its name tells its class."""
         return TARGET not in self
 
     @property
@@ -67,7 +62,7 @@ class Upsampler(dict[str, Any]):
 
     @classmethod
     def _validate(cls, value: object, info: Any) -> "Upsampler":
-        """Without its class: keys and types of a built-in one. With it: its ranges too, and defaults filled in."""
+        """Without `ASK_CLASS`: keys and types of a built-in one. With it: its ranges too, and defaults filled in."""
         if not isinstance(value, Mapping):
             raise PydanticCustomError("dataclass_type", "must be a group of values")
         plain = _with_name(value)
@@ -88,12 +83,11 @@ class Upsampler(dict[str, Any]):
 
 @cache
 def built_in() -> tuple[str, ...]:
-    """The names of the built-in upsamplers."""
     return tuple(sorted(path.stem for path in (conf_folder() / "upsampler").glob("*.yaml")))
 
 
 def options_class(choice: Mapping[str, Any]) -> type | None:
-    """A dataclass of what a choice takes, by its class or the yaml of a built-in one; None if there is neither."""
+    """A dataclass of what a choice takes; None if it is neither built in nor a class that can be imported."""
     choice = _with_name(choice)
     if TARGET not in choice:
         return listed_options(choice["name"]) if choice["name"] in built_in() else None
@@ -105,7 +99,7 @@ def options_class(choice: Mapping[str, Any]) -> type | None:
 
 @cache
 def declared_options(cls: type) -> type:
-    """A dataclass of the options of an upsampler's class: the keyword-only arguments of its constructor."""
+    """A dataclass of the keyword-only arguments of an upsampler's constructor."""
     fields: dict[str, tuple[Any, Any]] = {
         name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in _keyword_only(cls).items()
@@ -121,7 +115,7 @@ def arguments(choice: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_class(choice: Mapping[str, Any]) -> type:
-    """The class of a choice, imported. Raises InputError if there is none."""
+    """The class of a choice. Raises InputError if there is none."""
     target = choice.get(TARGET)
     if target is None:
         module = importlib.import_module(f"{PACKAGE}.{choice['name']}")
