@@ -8,13 +8,19 @@ from typing import Any, NamedTuple
 from hybrid_patch.config.recipe import leaves
 from hybrid_patch.report.comparability import COST_KEYS
 from hybrid_patch.report.formatting import listed
-from hybrid_patch.report.grouping import Leaves, ReportMember, is_swept
+from hybrid_patch.report.grouping import Leaves, is_swept
 from hybrid_patch.report.statistics import Comparison, Estimate, verdict_of
 from hybrid_patch.report.summary import Summary, mark_front
 
 NAME = "benchmark.json"
 IRRELEVANT = (
-    *("seed", "recipe_version", "optimizer", "trainer.steps", "trainer.max_bad_steps", "loss.target_seed", "data"),
+    "seed",
+    "recipe_version",
+    "optimizer",
+    "trainer.steps",
+    "trainer.max_bad_steps",
+    "loss.target_seed",
+    "data",
 )
 """Parts of a recipe that do not change the time of a step, but for those of `COST_KEYS`."""
 
@@ -50,19 +56,14 @@ def read_benchmark(folders: Sequence[Path]) -> Benchmark | None:
 def _benchmark(path: Path, report: Mapping[str, Any]) -> Benchmark:
     rounds = int(report["rounds"])
 
-    def estimate(row: Mapping[str, Mapping[str, float]]) -> Estimate:
-        seconds = row["step_seconds"]
-        return Estimate(seconds["median"], seconds["low"], seconds["high"], rounds, "rounds")
+    def estimates(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
+        seconds = {name: row["step_seconds"] for name, row in rows.items() if "failed" not in row}
+        return {name: Estimate(x["median"], x["low"], x["high"], rounds, "rounds") for name, x in seconds.items()}
 
-    rows = {name: row for name, row in report["variants"].items() if "failed" not in row}
-    ratios = {pair: estimate(row) for pair, row in report["ratios"].items()}
-    return Benchmark(
-        path,
-        rounds,
-        {name: estimate(row) for name, row in rows.items()},
-        {pair: Comparison(ratio, True, verdict_of(ratio, 1.0)) for pair, ratio in ratios.items()},
-        {_time_key(dict(leaves(report["config"][name]))): name for name in rows},
-    )
+    step_seconds, ratios = estimates(report["variants"]), estimates(report["ratios"])
+    comparisons = {pair: Comparison(ratio, True, verdict_of(ratio, 1.0)) for pair, ratio in ratios.items()}
+    variants = {_time_key(dict(leaves(report["config"][name]))): name for name in step_seconds}
+    return Benchmark(path, rounds, step_seconds, comparisons, variants)
 
 
 def _time_key(leaves: Leaves) -> str:
@@ -71,22 +72,23 @@ def _time_key(leaves: Leaves) -> str:
     return json.dumps(relevant, sort_keys=True)
 
 
-def use_benchmark(benchmark: Benchmark, summary: Summary, members: Sequence[ReportMember]) -> None:
+def use_benchmark(benchmark: Benchmark, summary: Summary) -> None:
     """Put a benchmark's step times into a summary, if it has all members whose costs are compared."""
-    variants = {member.label: benchmark.variants.get(_time_key(member.leaves)) for member in members}
-    rows = [row for row in summary.members if "step_seconds" in row.measures and not row.excluded["costs"]]
-    lacking = [row.label for row in rows if variants[row.label] is None]
-    if lacking or not rows:
+    members = [
+        member for member in summary.members if "step_seconds" in member.measures and not member.excluded["costs"]
+    ]
+    variants = {member.label: benchmark.variants.get(_time_key(member.leaves), "") for member in members}
+    lacking = [label for label, variant in variants.items() if not variant]
+    if lacking or not members:
         names = listed(lacking, 4) or "any"
         summary.time_note += f" {benchmark.path.name} is not used: it has no variant with the recipe of {names}."
         return
-    for row in rows:
-        variant = variants[row.label]
-        assert variant is not None
-        row.measures["step_seconds"] = benchmark.step_seconds[variant]
-        for against in row.against.values():
-            ratio = benchmark.ratios.get(f"{variant}/{variants[against.label]}")
+    for member in members:
+        variant = variants[member.label]
+        member.measures["step_seconds"] = benchmark.step_seconds[variant]
+        for against in member.against.values():
             against.comparisons.pop("step_seconds", None)
+            ratio = benchmark.ratios.get(f"{variant}/{variants.get(against.label)}")
             if ratio is not None:
                 against.comparisons["step_seconds"] = ratio
     summary.time_note = (

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +44,41 @@ class Difference:
     effect: str
 
 
-def facts(run: Run) -> Facts:
+class Comparability(NamedTuple):
+    """How far runs may be compared.
+
+    Attributes:
+        differences: keys with several values that are not swept over; those that prevent a comparison first.
+        excluded: by `scores` and `costs` and a run's directory, how it deviates from most; empty where it does not.
+    """
+
+    differences: list[Difference]
+    excluded: dict[str, dict[Path, str]]
+
+
+def compare_runs(runs: Sequence[Run], swept: Sequence[str]) -> Comparability:
+    """What differs between runs, but for the keys that were swept over."""
+    facts = {run.path: {key: x for key, x in _facts(run).items() if not is_swept(key, swept)} for run in runs}
+    with_measures = {
+        "scores": [run.path for run in runs if run.evaluation],
+        "costs": [run.path for run in runs if len(run.metrics["step"])],
+    }
+    excluded = {
+        kind: _deviations(
+            {path: {key: x for key, x in facts[path].items() if kind in _affected(key)} for path in paths}
+        )
+        for kind, paths in with_measures.items()
+    }
+    return Comparability(_differences([(run, facts[run.path]) for run in runs if facts[run.path]]), excluded)
+
+
+def _affected(key: str) -> list[str]:
+    """What is not compared where a key differs."""
+    scores = is_swept(key, SCORE_KEYS) and not is_swept(key, TRAINING_DATA_KEYS)
+    return ["scores"] * scores + ["costs"] * is_swept(key, COST_KEYS)
+
+
+def _facts(run: Run) -> Facts:
     """How a run was trained and evaluated, as far as its files tell."""
     plain: dict[str, Any] = {**without_aside(Config, run.config), **run.recipe}
     if isinstance(run.config.get("runtime"), Mapping):
@@ -59,99 +93,54 @@ def facts(run: Run) -> Facts:
         }
         plain["machine"] = identity.get("machine", {})
     facts = {key: value for key, value in leaves(plain) if key and not is_swept(key, IGNORED)}
-    if run.evaluation:
-        facts |= _evaluation_facts(run)
-        commit = nested(run.evaluation.get("machine", identity), "commit")
-        if commit is not None:
-            facts["code.evaluated at commit"] = json.dumps(commit)
-    return facts
+    return facts | _evaluation_facts(run) if run.evaluation else facts
 
 
 def _evaluation_facts(run: Run) -> Facts:
     evaluation = run.evaluation
     settings, data, step = (evaluation.get(key) for key in ("settings", "data", "step"))
     trainer = run.recipe.get("trainer", run.config.get("trainer"))
-    fingerprint = nested(data if isinstance(data, Mapping) else run.recipe.get("data"), "fingerprint")
     # The number of pictures and baselines, and how often a run was evaluated, change no score.
     settings = settings if isinstance(settings, Mapping) else {}
     values = {key: value for key, value in settings.items() if key not in ("every", "pictures", "baselines")}
     # Where the number of steps is swept over, all that matters is whether the last checkpoint was evaluated.
     values["step"] = "the last" if step is not None and step == nested(trainer, "steps") else step
     values["tiles scored"] = evaluation.get("tiles")
-    if fingerprint is not None:
-        values["data"] = fingerprint
-    return {f"evaluation.{key}": json.dumps(value) for key, value in values.items()}
+    facts = {f"evaluation.{key}": value for key, value in values.items()}
+    optional = {
+        "evaluation.data": nested(data if isinstance(data, Mapping) else run.recipe.get("data"), "fingerprint"),
+        "code.evaluated at commit": nested(evaluation.get("machine", run.identity), "commit"),
+    }
+    facts |= {key: value for key, value in optional.items() if value is not None}
+    return {key: json.dumps(value) for key, value in facts.items()}
 
 
-def differences(runs: Sequence[Run], axes: Sequence[str]) -> list[Difference]:
-    """Keys with several values that are not swept over; those that prevent a comparison first."""
-    known_facts = [(run, run_facts) for run in runs if (run_facts := facts(run))]
+def _differences(known_facts: Sequence[tuple[Run, Facts]]) -> list[Difference]:
     differing = []
-    for key in dict.fromkeys(key for _, run_facts in known_facts for key in run_facts):
-        if is_swept(key, axes):
-            continue
+    for key in dict.fromkeys(key for _, facts in known_facts for key in facts):
         of_evaluation = key.startswith(("evaluation.", "code.evaluated"))
         values: dict[str, list[str]] = {}
-        for run, run_facts in known_facts:
+        for run, facts in known_facts:
             # Files that cannot be read, and a missing evaluation, are no differences.
             readable = run.config and run.identity
-            if key in run_facts or (readable and not of_evaluation):
-                values.setdefault(run_facts.get(key, NONE), []).append(run.path.name)
+            if key in facts or (readable and not of_evaluation):
+                values.setdefault(facts.get(key, NONE), []).append(run.path.name)
         if len(values) > 1:
-            differing.append(Difference(key, values, effect(key)))
+            differing.append(Difference(key, values, " and ".join(_affected(key)) or "flagged"))
     return sorted(differing, key=lambda each: each.effect == "flagged")
-
-
-def effect(key: str) -> str:
-    """What is not compared where a key differs."""
-    kinds = [kind for kind, affects in (("scores", _affects_scores), ("costs", _affects_costs)) if affects(key)]
-    return " and ".join(kinds) or "flagged"
-
-
-def _affects_scores(key: str) -> bool:
-    return is_swept(key, SCORE_KEYS) and not is_swept(key, TRAINING_DATA_KEYS)
-
-
-def _affects_costs(key: str) -> bool:
-    return is_swept(key, COST_KEYS)
-
-
-class Exclusions(NamedTuple):
-    """Why the scores and the costs of runs, by directory, are not compared; empty where they are."""
-
-    scores: dict[Path, str]
-    costs: dict[Path, str]
-
-
-def exclusions(runs: Sequence[Run], axes: Sequence[str]) -> Exclusions:
-    """Which runs are not comparable with most others, and why."""
-
-    all_facts = {run.path: facts(run) for run in runs}
-
-    def why(runs: Sequence[Run], affects: Callable[[str], bool]) -> dict[Path, str]:
-        relevant = {
-            run.path: {key: x for key, x in all_facts[run.path].items() if affects(key) and not is_swept(key, axes)}
-            for run in runs
-        }
-        return _deviations(relevant)
-
-    return Exclusions(
-        why([run for run in runs if run.evaluation], _affects_scores),
-        why([run for run in runs if len(run.metrics["step"])], _affects_costs),
-    )
 
 
 def _deviations(facts_by_run: Mapping[Path, Facts]) -> dict[Path, str]:
     """How each run deviates from the facts that most share."""
     if not facts_by_run:
         return {}
-    counts = Counter(json.dumps(run_facts, sort_keys=True) for run_facts in facts_by_run.values())
+    counts = Counter(json.dumps(facts, sort_keys=True) for facts in facts_by_run.values())
     common: Facts = json.loads(counts.most_common(1)[0][0])
     return {
         path: "; ".join(
-            f"{key} is {run_facts.get(key, NONE)}, not {common.get(key, NONE)}"
-            for key in dict.fromkeys([*common, *run_facts])
-            if run_facts.get(key) != common.get(key)
+            f"{key} is {facts.get(key, NONE)}, not {common.get(key, NONE)}"
+            for key in dict.fromkeys([*common, *facts])
+            if facts.get(key) != common.get(key)
         )
-        for path, run_facts in facts_by_run.items()
+        for path, facts in facts_by_run.items()
     }

@@ -1,8 +1,9 @@
 """The answer in a few sentences, no stronger than what was measured."""
 
 from hybrid_patch.report.formatting import listed, number_of, score, verdict, with_seeds
+from hybrid_patch.report.grouping import Against, ReportMember
 from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
-from hybrid_patch.report.summary import Against, MemberRow, Summary
+from hybrid_patch.report.summary import Summary
 
 MAX_NAMES, MAX_FRONT = 4, 8
 """Names that a sentence lists; it gives the number of the others."""
@@ -12,13 +13,13 @@ MANY = 12
 
 def answer(summary: Summary) -> list[str]:
     """Sentences about a summary."""
-    rows = {row.label: row for row in summary.members}
+    members = {member.label: member for member in summary.members}
     if summary.best is None:
         return [
-            f"{number_of(len(rows), 'member')}, none with an evaluation that counts: costs can be compared, quality "
+            f"{number_of(len(members), 'member')}, none with an evaluation that counts: costs can be compared, quality "
             "cannot. hybrid-patch evaluate run=… evaluates a run."
         ]
-    best, others = rows[summary.best.label], summary.best.against
+    best, others = members[summary.best.label], summary.best.against
     miou = with_seeds(best.measures["miou"], score)
     if not others:
         return [
@@ -43,7 +44,7 @@ def answer(summary: Summary) -> list[str]:
         )
     for name, against in best.against.items():
         sentences += _comparison(name, against)
-    front = [row.label for row in summary.members if row.front]
+    front = [member.label for member in summary.members if member.front]
     if front:
         sentences.append(
             f"No member is better in step time, memory and mean mIoU together than {listed(front, MAX_FRONT, ' and ')}."
@@ -61,7 +62,7 @@ def _comparison(reference: str, against: Against) -> list[str]:
     return [f"Against {name}: {'; '.join(parts)}."] if parts else []
 
 
-def _baseline(summary: Summary, best: MemberRow) -> list[str]:
+def _baseline(summary: Summary, best: ReportMember) -> list[str]:
     raw = summary.baselines.get("raw bands")
     if raw is None:
         return []

@@ -1,6 +1,5 @@
 """Loss and probe mIoU over the training, reduced to what is drawn."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,7 +23,6 @@ class Curve(NamedTuple):
 
     Attributes:
         label: of the run's member.
-        kind: the quantity.
         x: by axis: `steps`, `minutes`, and `flops` where they are predicted.
         changes: the steps after which the patch sizes changed, and to what.
     """
@@ -60,19 +58,18 @@ def _curves(run: Run, label: str, prediction: Prediction | None) -> list[Curve]:
     kinds: tuple[tuple[Kind, str], ...] = (("loss", "loss"), ("probe", "probe_miou"))
     curves = []
     for kind, column in kinds:
-        finite = np.isfinite(metrics[column])
-        if finite.any():
-            y, of_finite = metrics[column][finite], {name: values[finite] for name, values in x.items()}
-            if kind == "loss" and len(y) > 2 * POINTS:
-                # Values are medians of bins; a point is at the end of its bin.
-                edges = np.linspace(0, len(y), POINTS + 1).astype(int)
-                y = np.array([np.median(y[a:b]) for a, b in itertools.pairwise(edges)])
-                of_finite = {name: values[edges[1:] - 1] for name, values in of_finite.items()}
-            curves.append(Curve(label, kind, of_finite, y, changes_of(run)))
+        points = np.flatnonzero(np.isfinite(metrics[column]))
+        y = metrics[column][points]
+        if kind == "loss" and len(y) > 2 * POINTS:
+            # Values are medians of bins; a point is at the end of its bin.
+            bins = np.array_split(np.arange(len(y)), POINTS)
+            y, points = np.array([np.median(y[each]) for each in bins]), points[[each[-1] for each in bins]]
+        if len(y):
+            curves.append(Curve(label, kind, {name: values[points] for name, values in x.items()}, y, _changes(run)))
     return curves
 
 
-def changes_of(run: Run) -> list[tuple[float, str]]:
+def _changes(run: Run) -> list[tuple[float, str]]:
     """The steps after which patch sizes changed, and to what; none if they change all the time."""
     sizes = np.stack([run.metrics["processing_patch_size"], run.metrics["output_patch_size"]])
     after = np.flatnonzero((sizes[:, 1:] != sizes[:, :-1]).any(0) & np.isfinite(sizes[:, 1:]).all(0))

@@ -6,23 +6,46 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hybrid_patch.errors import require_extra
 from hybrid_patch.report import formatting, metrics
 from hybrid_patch.report.grouping import ReportMember, differing_keys, recipe_leaves
+from hybrid_patch.report.load_runs import Run
 from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
+from hybrid_patch.report.statistics import Estimate
+from hybrid_patch.report.summary import Summary
 from hybrid_patch.runs.atomic_files import write_text, write_whole
-
-if TYPE_CHECKING:  # it needs scipy
-    from hybrid_patch.report.summary import MemberRow, Summary
 
 Row = dict[str, Any]
 
 
-def as_json(title: str, answer: Sequence[str], summary: "Summary") -> Row:
+def as_json(title: str, answer: Sequence[str], summary: Summary) -> Row:
     """All that the page says, as plain values."""
-    return {"title": title, "answer": list(answer), **dataclasses.asdict(summary)}
+    plain = dataclasses.asdict(dataclasses.replace(summary, members=[]))
+    return {"title": title, "answer": list(answer), **plain, "members": [_plain(each) for each in summary.members]}
+
+
+def _plain(member: ReportMember) -> Row:
+    plain = dataclasses.asdict(dataclasses.replace(member, runs=[], leaves={}, by_seed={}))
+    del plain["leaves"], plain["by_seed"]
+    return {**plain, "kind": member.kind, "state": member.state, "runs": [run_row(run) for run in member.runs]}
+
+
+def run_row(run: Run) -> Row:
+    """What the page says of a run; `tile_interval` is that of its mIoU, over validation tiles."""
+    return {
+        "name": run.path.name,
+        "path": str(run.path),
+        "id": run.identity.get("run_id"),
+        "seed": run.seed,
+        "state": run.state,
+        "reason": run.reason,
+        "steps": run.steps_done,
+        "evaluated": bool(run.evaluation),
+        "tile_interval": metrics.tile_interval(run),
+        "measures": metrics.scores(run) | metrics.costs(run),
+    }
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -34,12 +57,12 @@ def as_csv(rows: Sequence[Row]) -> str:
     return buffer.getvalue()
 
 
-def member_rows(summary: "Summary") -> list[Row]:
+def member_rows(summary: Summary) -> list[Row]:
     """A row per member: every mean and comparison with its interval and number of seeds."""
     return [_member_row(member, summary.axes.columns) for member in summary.members]
 
 
-def _member_row(member: "MemberRow", columns: Sequence[str]) -> Row:
+def _member_row(member: ReportMember, columns: Sequence[str]) -> Row:
     row: Row = {
         "member": member.label,
         **{name: member.values.get(name, "") for name in columns},
@@ -51,27 +74,29 @@ def _member_row(member: "MemberRow", columns: Sequence[str]) -> Row:
     }
     for name in MEASURES:
         if name in member.measures:
-            estimate = member.measures[name]
-            row |= {name: estimate.mean, **{f"{name}_{key}": getattr(estimate, key) for key in ("low", "high", "n")}}
+            row |= _estimate_cells(name, member.measures[name])
     for reference, against in member.against.items():
         for name, comparison in against.comparisons.items():
             key = f"{name}_{'ratio' if MEASURES[name].kind == 'costs' else 'difference'}_to_{reference}"
-            row[key] = comparison.estimate.mean
-            row |= {f"{key}_{part}": getattr(comparison.estimate, part) for part in ("low", "high", "n")}
+            row |= _estimate_cells(key, comparison.estimate)
             row |= {f"{key}_paired": comparison.paired, f"{key}_verdict": comparison.verdict}
     if member.planned is not None:
         row |= {f"planned_{name}": value for name, value in dataclasses.asdict(member.planned).items()}
     return row
 
 
+def _estimate_cells(name: str, estimate: Estimate) -> Row:
+    parts = {f"{name}_{part}": getattr(estimate, part) for part in ("low", "high", "n")}
+    return {name: estimate.mean, **parts}
+
+
 def run_rows(members: Sequence[ReportMember]) -> list[Row]:
     """A row per run, whether it is done or not: id, state, the recipe's values that are not the same in all runs, the
     metrics of its last step, and its costs and scores as `cost.<name>` and `score.<name>`."""
-    runs = [(member.label, run) for member in members for run in member.runs]
-    recipes = [recipe_leaves(run) for _, run in runs]
-    differing = differing_keys([recipe for recipe in recipes if recipe])
+    runs = [(member.label, run, recipe_leaves(run)) for member in members for run in member.runs]
+    differing = differing_keys([recipe for _, _, recipe in runs if recipe])
     rows = []
-    for (label, run), recipe in zip(runs, recipes, strict=True):
+    for label, run, recipe in runs:
         scores = run.evaluation.get("scores")
         scores = {**(scores if isinstance(scores, Mapping) else {}), **metrics.scores(run)}
         rows.append(
@@ -97,9 +122,9 @@ def _uniform(rows: Sequence[Row]) -> list[Row]:
     columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
     for key, values in columns.items():
         types = {type(value) for value in values if value is not None}
-        if types <= {int, float} and len(types) > 1:
+        if types == {int, float}:
             columns[key] = [None if value is None else float(value) for value in values]
-        elif not types <= {int, float} and types not in ({str}, {bool}):
+        elif len(types) > 1 or types & {dict, list}:
             columns[key] = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
@@ -117,24 +142,20 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     write_whole(path, lambda file: parquet.write_table(table, file))
 
 
-def as_markdown(summary: "Summary", answer: Sequence[str]) -> str:
+def as_markdown(summary: Summary, answer: Sequence[str]) -> str:
     """The answer and a table of the main numbers."""
-    references = list(dict.fromkeys(name for row in summary.members for name in row.against))
+    references = list(dict.fromkeys(name for member in summary.members for name in member.against))
     head = ["member", "state", *(MEASURES[name].title for name in MAIN_MEASURES)]
     for reference in references:
         head += [f"mIoU − {reference}", f"step time / {reference}", f"memory / {reference}"]
     lines = [*(f"- {_cell(sentence)}" for sentence in answer), "", _line(head), _line(["---"] * len(head))]
-    for row in summary.members:
-        cells = [f"**{_cell(row.label)}**" if row.front else _cell(row.label), row.state]
-        for name in MAIN_MEASURES:
-            estimate = row.measures.get(name)
-            cells.append(formatting.with_seeds(estimate, MEASURES[name].number) if estimate else formatting.NOTHING)
+    for member in summary.members:
+        label = _cell(member.label)
+        cells = [f"**{label}**" if member.front else label, member.state]
+        cells += [formatting.with_seeds(member.measures.get(name), MEASURES[name].number) for name in MAIN_MEASURES]
         for reference in references:
-            comparisons = row.against[reference].comparisons if reference in row.against else {}
-            for name in MAIN_MEASURES:
-                comparison = comparisons.get(name)
-                text = formatting.verdict(comparison, MEASURES[name].relative) if comparison else formatting.NOTHING
-                cells.append(text)
+            comparisons = member.against[reference].comparisons if reference in member.against else {}
+            cells += [formatting.verdict(comparisons.get(name), MEASURES[name].relative) for name in MAIN_MEASURES]
         lines.append(_line(cells))
     legend = "Bold: on the Pareto front of step time, peak memory and mIoU, by means. In brackets: the 95 % interval "
     return "\n".join([*lines, "", f"{legend}over seeds."]) + "\n"

@@ -1,6 +1,9 @@
 """The figures: mIoU against cost, and curves over the training; each is drawn both for the page and as a file."""
 
+import functools
 import io
+import itertools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +19,8 @@ from matplotlib.transforms import Bbox
 
 from hybrid_patch.report import formatting
 from hybrid_patch.report.curves import Curve, Kind
-from hybrid_patch.report.summary import MemberRow, Summary
+from hybrid_patch.report.grouping import ReportMember
+from hybrid_patch.report.summary import Summary
 
 INK = "#1f2328"
 """The colour of text and axes in a file; on the page they have the colour of the page's text."""
@@ -40,14 +44,8 @@ MAX_SPAN = 5.0
 
 
 class Plot(NamedTuple):
-    """A figure.
-
-    Attributes:
-        name: of its file, without suffix.
-        title: above it.
-        draw: draws it on axes.
-        legend: colours by label: for the file; the page has one legend for all.
-    """
+    """A figure: the name of its file without suffix, what draws it, and colours by label for the file's legend (the
+    page has one legend for all)."""
 
     name: str
     title: str
@@ -69,58 +67,61 @@ COST_AXES = {
     "peak_memory_bytes": CostAxis("memory", "peak memory", "MiB", 2.0**20),
     "hours": CostAxis("hours", "time of the whole training", "min", 1 / 60),
 }
+CURVE_AXES = {
+    "steps": ("steps", "steps"),
+    "minutes": ("time", "minutes of training"),
+    "flops": ("FLOPs", "FLOPs (planned)"),
+}
+"""What curves are drawn over: in titles, and beside the axis."""
+TICKS = ((8, (1, 1.5, 2, 3, 4, 5, 6, 8)), (80, (1, 2, 5)), (2e3, (1, 3)), (math.inf, (1,)))
+"""The ticks of a cost axis within a power of ten, by the ratio of its ends."""
 
 
 def colours(summary: Summary) -> dict[str, str]:
     """The colour of each member, by label."""
-    return {row.label: COLOURS[number % len(COLOURS)] for number, row in enumerate(summary.members)}
+    return dict(zip((member.label for member in summary.members), itertools.cycle(COLOURS), strict=False))
 
 
 def cost_plots(summary: Summary) -> list[Plot]:
     """mIoU against each cost that members have. Points have the id `point-<cost>-<number of the member>`."""
     plots = []
     for cost, axis in COST_AXES.items():
-        rows = [(number, row) for number, row in enumerate(summary.members) if row.comparable("miou", cost)]
-        if rows:
-            draw = _cost_plot(cost, rows, colours(summary), summary.baselines.get("raw bands"))
+        members = {i: member for i, member in enumerate(summary.members) if member.comparable("miou", cost)}
+        if members:
+            draw = functools.partial(_draw_costs, summary=summary, members=members, cost=cost)
             plots.append(Plot(f"miou_against_{axis.file}", f"mIoU against {axis.title}", draw, {}))
     return plots
 
 
-def _cost_plot(
-    cost: str, rows: Sequence[tuple[int, MemberRow]], colour: Mapping[str, str], raw_bands: float | None
-) -> Callable[[Axes], None]:
-    axis = COST_AXES[cost]
-
-    def draw(axes: Axes) -> None:
-        labelled = []
-        for number, row in rows:
-            x = _point(axes, row, cost, colour[row.label], f"point-{cost}-{number}")
-            if len(rows) <= MAX_LABELS or row.front or row.kind in MARKERS:
-                labelled.append((x, row.measures["miou"].mean, row.label, colour[row.label]))
-        axes.set_xscale("log")
-        axes.set_xlabel(f"{axis.title}, {axis.unit}")
-        axes.set_ylabel("mIoU")
-        if raw_bands is not None:
-            axes.axhline(raw_bands, color=INK, lw=0.8, ls=(0, (2, 3)), alpha=0.6)
-            axes.annotate(
-                "raw bands", (1, raw_bands), (-3, -3), xycoords=("axes fraction", "data"),
-                textcoords="offset points", ha="right", va="top", fontsize=8, alpha=0.7,
-            )  # fmt: skip
-        axes.margins(x=0.18, y=0.12)
-        low, high = axes.get_xlim()
-        subs = (1, 1.5, 2, 3, 4, 5, 6, 8) if high / low < 8 else (1, 2, 5) if high / low < 80 else (1, 3)
-        axes.xaxis.set_major_locator(LogLocator(subs=subs if high / low < 2e3 else (1,)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-        _label_points(axes, labelled[:MAX_LABELS])
-
-    return draw
+def _draw_costs(axes: Axes, summary: Summary, members: Mapping[int, ReportMember], cost: str) -> None:
+    labelled = []
+    for number, member in members.items():
+        colour = COLOURS[number % len(COLOURS)]
+        x, y = _draw_point(axes, member, cost, colour, f"point-{cost}-{number}")
+        if len(members) <= MAX_LABELS or member.front or member.kind in MARKERS:
+            labelled.append((x, y, member.label, colour))
+    axes.set_xscale("log")
+    axes.set_xlabel(f"{COST_AXES[cost].title}, {COST_AXES[cost].unit}")
+    axes.set_ylabel("mIoU")
+    raw_bands = summary.baselines.get("raw bands")
+    if raw_bands is not None:
+        axes.axhline(raw_bands, color=INK, lw=0.8, ls=(0, (2, 3)), alpha=0.6)
+        axes.annotate(
+            "raw bands", (1, raw_bands), (-3, -3), xycoords=("axes fraction", "data"),
+            textcoords="offset points", ha="right", va="top", fontsize=8, alpha=0.7,
+        )  # fmt: skip
+    axes.margins(x=0.18, y=0.12)
+    low, high = axes.get_xlim()
+    subs = next(subs for ratio, subs in TICKS if high / low < ratio)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    _label_points(axes, labelled[:MAX_LABELS])
 
 
-def _point(axes: Axes, row: MemberRow, cost: str, colour: str, gid: str) -> float:
-    """A member with its intervals, and an invisible disc to hover over; returns its place on the x axis."""
-    score, estimate, unit = row.measures["miou"], row.measures[cost], COST_AXES[cost].unit_size
+def _draw_point(axes: Axes, member: ReportMember, cost: str, colour: str, gid: str) -> tuple[float, float]:
+    """A member with its intervals, and an invisible disc to hover over; returns its position."""
+    score, estimate, unit = member.measures["miou"], member.measures[cost], COST_AXES[cost].unit_size
     x, y = estimate.mean / unit, score.mean
     if score.low is not None and score.high is not None:
         axes.plot([x, x], [score.low, score.high], color=colour, lw=1.4, alpha=0.7)
@@ -129,34 +130,28 @@ def _point(axes: Axes, row: MemberRow, cost: str, colour: str, gid: str) -> floa
         span = [max(estimate.low / unit, x / MAX_SPAN), min(estimate.high / unit, x * MAX_SPAN)]
         axes.plot(span, [y, y], color=colour, lw=1.4, alpha=0.7)
     fill = colour if score.n > 1 else "none"
-    axes.plot(x, y, MARKERS.get(row.kind, "o"), ms=8, color=colour, mfc=fill, mew=1.8)
-    if row.front:
+    axes.plot(x, y, MARKERS.get(member.kind, "o"), ms=8, color=colour, mfc=fill, mew=1.8)
+    if member.front:
         axes.plot(x, y, "o", ms=15, mfc="none", mec=INK, mew=0.7, alpha=0.6)
     axes.plot(x, y, "o", ms=18, color=colour, alpha=0.004)[0].set_gid(gid)
-    return x
+    return x, y
 
 
 def _label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
     """Place point labels without overlap: each at the nearest of several positions that is free."""
     axes.figure.canvas.draw()  # fixes the axes' position
     scale = 72 / axes.figure.dpi
-    bounds = axes.get_window_extent()
-    left, right = bounds.x0 * scale, bounds.x1 * scale + 8
-    bottom, top = bounds.y0 * scale, bounds.y1 * scale + 8
+    (left, bottom), (right, top) = axes.get_window_extent().get_points() * scale
+    area = Bbox.from_extents(left, bottom, right + 8, top + 8)
     positions = [(axes.transData.transform((x, y)) * scale).tolist() for x, y, _, _ in points]
     occupied = [Bbox.from_extents(px - 5, py - 5, px + 5, py + 5) for px, py in positions]
+    offsets = [(side, up) for up in sorted(range(-6, 10), key=lambda up: abs(up - 0.6)) for side in (1, -1)]
     for (x, y, label, colour), (px, py) in zip(points, positions, strict=True):
         text = shortened(label)
-        inside, free = [], []
-        for up in sorted(range(-6, 10), key=lambda step: abs(step - 0.6)):
-            for side in (1, -1):
-                box = _label_box(px, py + 11 * up + 6, LETTER_WIDTH * len(text), side)
-                if (box.x1 < right or side < 0) and box.x0 > left and bottom < box.y0 and box.y1 < top:
-                    inside.append((box, side, up))
-                    if not any(box.overlaps(other) for other in occupied):
-                        free.append(inside[-1])
-        default = (_label_box(px, py, LETTER_WIDTH * len(text), 1), 1, 0)
-        box, side, up = next(iter([*free, *inside, default]))
+        places = [(_label_box(px, py + 11 * up + 6, text, side), side, up) for side, up in offsets]
+        inside = [place for place in places if area.contains(*place[0].min) and area.contains(*place[0].max)]
+        free = (place for place in inside if not any(place[0].overlaps(other) for other in occupied))
+        box, side, up = next(free, (inside or places)[0])
         occupied.append(box)
         line = {"arrowstyle": "-", "lw": 0.6, "color": colour, "shrinkA": 0, "shrinkB": 5}
         axes.annotate(
@@ -165,10 +160,10 @@ def _label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -
         )  # fmt: skip
 
 
-def _label_box(x: float, y: float, width: float, side: int) -> Bbox:
+def _label_box(x: float, y: float, text: str, side: int) -> Bbox:
     """The extent of a label beside a point, in points; to the right if `side` is 1, to the left if it is -1."""
-    near, far = x + side * GAP, x + side * (GAP + width)
-    return Bbox.from_extents(min(near, far), y - 5, max(near, far), y + 5)
+    near, far = sorted((x + side * GAP, x + side * (GAP + LETTER_WIDTH * len(text))))
+    return Bbox.from_extents(near, y - 5, far, y + 5)
 
 
 def curve_plots(curves: Sequence[Curve], colour: Mapping[str, str]) -> list[list[Plot]]:
@@ -178,30 +173,15 @@ def curve_plots(curves: Sequence[Curve], colour: Mapping[str, str]) -> list[list
     return [row for row in rows if row]
 
 
-CURVE_AXES = {
-    "steps": ("steps", "steps"),
-    "minutes": ("time", "minutes of training"),
-    "flops": ("FLOPs", "FLOPs (planned)"),
-}
-"""What curves are drawn over: in titles, and beside the axis."""
-
-
 def _curve_plot(curves: Sequence[Curve], kind: Kind, over: str, colour: Mapping[str, str]) -> Plot | None:
-    drawn = [curve for curve in curves if curve.kind == kind and over in curve.x and len(curve.y)]
+    drawn = [curve for curve in curves if curve.kind == kind and over in curve.x]
     if not drawn:
         return None
     title, axis_label = CURVE_AXES[over]
 
     def draw(axes: Axes) -> None:
         for curve in drawn:
-            style = {"marker": "o", "ms": 3.5} if len(curve.y) < 12 else {}
-            line_colour = colour[curve.label]
-            axes.plot(curve.x[over], curve.y, color=line_colour, lw=1.3, alpha=0.85, **style)  # type: ignore[arg-type]
-            for step, name in curve.changes:
-                x, y = (float(np.interp(step, curve.x["steps"], values)) for values in (curve.x[over], curve.y))
-                axes.plot(x, y, "|", ms=11, mew=1.6, color=line_colour)
-                offset: dict[str, Any] = {"textcoords": "offset points", "ha": "center"}
-                axes.annotate(name, (x, y), (0, 8), fontsize=7, color=line_colour, **offset)
+            _draw_curve(axes, curve, over, colour[curve.label])
         axes.set_xlabel(axis_label)
         axes.set_ylabel({"loss": "loss", "probe": "probe mIoU"}[kind])
         ends = [float(curve.x[over].max()) for curve in drawn]
@@ -215,6 +195,15 @@ def _curve_plot(curves: Sequence[Curve], kind: Kind, over: str, colour: Mapping[
 
     legend = {curve.label: colour[curve.label] for curve in drawn}
     return Plot(f"{kind}_over_{title.lower()}", f"{kind} over {title}", draw, legend)
+
+
+def _draw_curve(axes: Axes, curve: Curve, over: str, colour: str) -> None:
+    marker = "o" if len(curve.y) < 12 else ""
+    axes.plot(curve.x[over], curve.y, color=colour, lw=1.3, alpha=0.85, marker=marker, ms=3.5)
+    for step, name in curve.changes:
+        x, y = (float(np.interp(step, curve.x["steps"], values)) for values in (curve.x[over], curve.y))
+        axes.plot(x, y, "|", ms=11, mew=1.6, color=colour)
+        axes.annotate(name, (x, y), (0, 8), textcoords="offset points", ha="center", fontsize=7, color=colour)
 
 
 def rendered(plot: Plot, file_format: str, legend: bool = True) -> bytes:
@@ -241,12 +230,10 @@ def rendered(plot: Plot, file_format: str, legend: bool = True) -> bytes:
 
 def inline(plot: Plot) -> str:
     """A figure as part of the page, in the page's colour of text."""
-    svg = rendered(plot, "svg", legend=False).decode()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    head, body = svg.split(">", 1)
-    box = re.search(r'viewBox="[^"]*"', head)
-    assert box is not None
-    return f'<svg {box[0]} role="img" class="figure" id="{plot.name}">{body}'
+    svg = rendered(plot, "svg", legend=False).decode().replace(INK, "currentColor")
+    head = re.search(r'<svg [^>]*(viewBox="[^"]*")[^>]*>', svg)
+    assert head is not None
+    return f'<svg {head[1]} role="img" class="figure" id="{plot.name}">{svg[head.end() :]}'
 
 
 def shortened(name: str) -> str:

@@ -1,10 +1,8 @@
 """Numbers as text: as many digits as are meaningful, and the number of seeds beside every mean."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # it needs scipy
-    from hybrid_patch.report.statistics import Comparison, Estimate
+from hybrid_patch.report.statistics import Comparison, Estimate
 
 Format = Callable[[float | int], str]
 """How a number is written."""
@@ -39,7 +37,9 @@ def mebibytes(value: float | int) -> str:
 
 
 def hours(value: float | int) -> str:
-    """`2.1 min`, `3.4 h`"""
+    """`8.9 s`, `2.1 min`, `3.4 h`"""
+    if value < 0.9995 / 60:
+        return seconds(3600 * value)
     return f"{60 * value:.3g} min" if value < 0.9995 else f"{value:.3g} h"
 
 
@@ -57,22 +57,18 @@ def number_of(n: int, noun: str) -> str:
 
 
 def listed(names: Sequence[str], limit: int, last: str = ", ") -> str:
-    """`a, b and 3 more`
-
-    Args:
-        last: between the last two, where all are named.
-    """
+    """`a, b and 3 more`; `last` is between the last two, where all are named."""
     if len(names) > limit:
         return f"{', '.join(names[:limit])} and {len(names) - limit} more"
     return last.join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
-def sample_size(estimate: "Estimate") -> str:
+def sample_size(estimate: Estimate) -> str:
     """`1 seed`, `3 seeds`, and of a benchmark `7 rounds`"""
     return number_of(estimate.n, "round" if estimate.how == "rounds" else "seed")
 
 
-def interval(estimate: "Estimate", number: Format) -> str:
+def interval(estimate: Estimate, number: Format) -> str:
     """`.27 to .30`, `26 to 84 ms`; empty for one seed."""
     if estimate.low is None or estimate.high is None:
         return ""
@@ -81,22 +77,27 @@ def interval(estimate: "Estimate", number: Format) -> str:
     return f"{low.removesuffix(f' {unit}') if unit else low} to {high}"
 
 
-def with_seeds(estimate: "Estimate", number: Format) -> str:
+def with_seeds(estimate: Estimate | None, number: Format) -> str:
     """`.341 (.320 to .362, 3 seeds)`"""
-    words = [word for word in (interval(estimate, number), sample_size(estimate)) if word]
-    return f"{number(estimate.mean)} ({', '.join(words)})"
+    if estimate is None:
+        return NOTHING
+    return f"{number(estimate.mean)} ({_joined(interval(estimate, number), sample_size(estimate))})"
 
 
-def comparison_seeds(comparison: "Comparison") -> str:
+def comparison_seeds(comparison: Comparison) -> str:
     """`3 seeds, paired`; `1 seed: no verdict`"""
     if comparison.verdict == "too few seeds":
         return f"{sample_size(comparison.estimate)}: no verdict"
     return f"{sample_size(comparison.estimate)}, {'paired' if comparison.paired else 'not paired'}"
 
 
-def verdict(comparison: "Comparison", number: Format) -> str:
+def verdict(comparison: Comparison | None, number: Format) -> str:
     """A comparison in words: its number only where the interval does not contain "no difference"."""
-    between = interval(comparison.estimate, number)
-    details = ", ".join(filter(None, (between, comparison_seeds(comparison))))
+    if comparison is None:
+        return NOTHING
     shown = comparison.verdict if comparison.verdict == "no difference shown" else number(comparison.estimate.mean)
-    return f"{shown} ({details})"
+    return f"{shown} ({_joined(interval(comparison.estimate, number), comparison_seeds(comparison))})"
+
+
+def _joined(*words: str) -> str:
+    return ", ".join(filter(None, words))

@@ -1,6 +1,7 @@
 """The members of a sweep: runs that differ in nothing but their seed, and the axes in which members differ."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections import Counter, defaultdict
@@ -11,6 +12,7 @@ from hybrid_patch.config.fields import without_aside
 from hybrid_patch.config.recipe import leaves
 from hybrid_patch.config.schema import Config
 from hybrid_patch.report.load_runs import Run
+from hybrid_patch.report.statistics import Comparison, Estimate, Seed
 from hybrid_patch.runs.sweep_manifest import planned_runs
 
 CHOICES = ("patch", "upsampler", "curriculum", "model", "masking", "loss")
@@ -18,28 +20,78 @@ CHOICES = ("patch", "upsampler", "curriculum", "model", "masking", "loss")
 NONE = "(none)"
 UNUSED = "–"
 """The upsampler of a run whose output patches are its processing patches."""
+STATES = ("failed", "missing", "preempted", "running", "queued", "done")
+"""The state of a member is the first of these that one of its runs is in."""
 
 Leaves = dict[str, str]
 """Values of a config by dotted key, as JSON."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
+class Against:
+    """Comparisons with the pure member of a label, by measure: differences of scores, ratios of costs."""
+
+    label: str
+    comparisons: dict[str, Comparison]
+
+
+@dataclasses.dataclass
+class Planned:
+    """What a member was predicted to cost."""
+
+    flops_per_step: float | None
+    peak_memory_bytes: int
+    parameters: int
+
+
+@dataclasses.dataclass
 class ReportMember:
-    """The runs of one recipe, one per seed.
+    """The runs of one recipe, one per seed, and the numbers that `summarize` adds.
 
     Attributes:
-        runs: at least one.
         leaves: of the recipe, without the seed.
+        runs: at least one.
         values: by axis, for people.
         label: unique among the members.
-        pure: the patch size, of a member that processes and outputs the same size throughout.
+        by_seed: what counts of its runs: a value per seed, by measure.
+        measures: means over seeds, by measure.
+        against: comparisons with the pure members, by `ps=8` and `ps=1`.
+        excluded: why its `scores`, and why its `costs`, are not compared; empty where they are.
+        planned: None if it was not planned.
+        notes: on runs that do not count, and files that cannot be read.
+        front: whether it is on the Pareto front.
     """
 
-    runs: tuple[Run, ...]
     leaves: Leaves
-    values: dict[str, str]
-    label: str
-    pure: int | None
+    runs: list[Run] = dataclasses.field(default_factory=list)
+    values: dict[str, str] = dataclasses.field(default_factory=dict)
+    label: str = ""
+    by_seed: dict[str, dict[Seed, float]] = dataclasses.field(default_factory=dict)
+    measures: dict[str, Estimate] = dataclasses.field(default_factory=dict)
+    against: dict[str, Against] = dataclasses.field(default_factory=dict)
+    excluded: dict[str, str] = dataclasses.field(default_factory=dict)
+    planned: Planned | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
+    front: bool = False
+
+    @functools.cached_property
+    def pure(self) -> int | None:
+        """The patch size of a member that processes and outputs the same size throughout."""
+        return pure_size(self.leaves)
+
+    @property
+    def kind(self) -> str:
+        """`ps=8`, `ps=1` or another pure patch size, or `hybrid`."""
+        return "hybrid" if self.pure is None else f"ps={self.pure}"
+
+    @property
+    def state(self) -> str:
+        """The most noteworthy state of its runs."""
+        return min((run.state for run in self.runs), key=lambda x: STATES.index(x) if x in STATES else -1)
+
+    def comparable(self, *names: str) -> bool:
+        """Whether it has the measures, and both its scores and its costs may be compared."""
+        return all(name in self.measures for name in names) and not any(self.excluded.values())
 
 
 def swept_keys(folders: Sequence[Path]) -> list[str]:
@@ -70,31 +122,29 @@ def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[Repo
     Args:
         axes: config keys that were swept over, such as `upsampler` or `optimizer.lr`; if empty, `CHOICES`.
     """
-    groups: dict[str, tuple[Leaves, list[Run]]] = {}
+    by_recipe: dict[str, ReportMember] = {}
     for run in runs:
-        without_seed = {key: value for key, value in recipe_leaves(run).items() if key != "seed"}
-        key = json.dumps(without_seed) if without_seed else str(run.path)
-        groups.setdefault(key, (without_seed, []))[1].append(run)
+        recipe = {key: value for key, value in recipe_leaves(run).items() if key != "seed"}
+        key = json.dumps(recipe) if recipe else str(run.path)
+        by_recipe.setdefault(key, ReportMember(recipe)).runs.append(run)
+    members = list(by_recipe.values())
     # A run without a recipe lacks what its config does not have: that makes no axis.
-    comparable = [recipe for recipe, group in groups.values() if group[0].recipe]
-    columns = _columns(comparable or [recipe for recipe, _ in groups.values() if recipe], axes)
-    values = [{name: _shown(name, recipe) for name in columns} if recipe else {} for recipe, _ in groups.values()]
-    majority = {name: _majority([row[name] for row in values if name in row]) for name in columns}
-    members = []
-    for (recipe, group), row in zip(groups.values(), values, strict=True):
-        label = (group[0].recipe and _label(row, majority)) or group[0].path.name
-        members.append(ReportMember(tuple(group), recipe, row, label, pure_size(recipe)))
-    return _with_unique_labels(members), columns
+    comparable = [member.leaves for member in members if member.runs[0].recipe]
+    columns = _columns(comparable or [member.leaves for member in members if member.leaves], axes)
+    for member in members:
+        if member.leaves:
+            member.values = {name: _shown(name, member.leaves) for name in columns}
+    majority = {name: _majority([member.values[name] for member in members if member.values]) for name in columns}
+    for member in members:
+        label = _label(member.values, majority) if member.runs[0].recipe else ""
+        member.label = label or member.runs[0].path.name
+    _make_labels_unique(members)
+    return members, columns
 
 
 def is_swept(key: str, axes: Sequence[str]) -> bool:
     """Whether a config key is one of the axes, or below one."""
     return any(key == axis or key.startswith((f"{axis}.", f"{axis}[")) for axis in axes)
-
-
-def swept_roots(columns: Sequence[str], axes: Sequence[str]) -> list[str]:
-    """The config keys that count as swept: the declared axes, or else `CHOICES`; and the columns."""
-    return [*(axes or CHOICES), *columns]
 
 
 def pure_size(leaves: Leaves) -> int | None:
@@ -125,10 +175,8 @@ def _columns(recipes: Sequence[Leaves], axes: Sequence[str]) -> list[str]:
     columns: list[str] = []
     for axis in axes or CHOICES:
         below = [key for key in differing if is_swept(key, [axis])]
-        if not below:
-            continue
-        names = [axis] if axis == "patch" or f"{axis}.name" in below else []
-        for name in [*names, *(key for key in below if key != f"{axis}.name")]:
+        group = [axis] if f"{axis}.name" in below or (axis == "patch" and below) else []
+        for name in [*group, *(key for key in below if key != f"{axis}.name")]:
             # Skip what the columns so far determine: the sizes of a named model, the rank of an upsampler.
             if axis == name or not _determined(name, columns, recipes):
                 columns.append(name)
@@ -136,12 +184,10 @@ def _columns(recipes: Sequence[Leaves], axes: Sequence[str]) -> list[str]:
 
 
 def _determined(key: str, columns: Sequence[str], recipes: Sequence[Leaves]) -> bool:
-    value_by_columns: dict[tuple[str, ...], str] = {}
-    for recipe in recipes:
-        values = tuple(_shown(column, recipe, mark_unused=False) for column in columns)
-        if value_by_columns.setdefault(values, recipe.get(key, NONE)) != recipe.get(key, NONE):
-            return False
-    return bool(columns)
+    """Whether recipes that are alike in the columns are alike in the key."""
+    rows = [tuple(_shown(column, recipe, mark_unused=False) for column in columns) for recipe in recipes]
+    with_key = {(row, recipe.get(key)) for row, recipe in zip(rows, recipes, strict=True)}
+    return len(with_key) == len(set(rows))
 
 
 def _shown(column: str, leaves: Leaves, mark_unused: bool = True) -> str:
@@ -156,11 +202,7 @@ def _shown(column: str, leaves: Leaves, mark_unused: bool = True) -> str:
 
 def _unquoted(value: str) -> str:
     """JSON for people: strings without quotes."""
-    try:
-        parsed = json.loads(value)
-    except ValueError:
-        return value
-    return parsed if isinstance(parsed, str) else value
+    return json.loads(value) if value.startswith('"') else value
 
 
 def _majority(values: Sequence[str]) -> str | None:
@@ -171,27 +213,24 @@ def _majority(values: Sequence[str]) -> str | None:
 
 def _label(values: Mapping[str, str], majority: Mapping[str, str | None]) -> str:
     """`guided 8→1`, `ps=8 · tiny`, `learned 8→1 · lr=0.001`: patch and upsampler, and what most members do not have."""
-    words = []
-    for name, value in values.items():
-        if value in (UNUSED, NONE, majority[name]) or name in ("upsampler", "patch"):
-            continue
-        words.append(value if name in CHOICES else f"{name.rpartition('.')[2]}={value}")
-    first = [values[name] for name in ("upsampler", "patch") if values.get(name, UNUSED) not in (UNUSED, NONE)]
-    return " · ".join([*([" ".join(first)] if first else []), *words])
+    first = [values[name] for name in ("upsampler", "patch") if values.get(name, NONE) not in (UNUSED, NONE)]
+    words = [
+        value if name in CHOICES else f"{name.rpartition('.')[2]}={value}"
+        for name, value in values.items()
+        if value not in (UNUSED, NONE, majority[name]) and name not in ("upsampler", "patch")
+    ]
+    return " · ".join(filter(None, [" ".join(first), *words]))
 
 
-def _with_unique_labels(members: Sequence[ReportMember]) -> list[ReportMember]:
+def _make_labels_unique(members: Sequence[ReportMember]) -> None:
     """Append to labels that several members share what else differs: an unused upsampler, or a key that is no axis."""
     same_label: dict[str, list[ReportMember]] = defaultdict(list)
     for member in members:
         same_label[member.label].append(member)
-    unique = []
-    for member in members:
-        group = same_label[member.label]
-        if len(group) > 1:
-            keys = differing_keys([other.leaves for other in group])[:3]
-            words = [f"{key}={_unquoted(member.leaves.get(key, NONE))}" for key in keys]
-            extra = ", ".join(words) or member.runs[0].path.name
-            member = dataclasses.replace(member, label=f"{member.label} ({extra})")
-        unique.append(member)
-    return unique
+    for group in same_label.values():
+        keys = differing_keys([member.leaves for member in group])[:3]
+        texts = [", ".join(f"{key}={_unquoted(member.leaves.get(key, NONE))}" for key in keys) for member in group]
+        if len(set(texts)) < len(group):
+            texts = [member.runs[0].path.name for member in group]
+        for member, text in zip(group, texts, strict=True):
+            member.label += f" ({text})" if len(group) > 1 else ""

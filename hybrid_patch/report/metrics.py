@@ -18,7 +18,6 @@ class Measure(NamedTuple):
     """A number that is compared between members.
 
     Attributes:
-        title: for people.
         number: how a value is written.
         relative: how a comparison is written: scores by their difference, costs by their ratio.
         kind: `scores` or `costs`: runs may be comparable in one and not in the other.
@@ -73,22 +72,19 @@ def step_seconds(metrics: Columns) -> float | None:
     """Seconds of a step, without waiting for data; None if there are no steps."""
     sizes = np.stack([metrics["processing_patch_size"], metrics["output_patch_size"]])
     seconds = metrics["step_seconds"]
-    if not np.isfinite(seconds).any():
+    timed = np.isfinite(seconds)
+    if not timed.any():
         return None
     # The first steps of a training are always slow, and so is the first step at new patch sizes.
-    counts = np.isfinite(seconds)
-    counts[: int(min(WARMUP, WARMUP_SHARE * len(seconds)))] = False
+    timed[: int(min(WARMUP, WARMUP_SHARE * len(seconds)))] = False
     medians, weights = [], []
     for stage_sizes in np.unique(sizes[:, np.isfinite(sizes).all(0)], axis=1).T:
         in_stage = (sizes == stage_sizes[:, None]).all(0)
-        steps = np.flatnonzero(in_stage & counts)
-        steps = steps[1:] if len(steps) > 1 else steps
+        steps = np.flatnonzero(in_stage & timed)
         if len(steps):
-            medians.append(float(np.median(seconds[steps])))
-            weights.append(int(in_stage.sum()))
-    if not medians:
-        return float(np.nanmedian(seconds))
-    return float(np.average(medians, weights=weights))
+            medians.append(np.median(seconds[steps[1:] if len(steps) > 1 else steps]))
+            weights.append(in_stage.sum())
+    return float(np.average(medians, weights=weights) if medians else np.nanmedian(seconds))
 
 
 def scores(run: Run) -> dict[str, float]:

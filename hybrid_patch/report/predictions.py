@@ -17,13 +17,7 @@ from hybrid_patch.report.load_runs import Run, one_line
 
 
 class Prediction(NamedTuple):
-    """What a run was expected to cost.
-
-    Attributes:
-        flops: of a step, by processing and output patch size.
-        peak_memory_bytes: of a process.
-        parameters: trainable numbers.
-    """
+    """What a run was expected to cost: FLOPs of a step by processing and output patch size, memory of a process."""
 
     flops: dict[tuple[int, int], int]
     peak_memory_bytes: int
@@ -40,26 +34,26 @@ def predict_runs(runs: Sequence[Run]) -> tuple[dict[Path, Prediction], dict[Path
     for run in runs:
         # Checking a config takes time: runs that differ in nothing that costs depend on share one.
         relevant = {key: x for key, x in run.config.items() if key not in ("seed", "run_dir", "sweep_name", "logger")}
-        keys[run.path] = json.dumps(relevant, sort_keys=True, default=str)
-        if keys[run.path] not in configs:
-            configs[keys[run.path]] = _config(run)
+        key = keys[run.path] = json.dumps(relevant, sort_keys=True, default=str)
+        if key not in configs:
+            configs[key] = _config(run)
     try:
         by_key = dict(zip(configs, predict_each(list(configs.values()), growth=False, processes=1)[0], strict=True))
     except Exception as error:  # a failure of the planner must not prevent a report
         return {}, {run.path: f"the planner failed ({one_line(error)})" for run in runs}
     predicted: dict[Path, Prediction] = {}
     failed: dict[Path, str] = {}
-    for run in runs:
-        prediction = by_key[keys[run.path]]
+    for path, key in keys.items():
+        prediction = by_key[key]
         if isinstance(prediction, InputError):
-            failed[run.path] = str(prediction)
+            failed[path] = str(prediction)
             continue
         flops = {
             (sizes.processing, sizes.output): prediction.config.runtime.processes
             * sum(sum(parts.values()) for parts in cost.flops.values())
             for sizes, cost in zip(all_sizes(prediction.config.curriculum), prediction.costs, strict=True)
         }
-        predicted[run.path] = Prediction(flops, prediction.peak(), prediction.parameters)
+        predicted[path] = Prediction(flops, prediction.peak(), prediction.parameters)
     return predicted, failed
 
 

@@ -3,8 +3,8 @@
 import os
 import shlex
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -12,13 +12,15 @@ from urllib.parse import quote
 import jinja2
 
 from hybrid_patch.report import formatting
+from hybrid_patch.report.export import run_row
 from hybrid_patch.report.figures import Plot, colours, inline
 from hybrid_patch.report.formatting import NOTHING, listed, number_of
 from hybrid_patch.report.gallery import Gallery
+from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.load_runs import Run, nested
 from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
 from hybrid_patch.report.statistics import COVERAGE
-from hybrid_patch.report.summary import Axes, MemberRow, Summary
+from hybrid_patch.report.summary import REFERENCES, Summary
 
 TEMPLATE = Path(__file__).parent / "template"
 MAX_VALUES, MAX_NAMES = 6, 6
@@ -29,18 +31,13 @@ class Page(NamedTuple):
     """All that a page is made of.
 
     Attributes:
-        title: of the sweep.
-        summary: its numbers.
         answer: sentences.
-        runs: that were read.
         cost_plots: mIoU against costs.
         curve_rows: figures of curves, in rows.
         curve_note: which members have curves, if not all.
-        gallery: the pictures.
         plan_note: on the predicted costs, and why some have none.
         command: that wrote the page.
         output: the page's file; links are relative to it.
-        files: names of the files beside it.
     """
 
     title: str
@@ -54,7 +51,6 @@ class Page(NamedTuple):
     plan_note: str
     command: str
     output: Path
-    files: Sequence[str]
 
 
 def html(page: Page) -> str:
@@ -62,34 +58,30 @@ def html(page: Page) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.globals |= {
-        name: function
-        for name, function in vars(formatting).items()
-        if name in ("interval", "sample_size", "comparison_seeds", "number_of")
-    }
-    environment.globals |= {"inline": inline, "measures": MEASURES}
+    environment.globals |= {"formatting": formatting, "inline": inline, "measures": MEASURES}
     summary = page.summary
-    rows = summary.members
+    columns, members = summary.axes.columns, summary.members
+    views = [_view(member, columns, page.output) for member in members]
+    options = zip(*(view["filter_values"] for view in views), strict=True)
     return environment.get_template("page.html.j2").render(
         page=page,
         summary=summary,
-        columns=summary.axes.columns,
+        columns=columns,
         css=(TEMPLATE / "page.css").read_text(),
         js=(TEMPLATE / "page.js").read_text(),
         written=time.strftime("%Y-%m-%d %H:%M"),
         warnings=warnings(summary),
-        not_drawn=sum(not row.comparable("miou", "step_seconds") for row in rows),
+        not_drawn=sum(not member.comparable("miou", "step_seconds") for member in members),
         coverage=f"{COVERAGE:.0%}".replace("%", " %"),
-        members=[(row, _view(row, summary.axes.columns, page.output)) for row in rows],
-        filters=_filters(rows, summary.axes.columns),
-        references=[f"ps={size}" for size in (8, 1) if any(f"ps={size}" in row.against for row in rows)],
+        members=list(zip(members, views, strict=True)),
+        filters=[(name, dict.fromkeys(values)) for name, values in zip([*columns, "state"], options, strict=True)],
+        references=[f"ps={size}" for size in REFERENCES if any(f"ps={size}" in each.against for each in members)],
         colour=colours(summary),
         drawn_curves={label for figures in page.curve_rows for plot in figures for label in plot.legend},
-        axes_text=_axes_text(summary.axes),
-        differences=[(difference, _values(difference.values)) for difference in summary.differences],
+        max_values=MAX_VALUES,
+        max_names=MAX_NAMES,
         evaluated_by=_evaluated_by(page.runs),
         provenance=provenance(page.runs),
-        planned=list(_planned(rows)),
         again=next((_train_command(run) for run in page.runs if run.config), ""),
     )
 
@@ -102,10 +94,12 @@ def warnings(summary: Summary) -> list[str]:
         if number:
             sentences.append(f"{number_of(number, 'run')} {word}: not in the means of mIoU.")
     for kind in ("scores", "costs"):
-        excluded = [row for row in summary.members if row.excluded[kind]]
-        if excluded:
-            labels = listed([row.label for row in excluded], MAX_NAMES)
-            sentences.append(f"The {kind} of {labels} are not compared: {excluded[0].excluded[kind]}.")
+        labels_by_reason: dict[str, list[str]] = defaultdict(list)
+        for member in summary.members:
+            if member.excluded[kind]:
+                labels_by_reason[member.excluded[kind]].append(member.label)
+        for reason, labels in labels_by_reason.items():
+            sentences.append(f"The {kind} of {listed(labels, MAX_NAMES)} are not compared: {reason}.")
     flagged = [difference.key for difference in summary.differences if difference.effect == "flagged"]
     if flagged:
         sentences.append(f"Runs also differ in: {listed(flagged, MAX_NAMES)}.")
@@ -141,88 +135,44 @@ def provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def _evaluated_by(runs: Sequence[Run]) -> str:
-    settings_of_runs: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for run in runs:
         tiles, settings = run.evaluation.get("tiles"), run.evaluation.get("settings")
         if isinstance(tiles, Mapping) and isinstance(settings, Mapping):
             machine = run.evaluation.get("machine")
             commit = nested(machine if isinstance(machine, Mapping) else run.identity, "commit")
-            settings_of_runs[
+            text = (
                 f"on {tiles.get('train')} training and {tiles.get('val')} validation tiles, with "
                 f"{settings.get('train_pixels')} pixels for the probe and {settings.get('knn_pixels')} for the "
-                f"neighbours, drawn {settings.get('seeds')} time(s), at commit {str(commit)[:10]}"
-            ] += 1
-    texts = [f"{number_of(number, 'run')} {how}" for how, number in settings_of_runs.most_common(MAX_VALUES)]
+                f"neighbours, drawn with {number_of(settings.get('seeds', 1), 'seed')}"
+            )
+            counts[f"{text}, at commit {str(commit)[:10]}" if commit else text] += 1
+    texts = [f"{number_of(number, 'run')} {how}" for how, number in counts.most_common(MAX_VALUES)]
     return "; ".join(texts) + ("." if texts else "")
 
 
-class _MemberView(NamedTuple):
-    """What the page says of a member besides its row."""
-
-    states: str
-    marks: list[str]
-    tooltip: str
-    filter_values: list[str]
-    links: list[str]
-
-
-def _view(row: MemberRow, columns: Sequence[str], output: Path) -> _MemberView:
-    states = Counter(run.state for run in row.runs)
-    not_evaluated = sum(run.state == "done" and not run.evaluated for run in row.runs)
-    marks = [f"{kind} not compared" for kind, why in row.excluded.items() if why]
+def _view(member: ReportMember, columns: Sequence[str], output: Path) -> dict[str, Any]:
+    """What the page says of a member besides its numbers."""
+    folder = output.absolute().parent
+    states = Counter(run.state for run in member.runs)
+    not_evaluated = sum(run.state == "done" and not run.evaluation for run in member.runs)
+    marks = [f"{kind} not compared" for kind, why in member.excluded.items() if why]
     if not_evaluated:
         marks.append("not evaluated" if not_evaluated == states["done"] else f"{not_evaluated} not evaluated")
-    lines = [row.label]
-    for name in MAIN_MEASURES:
-        if name in row.measures:
-            measure = MEASURES[name]
-            lines.append(f"{measure.title} {formatting.with_seeds(row.measures[name], measure.number)}")
-    lines.append(f"{number_of(len(row.runs), 'run')}; click to show")
-    return _MemberView(
-        ", ".join(f"{number} {state}" for state, number in states.items()),
-        marks,
-        "\n".join(lines),
-        [*(row.values.get(name, NOTHING) for name in columns), row.state],
-        [quote(os.path.relpath(Path(run.path).absolute(), output.absolute().parent)) + "/" for run in row.runs],
-    )
-
-
-def _filters(rows: Sequence[MemberRow], columns: Sequence[str]) -> list[tuple[str, list[str]]]:
-    filters = [(name, list(dict.fromkeys(row.values.get(name, NOTHING) for row in rows))) for name in columns]
-    return [*filters, ("state", list(dict.fromkeys(row.state for row in rows)))]
-
-
-def _axes_text(axes: Axes) -> str:
-    if axes.declared:
-        return ", ".join(axes.declared)
-    guessed = "; guessed from what differs, because no manifest and no axes=[…] names the axes"
-    return (", ".join(axes.columns) or "nothing") + guessed
-
-
-def _values(values: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    shown = [
-        (value if len(value) < 200 else f"{value[:199]}…", listed(names, MAX_NAMES)) for value, names in values.items()
+    numbers = [
+        f"{MEASURES[name].title} {formatting.with_seeds(member.measures[name], MEASURES[name].number)}"
+        for name in MAIN_MEASURES
+        if name in member.measures
     ]
-    more = [("…", f"{len(shown) - MAX_VALUES} more values")] if len(shown) > MAX_VALUES else []
-    return shown[:MAX_VALUES] + more
-
-
-def _planned(rows: Sequence[MemberRow]) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        if row.planned is not None:
-            memory_estimate, step = (row.measures.get(name) for name in ("peak_memory_bytes", "step_seconds"))
-            flops, memory = row.planned.flops_per_step, row.planned.peak_memory_bytes
-            yield {
-                "label": row.label,
-                "parameters": f"{row.planned.parameters:,}",
-                "flops": formatting.flops(flops) if flops else NOTHING,
-                "rate": f"{formatting.flops(flops / step.mean)}/s" if flops and step else NOTHING,
-                "memory": formatting.mebibytes(memory),
-                "measured": formatting.with_seeds(memory_estimate, formatting.mebibytes)
-                if memory_estimate
-                else NOTHING,
-                "error": f"{memory / memory_estimate.mean - 1:+.0%}" if memory_estimate else NOTHING,
-            }
+    return {
+        "states": ", ".join(f"{number} {state}" for state, number in states.items()),
+        "marks": marks,
+        "tooltip": "\n".join([member.label, *numbers, f"{number_of(len(member.runs), 'run')}; click to show"]),
+        "filter_values": [*(member.values.get(name, NOTHING) for name in columns), member.state],
+        "runs": [
+            {**run_row(run), "link": quote(os.path.relpath(run.path.absolute(), folder)) + "/"} for run in member.runs
+        ],
+    }
 
 
 def _train_command(run: Run) -> str:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 COVERAGE = 0.95
 TAIL = (1 - COVERAGE) / 2
@@ -41,13 +40,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference `a - b`, or the ratio `a / b`, of two members.
-
-    Attributes:
-        estimate: of the difference or the ratio.
-        paired: within seeds.
-        verdict: whether `a` is more than `b`.
-    """
+    """The difference `a - b`, or the ratio `a / b`, of two members: whether `a` is more, and whether paired by seed."""
 
     estimate: Estimate
     paired: bool
@@ -56,27 +49,22 @@ class Comparison:
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """The mean of one value per seed."""
-    x = np.asarray(values, float)
-    n, mean = len(x), float(np.mean(values))
-    if n < 2:
-        return Estimate(mean, None, None, n, "")
-    if n < MIN_BOOTSTRAP:
-        half = float(stats.t.ppf(1 - TAIL, n - 1) * x.std(ddof=1) / math.sqrt(n))
-        return Estimate(mean, mean - half, mean + half, n, "t")
-    low, high = np.quantile(_resampled_means(x, 0), _tails(n))
-    return Estimate(mean, float(low), float(high), n, "bootstrap")
+    return _estimate(np.asarray(values, float))
 
 
 def geometric(values: Sequence[float]) -> Estimate:
     """The geometric mean of one positive value per seed, such as a time; its interval is positive too."""
-    return _exponential(over_seeds(np.log(values).tolist()))
+    return _exponential(_estimate(np.log(values)))
 
 
 def difference(a: Mapping[Seed, float], b: Mapping[Seed, float]) -> Comparison:
     """`a - b`; paired where the two share at least two seeds, or all seeds that one of them has."""
     common = sorted(a.keys() & b.keys())
     paired = len(common) >= min(len(a), len(b), 2)
-    estimate = over_seeds([a[seed] - b[seed] for seed in common]) if paired else _unpaired([*a.values()], [*b.values()])
+    if paired:
+        estimate = over_seeds([a[seed] - b[seed] for seed in common])
+    else:
+        estimate = _estimate(np.array([*a.values()], float), np.array([*b.values()], float))
     return Comparison(estimate, paired, verdict_of(estimate, 0.0))
 
 
@@ -86,39 +74,6 @@ def ratio(a: Mapping[Seed, float], b: Mapping[Seed, float]) -> Comparison:
     return replace(logs, estimate=_exponential(logs.estimate))
 
 
-def _exponential(logs: Estimate) -> Estimate:
-    low, high = (None if x is None else math.exp(min(x, 700.0)) for x in (logs.low, logs.high))
-    return replace(logs, mean=math.exp(logs.mean), low=low, high=high)
-
-
-def _unpaired(a: Sequence[float], b: Sequence[float]) -> Estimate:
-    x, y = np.asarray(a, float), np.asarray(b, float)
-    n, mean = min(len(x), len(y)), float(x.mean() - y.mean())
-    if n < 2:
-        return Estimate(mean, None, None, n, "")
-    if n < MIN_BOOTSTRAP:
-        variances = x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)
-        total = sum(variances)
-        # Welch's degrees of freedom; they do not matter where there is no spread at all.
-        terms = (variance**2 / (len(z) - 1) for variance, z in zip(variances, (x, y), strict=True))
-        freedom = total**2 / sum(terms) if total else 1
-        half = float(stats.t.ppf(1 - TAIL, freedom) * math.sqrt(total))
-        return Estimate(mean, mean - half, mean + half, n, "t")
-    low, high = np.quantile(_resampled_means(x, 0) - _resampled_means(y, 1), _tails(n))
-    return Estimate(mean, float(low), float(high), n, "bootstrap")
-
-
-def _resampled_means(x: np.ndarray, seed: int) -> np.ndarray:
-    """The means of a bootstrap's draws."""
-    return x[np.random.default_rng(seed).integers(len(x), size=(DRAWS, len(x)))].mean(1)
-
-
-def _tails(n: int) -> tuple[float, float]:
-    """The quantiles of a bootstrap, corrected for its narrowness in small samples (Hesterberg 2015)."""
-    tail = float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf(1 - TAIL, n - 1)))
-    return tail, 1 - tail
-
-
 def verdict_of(estimate: Estimate, null: float) -> Verdict:
     """The verdict of an interval; no difference where it contains `null`."""
     if estimate.low is None or estimate.high is None:
@@ -126,3 +81,34 @@ def verdict_of(estimate: Estimate, null: float) -> Verdict:
     if estimate.low <= null <= estimate.high:
         return "no difference shown"
     return "more" if estimate.mean > null else "less"
+
+
+def _estimate(*samples: np.ndarray) -> Estimate:
+    """The mean of a sample, or the difference of the means of two independent ones."""
+    from scipy import stats  # here: tables of runs need no scipy
+
+    n = min(map(len, samples))
+    signs = (1, -1)[: len(samples)]
+    mean = float(sum(sign * x.mean() for sign, x in zip(signs, samples, strict=True)))
+    if n < 2:
+        return Estimate(mean, None, None, n, "")
+    if n < MIN_BOOTSTRAP:
+        variances = [x.var(ddof=1) / len(x) for x in samples]
+        total = sum(variances)
+        # Welch's degrees of freedom, of one sample n - 1; they do not matter where there is no spread at all.
+        terms = (variance**2 / (len(x) - 1) for variance, x in zip(variances, samples, strict=True))
+        freedom = total**2 / sum(terms) if total else 1
+        half = float(stats.t.ppf(1 - TAIL, freedom) * math.sqrt(total))
+        return Estimate(mean, mean - half, mean + half, n, "t")
+    draws = np.zeros(DRAWS)
+    for number, (sign, x) in enumerate(zip(signs, samples, strict=True)):
+        draws += sign * x[np.random.default_rng(number).integers(len(x), size=(DRAWS, len(x)))].mean(1)
+    # The tails of a bootstrap, corrected for its narrowness in small samples (Hesterberg 2015).
+    tail = float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf(1 - TAIL, n - 1)))
+    low, high = np.quantile(draws, (tail, 1 - tail))
+    return Estimate(mean, float(low), float(high), n, "bootstrap")
+
+
+def _exponential(logs: Estimate) -> Estimate:
+    low, high = (None if x is None else math.exp(min(x, 700.0)) for x in (logs.low, logs.high))
+    return replace(logs, mean=math.exp(logs.mean), low=low, high=high)

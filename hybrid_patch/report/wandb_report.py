@@ -26,22 +26,17 @@ def log_report(settings: Mapping[str, Any], title: str, summary: Summary, files:
     import wandb
 
     run = wandb.init(
-        project=settings.get("project"),
-        entity=settings.get("entity"),
-        group=settings.get("group"),
-        mode=settings.get("mode"),
+        **{key: settings.get(key) for key in ("project", "entity", "group", "mode")},
         name=f"report of {title}",
         job_type="report",
         dir=files[0].parent,
         settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
     )
     keys = ("mean", "low", "high", "n")
-    columns: list[str | int] = ["member", "state", "front", *(f"{name}_{key}" for name in MEASURES for key in keys)]
-    table = wandb.Table(columns=columns)
-    for row in summary.members:
-        estimates = [row.measures.get(name) for name in MEASURES]
-        values = (getattr(estimate, key, None) for estimate in estimates for key in keys)
-        table.add_data(row.label, row.state, row.front, *values)
+    table = wandb.Table(columns=["member", "state", "front", *(f"{name}_{key}" for name in MEASURES for key in keys)])
+    for member in summary.members:
+        values = (getattr(member.measures.get(name), key, None) for name in MEASURES for key in keys)
+        table.add_data(member.label, member.state, member.front, *values)
     run.log({"members": table})
     run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in files if path.suffix == ".png"})
     artifact = wandb.Artifact("report", type="report")

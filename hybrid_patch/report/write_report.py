@@ -1,16 +1,25 @@
 """Write a report: read the runs, work out their summary, draw, and write the page and the files beside it."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybrid_patch.errors import require_extra
+from hybrid_patch.report import export
+from hybrid_patch.report.benchmarks import read_benchmark, use_benchmark
+from hybrid_patch.report.conclusions import answer
+from hybrid_patch.report.curves import curves_of
 from hybrid_patch.report.formatting import listed
+from hybrid_patch.report.grouping import members_of, swept_keys
+from hybrid_patch.report.load_runs import find_runs, load_run, one_line
 from hybrid_patch.report.options import PICTURES, ReportOptions
+from hybrid_patch.report.predictions import predict_runs
+from hybrid_patch.report.summary import add_predictions, by_importance, summarize
+from hybrid_patch.report.wandb_report import log_report, wandb_settings
+from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
 
-if TYPE_CHECKING:
-    from hybrid_patch.report.grouping import ReportMember
+if TYPE_CHECKING:  # it needs what a table does without
     from hybrid_patch.report.render import Page
 
 MAX_DRAWN = 24
@@ -24,9 +33,6 @@ def write_report(options: ReportOptions, progress: Progress) -> list[str]:
 
     Raises InputError for folders without a run.
     """
-    from hybrid_patch.report.grouping import members_of, swept_keys
-    from hybrid_patch.report.load_runs import find_runs, load_run
-
     if options.table is None:
         require_extra("report", "jinja2", "matplotlib", "PIL")
         require_extra("eval", "scipy", "sklearn")
@@ -34,73 +40,61 @@ def write_report(options: ReportOptions, progress: Progress) -> list[str]:
     progress(f"reading {len(paths)} runs")
     runs = [load_run(path) for path in paths]
     axes = options.axes or swept_keys(options.folders)
-    members, columns = members_of(runs, axes)
     if options.table is not None:
-        from hybrid_patch.report.export import run_rows, write_table
-
-        write_table(run_rows(members), options.table)
+        export.write_table(export.run_rows(members_of(runs, axes)[0]), options.table)
         return [f"{len(runs)} runs: {options.table}"]
 
-    from hybrid_patch.report.benchmarks import read_benchmark, use_benchmark
-    from hybrid_patch.report.conclusions import answer
-    from hybrid_patch.report.curves import curves_of
-    from hybrid_patch.report.figures import colours, cost_plots, curve_plots
-    from hybrid_patch.report.gallery import gallery
-    from hybrid_patch.report.predictions import predict_runs
-    from hybrid_patch.report.render import Page
-    from hybrid_patch.report.summary import add_predictions, by_importance, summarize
+    from hybrid_patch.report import figures, gallery, render
 
-    summary = summarize(runs, members, columns, axes)
+    summary = summarize(runs, axes)
     benchmark = read_benchmark(options.folders)
     if benchmark is not None:
-        use_benchmark(benchmark, summary, members)
-    drawn = by_importance(members, summary)[:MAX_DRAWN]
+        use_benchmark(benchmark, summary)
+    drawn = by_importance(summary)[:MAX_DRAWN]
     progress("predicting their costs")
     predicted, failed = predict_runs([run for member in drawn for run in member.runs if run.state != "missing"])
-    add_predictions(summary, members, predicted)
-    output, stem = options.output, options.output.stem
-    page = Page(
-        title=_title(options.folders),
+    add_predictions(summary, predicted)
+    page = render.Page(
+        title=listed([folder.absolute().name for folder in options.folders], 4),
         summary=summary,
         answer=answer(summary),
         runs=runs,
-        cost_plots=cost_plots(summary),
-        curve_rows=curve_plots(curves_of(drawn, predicted), colours(summary)),
-        curve_note=_limit_note("Drawn", members),
-        gallery=gallery(drawn, options.pictures, output.with_name(f"{stem}_figures"), progress),
-        plan_note=_plan_note(failed, members),
+        cost_plots=figures.cost_plots(summary),
+        curve_rows=figures.curve_plots(curves_of(drawn, predicted), figures.colours(summary)),
+        curve_note=_limit_note("Drawn", len(summary.members)),
+        gallery=gallery.gallery(drawn, options.pictures, _figures_folder(options.output), progress),
+        plan_note=_plan_note(failed, len(summary.members)),
         command=_command(options),
-        output=output,
-        files=[f"{stem}.json", f"{stem}.csv", f"{stem}.md", f"{stem}_figures/ (SVG, PNG)"],
+        output=options.output,
     )
     progress("drawing")
     _write_files(page, progress)
-    return [*page.answer, "", str(output)]
+    return [*page.answer, "", str(options.output)]
 
 
 def _write_files(page: "Page", progress: Progress) -> None:
-    from hybrid_patch.report.export import as_csv, as_json, as_markdown, member_rows
-    from hybrid_patch.report.figures import rendered
-    from hybrid_patch.report.render import html
-    from hybrid_patch.report.wandb_report import log_report, wandb_settings
-    from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
+    from hybrid_patch.report import figures, render
 
     output, summary = page.output, page.summary
-    write_json(output.with_suffix(".json"), as_json(page.title, page.answer, summary))
-    write_text(output.with_suffix(".csv"), as_csv(member_rows(summary)))
-    write_text(output.with_suffix(".md"), as_markdown(summary, page.answer))
     files = [output, *(output.with_suffix(suffix) for suffix in (".json", ".csv", ".md"))]
+    write_json(files[1], export.as_json(page.title, page.answer, summary))
+    write_text(files[2], export.as_csv(export.member_rows(summary)))
+    write_text(files[3], export.as_markdown(summary, page.answer))
     for plot in [*page.cost_plots, *(plot for row in page.curve_rows for plot in row)]:
         for file_format in ("svg", "png"):
-            files.append(output.with_name(f"{output.stem}_figures") / f"{plot.name}.{file_format}")
-            write_bytes(files[-1], rendered(plot, file_format))
-    write_text(output, html(page))
+            files.append(_figures_folder(output) / f"{plot.name}.{file_format}")
+            write_bytes(files[-1], figures.rendered(plot, file_format))
+    write_text(output, render.html(page))
     settings = wandb_settings(page.runs)
     if settings is not None:
         try:
             log_report(settings, page.title, summary, files)
         except Exception as error:  # the report on disk must not depend on wandb
-            progress(f"wandb failed ({' '.join(str(error).split())[:200]}); the report is on disk only")
+            progress(f"wandb failed ({one_line(error)}); the report is on disk only")
+
+
+def _figures_folder(output: Path) -> Path:
+    return output.with_name(f"{output.stem}_figures")
 
 
 def _command(options: ReportOptions) -> str:
@@ -111,17 +105,11 @@ def _command(options: ReportOptions) -> str:
     return f"hybrid-patch report {shlex.join(words)}"
 
 
-def _title(folders: Sequence[Path]) -> str:
-    return listed([folder.absolute().name for folder in folders], 4)
+def _limit_note(word: str, members: int) -> str:
+    return f"{word}: pure members and then the best, {MAX_DRAWN} of {members}." if members > MAX_DRAWN else ""
 
 
-def _limit_note(word: str, members: Sequence["ReportMember"]) -> str:
-    if len(members) <= MAX_DRAWN:
-        return ""
-    return f"{word}: pure members and then the best, {MAX_DRAWN} of {len(members)}."
-
-
-def _plan_note(failed: Mapping[Path, str], members: Sequence["ReportMember"]) -> str:
+def _plan_note(failed: Mapping[Path, str], members: int) -> str:
     notes = [
         "The plan counts the tensors of a training step; a process on a CPU also holds libraries, and freed memory "
         "that it does not return to the system.",

@@ -18,22 +18,20 @@ from hybrid_patch.report.benchmarks import read_benchmark, use_benchmark
 from hybrid_patch.report.conclusions import answer
 from hybrid_patch.report.curves import curves_of
 from hybrid_patch.report.export import as_csv, as_json, as_markdown, member_rows, run_rows, write_table
-from hybrid_patch.report.grouping import members_of, swept_keys
+from hybrid_patch.report.grouping import ReportMember, members_of, swept_keys
 from hybrid_patch.report.load_runs import columns, find_runs, load_run
 from hybrid_patch.report.predictions import predict_runs
 from hybrid_patch.report.statistics import Estimate
-from hybrid_patch.report.summary import Axes, MemberRow, MissingSeeds, Summary, add_predictions, summarize
+from hybrid_patch.report.summary import Axes, Summary, add_predictions, summarize
 
 HYBRID, GUIDED, BILINEAR = "patch=hybrid", "upsampler=guided", "upsampler=bilinear"
 
 
 def summed(*folders: Path, axes: tuple[str, ...] = ()) -> Summary:
-    runs = [load_run(path) for path in find_runs(folders)]
-    members, names = members_of(runs, axes)
-    return summarize(runs, members, names, axes)
+    return summarize([load_run(path) for path in find_runs(folders)], axes)
 
 
-def rows(summary: Summary) -> dict[str, MemberRow]:
+def rows(summary: Summary) -> dict[str, ReportMember]:
     return {row.label: row for row in summary.members}
 
 
@@ -57,7 +55,7 @@ def test_a_sweep_is_members_with_seeds_held_against_pure_ones(sweep: Path) -> No
     # Nothing is cheaper than ps=8, nothing better than ps=1; bilinear is hardly better than ps=8, by its mean.
     assert {label for label, row in members.items() if row.front} >= {"ps=8", "ps=1", "guided 8→1"}
     assert summary.differences == []
-    assert summary.missing_seeds == []
+    assert summary.missing_seeds == {}
 
 
 def test_the_answer_is_no_stronger_than_the_numbers(sweep: Path) -> None:
@@ -109,7 +107,7 @@ def test_what_differs_besides_is_listed_and_not_compared_in_silence(
     different = {each.key: each for each in summary.differences}
     assert ["odd"] in different[key].values.values()
     assert excluded in different[key].effect
-    odd = next(row for row in summary.members if row.runs[0].name == "odd")
+    odd = next(row for row in summary.members if row.runs[0].path.name == "odd")
     against = odd.against["ps=8"].comparisons
     assert ("miou" in against) == (excluded != "scores")
     assert ("step_seconds" in against) == (excluded != "costs")
@@ -147,15 +145,14 @@ def test_failed_missing_and_unfinished_runs_are_shown_and_do_not_count(tmp_path:
     make_run(tmp_path / "failed", HYBRID, GUIDED, seed=2, miou=0.9, state="failed")
     make_run(tmp_path / "running", HYBRID, BILINEAR, seed=0, miou=None, state="running")
     runs = [*map(load_run, find_runs([tmp_path])), load_run(tmp_path / "never")]
-    members, names = members_of(runs)
-    summary = summarize(runs, members, names, ())
+    summary = summarize(runs)
     by_label = rows(summary)
     assert by_label["guided"].measures["miou"].n == 2
     assert by_label["guided"].state == "failed"
     assert by_label["bilinear"].measures["step_seconds"].n == 1
     assert by_label["never"].state == "missing"
     assert summary.states == {"done": 2, "failed": 1, "running": 1, "missing": 1}
-    assert summary.missing_seeds == []  # seeds 1 and 2 are of one member alone
+    assert summary.missing_seeds == {}  # seeds 1 and 2 are of one member alone
 
 
 def test_the_same_seed_twice_counts_once(tmp_path: Path) -> None:
@@ -188,7 +185,7 @@ def test_half_written_files_cost_only_themselves(tmp_path: Path) -> None:
     assert sum(len(row.runs) for row in summary.members) == 8
     assert summary.differences == []  # what cannot be read differs in nothing
     (guided,) = (row for row in summary.members if row.label == "guided 8→1")
-    assert summary.missing_seeds == [MissingSeeds("guided 8→1", [1]), MissingSeeds("guided_s1", [0])]
+    assert summary.missing_seeds == {"guided 8→1": [1], "guided_s1": [0]}
     assert guided.measures["miou"].n == 1
     json.dumps(as_json("", [], summary), allow_nan=False)
 
@@ -229,10 +226,9 @@ def test_curves_have_steps_time_and_flops_and_their_changes_of_stage(tmp_path: P
     make_run(tmp_path / "gradual", "curriculum=gradual", "upsampler=learned", sizes=stages, steps=400)
     make_run(tmp_path / "mixed", "curriculum=mixed", "upsampler=learned", sizes=stages * 25, steps=400)
     runs = [load_run(path) for path in find_runs([tmp_path])]
-    members, names = members_of(runs)
     predicted, failed = predict_runs(runs[:1])
     assert failed == {}
-    loss, probe, mixed, _ = curves_of(members, predicted)
+    loss, probe, mixed, _ = curves_of(members_of(runs)[0], predicted)
     assert [name for _, name in loss.changes] == ["8→4", "8→2", "8→1"]
     assert [step for step, _ in loss.changes] == [100, 200, 300]
     assert mixed.changes == []
@@ -241,8 +237,8 @@ def test_curves_have_steps_time_and_flops_and_their_changes_of_stage(tmp_path: P
     per_stage = [predicted[runs[0].path].flops[sizes] for sizes in stages]
     assert loss.x["flops"][-1] == pytest.approx(100 * sum(per_stage))
     assert (np.diff(loss.x["minutes"]) > 0).all()
-    summary = summarize(runs, members, names, ())
-    add_predictions(summary, members, predicted)
+    summary = summarize(runs)
+    add_predictions(summary, predicted)
     assert summary.members[0].planned is not None
     assert summary.members[0].planned.flops_per_step == pytest.approx(sum(per_stage) / 4)
 
@@ -276,7 +272,7 @@ def test_numbers_are_written_as_people_read_them() -> None:
     assert [formatting.signed(x) for x in (0.0814, -0.012, 0.0)] == ["+.081", "−.012", "+.000"]
     assert [formatting.seconds(x) for x in (0.0524, 1.961)] == ["52.4 ms", "1.96 s"]
     assert [formatting.mebibytes(x) for x in (77 * 2**20, 1.25 * 2**30)] == ["77 MiB", "1.25 GiB"]
-    assert [formatting.hours(x) for x in (0.05, 3.44)] == ["3 min", "3.44 h"]
+    assert [formatting.hours(x) for x in (0.00247, 0.05, 3.44)] == ["8.89 s", "3 min", "3.44 h"]
     assert [formatting.flops(x) for x in (2.5e15, 1.2e9, 3e6)] == ["2.5 PFLOP", "1.2 GFLOP", "3 MFLOP"]
     assert formatting.interval(Estimate(0.025, 0.02, 0.03, 3, "t"), formatting.seconds) == "20 to 30 ms"
 
@@ -299,12 +295,10 @@ def test_a_benchmark_of_all_members_is_preferred_to_the_trainings_own_times(tmp_
     (tmp_path / "benchmark.json").write_text(json.dumps(report))
 
     def used() -> Summary:
-        runs = [load_run(path) for path in find_runs([tmp_path])]
-        members, names = members_of(runs)
-        summary = summarize(runs, members, names, ())
+        summary = summed(tmp_path)
         benchmark = read_benchmark([tmp_path])
         assert benchmark is not None
-        use_benchmark(benchmark, summary, members)
+        use_benchmark(benchmark, summary)
         return summary
 
     summary = used()
@@ -335,10 +329,9 @@ def test_a_config_that_is_none_costs_only_its_run(config: str, tmp_path: Path) -
     (bad / "evaluation.json").write_text('{"features": {"embedding": 3}, "settings": [], "tiles": 4, "step": NaN}')
     (bad / "metrics.jsonl").write_text('{"step": 1, "step_seconds": 0, "peak_memory_bytes": 0, "loss": NaN}\n')
     runs = [load_run(path) for path in find_runs([tmp_path])]
-    members, names = members_of(runs)
-    summary = summarize(runs, members, names, ())
+    summary = summarize(runs)
     predicted, failed = predict_runs(runs)
-    add_predictions(summary, members, predicted)
+    add_predictions(summary, predicted)
     assert bad in failed
     json.dumps(as_json("", [], summary), allow_nan=False)
     assert rows(summary)[next(label for label in rows(summary) if label != "bad")].measures["miou"].n == 1
