@@ -14,29 +14,15 @@ from hybrid_patch.report.summary import Summary, mark_front
 
 NAME = "benchmark.json"
 IRRELEVANT = (
-    "seed",
-    "recipe_version",
-    "optimizer",
-    "trainer.steps",
-    "trainer.max_bad_steps",
-    "loss.target_seed",
-    "data",
+    *("seed", "recipe_version", "optimizer", "trainer.steps", "trainer.max_bad_steps", "loss.target_seed", "data"),
 )
 """Parts of a recipe that do not change the time of a step, but for those of `COST_KEYS`."""
 
 
 class Benchmark(NamedTuple):
-    """A report of `hybrid_patch.benchmark`.
+    """A report of `hybrid-patch benchmark`: step times by variant, their ratios within rounds by `a/b`, and the variants
+    by what a step's time depends on."""
 
-    Attributes:
-        path: its file.
-        rounds: in which each variant was timed.
-        step_seconds: by variant.
-        ratios: of the step times of two variants, `a/b`, paired within rounds.
-        variants: by what a step's time depends on.
-    """
-
-    path: Path
     rounds: int
     step_seconds: Mapping[str, Estimate]
     ratios: Mapping[str, Comparison]
@@ -47,13 +33,13 @@ def read_benchmark(folders: Sequence[Path]) -> Benchmark | None:
     """The benchmark of the first folder that has a readable one."""
     for folder in folders:
         try:
-            return _benchmark(folder / NAME, json.loads((folder / NAME).read_text()))
+            return _benchmark(json.loads((folder / NAME).read_text()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return None
 
 
-def _benchmark(path: Path, report: Mapping[str, Any]) -> Benchmark:
+def _benchmark(report: Mapping[str, Any]) -> Benchmark:
     rounds = int(report["rounds"])
 
     def estimates(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
@@ -63,7 +49,7 @@ def _benchmark(path: Path, report: Mapping[str, Any]) -> Benchmark:
     step_seconds, ratios = estimates(report["variants"]), estimates(report["ratios"])
     comparisons = {pair: Comparison(ratio, True, verdict_of(ratio, 1.0)) for pair, ratio in ratios.items()}
     variants = {_time_key(dict(leaves(report["config"][name]))): name for name in step_seconds}
-    return Benchmark(path, rounds, step_seconds, comparisons, variants)
+    return Benchmark(rounds, step_seconds, comparisons, variants)
 
 
 def _time_key(leaves: Leaves) -> str:
@@ -74,14 +60,12 @@ def _time_key(leaves: Leaves) -> str:
 
 def use_benchmark(benchmark: Benchmark, summary: Summary) -> None:
     """Put a benchmark's step times into a summary, if it has all members whose costs are compared."""
-    members = [
-        member for member in summary.members if "step_seconds" in member.measures and not member.excluded["costs"]
-    ]
+    members = [each for each in summary.members if "step_seconds" in each.measures and not each.excluded["costs"]]
     variants = {member.label: benchmark.variants.get(_time_key(member.leaves), "") for member in members}
     lacking = [label for label, variant in variants.items() if not variant]
     if lacking or not members:
         names = listed(lacking, 4) or "any"
-        summary.time_note += f" {benchmark.path.name} is not used: it has no variant with the recipe of {names}."
+        summary.time_note += f" {NAME} is not used: it has no variant with the recipe of {names}."
         return
     for member in members:
         variant = variants[member.label]
@@ -93,6 +77,6 @@ def use_benchmark(benchmark: Benchmark, summary: Summary) -> None:
                 against.comparisons["step_seconds"] = ratio
     summary.time_note = (
         f"the median of {benchmark.rounds} rounds in which the variants took turns, and ratios within rounds, as "
-        f"{benchmark.path.name} has them (hybrid-patch benchmark); intervals are those of order statistics."
+        f"{NAME} has them (hybrid-patch benchmark); intervals are those of order statistics."
     )
     mark_front(summary.members)

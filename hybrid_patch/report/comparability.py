@@ -31,12 +31,9 @@ Facts = dict[str, str]
 
 @dataclass(frozen=True)
 class Difference:
-    """A key that has several values.
+    """A key of the config or of the facts beside it that has several values, and the names of the runs with each.
 
-    Attributes:
-        key: of the config, or of the facts beside it.
-        values: the names of the runs that have each value.
-        effect: what is not compared because of it: `scores`, `costs`, `scores and costs`; or `flagged`: nothing.
+    `effect` is what is not compared because of it: `scores`, `costs`, `scores and costs`; or `flagged`: nothing.
     """
 
     key: str

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from matplotlib.transforms import Bbox
 
 from hybrid_patch.report import formatting
-from hybrid_patch.report.curves import Curve, Kind
+from hybrid_patch.report.curves import Curve
 from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.summary import Summary
 
@@ -168,33 +168,31 @@ def _label_box(x: float, y: float, text: str, side: int) -> Bbox:
 
 def curve_plots(curves: Sequence[Curve], colour: Mapping[str, str]) -> list[list[Plot]]:
     """A row of figures for the loss and one for the probe, over steps, time and FLOPs, as far as runs have them."""
-    kinds: tuple[Kind, ...] = ("loss", "probe")
-    rows = [[plot for x in CURVE_AXES if (plot := _curve_plot(curves, kind, x, colour))] for kind in kinds]
-    return [row for row in rows if row]
+    rows: list[list[Plot]] = []
+    for kind in ("loss", "probe"):
+        row = []
+        for over, (title, _) in CURVE_AXES.items():
+            drawn = [curve for curve in curves if curve.kind == kind and over in curve.x]
+            draw = functools.partial(_draw_curves, curves=drawn, over=over, colour=colour)
+            legend = {curve.label: colour[curve.label] for curve in drawn}
+            row += [Plot(f"{kind}_over_{title.lower()}", f"{kind} over {title}", draw, legend)] if drawn else []
+        rows += [row] if row else []
+    return rows
 
 
-def _curve_plot(curves: Sequence[Curve], kind: Kind, over: str, colour: Mapping[str, str]) -> Plot | None:
-    drawn = [curve for curve in curves if curve.kind == kind and over in curve.x]
-    if not drawn:
-        return None
-    title, axis_label = CURVE_AXES[over]
-
-    def draw(axes: Axes) -> None:
-        for curve in drawn:
-            _draw_curve(axes, curve, over, colour[curve.label])
-        axes.set_xlabel(axis_label)
-        axes.set_ylabel({"loss": "loss", "probe": "probe mIoU"}[kind])
-        ends = [float(curve.x[over].max()) for curve in drawn]
-        if over == "minutes" and max(ends) > 8 * min(ends):
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        elif over == "flops":
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.flops(value).removesuffix("FLOP")))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-
-    legend = {curve.label: colour[curve.label] for curve in drawn}
-    return Plot(f"{kind}_over_{title.lower()}", f"{kind} over {title}", draw, legend)
+def _draw_curves(axes: Axes, curves: Sequence[Curve], over: str, colour: Mapping[str, str]) -> None:
+    for curve in curves:
+        _draw_curve(axes, curve, over, colour[curve.label])
+    axes.set_xlabel(CURVE_AXES[over][1])
+    axes.set_ylabel({"loss": "loss", "probe": "probe mIoU"}[curves[0].kind])
+    ends = [float(curve.x[over].max()) for curve in curves]
+    if over == "minutes" and max(ends) > 8 * min(ends):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    elif over == "flops":
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.flops(value).removesuffix("FLOP")))
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_curve(axes: Axes, curve: Curve, over: str, colour: str) -> None:

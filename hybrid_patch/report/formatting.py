@@ -1,6 +1,7 @@
 """Numbers as text: as many digits as are meaningful, and the number of seeds beside every mean."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from hybrid_patch.report.statistics import Comparison, Estimate
 
@@ -26,29 +27,20 @@ def times(value: float | int) -> str:
     return f"{value:.3g}×"
 
 
-def seconds(value: float | int) -> str:
-    """`52 ms`, `1.96 s`"""
-    return f"{1000 * value:.3g} ms" if value < 0.9995 else f"{value:.3g} s"
+def _in_units(value: float | int, units: Mapping[str, float]) -> str:
+    """Three digits or more, in the first unit that is not too large, else in the last."""
+    unit, size = next(((unit, size) for unit, size in units.items() if value >= 0.9995 * size), [*units.items()][-1])
+    return f"{value / size:{'.0f' if value >= 99.95 * size else '.3g'}} {unit}"
 
 
-def mebibytes(value: float | int) -> str:
-    """`77 MiB`, `1.25 GiB`"""
-    return f"{value / 2**20:.0f} MiB" if value < 0.9995 * 2**30 else f"{value / 2**30:.3g} GiB"
-
-
-def hours(value: float | int) -> str:
-    """`8.9 s`, `2.1 min`, `3.4 h`"""
-    if value < 0.9995 / 60:
-        return seconds(3600 * value)
-    return f"{60 * value:.3g} min" if value < 0.9995 else f"{value:.3g} h"
-
-
-def flops(value: float | int) -> str:
-    """`1.2 GFLOP`"""
-    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}FLOP"
-    return f"{value / 1e6:.3g} MFLOP"
+seconds = partial(_in_units, units={"s": 1, "ms": 1e-3})
+"""`52 ms`, `1.96 s`"""
+memory = partial(_in_units, units={"GiB": 2**30, "MiB": 2**20})
+"""`77 MiB`, `1.25 GiB`"""
+hours = partial(_in_units, units={"h": 1, "min": 1 / 60, "s": 1 / 3600, "ms": 1e-3 / 3600})
+"""`8.9 s`, `2.1 min`, `3.4 h`"""
+flops = partial(_in_units, units={"PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6})
+"""`1.2 GFLOP`"""
 
 
 def number_of(n: int, noun: str) -> str:

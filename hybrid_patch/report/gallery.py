@@ -62,12 +62,9 @@ DrawnRun = tuple[ReportMember, Run]
 
 
 def gallery(members: Sequence[ReportMember], count: int, folder: Path, progress: Callable[[str], None]) -> Gallery:
-    """The gallery of `count` tiles; pictures of an earlier report of the same runs are reused.
+    """The gallery of `count` tiles, whose files are in a folder; those of an earlier report of the same runs are reused.
 
-    Args:
-        members: the best hybrid first among hybrids.
-        folder: for the panels' files.
-        progress: told what is being done.
+    The best of the hybrids must be the first of them.
     """
     if not count:
         return Gallery()

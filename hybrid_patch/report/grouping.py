@@ -95,10 +95,8 @@ class ReportMember:
 
 
 def swept_keys(folders: Sequence[Path]) -> list[str]:
-    """The keys, but for the seed, whose values differ between the arguments of submitted sweeps' runs.
-
-    Empty if one of the folders has no manifest: then only the configs can tell.
-    """
+    """The keys, but for the seed, whose values differ between the arguments of submitted sweeps' runs; none if one of
+    the folders has no manifest: then only the configs can tell."""
     sweeps = [planned_runs(folder) for folder in folders]
     if not all(sweeps):
         return []
@@ -117,11 +115,8 @@ def recipe_leaves(run: Run) -> Leaves:
 
 
 def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[ReportMember], list[str]]:
-    """The members, in the order of their first runs, and the names of the columns that tell them apart.
-
-    Args:
-        axes: config keys that were swept over, such as `upsampler` or `optimizer.lr`; if empty, `CHOICES`.
-    """
+    """The members, in the order of their first runs, and the names of the columns that tell them apart: of the config
+    keys that were swept over, or if none are given of `CHOICES`."""
     by_recipe: dict[str, ReportMember] = {}
     for run in runs:
         recipe = {key: value for key, value in recipe_leaves(run).items() if key != "seed"}

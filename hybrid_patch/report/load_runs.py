@@ -31,19 +31,14 @@ Columns = dict[str, Float[np.ndarray, " steps"]]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run on disk.
+    """A run on disk: its files' content, empty where there is none.
 
     Attributes:
-        path: its directory.
         state: of `status.json`: queued, running, preempted, done or failed; `missing` if there is no such directory, or
             nothing in it can be read.
-        reason: for the state.
-        attempt: number of the last attempt.
-        config: resolved; empty if there is none.
-        identity: `run.json`: id, recipe, commit, versions, machine; empty if there is none.
+        identity: `run.json`: id, recipe, commit, versions, machine.
         metrics: `COLUMNS` by name, NaN where a line has none.
         last_metrics: the last line of the metrics.
-        evaluation: `evaluation.json`; empty if there is none.
         notes: what could not be read, and why.
     """
 
@@ -60,21 +55,20 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """The seed; None where neither config nor recipe can be read."""
+        """None where neither config nor recipe can be read."""
         seed = self.recipe.get("seed", self.config.get("seed"))
         return seed if isinstance(seed, int) else None
 
     @property
     def recipe(self) -> Mapping[str, Any]:
         """The part of the config that can change the result."""
-        recipe = self.identity.get("recipe", {})
+        recipe = self.identity.get("recipe")
         return recipe if isinstance(recipe, Mapping) else {}
 
     @property
     def steps_done(self) -> int:
         """The last step of its metrics."""
-        steps = self.metrics["step"]
-        return int(steps[-1]) if len(steps) else 0
+        return int(self.metrics["step"][-1]) if len(self.metrics["step"]) else 0
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
@@ -108,9 +102,7 @@ def load_run(path: Path) -> Run:
     if not path.is_dir():
         return Run(path)
     notes: list[str] = []
-    identity = _mapping(path / IDENTITY, json.loads, notes)
-    status = _mapping(path / STATUS, json.loads, notes)
-    evaluation = _mapping(path / EVALUATION, json.loads, notes)
+    identity, status, evaluation = (_mapping(path / name, json.loads, notes) for name in (IDENTITY, STATUS, EVALUATION))
     config = _mapping(path / CONFIG, lambda text: yaml.load(text, LOADER), notes)
     try:
         rows = RunDirectory(path).metrics()
@@ -124,8 +116,7 @@ def load_run(path: Path) -> Run:
         silent = time.time() - status["heartbeat"]
         if silent > SILENT_SECONDS:
             reason = f"no sign of life for {silent / 3600:.1f} hours"
-    metrics = columns(rows)
-    expected = status.get("step")
+    metrics, expected = columns(rows), status.get("step")
     if state == "done" and isinstance(expected, int) and len(metrics["step"]) < expected:
         notes.append(f"{METRICS}: {len(metrics['step'])} whole lines of {expected}")
     last = rows[-1] if rows else {}
@@ -135,11 +126,10 @@ def load_run(path: Path) -> Run:
 def columns(rows: Sequence[Any]) -> Columns:
     """Lines of the metrics as arrays; lines without a step are left out."""
     valid = [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
-    return {name: np.array([_number(row.get(name)) for row in valid], float) for name in COLUMNS}
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, float | int) else np.nan
+    values = {name: [row.get(name) for row in valid] for name in COLUMNS}
+    return {
+        name: np.array([x if isinstance(x, float | int) else np.nan for x in xs], float) for name, xs in values.items()
+    }
 
 
 def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:
@@ -148,11 +138,10 @@ def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[
         return {}
     try:
         value = parse(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
     except (OSError, ValueError, yaml.YAMLError) as error:
         notes.append(f"{path.name}: {one_line(error)}")
-        return {}
-    if not isinstance(value, dict):
-        notes.append(f"{path.name}: not an object")
         return {}
     return {str(key): item for key, item in value.items()}
 

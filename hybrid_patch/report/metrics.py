@@ -44,7 +44,7 @@ MEASURES = {
     "boundary_miou": Measure("mIoU at boundaries", *_SCORE),
     "knn_miou": Measure("mIoU by 20-NN", *_SCORE),
     "step_seconds": Measure("step time", formatting.seconds, formatting.times, "costs"),
-    "peak_memory_bytes": Measure("peak memory", formatting.mebibytes, formatting.times, "costs"),
+    "peak_memory_bytes": Measure("peak memory", formatting.memory, formatting.times, "costs"),
     "hours": Measure("hours", formatting.hours, formatting.times, "costs"),
 }
 MAIN_MEASURES = ("miou", "step_seconds", "peak_memory_bytes")
@@ -54,18 +54,16 @@ MAIN_MEASURES = ("miou", "step_seconds", "peak_memory_bytes")
 def costs(run: Run) -> dict[str, float]:
     """`step_seconds` (the median after a warm-up; over a curriculum's stages their mean), `peak_memory_bytes`, and of a
     finished run the `hours` of all its devices. What cannot be determined is left out."""
-    values: dict[str, float] = {}
-    seconds = step_seconds(run.metrics)
-    if seconds is not None:
-        values["step_seconds"] = seconds
     memory = run.metrics["peak_memory_bytes"]
-    if np.isfinite(memory).any():
-        values["peak_memory_bytes"] = float(np.nanmax(memory))
-    total = np.nansum(run.metrics["step_seconds"]) + np.nansum(run.metrics["data_seconds"])
+    values = {
+        "step_seconds": step_seconds(run.metrics),
+        "peak_memory_bytes": float(np.max(memory, initial=0, where=np.isfinite(memory))),
+    }
     if run.state == "done" and run.steps_done == len(run.metrics["step"]):
         processes = nested(run.config, "runtime", "processes")
+        total = np.nansum(run.metrics["step_seconds"]) + np.nansum(run.metrics["data_seconds"])
         values["hours"] = float(total) / 3600 * (processes if isinstance(processes, int) else 1)
-    return {name: value for name, value in values.items() if math.isfinite(value) and value > 0}
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value) and value > 0}
 
 
 def step_seconds(metrics: Columns) -> float | None:
@@ -89,24 +87,20 @@ def step_seconds(metrics: Columns) -> float | None:
 
 def scores(run: Run) -> dict[str, float]:
     """The scores that a run's evaluation has."""
-    return _means(run, SCORE_KEYS)
+    return _mious(run, SCORE_KEYS)
 
 
 def baselines(run: Run) -> dict[str, float]:
     """The mIoU of the baselines that embeddings are compared with."""
-    return _means(run, {name: (*keys, "all") for name, keys in BASELINES.items()})
+    return _mious(run, {name: (*keys, "all") for name, keys in BASELINES.items()})
 
 
 def tile_interval(run: Run) -> tuple[float, float] | None:
     """The interval of the mIoU by the evaluation's own bootstrap over groups of validation tiles."""
-    low, high = (nested(run.evaluation, "features", *SCORE_KEYS["miou"], "miou", key) for key in ("low", "high"))
-    return (float(low), float(high)) if _is_number(low) and _is_number(high) else None
+    low, high = (_mious(run, SCORE_KEYS, key).get("miou") for key in ("low", "high"))
+    return None if low is None or high is None else (low, high)
 
 
-def _means(run: Run, keys: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
-    values = {name: nested(run.evaluation, "features", *path, "miou", "mean") for name, path in keys.items()}
-    return {name: float(value) for name, value in values.items() if _is_number(value)}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, float | int) and math.isfinite(value)
+def _mious(run: Run, keys: Mapping[str, tuple[str, ...]], part: str = "mean") -> dict[str, float]:
+    values = {name: nested(run.evaluation, "features", *path, "miou", part) for name, path in keys.items()}
+    return {name: float(x) for name, x in values.items() if isinstance(x, float | int) and math.isfinite(x)}

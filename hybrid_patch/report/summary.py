@@ -108,6 +108,7 @@ def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str
                     member.notes.append(f"{run.path.name}: seed {seed} exists already; its {name} does not count")
                 else:
                     member.by_seed[name][seed] = value
+    member.notes = list(dict.fromkeys(member.notes))
     for name, by_seed in member.by_seed.items():
         mean = geometric if MEASURES[name].kind == "costs" else over_seeds
         member.measures[name] = mean(list(by_seed.values()))

@@ -1,28 +1,22 @@
 """Log a report's table and figures to Weights & Biases, in the project of its runs, offline too."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hybrid_patch.report.load_runs import Run
+from hybrid_patch.report.load_runs import Run, nested
 from hybrid_patch.report.metrics import MEASURES
 from hybrid_patch.report.summary import Summary
 
 
-def wandb_settings(runs: Sequence[Run]) -> Mapping[str, Any] | None:
-    """The logger settings of the first run that was logged to wandb; None if none was."""
-    for run in runs:
-        logger = run.config.get("logger")
-        if isinstance(logger, Mapping) and logger.get("name") == "wandb":
-            return logger
-    return None
-
-
-def log_report(settings: Mapping[str, Any], title: str, summary: Summary, files: Sequence[Path]) -> None:
-    """A wandb run with a table of the members, the figures, and an artifact of all files.
+def log_report(runs: Sequence[Run], title: str, summary: Summary, files: Sequence[Path]) -> None:
+    """Log a table of the members, the figures, and an artifact of all files, if one of the runs was logged to wandb.
 
     Offline it is written below `wandb/` beside the page; `wandb sync` uploads it later.
     """
+    loggers = (run.config.get("logger") for run in runs)
+    settings = next((each for each in loggers if nested(each, "name") == "wandb"), None)
+    if settings is None:
+        return
     import wandb
 
     run = wandb.init(

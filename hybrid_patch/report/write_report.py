@@ -16,7 +16,7 @@ from hybrid_patch.report.load_runs import find_runs, load_run, one_line
 from hybrid_patch.report.options import PICTURES, ReportOptions
 from hybrid_patch.report.predictions import predict_runs
 from hybrid_patch.report.summary import add_predictions, by_importance, summarize
-from hybrid_patch.report.wandb_report import log_report, wandb_settings
+from hybrid_patch.report.wandb_report import log_report
 from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
 
 if TYPE_CHECKING:  # it needs what a table does without
@@ -85,12 +85,10 @@ def _write_files(page: "Page", progress: Progress) -> None:
             files.append(_figures_folder(output) / f"{plot.name}.{file_format}")
             write_bytes(files[-1], figures.rendered(plot, file_format))
     write_text(output, render.html(page))
-    settings = wandb_settings(page.runs)
-    if settings is not None:
-        try:
-            log_report(settings, page.title, summary, files)
-        except Exception as error:  # the report on disk must not depend on wandb
-            progress(f"wandb failed ({one_line(error)}); the report is on disk only")
+    try:
+        log_report(page.runs, page.title, summary, files)
+    except Exception as error:  # the report on disk must not depend on wandb
+        progress(f"wandb failed ({one_line(error)}); the report is on disk only")
 
 
 def _figures_folder(output: Path) -> Path:

@@ -271,7 +271,11 @@ def test_numbers_are_written_as_people_read_them() -> None:
     assert [formatting.score(x) for x in (0.3414, -0.012, 1.0)] == [".341", "-.012", "1.000"]
     assert [formatting.signed(x) for x in (0.0814, -0.012, 0.0)] == ["+.081", "−.012", "+.000"]
     assert [formatting.seconds(x) for x in (0.0524, 1.961)] == ["52.4 ms", "1.96 s"]
-    assert [formatting.mebibytes(x) for x in (77 * 2**20, 1.25 * 2**30)] == ["77 MiB", "1.25 GiB"]
+    assert [formatting.memory(x) for x in (77 * 2**20, 1010 * 2**20, 1.25 * 2**30)] == [
+        "77 MiB",
+        "1010 MiB",
+        "1.25 GiB",
+    ]
     assert [formatting.hours(x) for x in (0.00247, 0.05, 3.44)] == ["8.89 s", "3 min", "3.44 h"]
     assert [formatting.flops(x) for x in (2.5e15, 1.2e9, 3e6)] == ["2.5 PFLOP", "1.2 GFLOP", "3 MFLOP"]
     assert formatting.interval(Estimate(0.025, 0.02, 0.03, 3, "t"), formatting.seconds) == "20 to 30 ms"
