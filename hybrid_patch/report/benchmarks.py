@@ -20,8 +20,8 @@ IRRELEVANT = (
 
 
 class Benchmark(NamedTuple):
-    """A report of `hybrid-patch benchmark`: step times by variant, their ratios within rounds by `a/b`, and the variants
-    by what a step's time depends on."""
+    """A report of `hybrid-patch benchmark`: step times by variant, their ratios within rounds by `a/b`, and the name of
+    a variant by what a step's time depends on."""
 
     rounds: int
     step_seconds: Mapping[str, Estimate]

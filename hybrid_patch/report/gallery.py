@@ -62,9 +62,9 @@ DrawnRun = tuple[ReportMember, Run]
 
 
 def gallery(members: Sequence[ReportMember], count: int, folder: Path, progress: Callable[[str], None]) -> Gallery:
-    """The gallery of `count` tiles, whose files are in a folder; those of an earlier report of the same runs are reused.
+    """The gallery of `count` tiles by members in the order of `by_importance`.
 
-    The best of the hybrids must be the first of them.
+    Pictures that an earlier report of the same runs left in the folder are reused.
     """
     if not count:
         return Gallery()
