@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hybrid_patch.config.fields import without_aside
 from hybrid_patch.config.recipe import leaves
@@ -41,20 +41,9 @@ class Difference:
     effect: str
 
 
-class Comparability(NamedTuple):
-    """How far runs may be compared.
-
-    Attributes:
-        differences: keys with several values that are not swept over; those that prevent a comparison first.
-        excluded: by `scores` and `costs` and a run's directory, how it deviates from most; empty where it does not.
-    """
-
-    differences: list[Difference]
-    excluded: dict[str, dict[Path, str]]
-
-
-def compare_runs(runs: Sequence[Run], swept: Sequence[str]) -> Comparability:
-    """What differs between runs, but for the keys that were swept over."""
+def compare_runs(runs: Sequence[Run], swept: Sequence[str]) -> tuple[list[Difference], dict[str, dict[Path, str]]]:
+    """What differs between runs but was not swept over, what prevents a comparison first; and for `scores` and `costs`
+    how each run, by its directory, deviates from most: not at all (an empty text) where it may be compared."""
     facts = {run.path: {key: x for key, x in _facts(run).items() if not is_swept(key, swept)} for run in runs}
     with_measures = {
         "scores": [run.path for run in runs if run.evaluation],
@@ -66,7 +55,7 @@ def compare_runs(runs: Sequence[Run], swept: Sequence[str]) -> Comparability:
         )
         for kind, paths in with_measures.items()
     }
-    return Comparability(_differences([(run, facts[run.path]) for run in runs if facts[run.path]]), excluded)
+    return _differences([(run, facts[run.path]) for run in runs if facts[run.path]]), excluded
 
 
 def _affected(key: str) -> list[str]:

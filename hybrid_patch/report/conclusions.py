@@ -13,13 +13,12 @@ MANY = 12
 
 def answer(summary: Summary) -> list[str]:
     """Sentences about a summary."""
-    members = {member.label: member for member in summary.members}
     if summary.best is None:
         return [
-            f"{number_of(len(members), 'member')}, none with an evaluation that counts: costs can be compared, quality "
-            "cannot. hybrid-patch evaluate run=… evaluates a run."
+            f"{number_of(len(summary.members), 'member')}, none with an evaluation that counts: costs can be compared, "
+            "quality cannot. hybrid-patch evaluate run=… evaluates a run."
         ]
-    best, others = members[summary.best.label], summary.best.against
+    best, others = summary.members[0], summary.best.against
     miou = with_seeds(best.measures["miou"], score)
     if not others:
         return [

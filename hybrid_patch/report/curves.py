@@ -1,6 +1,6 @@
 """Loss and probe mIoU over the training, reduced to what is drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -36,16 +36,11 @@ class Curve(NamedTuple):
 
 def curves_of(members: Sequence[ReportMember], predictions: Mapping[Path, Prediction]) -> list[Curve]:
     """The curves of all runs that have metrics."""
-    return [
-        curve
-        for member in members
-        for run in member.runs
-        if len(run.metrics["step"])
-        for curve in _curves(run, member.label, predictions.get(run.path))
-    ]
+    runs = [(member.label, run) for member in members for run in member.runs]
+    return [curve for label, run in runs for curve in _curves(label, run, predictions.get(run.path))]
 
 
-def _curves(run: Run, label: str, prediction: Prediction | None) -> list[Curve]:
+def _curves(label: str, run: Run, prediction: Prediction | None) -> Iterator[Curve]:
     metrics = run.metrics
     x = {
         "steps": metrics["step"],
@@ -56,7 +51,6 @@ def _curves(run: Run, label: str, prediction: Prediction | None) -> list[Curve]:
         if np.isfinite(flops).all():
             x["flops"] = flops
     kinds: tuple[tuple[Kind, str], ...] = (("loss", "loss"), ("probe", "probe_miou"))
-    curves = []
     for kind, column in kinds:
         points = np.flatnonzero(np.isfinite(metrics[column]))
         y = metrics[column][points]
@@ -65,8 +59,7 @@ def _curves(run: Run, label: str, prediction: Prediction | None) -> list[Curve]:
             bins = np.array_split(np.arange(len(y)), POINTS)
             y, points = np.array([np.median(y[each]) for each in bins]), points[[each[-1] for each in bins]]
         if len(y):
-            curves.append(Curve(label, kind, {name: values[points] for name, values in x.items()}, y, _changes(run)))
-    return curves
+            yield Curve(label, kind, {name: values[points] for name, values in x.items()}, y, _changes(run))
 
 
 def _changes(run: Run) -> list[tuple[float, str]]:

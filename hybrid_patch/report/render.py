@@ -34,8 +34,8 @@ class Page(NamedTuple):
         answer: sentences.
         cost_plots: mIoU against costs.
         curve_rows: figures of curves, in rows.
-        curve_note: which members have curves, if not all.
-        plan_note: on the predicted costs, and why some have none.
+        unplanned: why the costs of some runs, by directory, are not predicted.
+        max_drawn: members that have curves and predicted costs.
         command: that wrote the page.
         output: the page's file; links are relative to it.
     """
@@ -46,9 +46,9 @@ class Page(NamedTuple):
     runs: Sequence[Run]
     cost_plots: Sequence[Plot]
     curve_rows: Sequence[Sequence[Plot]]
-    curve_note: str
     gallery: Gallery
-    plan_note: str
+    unplanned: Mapping[Path, str]
+    max_drawn: int
     command: str
     output: Path
 

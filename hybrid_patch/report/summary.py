@@ -1,7 +1,7 @@
 """All that a report says, as typed values: members with their numbers, which of them may be compared, and the best."""
 
 import statistics as plain_statistics
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,8 +176,6 @@ def _missing_seeds(members: Sequence[ReportMember]) -> dict[str, list[int]]:
 
 def _baselines(comparable: Sequence[Run]) -> dict[str, float]:
     """Means over the evaluations that may be compared: they have the same tiles."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for run in comparable:
-        for name, value in metrics.baselines(run).items():
-            values[name].append(value)
-    return {name: plain_statistics.fmean(scores) for name, scores in values.items()}
+    of_runs = [metrics.baselines(run) for run in comparable]
+    values = {name: [each[name] for each in of_runs if name in each] for name in metrics.BASELINES}
+    return {name: plain_statistics.fmean(x) for name, x in values.items() if x}

@@ -1,7 +1,7 @@
 """Write a report: read the runs, work out their summary, draw, and write the page and the files beside it."""
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,9 +61,9 @@ def write_report(options: ReportOptions, progress: Progress) -> list[str]:
         runs=runs,
         cost_plots=figures.cost_plots(summary),
         curve_rows=figures.curve_plots(curves_of(drawn, predicted), figures.colours(summary)),
-        curve_note=_limit_note("Drawn", len(summary.members)),
         gallery=gallery.gallery(drawn, options.pictures, _figures_folder(options.output), progress),
-        plan_note=_plan_note(failed, len(summary.members)),
+        unplanned=failed,
+        max_drawn=MAX_DRAWN,
         command=_command(options),
         output=options.output,
     )
@@ -101,20 +101,3 @@ def _command(options: ReportOptions) -> str:
     words += [f"axes=[{','.join(options.axes)}]"] if options.axes else []
     words += [f"pictures={options.pictures}"] if options.pictures != PICTURES else []
     return f"hybrid-patch report {shlex.join(words)}"
-
-
-def _limit_note(word: str, members: int) -> str:
-    return f"{word}: pure members and then the best, {MAX_DRAWN} of {members}." if members > MAX_DRAWN else ""
-
-
-def _plan_note(failed: Mapping[Path, str], members: int) -> str:
-    notes = [
-        "The plan counts the tensors of a training step; a process on a CPU also holds libraries, and freed memory "
-        "that it does not return to the system.",
-        _limit_note("Planned", members),
-    ]
-    if failed:
-        path, why = next(iter(failed.items()))
-        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-        notes.append(f"No plan of {path.name}{more}: {why}.")
-    return " ".join(filter(None, notes))
