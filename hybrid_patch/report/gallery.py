@@ -49,12 +49,14 @@ class Gallery(NamedTuple):
     Attributes:
         tiles: each with a `name` and `rows` of panels: `caption` and `src`.
         classes: names and colours of the labels' classes.
-        note: how they were made, or why there are none.
+        reference: the member whose embedding gives the colours.
+        failure: why there are none.
     """
 
     tiles: Sequence[Mapping[str, Any]] = ()
     classes: Sequence[tuple[str, str]] = ()
-    note: str = ""
+    reference: str = ""
+    failure: str = ""
 
 
 DrawnRun = tuple[ReportMember, Run]
@@ -62,7 +64,7 @@ DrawnRun = tuple[ReportMember, Run]
 
 
 def gallery(members: Sequence[ReportMember], count: int, folder: Path, progress: Callable[[str], None]) -> Gallery:
-    """The gallery of `count` tiles by members in the order of `by_importance`.
+    """The gallery of `count` tiles by members in the order in which they are drawn.
 
     Pictures that an earlier report of the same runs left in the folder are reused.
     """
@@ -70,7 +72,7 @@ def gallery(members: Sequence[ReportMember], count: int, folder: Path, progress:
         return Gallery()
     drawn_runs = _runs_to_draw(members)
     if not drawn_runs:
-        return Gallery(note="No pictures: no run is done and has a checkpoint.")
+        return Gallery(failure="No pictures: no run is done and has a checkpoint.")
     identities = [[member.label, str(run.path.absolute()), *_newest_checkpoint(run)] for member, run in drawn_runs]
     key = {"version": VERSION, "count": count, "runs": identities}
     cache = folder / "pictures.json"
@@ -84,7 +86,7 @@ def gallery(members: Sequence[ReportMember], count: int, folder: Path, progress:
             ValueError,
             RuntimeError,
         ) as error:  # data that are gone, a checkpoint of other code
-            return Gallery(note=f"No pictures: {one_line(error)}")
+            return Gallery(failure=f"No pictures: {one_line(error)}")
         write_json(cache, drawn)
     return _from_files(drawn, folder)
 
@@ -182,11 +184,4 @@ def _from_files(drawn: Mapping[str, Any], folder: Path) -> Gallery:
         return {"caption": panel["caption"], "src": f"data:image/png;base64,{content}"}
 
     pictures = [{**tile, "rows": [list(map(with_content, row)) for row in tile["rows"]]} for tile in drawn["tiles"]]
-    note = (
-        f"Of {CANDIDATES} validation tiles, evenly spread over the split, those with the most even mix of classes. "
-        f"Colours are three principal components of the embedding of {drawn['reference']} over these tiles; the panels "
-        "of other members show the best linear prediction of these components from theirs, so that a colour means the "
-        f"same everywhere. The maps are of a linear probe trained on {TRAIN_TILES} training tiles, a smaller one than "
-        "that of the scores. Each member is represented by its run of the lowest seed."
-    )
-    return Gallery(pictures, drawn["classes"], note)
+    return Gallery(pictures, drawn["classes"], drawn["reference"])

@@ -11,11 +11,10 @@ from urllib.parse import quote
 
 import jinja2
 
-from hybrid_patch.report import formatting
+from hybrid_patch.report import formatting, gallery
 from hybrid_patch.report.export import run_row
 from hybrid_patch.report.figures import Plot, colours, inline
 from hybrid_patch.report.formatting import NOTHING, listed, number_of
-from hybrid_patch.report.gallery import Gallery
 from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.load_runs import Run, nested
 from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
@@ -46,7 +45,7 @@ class Page(NamedTuple):
     runs: Sequence[Run]
     cost_plots: Sequence[Plot]
     curve_rows: Sequence[Sequence[Plot]]
-    gallery: Gallery
+    gallery: gallery.Gallery
     unplanned: Mapping[Path, str]
     max_drawn: int
     command: str
@@ -58,7 +57,7 @@ def html(page: Page) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.globals |= {"formatting": formatting, "inline": inline, "measures": MEASURES}
+    environment.globals |= {"formatting": formatting, "gallery": gallery, "inline": inline, "measures": MEASURES}
     summary = page.summary
     columns, members = summary.axes.columns, summary.members
     views = [_view(member, columns, page.output) for member in members]
@@ -67,8 +66,6 @@ def html(page: Page) -> str:
         page=page,
         summary=summary,
         columns=columns,
-        css=(TEMPLATE / "page.css").read_text(),
-        js=(TEMPLATE / "page.js").read_text(),
         written=time.strftime("%Y-%m-%d %H:%M"),
         warnings=warnings(summary),
         not_drawn=sum(not member.comparable("miou", "step_seconds") for member in members),
@@ -119,8 +116,8 @@ def provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
         more = [f"{len(counts) - MAX_VALUES} more"] if len(counts) > MAX_VALUES else []
         return name, "; ".join(words + more)
 
-    began = [identity["began"] for identity in identities if isinstance(identity.get("began"), float | int)]
-    days = [time.strftime("%Y-%m-%d %H:%M", time.localtime(x)) for x in (min(began), max(began))] if began else []
+    began = sorted(identity["began"] for identity in identities if isinstance(identity.get("began"), float | int))
+    days = [time.strftime("%Y-%m-%d %H:%M", time.localtime(x)) for x in (*began[:1], *began[-1:])]
     versions = dict.fromkeys(key for identity in identities for key in (identity.get("versions") or {}))
     return [
         values("commit", "commit"),
@@ -139,8 +136,7 @@ def _evaluated_by(runs: Sequence[Run]) -> str:
     for run in runs:
         tiles, settings = run.evaluation.get("tiles"), run.evaluation.get("settings")
         if isinstance(tiles, Mapping) and isinstance(settings, Mapping):
-            machine = run.evaluation.get("machine")
-            commit = nested(machine if isinstance(machine, Mapping) else run.identity, "commit")
+            commit = nested(run.evaluation.get("machine", run.identity), "commit")
             text = (
                 f"on {tiles.get('train')} training and {tiles.get('val')} validation tiles, with "
                 f"{settings.get('train_pixels')} pixels for the probe and {settings.get('knn_pixels')} for the "

@@ -130,11 +130,6 @@ def _comparisons(member: ReportMember, other: ReportMember) -> dict[str, Compari
     return comparisons
 
 
-def by_importance(summary: Summary) -> list[ReportMember]:
-    """Members in the order in which they are planned and drawn: pure ones first, then by their mean mIoU."""
-    return sorted(summary.members, key=lambda member: member.pure is None)
-
-
 def add_predictions(summary: Summary, predictions: Mapping[Path, Prediction]) -> None:
     """Add predicted costs to the members."""
     for member in summary.members:

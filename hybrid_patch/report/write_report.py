@@ -15,7 +15,7 @@ from hybrid_patch.report.grouping import members_of, swept_keys
 from hybrid_patch.report.load_runs import find_runs, load_run, one_line
 from hybrid_patch.report.options import PICTURES, ReportOptions
 from hybrid_patch.report.predictions import predict_runs
-from hybrid_patch.report.summary import add_predictions, by_importance, summarize
+from hybrid_patch.report.summary import add_predictions, summarize
 from hybrid_patch.report.wandb_report import log_report
 from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
 
@@ -50,7 +50,7 @@ def write_report(options: ReportOptions, progress: Progress) -> list[str]:
     benchmark = read_benchmark(options.folders)
     if benchmark is not None:
         use_benchmark(benchmark, summary)
-    drawn = by_importance(summary)[:MAX_DRAWN]
+    drawn = sorted(summary.members, key=lambda member: member.pure is None)[:MAX_DRAWN]  # pure ones, then the best
     progress("predicting their costs")
     predicted, failed = predict_runs([run for member in drawn for run in member.runs if run.state != "missing"])
     add_predictions(summary, predicted)
