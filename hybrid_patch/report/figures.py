@@ -3,7 +3,6 @@
 import functools
 import io
 import itertools
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -73,8 +72,8 @@ CURVE_AXES = {
     "flops": ("FLOPs", "FLOPs (planned)"),
 }
 """What curves are drawn over: in titles, and beside the axis."""
-TICKS = ((8, (1, 1.5, 2, 3, 4, 5, 6, 8)), (80, (1, 2, 5)), (2e3, (1, 3)), (math.inf, (1,)))
-"""The ticks of a cost axis within a power of ten, by the ratio of its ends."""
+TICKS: Sequence[tuple[float, Sequence[float]]] = ((8, (1, 1.5, 2, 3, 4, 5, 6, 8)), (80, (1, 2, 5)), (2e3, (1, 3)))
+"""The ticks of a cost axis within a power of ten, by the ratio of its ends: those of the first that is larger."""
 
 
 def colours(summary: Summary) -> dict[str, str]:
@@ -112,7 +111,7 @@ def _draw_costs(axes: Axes, summary: Summary, members: Mapping[int, ReportMember
         )  # fmt: skip
     axes.margins(x=0.18, y=0.12)
     low, high = axes.get_xlim()
-    subs = next(subs for ratio, subs in TICKS if high / low < ratio)
+    subs = next((subs for ratio, subs in TICKS if high / low < ratio), (1,))
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -140,7 +140,7 @@ def _evaluated_by(runs: Sequence[Run]) -> str:
             text = (
                 f"on {tiles.get('train')} training and {tiles.get('val')} validation tiles, with "
                 f"{settings.get('train_pixels')} pixels for the probe and {settings.get('knn_pixels')} for the "
-                f"neighbours, drawn with {number_of(settings.get('seeds', 1), 'seed')}"
+                f"neighbours, drawn {number_of(settings.get('seeds', 1), 'time')}"
             )
             counts[f"{text}, at commit {str(commit)[:10]}" if commit else text] += 1
     texts = [f"{number_of(number, 'run')} {how}" for how, number in counts.most_common(MAX_VALUES)]
