@@ -27,7 +27,7 @@ def times(value: float | int) -> str:
     return f"{value:.3g}×"
 
 
-def _in_units(value: float | int, units: Mapping[str, float]) -> str:
+def _in_units(value: float | int, units: Mapping[str, float | int]) -> str:
     """Three digits or more, in the first unit that is not too large, else in the last."""
     unit, size = next(((unit, size) for unit, size in units.items() if value >= 0.9995 * size), [*units.items()][-1])
     return f"{value / size:{'.0f' if value >= 99.95 * size else '.3g'}} {unit}"
