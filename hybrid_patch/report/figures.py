@@ -147,10 +147,14 @@ def _label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -
     offsets = [(side, up) for up in sorted(range(-6, 10), key=lambda up: abs(up - 0.6)) for side in (1, -1)]
     for (x, y, label, colour), (px, py) in zip(points, positions, strict=True):
         text = shortened(label)
-        places = [(_label_box(px, py + 11 * up + 6, text, side), side, up) for side, up in offsets]
-        inside = [place for place in places if area.contains(*place[0].min) and area.contains(*place[0].max)]
-        free = (place for place in inside if not any(place[0].overlaps(other) for other in occupied))
-        box, side, up = next(free, (inside or places)[0])
+        candidates = [(_label_box(px, py + 11 * up + 6, text, side), side, up) for side, up in offsets]
+        inside = [
+            candidate
+            for candidate in candidates
+            if area.contains(*candidate[0].min) and area.contains(*candidate[0].max)
+        ]
+        free = (candidate for candidate in inside if not any(candidate[0].overlaps(other) for other in occupied))
+        box, side, up = next(free, (inside or candidates)[0])
         occupied.append(box)
         line = {"arrowstyle": "-", "lw": 0.6, "color": colour, "shrinkA": 0, "shrinkB": 5}
         axes.annotate(
