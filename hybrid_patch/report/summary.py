@@ -95,10 +95,12 @@ def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str
     """Add the numbers of the runs that may be compared; of all that are alike, if none may."""
     member.notes += [f"{run.path.name}: {note}" for run in member.runs for note in run.notes]
     for kind, measure in (("scores", _final_scores), ("costs", metrics.costs)):
-        measured = [(run, values, excluded[kind].get(run.path, "")) for run in member.runs if (values := measure(run))]
-        reasons = [reason for _, _, reason in measured]
+        with_values = [
+            (run, values, excluded[kind].get(run.path, "")) for run in member.runs if (values := measure(run))
+        ]
+        reasons = [reason for _, _, reason in with_values]
         member.excluded[kind] = "" if "" in reasons or not reasons else reasons[0]
-        for number, (run, values, reason) in enumerate(measured):
+        for number, (run, values, reason) in enumerate(with_values):
             if reason != member.excluded[kind]:
                 member.notes.append(f"{run.path.name}: its {kind} do not count here: {reason}")
                 continue
