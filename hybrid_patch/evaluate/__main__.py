@@ -16,19 +16,16 @@ from hybrid_patch.runs.progress import start_logging
 
 
 def main() -> None:
-    """The command."""
     run_command("hybrid-patch evaluate", __doc__, EvaluateOptions, evaluate_command)
 
 
 def evaluate_command(options: EvaluateOptions) -> None:
-    """Evaluate and print the scores."""
     require_extra("eval", "sklearn", "scipy", "matplotlib")
     from hybrid_patch.evaluate.evaluation import evaluate_run
     from hybrid_patch.evaluate.tables import tables
 
     start_logging(None, quiet=False)
-    report = evaluate_run(options)
-    Console(width=None if sys.stdout.isatty() else 130).print(*tables(report))
+    Console(width=None if sys.stdout.isatty() else 130).print(*tables(evaluate_run(options)))
     print(f"{options.report}, pictures in {options.pictures}")
 
 

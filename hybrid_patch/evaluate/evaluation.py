@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +13,16 @@ from jaxtyping import Float, Int
 from hybrid_patch.config.schema import Evaluation
 from hybrid_patch.data.source import Source, open_source
 from hybrid_patch.embed.trained_model import TrainedModel, load
-from hybrid_patch.evaluate.features import Features, Tile, embedding_of, patch_means, raw_bands, read_tiles, untrained
+from hybrid_patch.evaluate import features
+from hybrid_patch.evaluate.features import Features, Tile, read_tiles
 from hybrid_patch.evaluate.knn import fit_knn
-from hybrid_patch.evaluate.label_maps import block_majority
 from hybrid_patch.evaluate.linear_probe import fit_linear_probe
 from hybrid_patch.evaluate.options import EvaluateOptions
 from hybrid_patch.evaluate.pictures import DrawnTile, draw_tiles
 from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, sample_pixels
 from hybrid_patch.evaluate.scores import ConfusionCounts
 from hybrid_patch.evaluate.settings import settings_of
-from hybrid_patch.evaluate.unsupervised import StructureAccumulator
+from hybrid_patch.evaluate.unsupervised import Structure, StructureAccumulator
 from hybrid_patch.runs.atomic_files import write_json
 from hybrid_patch.runs.provenance import provenance
 
@@ -33,23 +33,6 @@ EMBEDDING, UNTRAINED, RAW, MEANS, ORACLE = "embedding", "untrained", "raw", "mea
 LINEAR, KNN, MAJORITY = "linear", "knn", "majority"
 MIXED_SIDE = 8
 """Side, in pixels, of the patches that count as mixed, that `means` averages, and that the oracle gives one class."""
-
-Scores = dict[str, dict[str, object]]
-"""By part of the pixels, as `ConfusionCounts.report` returns them."""
-Observe = Callable[[Tile, Float[Array, "h w n"], Int[Array, "rows columns"] | None], None]
-"""Called with a tile, its features, and the first linear probe's predictions, if there are labels to learn from."""
-
-
-class Evaluated(NamedTuple):
-    """The result of an evaluation.
-
-    Attributes:
-        report: as in `evaluation.json`; its `scores` are the main figures under short names, for metrics.
-        pictures: their files.
-    """
-
-    report: dict[str, Any]
-    pictures: list[Path]
 
 
 class Fitted(NamedTuple):
@@ -84,63 +67,61 @@ def evaluate(
     settings: Evaluation,
     pictures: Path,
     others: Mapping[str, TrainedModel] | None = None,
-) -> Evaluated:
-    """Evaluate a model on a source, with pictures in a folder.
+) -> tuple[dict[str, Any], list[Path]]:
+    """Evaluate a model on a source, with pictures of it (and of `others`, by name) in a folder.
 
-    Classifiers learn on tiles of the train split and are scored on all labelled pixels of tiles of the val split.
-    Without labels or a val split, there are only the figures that need none. Where whole tiles have labels, the mean
-    embedding of a tile's pixels is classified.
-
-    Args:
-        others: more models by name, for the pictures.
+    Returns the report, as in `evaluation.json`, and the pictures. Classifiers learn on tiles of the train split and are
+    scored on all labelled pixels of tiles of the val split. Without labels or a val split, there are only the figures
+    that need none. Where whole tiles have labels, the mean embedding of a tile's pixels is classified.
     """
     timesteps = model.config.data.timesteps
     split = "val" if len(source.indices("val")) else "train"
     pooled = any(tile.pooled for tile in read_tiles(source, split, 1, timesteps))
     structure = StructureAccumulator(model.sizes.processing)
     drawn: list[DrawnTile] = []
-
-    def read(split: str) -> Iterable[Tile]:
-        return read_tiles(source, split, settings.tiles, timesteps)
-
-    def observe(tile: Tile, values: Float[Array, "h w n"], predicted: Int[Array, "rows columns"] | None) -> None:
-        structure.add(values, tile.valid_mask)
-        if len(drawn) < settings.pictures:
-            drawn.append(DrawnTile(tile, values, predicted))
-
-    def score(kind: str, features: Features, observe: Observe | None = None) -> None:
-        fitted = _fit(features, read("train"), settings) if source.classes and split == "val" else []
-        if scores := _score(features, fitted, read(split), source.classes, observe):
-            by_kind[kind] = scores
+    by_kind: dict[str, dict[str, Any]] = {}
+    for kind in (EMBEDDING, *settings.baselines):
+        if pooled and kind in (MEANS, ORACLE):  # of a whole tile, the means of patches are those of the raw bands
+            continue
+        if kind != EMBEDDING and not by_kind:
+            break
+        features_of = _features(kind, model, settings)
+        train = read_tiles(source, "train", settings.tiles, timesteps)
+        classifiers = _fit(kind, features_of, train, settings) if source.classes and split == "val" else []
+        counts = {name: ConfusionCounts(source.classes) for _, name, _ in classifiers}
+        for tile in read_tiles(source, split, settings.tiles, timesteps):
+            values = features_of(tile)
+            predictions = [tile.predict(predict, values) for _, _, predict in classifiers]
+            for (seed, name, _), predicted in zip(classifiers, predictions, strict=True):
+                assert tile.labels is not None
+                counts[name].add(seed, tile.group, tile.labels, predicted, MIXED_SIDE)
+            if kind == EMBEDDING:
+                structure.add(values, tile.valid_mask)
+                if len(drawn) < settings.pictures:
+                    drawn.append(DrawnTile(tile, values, next(iter(predictions), None)))
+        if counts:
+            by_kind[kind] = {name: count.report() for name, count in counts.items()}
             log.info("scored: %s", kind)
-
-    by_kind: dict[str, dict[str, Scores]] = {}
-    score(EMBEDDING, embedding_of(model, settings.pooling), observe)
-    if by_kind:
-        for kind, features in _baselines(model, settings, pooled).items():
-            score(kind, features)
-        if ORACLE in settings.baselines and not pooled:
-            by_kind[ORACLE] = {MAJORITY: _oracle(read("val"), source.classes)}
-    report = _report(model, source, settings, by_kind, structure)
-    return Evaluated(report, draw_tiles(pictures, model, source, drawn, others or {}))
+    report = _report(model, source, settings, by_kind, structure.result())
+    return report, draw_tiles(pictures, model, source, drawn, others or {})
 
 
-def _baselines(model: TrainedModel, settings: Evaluation, pooled: bool) -> dict[str, Features]:
-    """The baselines that have features. Of a whole tile, the means of patches are no different from the raw bands."""
-    baselines: dict[str, Features] = {}
-    if UNTRAINED in settings.baselines:
-        baselines[UNTRAINED] = embedding_of(untrained(model), settings.pooling)
-    if RAW in settings.baselines:
-        baselines[RAW] = raw_bands(model.inputs)
-    if MEANS in settings.baselines and not pooled:
-        baselines[MEANS] = patch_means(model.inputs, MIXED_SIDE)
-    return baselines
+def _features(kind: str, model: TrainedModel, settings: Evaluation) -> Features:
+    if kind == RAW:
+        return features.raw_bands(model.inputs)
+    if kind == MEANS:
+        return features.patch_means(model.inputs, MIXED_SIDE)
+    if kind == ORACLE:
+        return features.majority(MIXED_SIDE)
+    return features.embedding_of(features.untrained(model) if kind == UNTRAINED else model, settings.pooling)
 
 
-def _fit(features: Features, train: Iterable[Tile], settings: Evaluation) -> list[Fitted]:
+def _fit(kind: str, features_of: Features, train: Iterable[Tile], settings: Evaluation) -> list[Fitted]:
     """For every seed a linear probe and, unless `knn_pixels` is 0, a kNN classifier; none if labels are too few."""
+    if kind == ORACLE:  # its feature is the class
+        return [Fitted(0, MAJORITY, lambda values: values[:, 0].astype(np.int64))]
     try:
-        samples = sample_pixels(features, train, settings.train_pixels, settings.seeds)
+        samples = sample_pixels(features_of, train, settings.train_pixels, settings.seeds)
     except NotEnoughLabelsError as error:
         log.warning("no scores: %s", error)
         return []
@@ -156,47 +137,13 @@ def _fit(features: Features, train: Iterable[Tile], settings: Evaluation) -> lis
     return fitted
 
 
-def _score(
-    features: Features,
-    classifiers: Sequence[Fitted],
-    tiles: Iterable[Tile],
-    classes: Sequence[str],
-    observe: Observe | None,
-) -> dict[str, Scores]:
-    """The scores of each kind of classifier on tiles."""
-    counts = {name: ConfusionCounts(classes) for _, name, _ in classifiers}
-    if not counts and observe is None:
-        return {}
-    for tile in tiles:
-        values = features(tile)
-        drawn = None
-        for seed, name, predict in classifiers:
-            assert tile.labels is not None
-            predicted = tile.predict(predict, values)
-            drawn = predicted if (seed, name) == (0, LINEAR) else drawn
-            counts[name].add(seed, tile.group, tile.labels, predicted, MIXED_SIDE)
-        if observe is not None:
-            observe(tile, values, drawn)
-    return {name: count.report() for name, count in counts.items()}
-
-
-def _oracle(tiles: Iterable[Tile], classes: Sequence[str]) -> Scores:
-    """The scores of each patch's true majority."""
-    counts = ConfusionCounts(classes)
-    for tile in tiles:
-        assert tile.labels is not None
-        counts.add(0, tile.group, tile.labels, block_majority(tile.labels, MIXED_SIDE), MIXED_SIDE)
-    return counts.report()
-
-
 def _report(
     model: TrainedModel,
     source: Source,
     settings: Evaluation,
-    by_kind: Mapping[str, Mapping[str, Scores]],
-    accumulated: StructureAccumulator,
+    by_kind: Mapping[str, Mapping[str, Any]],
+    structure: Structure | None,
 ) -> dict[str, Any]:
-    structure = accumulated.result()
     sizes = {split: len(source.indices(split)) for split in ("train", "val")}
     report: dict[str, Any] = {
         "step": model.step,
@@ -208,13 +155,11 @@ def _report(
         "features": by_kind,
         "structure": None if structure is None else structure._asdict(),
     }
-    report["scores"] = short_scores(report)
-    return report
+    return report | {"scores": _short_scores(report)}
 
 
-def short_scores(report: Mapping[str, Any]) -> dict[str, float]:
-    """For metrics: `probe_miou`, `probe_accuracy`, `probe_mixed_miou`, `knn_miou` …, the same of the raw bands as
-    `raw_miou` … and `raw_knn_miou` …, and the figures that need no labels."""
+def _short_scores(report: Mapping[str, Any]) -> dict[str, float]:
+    """The main figures, for metrics: `probe_miou`, `probe_mixed_miou`, `knn_accuracy`, `raw_miou`, `lattice_ratio` …"""
     scores: dict[str, float] = {}
     names = {(EMBEDDING, LINEAR): "probe", (EMBEDDING, KNN): "knn", (RAW, LINEAR): "raw", (RAW, KNN): "raw_knn"}
     for (kind, classifier), name in names.items():

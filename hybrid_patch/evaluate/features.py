@@ -12,6 +12,7 @@ from hybrid_patch.data.crops import Crop, read_crop
 from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Source, Window
 from hybrid_patch.embed.per_pixel import Pooling
 from hybrid_patch.embed.trained_model import TrainedModel
+from hybrid_patch.evaluate.label_maps import block_majority, blocks, per_pixel
 from hybrid_patch.model.hybrid import build_model
 
 Array = np.ndarray
@@ -20,13 +21,11 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A whole sample.
+    """A whole sample; those of one `group` may share ground.
 
     Attributes:
         name: its path or name.
-        group: tiles of one group may share ground.
-        whole: its pixels.
-        valid_mask: `[H, W]` where any input modality has data.
+        valid_mask: where any input modality has data.
         labels: `[H, W]`, `UNLABELLED` where there is no label or no data; `[1, 1]` if the whole tile has one label;
             None if the source has none.
     """
@@ -62,19 +61,15 @@ Features = Callable[[Tile], Float[Array, "h w n"]]
 
 
 def read_tiles(source: Source, split: str, max_tiles: int | None, timesteps: int) -> Iterator[Tile]:
-    """At most `max_tiles` samples of a split, evenly spread over it, each at up to `timesteps` timesteps.
-
-    Broken samples are skipped with a warning.
-    """
+    """At most `max_tiles` samples, spread over a split, at up to `timesteps` timesteps; broken ones are skipped."""
     indices = source.indices(split)
     if max_tiles is not None:
-        indices = indices[np.unique(np.linspace(0, len(indices) - 1, min(max_tiles, len(indices))).astype(int))]
+        indices = indices[_evenly(len(indices), max_tiles)]
     inputs = [name for name, modality in source.modalities.items() if not modality.decode_only]
     for index in indices.tolist():
         try:
             height, width, length = source.shape(index)
-            chosen = np.unique(np.linspace(0, length - 1, min(timesteps, length)).astype(int))
-            whole = read_crop(source, index, Window(0, 0, height, width), chosen, timesteps)
+            whole = read_crop(source, index, Window(0, 0, height, width), _evenly(length, timesteps), timesteps)
         except BrokenSampleError as error:
             log.warning("left out of the evaluation: %s", error)
             continue
@@ -110,14 +105,23 @@ def patch_means(inputs: list[str], side: int) -> Features:
     raw = raw_bands(inputs)
 
     def means(tile: Tile) -> Float[Array, "h w n"]:
-        values = raw(tile)
-        h, w, n = values.shape
-        padding = ((0, -h % side), (0, -w % side))
-        padded = np.pad(values * tile.valid_mask[..., None], (*padding, (0, 0)))
-        weights = np.pad(tile.valid_mask.astype(np.float32), padding)
-        shape = (padded.shape[0] // side, side, padded.shape[1] // side, side)
-        total, count = padded.reshape(*shape, n).sum((1, 3)), weights.reshape(shape).sum((1, 3))
-        mean = total / np.maximum(count, 1)[..., None]
-        return mean.repeat(side, 0).repeat(side, 1)[:h, :w]
+        total = blocks(raw(tile) * tile.valid_mask[..., None], side).sum(2)
+        count = blocks(tile.valid_mask, side).sum(2)
+        return per_pixel(total / np.maximum(count, 1).astype(np.float32)[..., None], side, tile.valid_mask.shape)
 
     return means
+
+
+def majority(side: int) -> Features:
+    """The most frequent class of each patch: the most that one prediction per patch can know."""
+
+    def majorities(tile: Tile) -> Float[Array, "h w 1"]:
+        assert tile.labels is not None
+        return block_majority(tile.labels, side)[..., None].astype(np.float32)
+
+    return majorities
+
+
+def _evenly(length: int, count: int) -> Int[Array, " n"]:
+    """At most `count` of `length` numbers, from the first to the last."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))

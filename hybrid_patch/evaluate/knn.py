@@ -15,10 +15,7 @@ MAX_TREE_DIMENSIONS = 16
 def fit_knn(
     features: Float[Array, "n d"], labels: Int[Array, " n"], max_pixels: int, rng: np.random.Generator
 ) -> Pipeline:
-    """A classifier by the majority of the 20 nearest of at most `max_pixels` training pixels, standardised.
-
-    The pixels are drawn by class, so that common classes do not drown a rare one.
-    """
+    """A classifier by the 20 nearest of at most `max_pixels` pixels, drawn by class so that rare ones count."""
     bank = draw_by_class(labels, max_pixels, rng)
     algorithm = "kd_tree" if features.shape[1] <= MAX_TREE_DIMENSIONS else "brute"
     neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(bank)), algorithm=algorithm)

@@ -1,32 +1,35 @@
-"""Masks and maps derived from a map of labels: mixed patches, class boundaries, and the majority of each block."""
+"""Square blocks of images, and maps derived from a map of labels: mixed patches, class boundaries, block majorities."""
 
 import numpy as np
-from jaxtyping import Bool, Int
+from einops import rearrange
+from jaxtyping import Bool, Int, Shaped
 
 from hybrid_patch.data.source import UNLABELLED
 
 Array = np.ndarray
 
 
-def blocks(values: Int[Array, "h w"], side: int) -> Int[Array, "rows columns pixels"]:
-    """A map as blocks of `side` × `side` pixels, padded with `UNLABELLED` at its lower and right edges."""
-    h, w = values.shape
-    padded = np.pad(values, ((0, -h % side), (0, -w % side)), constant_values=UNLABELLED)
-    rows, columns = padded.shape[0] // side, padded.shape[1] // side
-    return padded.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(rows, columns, side * side)
+def blocks(values: Shaped[Array, "h w *n"], side: int, fill: int = 0) -> Shaped[Array, "rows columns pixels *n"]:
+    """An image as blocks of `side` × `side` pixels, filled up at its lower and right edges."""
+    padding = [(0, -values.shape[0] % side), (0, -values.shape[1] % side), *[(0, 0)] * (values.ndim - 2)]
+    padded = np.pad(values, padding, constant_values=fill)
+    return rearrange(padded, "(rows a) (columns b) ... -> rows columns (a b) ...", a=side, b=side)
 
 
-def _per_pixel(values: Array, side: int, shape: tuple[int, ...]) -> Array:
+def per_pixel(values: Shaped[Array, "rows columns *n"], side: int, shape: tuple[int, ...]) -> Shaped[Array, "h w *n"]:
     """One value per block, repeated for all of its pixels."""
     return values.repeat(side, 0).repeat(side, 1)[: shape[0], : shape[1]]
 
 
+def _class_counts(labels: Int[Array, "h w"], side: int) -> Int[Array, "rows columns classes"]:
+    in_blocks = blocks(labels, side, UNLABELLED)
+    return np.stack([(in_blocks == value).sum(-1) for value in range(labels.max(initial=0) + 1)], axis=-1)
+
+
 def mixed_patches(labels: Int[Array, "h w"], side: int) -> Bool[Array, "h w"]:
     """The labelled pixels of blocks that contain more than one class."""
-    in_blocks = blocks(labels, side)
-    highest = in_blocks.max(-1)
-    lowest = np.where(in_blocks == UNLABELLED, highest[..., None], in_blocks).min(-1)
-    return _per_pixel(lowest != highest, side, labels.shape) & (labels != UNLABELLED)
+    mixed = np.count_nonzero(_class_counts(labels, side), axis=-1) > 1
+    return per_pixel(mixed, side, labels.shape) & (labels != UNLABELLED)
 
 
 def boundary_pixels(labels: Int[Array, "h w"]) -> Bool[Array, "h w"]:
@@ -40,11 +43,6 @@ def boundary_pixels(labels: Int[Array, "h w"]) -> Bool[Array, "h w"]:
 
 
 def block_majority(labels: Int[Array, "h w"], side: int) -> Int[Array, "h w"]:
-    """Each block's most frequent class, in all of its pixels: the upper bound for one prediction per block.
-
-    The first of equally frequent classes; `UNLABELLED` for a block without labels.
-    """
-    in_blocks = blocks(labels, side)
-    classes = max(int(labels.max(initial=0)), 0) + 1
-    counts = np.stack([(in_blocks == value).sum(-1) for value in range(classes)], axis=-1)
-    return _per_pixel(np.where(counts.any(-1), counts.argmax(-1), UNLABELLED), side, labels.shape)
+    """Each block's most frequent class (the first of several) in all of its pixels; `UNLABELLED` without labels."""
+    counts = _class_counts(labels, side)
+    return per_pixel(np.where(counts.any(-1), counts.argmax(-1), UNLABELLED), side, labels.shape)

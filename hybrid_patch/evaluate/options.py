@@ -11,8 +11,6 @@ from hybrid_patch.runs.directory import EVALUATION, PICTURES
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """What the command line asks for."""
-
     run: Annotated[Path, Positional("DIR", "the trained run")]
     output: Annotated[
         OutputFile | None,
@@ -43,16 +41,13 @@ class EvaluateOptions:
 
     @property
     def others(self) -> dict[str, Path]:
-        """The runs to compare with, by name."""
         named = [word.rpartition(":") for word in self.compare]
         return {name or Path(path).name: Path(path) for name, _, path in named}
 
     @property
     def report(self) -> Path:
-        """The report's file."""
         return self.output or self.run / EVALUATION
 
     @property
     def pictures(self) -> Path:
-        """The folder of the pictures."""
         return self.run / PICTURES if self.output is None else self.output.with_name(f"{self.output.stem}_pictures")

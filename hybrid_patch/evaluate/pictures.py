@@ -1,9 +1,4 @@
-"""Pictures of tiles: image, labels, embeddings in common colours, and the predictions of classifiers.
-
-An evaluation draws a figure per tile. The report's gallery shows the same panels for all members of a sweep, side by
-side in a web page: both are kept, because a run's pictures are wanted while it trains (in its folder and in wandb) and
-the members' only where they can be compared. The panels of both are made here.
-"""
+"""Pictures of tiles: image, labels, embeddings in common colours, and predictions, for evaluations and the report."""
 
 import dataclasses
 import itertools
@@ -46,9 +41,11 @@ OTHER_COLOURS = (
 )  # fmt: skip
 """For all other classes, in turn."""
 
+PROBE = "linear probe"
+
 
 class DrawnTile(NamedTuple):
-    """A tile to draw, its embedding `[H, W, D]` by the model, and the predicted classes, in the shape of its labels."""
+    """A tile to draw, its embedding by the model, and the predicted classes, in the shape of its labels."""
 
     tile: Tile
     embedding: Float[Array, "h w d"]
@@ -56,25 +53,17 @@ class DrawnTile(NamedTuple):
 
 
 class EmbeddedTiles(NamedTuple):
-    """The embeddings `[H, W, D]` of all drawn tiles by one model.
-
-    Attributes:
-        name: the caption of its panels.
-        same_space: whether they are in the space of the model whose components give the colours.
-    """
+    """The embeddings of all drawn tiles by one model, in the `same_space` as those that give the colours or not."""
 
     name: str
     values: list[Float[Array, "h w _"]]
     same_space: bool
 
     def flat(self) -> Float[Array, "n _"]:
-        """All pixels of all tiles."""
         return np.concatenate([x.reshape(-1, x.shape[-1]) for x in self.values])
 
 
 class Panel(NamedTuple):
-    """One image of a picture."""
-
     caption: str
     image: Image
 
@@ -138,8 +127,8 @@ def visible_image(tile: Tile, source: Source) -> Image:
 def common_colours(embedded: Sequence[EmbeddedTiles], reference: EmbeddedTiles) -> dict[str, list[Image]]:
     """All models' tiles, by name, in the colours of the reference's three principal components, stretched alike.
 
-    Embeddings in another space are drawn by what predicts these components best from them (ridge regression), so that
-    equal colours mean the same in all panels.
+    Embeddings in another space are drawn by their best prediction of these (ridge regression): equal colours mean the
+    same in all panels.
     """
     pixels = reference.flat()
     components = min(3, pixels.shape[1], len(pixels))
@@ -167,12 +156,7 @@ def tile_panels(
     embeddings: Mapping[str, Image],
     predictions: Mapping[str, Int[Array, "h w"]],
 ) -> list[list[Panel]]:
-    """A row with the image and the embeddings and, if the tile's pixels have labels, a row with these and predictions.
-
-    Args:
-        embeddings: in colours, by caption.
-        predictions: maps of classes, by caption; the share of wrong pixels is added to the captions.
-    """
+    """A row with the image and the embeddings, and if pixels have labels, one of labels and predictions."""
     rows = [[Panel("image", visible_image(tile, source)), *itertools.starmap(Panel, embeddings.items())]]
     if tile.labels is not None and not tile.pooled:
         rows.append([Panel("labels", colours.paint(tile.labels))])
@@ -184,18 +168,11 @@ def tile_panels(
 
 
 def draw_tiles(
-    folder: Path,
-    model: TrainedModel,
-    source: Source,
-    drawn: Sequence[DrawnTile],
-    others: Mapping[str, TrainedModel],
+    folder: Path, model: TrainedModel, source: Source, drawn: Sequence[DrawnTile], others: Mapping[str, TrainedModel]
 ) -> list[Path]:
     """Draw a figure per tile, `tile_<n>.png`: image, embeddings, and labels, predictions and errors if there are any.
 
-    Colours are those of the model's own embedding (`common_colours`). Its tokens before upsampling have a panel too.
-
-    Args:
-        others: more models by name.
+    Colours are those of the model's own embedding; its tokens before upsampling and other models have panels too.
     """
     if not drawn:
         return []
@@ -211,12 +188,20 @@ def draw_tiles(
     for number, (tile, _, predicted) in enumerate(drawn):
         paths.append(folder / f"tile_{number}.png")
         embeddings = {f"embedding, {name}": images[number] for name, images in colours.items()}
-        predictions = {} if predicted is None or tile.pooled else {"linear probe": predicted}
         painter = ClassColours(source.classes)
+        predictions = {} if predicted is None or tile.pooled else {PROBE: predicted}
         rows = tile_panels(tile, source, painter, embeddings, predictions)
         if predictions and tile.labels is not None:
-            rows[1].append(Panel("errors", _errors(tile.labels, predictions["linear probe"])))
-        _draw(paths[-1], _title(tile, source, predicted, model.step), rows, painter.legend())
+            # Wrong pixels dark, right ones grey, unlabelled ones white.
+            shade = np.where(tile.labels == UNLABELLED, 1.0, np.where(predictions[PROBE] != tile.labels, 0.1, 0.92))
+            rows[1].append(Panel("errors", shade[..., None].repeat(3, -1)))
+        title = f"{Path(tile.name).name} · step {model.step}"
+        if tile.pooled and tile.labels is not None and predicted is not None:
+            label, prediction = (
+                source.classes[x] if x != UNLABELLED else "none" for x in (*tile.labels[0], *predicted[0])
+            )
+            title += f" · label: {label}, {PROBE}: {prediction}"
+        _draw(paths[-1], title, rows, painter.legend())
     return paths
 
 
@@ -228,22 +213,6 @@ def _embed(name: str, model: TrainedModel, drawn: Sequence[DrawnTile], same_spac
 def _caption(sizes: PatchSizes) -> str:
     """`8→1`, or `ps=8` where nothing is upsampled."""
     return f"{sizes.processing}→{sizes.output}" if sizes.factor > 1 else f"ps={sizes.output}"
-
-
-def _title(tile: Tile, source: Source, predicted: Int[Array, "rows columns"] | None, step: int) -> str:
-    title = f"{Path(tile.name).name} · step {step}"
-    if tile.pooled and tile.labels is not None and predicted is not None:
-        label, prediction = (
-            source.classes[int(x)] if x != UNLABELLED else "none" for x in (tile.labels[0, 0], predicted[0, 0])
-        )
-        title = f"{title} · label: {label}, linear probe: {prediction}"
-    return title
-
-
-def _errors(labels: Int[Array, "h w"], predicted: Int[Array, "h w"]) -> Image:
-    """Wrong pixels dark, right ones grey, unlabelled ones white."""
-    shade = np.where(labels == UNLABELLED, 1.0, np.where(predicted != labels, 0.1, 0.92))
-    return shade[..., None].repeat(3, -1)
 
 
 def _draw(path: Path, title: str, rows: Sequence[Sequence[Panel]], legend: Sequence[tuple[str, str]]) -> None:

@@ -17,13 +17,7 @@ class NotEnoughLabelsError(ValueError):
 
 
 class PixelSample(NamedTuple):
-    """Labelled pixels of the train split (or whole tiles, where these have the labels).
-
-    Attributes:
-        features: `[n, d]`.
-        labels: `[n]`.
-        tiles: `[n]` the number of the tile that each comes from.
-    """
+    """Labelled pixels of the train split (or whole tiles, where these have the labels), and each one's tile number."""
 
     features: Float[Array, "n d"]
     labels: Int[Array, " n"]
@@ -33,9 +27,7 @@ class PixelSample(NamedTuple):
 def sample_pixels(features: Features, train: Iterable[Tile], max_pixels: int, seeds: int) -> list[PixelSample]:
     """A sample for every seed: the same number of pixels from each tile, at most `max_pixels` in all.
 
-    Reads the tiles once, and holds at most twice `max_pixels` for each seed.
-
-    Raises NotEnoughLabelsError if a sample has labels of fewer than two classes.
+    Holds at most twice as many for each seed. Raises NotEnoughLabelsError for labels of fewer than two classes.
     """
     parts: list[list[PixelSample]] = [[] for _ in range(seeds)]
     for number, tile in enumerate(train):
@@ -53,10 +45,7 @@ def sample_pixels(features: Features, train: Iterable[Tile], max_pixels: int, se
                 part[:] = _shortened(part, max_pixels)
     if not parts[0]:
         raise NotEnoughLabelsError("no training tile has a labelled pixel")
-    samples = [
-        PixelSample(*(np.concatenate(arrays) for arrays in zip(*_shortened(part, max_pixels), strict=True)))
-        for part in parts
-    ]
+    samples = [PixelSample(*map(np.concatenate, zip(*_shortened(part, max_pixels), strict=True))) for part in parts]
     if any(len(np.unique(sample.labels)) < 2 for sample in samples):
         raise NotEnoughLabelsError("a classifier needs training labels of at least two classes")
     return samples

@@ -10,8 +10,6 @@ from hybrid_patch.data.source import UNLABELLED
 from hybrid_patch.evaluate.label_maps import boundary_pixels, mixed_patches
 
 Array = np.ndarray
-Confusion = Int[Array, "truth predicted"]
-"""How many pixels of each class (rows) were predicted as each class (columns)."""
 
 PARTS = ("all", "mixed", "boundary")
 """Sets of pixels with scores of their own: all, those in patches of several classes, those next to another class."""
@@ -31,19 +29,14 @@ class Estimate(NamedTuple):
 
 def confusions(
     labels: Int[Array, "h w"], predicted: Int[Array, "h w"], classes: int, patch_size: int
-) -> dict[str, Confusion]:
-    """A tile's confusion matrix in each of `PARTS`; unlabelled pixels do not count."""
-    masks = {
-        "all": labels != UNLABELLED,
-        "mixed": mixed_patches(labels, patch_size),
-        "boundary": boundary_pixels(labels),
-    }
+) -> Int[Array, "parts truth predicted"]:
+    """How many pixels of each class were predicted as each class, in each of `PARTS`; unlabelled ones do not count."""
+    masks = (labels != UNLABELLED, mixed_patches(labels, patch_size), boundary_pixels(labels))
     pairs = labels * classes + predicted
-    shape = (classes, classes)
-    return {part: np.bincount(pairs[mask], minlength=classes**2).reshape(shape) for part, mask in masks.items()}
+    return np.stack([np.bincount(pairs[mask], minlength=classes**2).reshape(classes, classes) for mask in masks])
 
 
-def class_iou(confusion: Int[Array, "n truth predicted"]) -> Float[Array, "n classes"]:
+def class_iou(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n classes"]:
     """Intersection over union of each class; NaN for a class that no pixel has."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
     truth, predicted = confusion.sum(-1), confusion.sum(-2)
@@ -51,7 +44,7 @@ def class_iou(confusion: Int[Array, "n truth predicted"]) -> Float[Array, "n cla
         return np.where(truth > 0, hits / (truth + predicted - hits), np.nan)
 
 
-def miou(confusion: Int[Array, "n truth predicted"]) -> Float[Array, " n"]:
+def miou(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n"]:
     """IoU averaged over the classes that occur; NaN without any pixel."""
     iou = class_iou(confusion)
     occurs = ~np.isnan(iou)
@@ -59,47 +52,40 @@ def miou(confusion: Int[Array, "n truth predicted"]) -> Float[Array, " n"]:
         return np.where(occurs, iou, 0).sum(-1) / occurs.sum(-1)
 
 
-def accuracy(confusion: Int[Array, "n truth predicted"]) -> Float[Array, " n"]:
+def accuracy(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n"]:
     """The share of pixels whose class is right; NaN without any pixel."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).sum(-1)
     with np.errstate(invalid="ignore"):
         return hits / confusion.sum((-2, -1))
 
 
-Score = Callable[[Int[Array, "n truth predicted"]], Float[Array, " n"]]
+Score = Callable[[Int[Array, "*n truth predicted"]], Float[Array, "*n"]]
 SCORES: dict[str, Score] = {"miou": miou, "accuracy": accuracy}
 
 
 class ConfusionCounts:
-    """Confusion matrices of a split, summed by seed, part of the pixels, and group of tiles.
-
-    The bootstrap draws groups, not tiles, because tiles of one group may share ground.
-    """
+    """Confusion matrices of a split, by seed and by group of tiles: those of a group may share ground."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = classes
-        self._counts: dict[tuple[int, str], dict[int, Confusion]] = {}
+        self._counts: dict[int, dict[int, Int[Array, "parts truth predicted"]]] = {}
 
     def add(self, seed: int, group: int, labels: Int[Array, "h w"], predicted: Int[Array, "h w"], side: int) -> None:
         """Count the predictions for one tile; `side` is that of the patches that may be mixed."""
-        for part, confusion in confusions(labels, predicted, len(self.classes), side).items():
-            groups = self._counts.setdefault((seed, part), {})
-            groups[group] = groups.get(group, np.zeros_like(confusion)) + confusion
+        confusion, groups = confusions(labels, predicted, len(self.classes), side), self._counts.setdefault(seed, {})
+        groups[group] = groups.get(group, np.zeros_like(confusion)) + confusion
 
     def report(self, bootstrap_seed: int = 0) -> dict[str, dict[str, object]]:
-        """By part: each of `SCORES` as an `Estimate`, and IoU (mean over seeds) and support (pixels) by class.
-
-        Parts without pixels are left out.
-        """
+        """By part that has pixels: `SCORES` as `Estimate`s, and by class IoU (mean over seeds) and support (pixels)."""
         report: dict[str, dict[str, object]] = {}
-        for part in PARTS:
-            by_seed = [self._by_group(seed, part) for seed in sorted({seed for seed, _ in self._counts})]
-            if not by_seed or not by_seed[0].any():
+        by_seed = [[groups[group] for group in sorted(groups)] for groups in self._counts.values()]
+        for part, counts in zip(PARTS, np.moveaxis(np.array(by_seed), 2, 0) if by_seed else (), strict=False):
+            if not counts.any():
                 continue
-            iou = np.concatenate([class_iou(counts.sum(0, keepdims=True)) for counts in by_seed]).mean(0)
-            support = by_seed[0].sum((0, 2))
+            total = counts.sum(1)
+            iou, support = class_iou(total).mean(0), total[0].sum(1)
             report[part] = {
-                **{name: _estimate(score, by_seed, bootstrap_seed)._asdict() for name, score in SCORES.items()},
+                **{name: _estimate(score, counts, bootstrap_seed)._asdict() for name, score in SCORES.items()},
                 "classes": {
                     name: {"iou": float(iou[i]), "support": int(support[i])}
                     for i, name in enumerate(self.classes)
@@ -108,17 +94,12 @@ class ConfusionCounts:
             }
         return report
 
-    def _by_group(self, seed: int, part: str) -> Int[Array, "groups truth predicted"]:
-        groups = self._counts[seed, part]
-        return np.stack([groups[group] for group in sorted(groups)])
 
-
-def _estimate(score: Score, by_seed: Sequence[Int[Array, "groups t p"]], bootstrap_seed: int) -> Estimate:
-    seeds = [float(score(counts.sum(0, keepdims=True))[0]) for counts in by_seed]
+def _estimate(score: Score, counts: Int[Array, "seeds groups truth predicted"], bootstrap_seed: int) -> Estimate:
+    seeds, groups = score(counts.sum(1)), counts.shape[1]
     rng = np.random.default_rng(bootstrap_seed)
-    groups = len(by_seed[0])
     drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=BOOTSTRAP_DRAWS)
-    means = np.mean([score(np.einsum("dg,gtp->dtp", drawn, counts)) for counts in by_seed], axis=0)
+    means = score(np.tensordot(drawn, counts, (1, 1))).mean(1)
     tail = (100 - COVERAGE) / 2
     low, high = np.nanpercentile(means, [tail, 100 - tail])
-    return Estimate(float(np.mean(seeds)), float(low), float(high), seeds)
+    return Estimate(float(seeds.mean()), float(low), float(high), seeds.tolist())

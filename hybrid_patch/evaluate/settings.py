@@ -13,32 +13,26 @@ from hybrid_patch.config.schema import Config, Data, Evaluation
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.embed.trained_model import TrainedModel
 
-_CONFIG = TypeAdapter(Config)
-
 
 def settings_of(model: TrainedModel, overrides: Sequence[str]) -> tuple[Data, Evaluation]:
-    """The data and the settings, with `data…` and `evaluation…` overrides.
+    """The data and the settings, with `data…` and `evaluation…` overrides. Raises InputError.
 
     Modalities, their statistics, tile and timesteps stay the run's, because inputs must be normalised as in training;
-    overrides of single values can still change them. Raises InputError.
+    overrides of single values can still change them.
     """
     sources = Sources()
-    other_data = any(re.match(r"data=", override) for override in overrides)
-    node = _CONFIG.dump_python(model.config, mode="json")
+    values = [line for line in overrides if re.match(r"\+*(data|evaluation)\.", line)]
+    groups = [line for line in overrides if line not in values]
+    node = TypeAdapter(Config).dump_python(model.config, mode="json")
     modalities = {name: dataclasses.asdict(modality) for name, modality in model.modalities.items()}
-    groups = ["evaluation=full", *(line for line in overrides if not _is_value(line))]
-    config = composed(hydra_overrides(groups, sources), sources)
+    config = composed(hydra_overrides(["evaluation=full", *groups], sources), sources)
     merged = OmegaConf.create(node)
     merged.evaluation = config.evaluation
-    if other_data:
+    if any(line.startswith("data=") for line in groups):
         merged.data = config.data
     merged.data.tile, merged.data.timesteps = node["data"]["tile"], node["data"]["timesteps"]
     merged.data.modalities = modalities
-    for value in (parse(quote_path(line)) for line in overrides if _is_value(line)):
+    for value in (parse(quote_path(line)) for line in values):
         OmegaConf.update(merged, value.key_or_group, value.value(), force_add=True)
     valid = checked(held_to_schema(merged, sources))
     return valid.data, valid.evaluation
-
-
-def _is_value(override: str) -> bool:
-    return bool(re.match(r"\+*(data|evaluation)\.", override))

@@ -34,13 +34,10 @@ def _scores(report: dict[str, Any]) -> Table:
 
 
 def _interval(scores: dict[str, Any], part: str, score: str) -> str:
-    if part not in scores:
-        return "–"
-    return "{mean:.3f} ({low:.3f}–{high:.3f})".format(**scores[part][score])
+    return "{mean:.3f} ({low:.3f}–{high:.3f})".format(**scores[part][score]) if part in scores else "–"
 
 
 def _class_iou(report: dict[str, Any]) -> Table:
-    """IoU by class, with the linear probe."""
     by_features = {
         name: scores["linear"]["all"]["classes"] for name, scores in report["features"].items() if "linear" in scores
     }

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.stats import entropy
 
 Array = np.ndarray
 
@@ -15,9 +16,8 @@ class Structure(NamedTuple):
     """Figures of embeddings, without labels.
 
     Attributes:
-        lattice_ratio: how much more the embedding changes across patch borders than inside patches: the ratio of the
-            mean distances of neighbouring pixels. 1: no grid shows. None where a patch is one pixel, and where nothing
-            changes inside patches (pure ps=8: the ratio is infinite, which JSON cannot express).
+        lattice_ratio: mean distance of neighbouring pixels across patch borders, relative to inside patches; 1: no grid
+            shows. None where a patch is one pixel, or nothing changes inside patches (infinite, which JSON has not).
         effective_rank: over how many directions the embeddings spread: `exp(H(p))`, p the normalised singular values of
             the centred embeddings (Roy & Vetterli 2007, "The effective rank").
         neighbour_similarity: mean cosine of neighbouring pixels' centred embeddings.
@@ -33,14 +33,10 @@ class StructureAccumulator:
 
     def __init__(self, patch_size: int) -> None:
         self.patch_size = patch_size
-        # Sums and counts.
-        self._border = np.zeros(2)
-        self._inside = np.zeros(2)
-        self._cosine = np.zeros(2)
+        self._border, self._inside, self._cosine = np.zeros((3, 2))  # sums and counts
         self._moments: tuple[float, Float[Array, " d"], Float[Array, "d d"]] | None = None
 
     def add(self, embedding: Float[Array, "h w d"], valid_mask: Bool[Array, "h w"]) -> None:
-        """Add one tile, `[H, W, D]`, and where it has data."""
         values = embedding[valid_mask].astype(np.float64)
         if not len(values):
             return
@@ -64,10 +60,9 @@ class StructureAccumulator:
         count, total, squares = self._moments
         covariance = squares / count - np.outer(total, total) / count**2
         singular = np.sqrt(np.linalg.eigvalsh(covariance).clip(min=0))
-        share = singular[singular > 0] / singular.sum() if singular.any() else np.ones(1)
         border, inside = (total / count if count else 0.0 for total, count in (self._border, self._inside))
         return Structure(
             float(border / inside) if inside > 0 and self._border[1] else None,
-            float(np.exp(-(share * np.log(share)).sum())),
+            float(np.exp(entropy(singular))) if singular.any() else 1.0,
             float(self._cosine[0] / self._cosine[1]),
         )
