@@ -9,56 +9,39 @@ import os
 import signal
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from functools import partial
 
 from hybrid_patch.config.command import run_command
 from hybrid_patch.embed.options import EmbedOptions
 from hybrid_patch.errors import INTERRUPTED, STOPPED, require_extra
 from hybrid_patch.runs.stop_signal import stop_requests
 
-if TYPE_CHECKING:
-    from hybrid_patch.embed.make_map import MapReport
-
 
 def main() -> None:
-    """The command."""
     run_command("hybrid-patch embed", __doc__, EmbedOptions, embed)
 
 
 def embed(options: EmbedOptions) -> None:
-    """Write the map, and print how long it took. Raises InputError."""
+    """Write the map, and print how long each phase took. Raises InputError."""
     require_extra("geo", "rasterio")
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")  # of a scene that has none
+    log = partial(print, file=sys.stderr, flush=True)
     with stop_requests() as stop:
         from hybrid_patch.embed.make_map import make_map
         from hybrid_patch.embed.pipeline import Stopped
         from hybrid_patch.embed.trained_model import load
 
         try:
-            report = make_map(load(options.run, options.device), options, _log, stop)
+            report = make_map(load(options.run, options.device), options, log, stop)
         except (Stopped, KeyboardInterrupt):
             code = INTERRUPTED if stop.signal in (None, signal.SIGINT) else STOPPED
-            _log("stopped; run the same command again to make the missing parts")
+            log("stopped; run the same command again to make the missing parts")
             sys.stdout.flush()
             os._exit(code)  # GDAL may be in the middle of a copy, which nothing else can end
-    print(_summary(options, report))
-
-
-def _summary(options: EmbedOptions, report: "MapReport") -> str:
-    """What was written, and the time of each phase."""
     total = sum(report.phases.values())
-    phases, work = (
-        ", ".join(f"{name} {x:.1f} s" for name, x in seconds.items()) for seconds in (report.phases, report.work)
-    )
-    return (
-        f"{options.output}: {report.bytes / 1e6:,.1f} MB in {total:.1f} s, {report.pixels / total:,.0f} pixels/s\n"
-        f"phases: {phases}\n"
-        f"in parallel while embedding: {work}"
-    )
-
-
-def _log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(f"{options.output}: {report.bytes / 1e6:,.1f} MB in {total:.1f} s, {report.pixels / total:,.0f} pixels/s")
+    for title, seconds in (("phases", report.phases), ("in parallel while embedding", report.work)):
+        print(f"{title}: {', '.join(f'{name} {x:.1f} s' for name, x in seconds.items())}")
 
 
 if __name__ == "__main__":

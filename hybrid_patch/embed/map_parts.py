@@ -16,12 +16,9 @@ from hybrid_patch.runs.atomic_files import remove_parts, write_json
 MAX_STRIP_BYTES, MAX_PART_BYTES = 64 * 2**20, 128 * 2**20
 """Of a row of windows while it is blended, and of a part before compression."""
 
-Strip = list[Window]
-"""Parts one below the other; strips lie side by side."""
 
-
-def divide(file: MapFile, side: int) -> list[Strip]:
-    """The parts of a map, each of whole blocks. Their size, and the windows' side, bound the memory of any map."""
+def divide(file: MapFile, side: int) -> list[list[Window]]:
+    """The parts of a map, one below the other in strips that lie side by side; their size bounds any map's memory."""
     block, bands = file.block, len(file.descriptions)
     column = max(side * bands * 4 / MAX_STRIP_BYTES, block * file.pixel_bytes / MAX_PART_BYTES)
     strips = -(-file.width // max(int(1 / column) // block * block, block))
@@ -48,7 +45,7 @@ class PartsFolder:
         self._lock: TextIO | None = None
 
     def resume(self, job: Mapping[str, Any]) -> tuple[Basis, int] | None:
-        """Basis and batch size of the parts of an earlier start; None if there was none.
+        """Basis and batch size of the parts of an earlier start, or None.
 
         Raises InputError if the parts belong to another job, or another process is working on them.
         """
@@ -65,25 +62,20 @@ class PartsFolder:
             before, batch, basis = saved["job"], int(saved["batch"]), Basis.from_lists(saved["basis"])
         except (ValueError, KeyError) as error:
             raise InputError(f"{self._job}: not readable; remove {self.path} to begin anew") from error
-        now = json.loads(json.dumps(job))
-        for key in now:
-            if before.get(key) != now[key]:
-                raise InputError(
-                    f"{self.path}: parts of another job: {key} was {before.get(key)}, is {now[key]}; remove it to "
-                    "begin anew, or name another output"
-                )
+        for key, now in json.loads(json.dumps(job)).items():
+            if (was := before.get(key)) != now:
+                change = f"parts of another job: {key} was {was}, is {now}"
+                raise InputError(f"{self.path}: {change}; remove it to begin anew, or name another output")
         remove_parts(self.path)
         self.remove_copy()
         return basis, batch
 
     def begin(self, job: Mapping[str, Any], basis: Basis, batch: int) -> None:
-        """Create the folder for a new job."""
         self.path.mkdir(exist_ok=True)
         self._acquire_lock()
         write_json(self._job, {"job": job, "batch": batch, "basis": basis.as_lists()})
 
     def file(self, part: Window) -> Path:
-        """The file of a part."""
         return self.path / f"part_{part.top:08d}_{part.left:08d}.tif"
 
     def finish(self) -> None:
@@ -99,7 +91,6 @@ class PartsFolder:
             path.unlink()
 
     def remove(self) -> None:
-        """Remove the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()

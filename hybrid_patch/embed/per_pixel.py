@@ -20,8 +20,7 @@ Pooling = Literal["mean", "concat"]
 
 
 class Projection(NamedTuple):
-    """A linear map of embeddings: `x W + b`, W `[D, k]`. It is applied to coarse tokens, so that only k numbers per
-    pixel are computed, not D."""
+    """A linear map `x W + b` of embeddings, applied to coarse tokens: only k numbers per pixel are computed, not D."""
 
     weight: Float[Tensor, "d k"]
     bias: Float[Tensor, " k"]
@@ -48,17 +47,15 @@ def unmasked_batch(
 
 def mean(tokens: Sequence[FineTokens], projection: Projection | None) -> Float[Tensor, "n fh fw d"]:
     """The mean of all modalities' tokens at each position, projected if asked for; zeros where all are missing."""
-    total, counts = None, []
+    total = None
     for fine in tokens:
-        mask = fine.grid.mask
-        counts.append(mask.sum((3, 4)))
         projected = fine if projection is None else fine.transform(projection.weight, projection.bias)
-        image = projected.summed_images(mask.flatten(1)[..., None].expand(-1, -1, fine.factor**2))
+        image = projected.summed_images(fine.grid.mask.flatten(1)[..., None].expand(-1, -1, fine.factor**2))
         # In place: an image of D numbers per pixel is larger than the caches, and a copy takes as long as a layer.
         total = image if total is None else total.add_(image)
     assert total is not None
-    count = repeat_cells(torch.stack(counts).sum(0), tokens[0].factor)
-    return total.div_(count[..., None].clamp(min=1))
+    count = torch.stack([fine.grid.mask.sum((3, 4)) for fine in tokens]).sum(0)
+    return total.div_(repeat_cells(count, tokens[0].factor)[..., None].clamp(min=1))
 
 
 def concatenated(tokens: Sequence[FineTokens]) -> Float[Tensor, "n fh fw mtsd"]:

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import psutil
@@ -30,29 +30,23 @@ B = TypeVar("B")
 Array = np.ndarray
 Part = tuple[Window, Shaped[Array, "k h w"]]
 
+Row = tuple[int, Bool[Tensor, "side columns"], list["Future[Tensor]"]]
+"""A row of windows being embedded: its upper edge, where the map has data, and batches from left to right."""
+
 ROWS_AHEAD = 2
 """Rows of windows that are read and embedded before they are needed."""
 MAX_WINDOWS = {"cpu": 16, "cuda": 256}
 """Windows in a batch; larger batches are not faster."""
 MAX_CPU_BYTES = 512 * 2**20
 """Memory of a CPU's batches, however much is free."""
-
 SAMPLE_SHARE, MIN_SAMPLE_WINDOWS, MAX_SAMPLE_WINDOWS = 1 / 8, 8, 64
-"""The share of a scene's windows that is sampled, and the smallest and largest number of them."""
+"""Of a scene's windows, those that are sampled."""
 SAMPLE_PIXELS, SAMPLE_BATCH = 32_768, 4
 """Pixels of a sample, and its windows that are embedded together."""
 
 
 class Stopped(Exception):
     """The user asked to stop; finished parts are kept."""
-
-
-class Row(NamedTuple):
-    """A row of windows being embedded: its upper edge, where the map has data, and batches from left to right."""
-
-    top: int
-    valid_mask: Bool[Tensor, "side columns"]
-    batches: list["Future[Tensor]"]
 
 
 @dataclass
@@ -89,26 +83,19 @@ class Pipeline:
         report: Callable[[int], None],
         stop: object,
     ) -> None:
-        """Embed parts, and call `write` with each, in a thread of its own.
+        """Embed columns of parts (one below the other, without a gap), and write each in a thread of its own.
 
-        Args:
-            columns: parts that lie one below the other without a gap.
-            report: called with the number of pixels embedded since the last call.
-
-        Raises Stopped if `stop` has become true, and whatever reading and writing raise.
+        `report` is called with the number of pixels embedded since the last call. Raises Stopped if `stop` has become
+        true, and whatever reading and writing raise.
         """
-
-        def timed_write(part: Part) -> None:
-            with self._timed("writing"):
-                write(*part)
-
+        timed_write = self._timed("writing")(write)
         with (
             embedding_threads(self.model.device) as embedders,
             ThreadPoolExecutor(1, "read") as reader,
             ThreadPoolExecutor(1, "write") as writer,
         ):
             parts = (part for column in columns for part in self._parts(column, reader, embedders, report, stop))
-            for _ in ahead(writer, timed_write, parts, 1):
+            for _ in ahead(writer, lambda part: timed_write(*part), parts, 1):
                 pass
 
     def _parts(
@@ -125,20 +112,20 @@ class Pipeline:
         inside = slice(left - lefts[0], right - lefts[0])
         blender = Blender(self.file.height, self.tiling, lefts)
         image: Shaped[Array, "k h w"]
-        for row in ahead(reader, lambda top: self._read(top, lefts, embedders), tops, ROWS_AHEAD):
-            batches = [batch.result() for batch in row.batches]
+        rows = ahead(reader, lambda top: self._read(top, lefts, embedders), tops, ROWS_AHEAD)
+        for top, valid_mask, batches in rows:
+            embedded = [batch.result() for batch in batches]
             with self._timed("blending"):
-                band = blender.add(row.top, batches)[:, inside]
-                numbers = rounded(band, self.file.dtype)
-                numbers[~row.valid_mask[: len(band), inside]] = NODATA[self.file.dtype]
+                numbers = rounded(blender.add(top, embedded)[:, inside], self.file.dtype)
+                numbers[~valid_mask[: len(numbers), inside]] = NODATA[self.file.dtype]
                 values = numbers.permute(2, 0, 1).numpy()
             for part in column:
-                begin, end = max(part.top, row.top), min(part.top + part.height, row.top + len(band))
+                begin, end = max(part.top, top), min(part.top + part.height, top + len(numbers))
                 if begin >= end:
                     continue
                 if begin == part.top:
                     image = np.empty((len(values), part.height, part.width), values.dtype)
-                image[:, begin - part.top : end - part.top] = values[:, begin - row.top : end - row.top]
+                image[:, begin - part.top : end - part.top] = values[:, begin - top : end - top]
                 report((end - begin) * part.width)
                 if end == part.top + part.height:
                     yield part, image
@@ -155,7 +142,7 @@ class Pipeline:
                 embedders.submit(self._embed, crop, [left - lefts[0] for left in lefts[start : start + self.batch]])
                 for start in range(0, len(lefts), self.batch)
             ]
-        return Row(top, torch.from_numpy(valid), batches)
+        return top, torch.from_numpy(valid), batches
 
     def _embed(self, crop: Crop, lefts: Sequence[int]) -> Float[Tensor, "n side side k"]:
         """Embed windows of a row of them, as the map's numbers; zeros if none has any data."""
@@ -188,10 +175,9 @@ def ahead(pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterable[
 
 @contextmanager
 def embedding_threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """Threads to embed batches of windows in. Meanwhile each operation of torch runs in one thread.
+    """Threads to embed batches of windows in: on a CPU as many as torch would use, on a GPU one.
 
-    On a CPU, as many as torch would use: operations on a few windows are too short to be worth sharing between threads,
-    least of all on a machine that does other work too. On a GPU, one.
+    Meanwhile each operation of torch runs in one thread, because those on a few windows are too short to be shared.
     """
     threads = torch.get_num_threads()
     count = threads if device.type == "cpu" else 1
@@ -209,20 +195,16 @@ def sample_scene(model: TrainedModel, scene: SceneReader) -> tuple[Float[Array, 
 
     Raises InputError if the scene has no data at all.
     """
-    rng = np.random.default_rng(0)
-    side = model.side
+    rng, side = np.random.default_rng(0), model.side
     available = -(-scene.grid.height // side) * -(-scene.grid.width // side)
     count = min(max(round(available * SAMPLE_SHARE), min(MIN_SAMPLE_WINDOWS, available)), MAX_SAMPLE_WINDOWS)
     pixels: list[Float[Array, "n d"]] = []
     whole: list[Float[Array, "m side side d"]] = []
-
-    def embed(crops: Sequence[Crop]) -> Float[Array, "m side side d"]:
-        return model.embed_crops(crops, absent=scene.absent).numpy()
-
     with embedding_threads(model.device) as pool:
         windows = list(scene.windows_with_data(side, count))
         batches = [windows[start : start + SAMPLE_BATCH] for start in range(0, len(windows), SAMPLE_BATCH)]
-        for crops, embeddings in zip(batches, pool.map(embed, batches), strict=True):
+        embedded = pool.map(lambda crops: model.embed_crops(crops, absent=scene.absent).numpy(), batches)
+        for crops, embeddings in zip(batches, embedded, strict=True):
             whole = whole or [embeddings]
             for crop, embedding in zip(crops, embeddings, strict=True):
                 valid = np.flatnonzero(crop.any_valid(list(crop.valid)))
@@ -244,8 +226,7 @@ def batch_from_memory(model: TrainedModel, scene: SceneReader, dims: int) -> int
     attention = size.heads * tokens  # a mask of missing tokens rules out the attention kernels that need no matrix
     window = 4 * (tokens * (hidden + attention) + side**2 * (4 * dims + 4 * channels))
     if model.device.type == "cuda":
-        free, max_windows = torch.cuda.mem_get_info(model.device)[0] / 2, MAX_WINDOWS["cuda"]
+        free = torch.cuda.mem_get_info(model.device)[0] / 2
     else:
         free = min(psutil.virtual_memory().available / 4, MAX_CPU_BYTES) / torch.get_num_threads()
-        max_windows = MAX_WINDOWS["cpu"]
-    return int(min(max(free // window, 1), max_windows))
+    return int(min(max(free // window, 1), MAX_WINDOWS[model.device.type]))

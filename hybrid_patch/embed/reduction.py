@@ -21,13 +21,9 @@ INT8_MAX = 127
 
 
 class Basis(NamedTuple):
-    """The numbers kept of an embedding `x` of width D: `y = x W + b`, k numbers; in int8 `round((y - offset) / scale)`.
+    """The numbers kept of an embedding x: `y = x W + b`, as int8 `round((y - offset) / scale)`.
 
-    Attributes:
-        kind: of W: principal components, random orthogonal directions, or none (the unit matrix, which keeps all of x).
-        weight, bias: W `[D, k]` and b `[k]`.
-        share: `[k]` the share of the sample's variance.
-        scale, offset: `[k]` of int8.
+    W holds principal components, random orthogonal directions, or with `none` the unit matrix; `share` is of variance.
     """
 
     kind: Reduce
@@ -47,20 +43,16 @@ class Basis(NamedTuple):
         return Projection(*(torch.from_numpy(x.astype(np.float32)).to(device) for x in (weight, bias)))
 
     def descriptions(self) -> list[str]:
-        """The description of each band."""
         word = {"pca": "pc", "random": "random", "none": "dim"}[self.kind]
         digits = max(len(str(len(self.bias))), 2)
         return [f"{word}{i:0{digits}d} ({share:.2g} % of variance)" for i, share in enumerate(100 * self.share, 1)]
 
     def as_lists(self) -> dict[str, Any]:
         """For JSON; it keeps every digit."""
-        return {
-            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in self._asdict().items()
-        }
+        return {"kind": self.kind} | {name: getattr(self, name).tolist() for name in self._fields[1:]}
 
     @classmethod
     def from_lists(cls, lists: Mapping[str, Any]) -> "Basis":
-        """The basis of `as_lists`."""
         return cls(lists["kind"], *(np.array(lists[name], np.float64) for name in cls._fields[1:]))
 
 
@@ -71,25 +63,22 @@ def rounded(numbers: Float[Tensor, "*n k"], dtype: DType) -> Shaped[Tensor, "*n 
     return numbers.half().float() if dtype == "float16" else numbers
 
 
-def fit_basis(x: Float[Array, "n d"], kind: Reduce, dims: int, seed: int = 0) -> Basis:
+def fit_basis(x: Float[Array, "n d"], kind: Reduce, dims: int) -> Basis:
     """A basis of k=`dims` numbers, from a sample of embeddings."""
-    width = x.shape[1]
-    exact = x.astype(np.float64)
-    mean = exact.mean(0)
+    width, exact = x.shape[1], x.astype(np.float64)
     if kind == "pca":
         _, directions = np.linalg.eigh(np.cov(exact, rowvar=False, bias=True).reshape(width, width))
         weight = directions[:, ::-1][:, :dims]
         # The sign of a direction is arbitrary: its largest entry is made positive.
         weight = weight * np.sign(weight[np.abs(weight).argmax(0), np.arange(dims)])
-        bias = -mean @ weight
+        bias = -exact.mean(0) @ weight
     elif kind == "random":
-        weight, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(width, dims)))
+        weight, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(width, dims)))
         bias = np.zeros(dims)
     else:
         weight, bias = np.eye(width), np.zeros(width)
     y = exact @ weight + bias
-    low, high = y.min(0), y.max(0)
+    low, high, total = y.min(0), y.max(0), exact.var(0).sum()
     half = (high - low) / 2 * MARGIN
-    total = exact.var(0).sum()
-    share = y.var(0) / total if total > 0 else np.zeros(y.shape[1])
+    share = y.var(0) / total if total > 0 else np.zeros_like(low)
     return Basis(kind, weight, bias, share, np.where(half > 0, half, 1.0) / INT8_MAX, (low + high) / 2)

@@ -22,13 +22,7 @@ Array = np.ndarray
 class SceneReader:
     """The files of a scene, all on one grid, open for reading in windows. Not for several threads at once.
 
-    Attributes:
-        rasters: that are open.
-        files: which files are read, and when they are from.
-        layers: by modality, how they are read.
-        dates: of the timesteps; empty if all is static.
-        grid: the header of one of the files.
-        notes: a line on each choice that was made.
+    Layers, by modality, say how they are read; notes, which choices were made; `dates` is empty if all is static.
     """
 
     rasters: RasterFiles
@@ -40,7 +34,6 @@ class SceneReader:
 
     @property
     def modalities(self) -> dict[str, Modality]:
-        """Those that it has."""
         return {name: layer.modality for name, layer in self.layers.items()}
 
     @property
@@ -60,10 +53,7 @@ class SceneReader:
         return [{"path": str(path.resolve()), "bytes": s.st_size, "changed": s.st_mtime_ns} for path, s in stats]
 
     def read(self, window: Window) -> Crop:
-        """A window, normalised. Pixels outside the scene are missing.
-
-        Raises InputError for a file that cannot be read.
-        """
+        """A window, normalised; pixels outside the scene are missing. Raises InputError for an unreadable file."""
         inside, length = window.within(self.grid.height, self.grid.width), len(self.files.timestamps)
         try:
             images, valid = read_images(self.rasters, self.files, self.layers, self.grid, inside, np.arange(length))
@@ -75,21 +65,16 @@ class SceneReader:
                 crop.pixels[name][..., layer.modality.band_set_channels[number]] = 0
         return crop
 
-    def windows_with_data(self, side: int, count: int, seed: int = 0) -> Iterator[Crop]:
+    def windows_with_data(self, side: int, count: int) -> Iterator[Crop]:
         """Up to `count` windows with something in them, spread over the scene.
 
         Where most of the scene is empty, the rest of it is read row by row until there are as many.
         """
-        rows, columns = -(-self.grid.height // side), -(-self.grid.width // side)
-        spread = _spread(rows * columns, min(4 * count, rows * columns), seed)
-        order = dict.fromkeys([*spread, *range(rows * columns)])
+        columns = -(-self.grid.width // side)
+        total = -(-self.grid.height // side) * columns
+        # One from each of up to 4 * count equal parts, in random order.
+        rng, edges = np.random.default_rng(0), np.linspace(0, total, min(4 * count, total) + 1)
+        spread = np.floor(edges[:-1] + rng.random(len(edges) - 1) * np.diff(edges)).astype(int)
+        order = dict.fromkeys([*rng.permutation(np.unique(spread)).tolist(), *range(total)])
         crops = (self.read(Window(number // columns * side, number % columns * side, side, side)) for number in order)
         yield from islice((crop for crop in crops if any(valid.any() for valid in crop.valid.values())), count)
-
-
-def _spread(length: int, count: int, seed: int) -> list[int]:
-    """`count` of `length` numbers, one drawn from each of as many equal parts, in random order."""
-    rng = np.random.default_rng(seed)
-    edges = np.linspace(0, length, count + 1)
-    drawn = np.floor(edges[:-1] + rng.random(count) * np.diff(edges)).astype(int)
-    return rng.permutation(np.unique(drawn)).tolist()

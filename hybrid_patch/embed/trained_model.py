@@ -34,15 +34,9 @@ WINDOWS = 16
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A trained model, with its config and modalities.
+    """A trained model: its run's directory and config, and the network in evaluation mode, on its device.
 
-    Attributes:
-        run: the run's directory.
-        config: of the run.
-        modalities: with the statistics that normalise their values.
-        sizes: the patch sizes of the training's last step.
-        step: the training step after which the weights were saved.
-        network: in evaluation mode, on its device.
+    `modalities` have the statistics that normalise values; `sizes` are those of `step`, the last that was trained.
     """
 
     run: Path
@@ -54,7 +48,6 @@ class TrainedModel:
 
     @property
     def device(self) -> torch.device:
-        """The device of the network."""
         return next(self.network.parameters()).device
 
     @property
@@ -64,13 +57,12 @@ class TrainedModel:
 
     @property
     def inputs(self) -> list[str]:
-        """The modalities that the encoder sees."""
         return [name for name, modality in self.modalities.items() if not modality.decode_only]
 
     def tiling(self, overlap: int | None = None) -> Tiling:
         """Windows of the training's side; they overlap by a quarter of it unless `overlap` is given."""
-        side = self.side
-        return Tiling.overlapping(side, side // 4 if overlap is None else overlap, self.sizes.processing)
+        overlap = self.side // 4 if overlap is None else overlap
+        return Tiling.overlapping(self.side, overlap, self.sizes.processing)
 
     @torch.no_grad()
     def embed_crops(
@@ -112,17 +104,14 @@ class TrainedModel:
         pooling: Pooling = "mean",
         overlap: int | None = None,
     ) -> Float[Array, "h w d"]:
-        """Embed an image of any size: `[H, W, D]` float32, NaN where there is no data.
+        """Embed an image of any size: `[H, W, D]` float32, NaN where there is no data. Raises InputError.
 
         Args:
             images: per modality `[H, W, T, C]`, in the units that the run was trained on (no normalisation), bands as
                 in `modalities[name].bands`, NaN where missing. Static modalities have T = 1. Any may be left out.
             dates: of the T timesteps, `datetime.date` or "2024-05-31"; not needed for static modalities.
-            pooling: over modalities, timesteps and band sets: `mean` (D is the model's width) or `concat` (D is that
-                width times their number).
+            pooling: over modalities, timesteps and band sets: `mean`, or `concat` (D is the width times their number).
             overlap: pixels that neighbouring windows share; default: a quarter of the training's tile.
-
-        Raises InputError for a modality or shape that does not fit.
         """
         height, width = self._check_images(images, dates)
         tiling = self.tiling(overlap)
@@ -159,9 +148,7 @@ class TrainedModel:
             modality = self.modalities[name]
             expected = (height, width, max(len(dates), 1) if modality.temporal else 1, len(modality.bands))
             if image.shape != expected:
-                raise InputError(
-                    f"images: {name}: shape {image.shape}; must be {expected}: height, width, dates, bands"
-                )
+                raise InputError(f"images: {name}: {image.shape} for height, width, dates, bands; must be {expected}")
         if not dates and any(self.modalities[name].temporal for name in images):
             raise InputError("dates: none given, but there is a modality with a timestep for each date")
         return height, width
@@ -170,16 +157,14 @@ class TrainedModel:
 def load(run: str | Path, device: str = "auto") -> TrainedModel:
     """Load the model of a run from its newest checkpoint, without running code from the checkpoint.
 
-    On the device `auto` it is on a GPU if there is one; others are `cpu` and `cuda`.
-    Raises InputError if there is no run, no checkpoint of it, or only one that another version of the model saved.
+    The device `auto` is a GPU if there is one. Raises InputError if there is no run, no checkpoint of it, or only one
+    that another version of the model saved.
     """
     folder = Path(run)
     config = frozen_config(folder)
     checkpoint = newest_checkpoint(folder / CHECKPOINTS)
     if checkpoint is None:
-        raise InputError(
-            f"run={folder}: has no checkpoint yet; its end writes one, and trainer.checkpoint_every before that"
-        )
+        raise InputError(f"run={folder}: no checkpoint yet; its end writes one, and before it trainer.checkpoint_every")
     modalities = {name: Modality(**fields) for name, fields in checkpoint.state["modalities"].items()}
     network = build_model(config, modalities)
     checkpoint.refuse_other_weights("model", network.state_dict())

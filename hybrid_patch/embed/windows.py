@@ -19,10 +19,7 @@ class Tiling(NamedTuple):
 
     @classmethod
     def overlapping(cls, side: int, overlap: int, patch_size: int) -> "Tiling":
-        """Windows that share `overlap` pixels with their neighbours, rounded up to fit the patch size.
-
-        Raises InputError for an overlap that is not smaller than the side.
-        """
+        """Windows that share `overlap` pixels, rounded up to fit the patch size; InputError for `side` or more."""
         if not 0 <= overlap < side:
             raise InputError(f"overlap={overlap}: takes 0 to {side - 1} pixels, less than a window's side")
         return cls(side, max((side - overlap) // patch_size, 1) * patch_size)
@@ -30,8 +27,7 @@ class Tiling(NamedTuple):
     def starts(self, length: int, begin: int = 0, end: int | None = None) -> list[int]:
         """The first pixels of the windows along one side of an image that reach pixels `begin` to `end` (exclusive).
 
-        The last window ends at the image's edge, even if it starts inside a patch of the others: patches across the
-        edge would be partly empty, which shows in their embeddings.
+        The last window ends at the image's edge, since patches across the edge would be partly empty, which shows.
         """
         last = max(length - self.side, 0)
         starts = [*range(0, last, self.stride), last]
@@ -39,8 +35,7 @@ class Tiling(NamedTuple):
 
 
 class Blender:
-    """Averages overlapping windows, weighted by the distance to each window's border; holds one row of windows, whose
-    left edges are `lefts`, of an image of some height."""
+    """Averages overlapping windows, weighted by the distance to their borders; holds a row of them, at `lefts`."""
 
     def __init__(self, height: int, tiling: Tiling, lefts: Sequence[int]) -> None:
         self.height, self.tiling, self.lefts = height, tiling, lefts
@@ -52,10 +47,7 @@ class Blender:
         self._total: Tensor | None = None
 
     def add(self, top: int, batches: Iterable[Float[Tensor, "n side side d"]]) -> Float[Tensor, "rows width d"]:
-        """Add the row of windows at `top`; the rows of the image from there to the next row of windows are complete.
-
-        Their columns reach from the first window's left edge to the last one's right edge.
-        """
+        """Add the row of windows at `top`; returns the image's rows from there to the next windows, now complete."""
         side, last = self.tiling.side, max(self.height - self.tiling.side, 0)
         for left, window in zip(self.lefts, itertools.chain.from_iterable(batches), strict=True):
             if self._total is None:
@@ -71,15 +63,11 @@ class Blender:
 
 
 def ramp(side: int) -> Float[Tensor, " side"]:
-    """1 in the middle, falling smoothly to both ends, never 0.
-
-    It is flat at both ends: with a straight ramp, the kink at the window's border shows.
-    """
+    """1 in the middle, above 0 at the ends, and flat there: the kink of a straight ramp shows at a window's border."""
     position = torch.arange(side)
     height = torch.minimum(position + 0.5, side - position - 0.5) * 2 / side
     return height**2 * (3 - 2 * height)
 
 
 def blending_weights(side: int) -> Float[Tensor, "side side 1"]:
-    """The weight of each pixel of a window where windows overlap."""
     return (ramp(side)[:, None] * ramp(side))[..., None]
