@@ -20,7 +20,8 @@ def format_bytes(number: float | int) -> str:
     """A size with its unit: `1.5 GiB`."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if number >= UNITS[unit]:
-            return f"{number / UNITS[unit]:.3g} {unit}"
+            size = number / UNITS[unit]
+            return f"{size:.3g} {unit}" if size < 999.5 else f"{size:.0f} {unit}"
     return f"{number:.0f} B"
 
 
