@@ -1,5 +1,3 @@
-"""A batch as the training step sees it."""
-
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -18,17 +16,10 @@ Masks = Mapping[str, Int8[Tensor, "bv _ _ _ _"]]
 
 @dataclasses.dataclass(frozen=True)
 class MaskedTokens:
-    """Which tokens of the coarse grids have one mask value.
+    """Which tokens of the coarse grids have one mask value; made with the batch, so that no step waits for counts."""
 
-    Computed where batches are made, so that a training step need not wait for counts from its device.
-
-    Attributes:
-        together: on all grids as one sequence, one modality after the other.
-        each: on the grid of each modality, flattened.
-    """
-
-    together: Packing
-    each: Mapping[str, Packing]
+    together: Packing  # on all grids as one sequence, one modality after the other
+    each: Mapping[str, Packing]  # on the grid of each modality, flattened
 
     @classmethod
     def of(cls, masks: Masks, value: Mask) -> "MaskedTokens":
@@ -45,31 +36,19 @@ def by_role(masks: Masks, inputs: Collection[str]) -> tuple[MaskedTokens, Masked
 
 @dataclasses.dataclass(frozen=True)
 class QuerySampling:
-    """The random numbers of a step's loss, where it draws queries (`loss.max_queries`); the same in all processes.
+    """The random numbers of a step's loss, where it draws queries (`loss.max_queries`); the same in all processes."""
 
-    Attributes:
-        subpixels: the f^2 subpixels of a cell in random order.
-        strata: `[K]` uniform numbers, one for each of K cells to be drawn.
-    """
-
-    subpixels: Int[Tensor, " subpixels"]
-    strata: Float[Tensor, " k"]
+    subpixels: Int[Tensor, " subpixels"]  # the f^2 subpixels of a cell in random order
+    strata: Float[Tensor, " k"]  # uniform, one for each of K cells to be drawn
 
 
 class Guide(NamedTuple):
-    """The pixels that the tokens of one modality were made of, for an upsampler that needs them.
-
-    Attributes:
-        name: of the modality.
-        pixels: `[B, H, W, T, C]`, normalised.
-        valid: `[B, H, W, T]`, False at missing pixels.
-        guide_mask: `[B V, H, W, T]` the pixels that it may look at; None: all.
-    """
+    """The pixels that the tokens of one modality were made of, for an upsampler that needs them."""
 
     name: str
-    pixels: Float[Tensor, "b height width _ _"]
+    pixels: Float[Tensor, "b height width _ _"]  # normalised
     valid: Bool[Tensor, "b height width _"]
-    guide_mask: Bool[Tensor, "bv height width _"] | None
+    guide_mask: Bool[Tensor, "bv height width _"] | None  # pixels that it may look at; None: all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +57,10 @@ class Batch:
 
     Attributes:
         pixels: per modality `[B, H, W, T, C]`, normalised, zeros where missing.
-        valid: per modality `[B, H, W, T]`, False at missing pixels.
         timestamps: `[B, T, 3]` day, month (0-11), year.
         masks: per modality `[B V, h, w, T, S]`, `Mask` values on the coarse grid.
-        encoded: the ENCODE tokens, of the modalities that the encoder takes.
-        decoded: the DECODE tokens.
-        query_sampling: the random numbers by which the loss samples its queries.
-        guide_mask: per modality `[B V, H, W, T]`, the pixels that upsamplers may look at; all of a modality that is not
-            in it.
+        encoded, decoded: the ENCODE tokens, of the modalities that the encoder takes, and the DECODE tokens.
+        guide_mask: per modality `[B V, H, W, T]`, the pixels that upsamplers may look at; all of a modality not in it.
         skipped: the error of each broken sample that was replaced by another.
     """
 
@@ -101,7 +76,6 @@ class Batch:
 
     @property
     def views(self) -> int:
-        """Maskings per sample, V."""
         return len(next(iter(self.masks.values()))) // len(self.timestamps)
 
     def map(self, change: Change) -> "Batch":
@@ -110,10 +84,7 @@ class Batch:
         return changed
 
     def split(self, parts: int) -> "list[Batch]":
-        """Split into batches of equally many samples, in order, with the same query sampling.
-
-        Raises ValueError if the samples cannot be divided evenly.
-        """
+        """Split into batches of equally many samples, in order. Raises ValueError if they cannot be divided evenly."""
         size, rest = divmod(len(self.timestamps), parts)
         if rest:
             raise ValueError(f"{len(self.timestamps)} samples: cannot be split into {parts} parts")
@@ -121,14 +92,12 @@ class Batch:
 
     def _samples(self, which: slice) -> "Batch":
         rows = slice(which.start * self.views, which.stop * self.views)
-        of_samples = ("pixels", "valid", "timestamps")
-        of_views = ("masks", "encoded", "decoded", "guide_mask")
-        parts = {name: _changed(getattr(self, name), lambda x: x[which]) for name in of_samples}
-        parts |= {name: _changed(getattr(self, name), lambda x: x[rows]) for name in of_views}
+        parts = {name: _changed(getattr(self, name), lambda x: x[which]) for name in ("pixels", "valid", "timestamps")}
+        for name in ("masks", "encoded", "decoded", "guide_mask"):
+            parts[name] = _changed(getattr(self, name), lambda x: x[rows])
         return dataclasses.replace(self, **parts, skipped=())
 
     def guide(self, name: str) -> Guide:
-        """The pixels that the tokens of a modality were made of."""
         return Guide(name, self.pixels[name], self.valid[name], self.guide_mask.get(name))
 
     def pin_memory(self) -> "Batch":
@@ -136,7 +105,7 @@ class Batch:
         return self.map(Tensor.pin_memory)
 
     def valid_patches(self, name: str, cells: Packing, output: int) -> Bool[Tensor, "bv n subpixels"]:
-        """Which output patches in some cells of a modality's grid have only valid pixels, `[B V, n, f^2]`."""
+        """Which output patches in some cells of a modality's grid have only valid pixels."""
         valid, mask = self.valid[name], self.masks[name]
         patches = patchify(valid, valid.shape[1] // mask.shape[1])
         whole = repatchify(patches[..., None], output).all(-1).flatten(1, 3)

@@ -16,14 +16,10 @@ Array = np.ndarray
 class Mask(IntEnum):
     """The role of a token in a step."""
 
-    ENCODE = 0
-    """The encoder sees it."""
-    TARGET_ONLY = 1
-    """It takes no part in this step."""
-    DECODE = 2
-    """It is hidden from the encoder, and the decoder predicts it."""
-    MISSING = 3
-    """It has no valid pixel."""
+    ENCODE = 0  # the encoder sees it
+    TARGET_ONLY = 1  # it takes no part in this step
+    DECODE = 2  # it is hidden from the encoder, and the decoder predicts it
+    MISSING = 3  # it has no valid pixel
 
 
 def coarse_presence(
@@ -41,24 +37,19 @@ def draw_masks(
     presence: Mapping[str, Bool[Array, "b _ _ _ _"]],
     rng: np.random.Generator,
 ) -> dict[str, Int8[Array, "b _ _ _ _"]]:
-    """A mask value for every token of every modality.
+    """A mask value for every token, from where there is one (`coarse_presence`), per modality `[B, h, w, T, S]`.
 
     `encode_ratio` of what is drawn (at least one) are ENCODE and `decode_ratio` are DECODE, at random: in `random` and
-    `modality_cross_random` the present tokens of each modality, in `space` the places where any input modality is
-    present, in `time` the timesteps at which any input series is (and of static modalities the tokens). Of a
-    `decode_only` modality nothing is ENCODE: what would be is TARGET_ONLY where it is drawn together with inputs.
-    `modality_cross_random` then draws, per sample, which (modality, band set) pairs may be encoded and which may be
-    decoded (at least one each); the tokens of the others become TARGET_ONLY.
-
-    Args:
-        presence: per modality `[B, h, w, T, S]`, True where there is a token (`coarse_presence`).
+    `modality_cross_random` the tokens of each modality, in `space` the places where any input modality has one, in
+    `time` the timesteps at which any input series has one (and of static modalities the tokens). What would be ENCODE
+    of a `decode_only` modality is TARGET_ONLY. `modality_cross_random` then draws, per sample, which (modality, band
+    set) pairs may be encoded and which decoded (at least one each); the tokens of the others become TARGET_ONLY.
     """
     shared = {name: _shared_axes(config, modalities[name]) for name in presence}
     together = [name for name, axes in shared.items() if axes]
-    groups = [together] if together else []
-    groups += [[name] for name, axes in shared.items() if not axes]
+    groups = [together, *([name] for name, axes in shared.items() if not axes)]
     masks = {}
-    for names in groups:
+    for names in filter(None, groups):
         # Tokens that differ only along these axes of the grid (the first is the batch) share what is drawn.
         axes = tuple(axis + 1 for axis in shared[names[0]])
         inputs = [name for name in names if not modalities[name].decode_only]
@@ -75,17 +66,14 @@ def draw_masks(
 
 
 def expected_tokens(config: Masking, modality: Modality, grid: tuple[int, int, int, int], value: Mask) -> int:
-    """Number of ENCODE or DECODE tokens of a grid `(h, w, T, S)` without missing data.
-
-    With `modality_cross_random`, the largest possible.
-    """
+    """The (largest) number of ENCODE or DECODE tokens of a grid `(h, w, T, S)` without missing data."""
     each = math.prod(grid[axis] for axis in _shared_axes(config, modality))
     encode, decode = _shares(config.encode_ratio, config.decode_ratio, np.array([math.prod(grid) // each]))
     return int((encode if value == Mask.ENCODE else decode)[0]) * each
 
 
 def _shared_axes(config: Masking, modality: Modality) -> tuple[int, ...]:
-    """The axes of a grid `(h, w, T, S)` along which all tokens are drawn as one, and with those of other modalities."""
+    """The axes of a grid `(h, w, T, S)` along which all tokens are drawn as one, together with other modalities'."""
     if config.name == "space":
         return 2, 3
     return (0, 1, 3) if config.name == "time" and modality.temporal else ()

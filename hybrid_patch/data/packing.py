@@ -1,5 +1,3 @@
-"""Gathering some tokens of each sequence into a padded batch, and scattering them back."""
-
 import dataclasses
 
 import torch
@@ -9,27 +7,18 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Which tokens of `[B, N]` are kept; samples with fewer kept tokens than others are padded.
+    """Which tokens of `[B, N]` are kept; samples with fewer kept tokens than others are padded."""
 
-    Attributes:
-        index: `[B, n]` positions of the kept tokens, in order; padding points to a token that is not kept.
-        padding_mask: `[B, n]`, False at padding; None without padding.
-        length: N.
-    """
-
-    index: Int[Tensor, "b n"]
-    padding_mask: Bool[Tensor, "b n"] | None
-    length: int
+    index: Int[Tensor, "b n"]  # positions of the kept tokens, in order; padding points to a token that is not kept
+    padding_mask: Bool[Tensor, "b n"] | None  # False at padding; None without padding
+    length: int  # N
 
     def gather(self, values: Shaped[Tensor, "samples all *d"]) -> Shaped[Tensor, "b n *d"]:
-        """The kept tokens, `[B, n, ...]`; values at padding are meaningless.
-
-        Where `values` has fewer samples than the packing, each serves several of its rows, the sample's views.
-        """
+        """The kept tokens, meaningless at padding; where `values` has fewer samples, each serves several views."""
         return take_rows(values, self.index)
 
     def scatter(self, values: Float[Tensor, "b n d"]) -> Float[Tensor, "b all d"]:
-        """The kept tokens at their positions, `[B, N, D]`, zeros elsewhere."""
+        """The kept tokens at their positions, zeros elsewhere."""
         if self.padding_mask is not None:
             values = torch.where(self.padding_mask[..., None], values, 0)
         b, _, d = values.shape
@@ -41,7 +30,6 @@ class Packing:
         return self if inner == 1 else Packing(self.index // inner, self.padding_mask, self.length // inner)
 
     def valid(self) -> Bool[Tensor, "b n"]:
-        """`padding_mask` as a tensor, also without padding."""
         return torch.ones_like(self.index, dtype=torch.bool) if self.padding_mask is None else self.padding_mask
 
 
@@ -58,11 +46,7 @@ def take_rows(values: Shaped[Tensor, "samples all *d"], index: Int[Tensor, "b *n
 
 
 def pack(mask: Bool[Tensor, "b all"]) -> Packing:
-    """Keep the tokens where `mask` is True.
-
-    The result has at least one position, padding if no token is kept at all: attention kernels reject empty sequences,
-    and parameters get their (zero) gradients.
-    """
+    """Keep the tokens where `mask` is True; at least one position, if only padding, as kernels reject empty input."""
     counts = mask.sum(1)
     shortest, longest = int(counts.min()), max(int(counts.max()), 1)
     index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :longest].contiguous()
@@ -71,5 +55,4 @@ def pack(mask: Bool[Tensor, "b all"]) -> Packing:
 
 
 def everything(samples: int, length: int, device: torch.device) -> Packing:
-    """Keep all tokens."""
     return Packing(torch.arange(length, device=device).expand(samples, length), None, length)

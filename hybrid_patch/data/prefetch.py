@@ -1,5 +1,3 @@
-"""Copy the next batch to the device while a step works on the current one."""
-
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -12,11 +10,7 @@ Item = Batch | BrokenSampleError
 
 
 def on_device(items: Iterable[Item], device: torch.device) -> Iterator[Item]:
-    """The items in order, batches on a device.
-
-    On a GPU the next batch is copied, from pinned memory and in a stream of its own, before the current one is handed
-    out: by the time that a step ends, which is when its numbers are asked for, the next has what it works on.
-    """
+    """The items in order, batches on a device; a GPU copies the next batch while a step works on the current one."""
     if device.type != "cuda":
         for item in items:
             yield item.map(lambda x: x.to(device)) if isinstance(item, Batch) else item
@@ -32,7 +26,6 @@ def on_device(items: Iterable[Item], device: torch.device) -> Iterator[Item]:
 
 
 def _send(item: Item, device: torch.device, stream: torch.cuda.Stream) -> tuple[Item, torch.cuda.Event]:
-    """The item as it will be, and the event after which it is."""
     with torch.cuda.stream(stream):
         if isinstance(item, Batch):
             item = item.map(lambda x: x.to(device, non_blocking=True))
@@ -40,7 +33,6 @@ def _send(item: Item, device: torch.device, stream: torch.cuda.Stream) -> tuple[
 
 
 def _receive(item: Item, copied: torch.cuda.Event, device: torch.device) -> Item:
-    """The item, for the stream that steps run in."""
     current = torch.cuda.current_stream(device)
     current.wait_event(copied)
 

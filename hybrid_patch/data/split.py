@@ -1,4 +1,4 @@
-"""Which part of a data set is held out for validation, where nobody has said so."""
+"""Which part of a data set is held out for validation, where the user does not say so."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,9 +13,8 @@ from hybrid_patch.data.source import Array, Window
 def hold_out(groups: Sequence[str], share: float) -> Bool[Array, " n"]:
     """Which samples, given by the names of their groups, are for validation.
 
-    These are the first `share` of the groups in the order of a hash of their names: the same on every machine and for
-    every seed of a run. With two groups or more and a share above 0, each side has at least one group; a single group
-    is for training.
+    These are the first `share` of the groups in the order of a hash of their names, on every machine. With two groups
+    or more and a share above 0, each side has at least one; a single group is for training.
     """
     names = sorted(set(groups), key=lambda group: (hashlib.sha256(group.encode()).digest(), group))
     count = min(max(round(share * len(names)), 1), len(names) - 1) if share > 0 else 0
@@ -28,11 +27,10 @@ def split_blocks(
 ) -> tuple[list[Window], Bool[Array, " n"], Int[Array, " n"]]:
     """Cut a scene into blocks of `side` × `side` pixels: the blocks, which are for validation, and their groups.
 
-    Validation has the first block columns (rows, where the scene is too narrow for two columns), as near to `share`
-    of them as whole blocks allow, and each side at least one; where even that does not fit, or share is 0, there is
-    no validation. Either part is then cut on its own: its last row and column of blocks are shifted inward so that
-    every block has its full size (unless the scene is smaller), so blocks may overlap within a part but no pixel is
-    in both. Blocks that overlap have the same group.
+    Validation has the first block columns (rows, where the scene is too narrow for two columns), as near to `share` of
+    them as whole blocks allow, each side at least one; where that does not fit, or share is 0, there is none. The last
+    row and column of blocks of either part are shifted inward to full size (unless the scene is smaller): blocks, of
+    one group then, may overlap within a part, but no pixel is in both.
     """
     by_column = width >= 2 * side
     length = width if by_column else height
@@ -42,20 +40,15 @@ def split_blocks(
     blocks, keys = [], []
     for val, part in ((True, (0, held_out)), (False, (held_out, length))):
         rows, columns = ((0, height), part) if by_column else (part, (0, width))
-        for (top, block_height, row), (left, block_width, column) in product(
-            _pieces(*rows, side), _pieces(*columns, side)
-        ):
-            blocks.append(Window(top, left, block_height, block_width))
+        for (top, tall, row), (left, wide, column) in product(_pieces(*rows, side), _pieces(*columns, side)):
+            blocks.append(Window(top, left, tall, wide))
             keys.append((val, row, column))
     _, groups = np.unique(np.array(keys, np.int64), axis=0, return_inverse=True)
     return blocks, np.array([val for val, _, _ in keys]), groups.reshape(-1)
 
 
 def _pieces(low: int, high: int, side: int) -> list[tuple[int, int, int]]:
-    """Start, length and group of the pieces that cover `[low, high)`.
-
-    The last one is shifted inward, and so in the group of the one before.
-    """
+    """Start, length and group of the pieces that cover `[low, high)`; the last, shifted, is in the group before."""
     count = (high - low) // side
     if count == 0:
         return [(low, high - low, 0)] if low < high else []

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
-    """Processes in the group; 1 without one."""
+    """The number of processes; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -24,7 +24,7 @@ def global_sum(values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 
 class _GatherRows(torch.autograd.Function):
-    """Every process uses the rows of all, so the gradient to a process's rows is the sum over all processes."""
+    """All processes use a process's rows, so the gradient to these is summed over all."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:

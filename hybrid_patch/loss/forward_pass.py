@@ -15,18 +15,15 @@ from hybrid_patch.model.tokens import Positions, Tokens
 
 
 class ForwardPass:
-    """The encoder's tokens, and predictions from them. The views of a sample go through the model as a larger batch.
+    """The encoder's tokens, and predictions from them; `mixed_precision` runs the model, but no loss, in bfloat16.
 
-    Attributes:
-        batch, sizes: of the pass.
-        patches: the batch's pixels in patches of the processing patch size, `[B, h, w, T, ps, ps, C]`.
+    `patches` are the batch's pixels at the processing patch size, `[B, h, w, T, ps, ps, C]`.
     """
 
     def __init__(self, model: HybridModel, batch: Batch, sizes: PatchSizes, mixed_precision: bool) -> None:
-        """Run the encoder; with `mixed_precision` the model, but not the losses, is computed in bfloat16."""
         self.model, self.batch, self.sizes, self.mixed_precision = model, batch, sizes, mixed_precision
         self.patches: Mapping[str, Tensor] = {
-            name: patchify(pixels, sizes.processing) for name, pixels in batch.pixels.items()
+            n: patchify(pixels, sizes.processing) for n, pixels in batch.pixels.items()
         }
         with self._model_precision():
             self._latents, self._encoded = model.encode(self.patches, batch)
@@ -41,13 +38,12 @@ class ForwardPass:
                 return model.decoder.fine(self._latents, batch, positions, self.sizes)
             else:
                 upsampler, grids = model.decoder_upsampler, model.decode(self._latents, batch, self.sizes.processing)
+            tokens = {}
             with profiled(UPSAMPLER):
-                return {
-                    name: upsampler(
-                        grids[name], self.sizes.factor, where, batch.guide(name) if source == "encoder" else None
-                    )
-                    for name, where in positions.items()
-                }
+                for name, where in positions.items():
+                    guide = batch.guide(name) if source == "encoder" else None
+                    tokens[name] = upsampler(grids[name], self.sizes.factor, where, guide)
+            return tokens
 
     def full_precision(self) -> torch.autocast:
         """A context for losses, which are in float32."""

@@ -1,9 +1,4 @@
-"""The gradient cache: a batch in microbatches has the loss and the gradients of the whole batch.
-
-Means are over the samples of all microbatches, and terms that compare samples compare those of all. For that the
-encoder runs over all of them once before, without gradients (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch
-Size under Memory Limited Setup").
-"""
+"""The gradient cache: a batch in microbatches has the loss and the gradients of the whole batch."""
 
 from collections.abc import Callable, Sequence
 
@@ -26,8 +21,8 @@ def microbatch_contexts(
 ) -> list[MicrobatchContext]:
     """What each microbatch must know of its batch, at an output patch size.
 
-    Args:
-        forward_pass: of the model over a microbatch.
+    For terms that compare samples the encoder first runs over all microbatches without gradients (Gao et al. 2021,
+    "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup").
     """
     counts = objective.sample_counts(batch, output)
     contexts = [MicrobatchContext(counts, {}) for _ in microbatches]

@@ -16,10 +16,9 @@ from hybrid_patch.model.tokens import FineTokens, Tokens
 
 
 class ProjectAndAggregate(nn.Module):
-    """One vector per sample: the mean of its fine tokens of all modalities, projected before it is taken or after.
+    """One vector per sample: the mean of its fine tokens of all modalities, projected before pooling or after.
 
-    With one layer the projection is linear, so its order and that of upsampling do not matter: the mean is taken first,
-    which needs no fine tokens. With more, a projection of every fine token makes them all.
+    A single layer is linear and commutes with the mean, so it comes after: that needs no fine tokens.
     """
 
     def __init__(self, width: int, layers: int, before_pooling: bool) -> None:
@@ -29,7 +28,7 @@ class ProjectAndAggregate(nn.Module):
         self.projection = nn.Sequential(nn.Linear(width, width), *others)
 
     def forward(self, total: Float[Tensor, "b d"], count: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
-        """From the sums over all modalities and the numbers of tokens; a sample without any is a mean of zeros."""
+        """From the sums over all modalities and the numbers of tokens; the mean of no token is zeros."""
         mean = total / count.clamp(min=1)[:, None]
         return mean if self.before_pooling else self.projection(mean)
 
@@ -47,10 +46,9 @@ class InstanceContrast(CrossSampleTerm):
 
     def __init__(self, setting: LossSetting) -> None:
         super().__init__()
-        config = setting.loss.instance
+        config, width = setting.loss.instance, setting.widths[self.source]
         self.temperature = config.temperature
-        before_pooling = config.project == "before_pooling"
-        self.aggregate = ProjectAndAggregate(setting.widths[self.source], config.layers, before_pooling)
+        self.aggregate = ProjectAndAggregate(width, config.layers, config.project == "before_pooling")
         self.needs_all_positions = self.aggregate.before_pooling
 
     def of_modality(
@@ -58,8 +56,7 @@ class InstanceContrast(CrossSampleTerm):
     ) -> tuple[Float[Tensor, "bv d"], Int[Tensor, " bv"]]:
         """The sum over the modality's valid fine tokens, or over their projections, and their number.
 
-        The interpolated part is summed exactly, which needs no fine tokens. Where queries are drawn, the sum of the
-        details is estimated from these: a detail at every position would cost more than everything else that is fine.
+        Where queries are drawn, the sum of the details is estimated from these: details everywhere would cost too much.
         """
         assert isinstance(fine, FineTokens)
         fine, mask = fine.float(), cells.valid_mask
@@ -72,12 +69,10 @@ class InstanceContrast(CrossSampleTerm):
         return total, mask.flatten(1).sum(1)
 
     def vectors(self, parts: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, "bv d"]:
-        """A vector for each sample and view, of all modalities."""
         totals, counts = zip(*parts, strict=True)
         return self.aggregate(torch.stack(totals).sum(0), torch.stack(counts).sum(0))
 
     def compare(self, vectors: Float[Tensor, "bv d"]) -> Float[Tensor, ""]:
-        """The contrast between the two views of each sample."""
         first, second = vectors.unflatten(0, (-1, 2)).unbind(1)
         return instance_contrast(first, second, self.temperature)
 
@@ -85,10 +80,7 @@ class InstanceContrast(CrossSampleTerm):
 def instance_contrast(
     first: Float[Tensor, "b d"], second: Float[Tensor, "b d"], temperature: float
 ) -> Float[Tensor, ""]:
-    """Symmetric InfoNCE (van den Oord et al. 2018) between the pooled vectors of two views of a batch.
-
-    The other samples are those of all processes, so that the loss does not depend on how a batch is shared out.
-    """
+    """Symmetric InfoNCE (van den Oord et al. 2018) between two views; negatives are the samples of all processes."""
     a, b = F.normalize(first.float(), dim=-1), F.normalize(second.float(), dim=-1)
     label = torch.arange(len(a), device=a.device) + first_row(a)
     return (

@@ -1,8 +1,7 @@
 """log sum_j exp(q_i · k_j + b_j) in memory linear in the number of queries, with the gradient to the queries.
 
-A flash-attention kernel computes this sum on its way. Called with value = key its output is `softmax_i · k`, which is
-the gradient to q_i: one forward pass gives the sum and its whole gradient. The kernels used here are not public API of
-torch: they are confined to this module, behind `log_sum_exp`, and a plain fallback passes the same tests.
+A flash-attention kernel computes this sum on its way. With value = key its output is `softmax_i · k`, the gradient to
+q_i: one forward pass gives both. These kernels are no public API of torch, so all their uses are in this module.
 """
 
 import functools
@@ -34,18 +33,14 @@ def log_sum_exp(
     backend: Backend = "auto",
     chunk: int | None = None,
 ) -> Float[Tensor, "b n"]:
-    """`[B, n]`: over the keys of the same sample.
+    """Over the keys of the same sample, which get no gradient. Raises InputError for a backend that is not available.
 
-    Keys are frozen: there is no gradient to them. A sample whose keys are all excluded gives a meaningless finite
-    number, and an exact 0 if there is no key at all.
+    A sample whose keys are all excluded gives a meaningless finite number, and an exact 0 if there is no key at all.
 
     Args:
-        bias: added to the logits of each key: `NEVER` excludes it, `log c` counts it c times.
-        backend: `flash_cpu`, `efficient_cuda` and `flex` are kernels; `chunked` is plain torch on any device;
-            `reference` holds the whole matrix; `auto` takes the fastest that is available.
+        bias: added to each key's logits: `NEVER` excludes it, `log c` counts it c times.
+        backend: a kernel, `chunked` (plain torch), `reference` (the whole matrix), or `auto`: the fastest available.
         chunk: entries of the similarity matrix that `chunked` holds at once; None: by the device.
-
-    Raises InputError for a backend that is not available.
     """
     if 0 in (query.shape[0], query.shape[1], key.shape[1]):
         return query.sum(-1) * 0  # the CPU kernel ends the process on empty input
@@ -64,7 +59,6 @@ def log_sum_exp(
 
 
 def fastest(query: Tensor) -> Backend:
-    """The backend that `auto` chooses."""
     return next(b for b in get_args(Backend) if b != "auto" and not unusable(b, query))
 
 
@@ -83,11 +77,7 @@ def unusable(backend: Backend, query: Tensor) -> str:
 
 
 def _by_rows(query: Tensor, key: Tensor, bias: Tensor, rows: int) -> Sum:
-    """Some rows of the matrix at a time: as few as fit a processor's cache, or as many as keep a GPU busy.
-
-    The softmax is one pass where sums and exponentials apart are several; the sum comes back from its largest entry,
-    `softmax_max = exp(max - logsumexp)`.
-    """
+    """Some rows of the matrix at a time; the sum comes back from the softmax: `softmax_max = exp(max - logsumexp)`."""
     total, expected_key = query.new_empty(query.shape[:2]), torch.empty_like(query)
     for start in range(0, query.shape[1], rows):
         part = slice(start, start + rows)
@@ -99,18 +89,12 @@ def _by_rows(query: Tensor, key: Tensor, bias: Tensor, rows: int) -> Sum:
 
 
 class Kernel(NamedTuple):
-    """An attention kernel that also returns the log of the sum.
-
-    Attributes:
-        operator: of `torch.ops.aten`, which a version of torch may lack; empty if it is public API.
-        attend: queries `[B, 1, n, k]` and keys `[B, 1, m, k]`, which are the values too → output and log of the sum.
-        multiple: of the widths that it is fastest at, or demands (Triton's products have sides of 16 or more).
-    """
+    """An attention kernel: `attend` takes query and key `[B, 1, _, k]` and returns output and log of the sum."""
 
     device: Literal["cpu", "cuda"]
-    operator: str
+    operator: str  # of `torch.ops.aten`, which a version of torch may lack; empty for public API
     attend: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    multiple: int
+    multiple: int  # of the widths that it is fastest at, or demands (Triton's products have sides of 16 or more)
 
 
 def by_kernel(kernel: Kernel, query: Tensor, key: Tensor, bias: Tensor) -> Sum:
@@ -150,4 +134,3 @@ KERNELS: dict[str, Kernel] = {
     "efficient_cuda": Kernel("cuda", "_scaled_dot_product_efficient_attention", _efficient_cuda, 8),
     "flex": Kernel("cuda", "", _flex, 16),
 }
-"""By backend."""

@@ -28,12 +28,7 @@ TERMS: tuple[type[Term], ...] = (DecodedDiscrimination, VisibleDiscrimination, I
 
 
 class Objective(nn.Module):
-    """The terms of the loss, and the targets that they share. A term of weight 0 is neither built nor computed.
-
-    Attributes:
-        targets: frozen projections of pixels.
-        terms: by name, those of a weight above 0.
-    """
+    """The terms of the loss, and the targets that they share. A term of weight 0 is neither built nor computed."""
 
     def __init__(self, config: Config, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
@@ -48,17 +43,13 @@ class Objective(nn.Module):
         self.terms = nn.ModuleDict({term.name: term(setting) for term in TERMS if self.weights[term.name] > 0})
 
     def active_terms(self) -> list[Term]:
-        """The terms of a weight above 0."""
         return list(cast(Iterable[Term], self.terms.values()))
 
     def forward(self, passed: ForwardPass, context: MicrobatchContext | None = None) -> dict[str, Float[Tensor, ""]]:
-        """The terms by name, unweighted, and `loss`, their weighted sum; means over all processes' samples.
+        """The terms by name, unweighted, and `loss`, their weighted sum.
 
-        Each process returns its share times the number of processes, so that the mean over processes (which is what
-        DDP takes of the gradients) is that of one process with the whole batch.
-
-        Args:
-            context: in a microbatch (`grad_cache`): the terms are then its share of the batch's, and add up.
+        Each process returns its share times the number of processes, so that the mean over processes (DDP's gradients)
+        is that of one process with the whole batch. With the context of a microbatch, the values are its share.
         """
         values: dict[str, Tensor] = {}
         with passed.full_precision():
@@ -71,20 +62,15 @@ class Objective(nn.Module):
         return {"loss": loss, **values}
 
     def parts(self, passed: ForwardPass, source: Source, terms: Sequence[Term]) -> dict[str, list[Any]]:
-        """Of each of a source's terms, what it computes of each modality's tokens.
-
-        The decoder predicts all modalities together. Of the encoder's, only one modality's cells are alive at a time.
-        """
+        """What each of a source's terms computes of each modality: of the encoder's, one at a time to save memory."""
         parts: dict[str, list[Any]] = {term.name: [] for term in terms}
         names = list(_tokens(passed.batch, source).each)
         for group in [names] if source == "decoder" else [[name] for name in names]:
             cells = {name: self.cells(name, passed, source) for name in group}
-            fine = {
-                everywhere: passed.tokens(
-                    source, {name: each.everywhere if everywhere else each.positions for name, each in cells.items()}
-                )
-                for everywhere in {term.needs_all_positions for term in terms}
-            }
+            fine = {}
+            for everywhere in {term.needs_all_positions for term in terms}:
+                positions = {name: x.everywhere if everywhere else x.positions for name, x in cells.items()}
+                fine[everywhere] = passed.tokens(source, positions)
             for name, each in cells.items():
                 for term in terms:
                     tokens = fine[term.needs_all_positions][name]
@@ -92,7 +78,7 @@ class Objective(nn.Module):
         return parts
 
     def cells(self, name: str, passed: ForwardPass, source: Source) -> Cells:
-        """What is compared of a modality: in the cells that the encoder saw, or that the decoder predicts."""
+        """What is compared of a modality, in the cells that the encoder saw or that the decoder predicts."""
         batch, output, packing = passed.batch, passed.sizes.output, _tokens(passed.batch, source).each[name]
         _, h, w, t, s = batch.masks[name].shape
         value = Mask.ENCODE if source == "encoder" else Mask.DECODE
@@ -115,10 +101,8 @@ class Objective(nn.Module):
         counts: dict[Source, Tensor] = {}
         for source in get_args(Source):
             if any(term.source == source for term in self.active_terms()):
-                tokens = _tokens(batch, source).each
-                valid = [
-                    batch.valid_patches(name, packing, output).flatten(1).any(1) for name, packing in tokens.items()
-                ]
+                tokens = _tokens(batch, source).each.items()
+                valid = [batch.valid_patches(name, packing, output).flatten(1).any(1) for name, packing in tokens]
                 counts[source] = global_sum(torch.stack([each.sum() for each in valid]).float())
         return counts
 

@@ -14,11 +14,11 @@ from hybrid_patch.model.tokens import Tokens
 
 SMALLEST_SQUARED_NORM = 1e-12
 SAME, FAR = 1e-13, 1e9
-"""The difference below which codes of targets are equal (rounding in float64); and a code that no target has."""
+"""Codes of targets that differ by less are equal (rounding in float64); a code that no target has."""
 
 
 class PatchDiscrimination(PerSampleTerm):
-    """Patch discrimination by a source's tokens, through a linear head to the width of the targets."""
+    """The loss of a source's tokens, through a linear head to the width of the targets."""
 
     def __init__(self, setting: LossSetting) -> None:
         super().__init__()
@@ -28,11 +28,9 @@ class PatchDiscrimination(PerSampleTerm):
         self.head = nn.Linear(setting.widths[self.source], setting.widths["encoder"])
 
     def of_modality(self, fine: Tokens, cells: Cells, targets: RandomTargets) -> Float[Tensor, " bv"]:
-        """The loss of a modality's tokens."""
         modality = self.modalities[cells.name]
         categorical = modality.kind == "categorical"
-        bounded = categorical and cells.mean_weights is None
-        coded = categorical or self.loss.merge_duplicates
+        coded, bounded = categorical or self.loss.merge_duplicates, categorical and cells.mean_weights is None
         return patch_discrimination(
             cells.compared(fine.float().transform(self.head.weight.mT, self.head.bias)),
             targets.keys(cells.name, cells.pixels, cells.band_set, cells.patch_size, coded),
@@ -70,14 +68,12 @@ def patch_discrimination(
     """The mean over the tokens of each sample of `logsumexp_j(p_i · t_j / τ) - p_i · t_i / τ`, unit p and t, times 2τ.
 
     The loss of Galileo and OlmoEarth (Tseng et al. 2025, "Galileo", section 3), over tokens at the output patch size.
+    Where targets have codes, positions with equal ones are no negatives of each other.
 
     Args:
-        predictions: tokens at the queries, factored, in float32.
-        targets, loss_mask: of all subpixels of all cells that may be queried; those without a missing pixel count, as
-            keys and as queries.
-        max_distinct: where the targets have codes, positions with equal ones are no negatives of each other; this is
-            the largest number of distinct ones in a sample (None: that of the positions).
-        backend, chunk: how the sum over all keys is computed (`log_sum_exp`).
+        predictions: tokens at the queries, in float32.
+        targets, loss_mask: of all subpixels of all cells that may be queried; the masked ones are keys and queries.
+        max_distinct: the largest number of distinct codes in a sample; None: that of the positions.
     """
     # Unit length and temperature are applied to the narrow products: the fine tokens themselves are never made.
     norm = predictions.squared_norm().clamp(min=SMALLEST_SQUARED_NORM).sqrt()
@@ -106,11 +102,10 @@ def _among_distinct(
     backend: Backend,
     chunk: int | None,
 ) -> Float[Tensor, "b n"]:
-    """The loss of tokens whose targets may be equal, against distinct keys and the number of times each occurs.
+    """The loss of tokens whose targets may be equal, against distinct keys and their counts; 0 outside `query_mask`.
 
-    The sum over all keys has a token's own target (`group`) `c` times; the other `c - 1` are subtracted again. The
-    difference may be 1/c of the sum, which multiplies relative errors by c: therefore all of this is in float64. Tokens
-    that do not count get 0.
+    The sum over all keys has a token's own target (`group`) c times; the other c - 1 are subtracted again. What is left
+    may be 1/c of the sum, so relative errors grow by c: hence float64.
     """
     query, distinct = query.double(), distinct.double()
     if backend != "auto" and unusable(backend, query):  # a kernel for float32 alone
@@ -126,10 +121,7 @@ def _among_distinct(
 def count_equal(
     code: Float[Tensor, "b n"], mask: Bool[Tensor, "b n"], slots: int
 ) -> tuple[Int[Tensor, "b u"], Int[Tensor, "b u"], Int[Tensor, "b n"]]:
-    """Group the masked positions of each sample by equal codes, in `slots` slots.
-
-    Returns a position of each group; how many it has (0 in unused slots); and the group of every masked position.
-    """
+    """A position of each group of equal codes, its size (0 in unused slots), and the group of every masked position."""
     ordered, order = code.masked_fill(~mask, FAR).sort(dim=1)
     new = torch.ones_like(mask)
     new[:, 1:] = ordered.diff(dim=1) > SAME

@@ -1,7 +1,4 @@
-"""What the loss compares in the coarse cells of a modality, and which fine positions are queries.
-
-All positions are queries, or a random sample of them that gives an unbiased estimate of the same mean.
-"""
+"""What the loss compares in a modality's coarse cells, and its queries: all fine positions or a random sample."""
 
 import dataclasses
 
@@ -16,19 +13,14 @@ from hybrid_patch.model.tokens import Positions, Tokens
 
 @dataclasses.dataclass(frozen=True)
 class Queries(Positions):
-    """Positions among all subpixels of some cells, each of which represents `weight` of them.
+    """Positions among all subpixels of some cells; each is drawn with probability `1 / weight`.
 
-    The sum of `weight · x` over the queries has the sum of x over all positions as its expectation: every position is
-    drawn with the same probability, `1 / weight` times on average.
-
-    Attributes:
-        rows: the cells' indices among all cells; None: every cell, in order.
-        drawn: False if all positions are queries.
+    The sum of `weight · x` over the queries is an unbiased estimate of the sum of x over all positions.
     """
 
-    rows: Int[Tensor, "b r"] | None
+    rows: Int[Tensor, "b r"] | None  # the cells' indices among all cells; None: every cell, in order
     weight: Float[Tensor, " b"]
-    drawn: bool
+    drawn: bool  # False if all positions are queries
 
     def rows_of(self, values: Shaped[Tensor, "b n *d"]) -> Shaped[Tensor, "b r *d"]:
         """Select the queries' cells from values of all cells."""
@@ -46,7 +38,6 @@ class Queries(Positions):
 
 
 def all_queries(cells: Packing, factor: int) -> Queries:
-    """All subpixels of the cells."""
     device = cells.index.device
     subpixels, weight = torch.arange(factor**2, device=device), torch.ones(len(cells.index), device=device)
     return Queries(cells, subpixels, None, weight, drawn=False)
@@ -57,14 +48,9 @@ def draw_queries(
 ) -> Queries:
     """At most `max_queries` positions per sample (None: all), by the step's random numbers.
 
-    Subpixels are drawn first, the same for all cells, so that an upsampler works on the drawn ones alone: as many as
-    fit `max_queries` with `expected_cells` cells. Where there are more cells than `max_queries`, one subpixel is drawn,
-    and cells by stratified sampling: the sample's cells are divided into `max_queries` parts of equal length, and one
-    cell is drawn from each.
-
-    Args:
-        expected_cells: how many a sample has where nothing is missing. The number of subpixels depends on it, not on
-            the batch, so that all processes draw the same.
+    Subpixels are drawn first, the same for all cells, so that an upsampler works on these alone: as many as fit with
+    `expected_cells` cells (those of a sample without missing data: the same in all processes). Where there are more
+    cells than `max_queries`, one subpixel is drawn, and one cell from each of `max_queries` equal parts of the cells.
     """
     everything = all_queries(cells, factor)
     if max_queries is None or expected_cells * factor**2 <= max_queries:
@@ -86,38 +72,27 @@ def draw_queries(
 class Cells:
     """Coarse cells of one modality that have one mask value, n of each view, and what is compared in them.
 
-    Compared are their output patches one by one (p = f^2 in each cell), or the mean of each cell's (p = 1).
-
-    Attributes:
-        name, patch_size: of the modality, and of output patches.
-        packing: which cells of the flattened grid `[B V, h w T S]`.
-        band_set: of each cell's tokens.
-        valid_mask: the output patches without a missing pixel.
-        pixels: `m = C ps^2` numbers of each thing compared.
-        loss_mask, queries: what of it counts, and what of it is computed.
-        mean_weights: of each output patch in the mean of a query's cell; None if they are compared one by one.
+    That is each output patch (p = f^2 of a cell), or their mean in a cell (p = 1).
     """
 
     name: str
-    patch_size: int
-    packing: Packing
+    patch_size: int  # of output patches
+    packing: Packing  # of the flattened grid `[B V, h w T S]`
     band_set: Int[Tensor, "b n"]
-    valid_mask: Bool[Tensor, "b n f2"]
-    pixels: Float[Tensor, "b n p m"]
+    valid_mask: Bool[Tensor, "b n f2"]  # output patches without a missing pixel
+    pixels: Float[Tensor, "b n p m"]  # `m = C ps^2` numbers of each thing compared
     loss_mask: Bool[Tensor, "b n p"]
     queries: Queries
-    mean_weights: Float[Tensor, "b r f2"] | None
+    mean_weights: Float[Tensor, "b r f2"] | None  # of output patches in a query's mean; None: compared one by one
 
     @property
     def positions(self) -> Positions:
         """The fine tokens that the queries need."""
-        if self.mean_weights is None:
-            return self.queries
-        return Positions(self.queries.cells, self.everywhere.subpixels)
+        means = self.mean_weights is not None
+        return Positions(self.queries.cells, self.everywhere.subpixels) if means else self.queries
 
     @property
     def everywhere(self) -> Positions:
-        """All fine tokens of the cells."""
         return Positions(self.packing, torch.arange(self.valid_mask.shape[2], device=self.valid_mask.device))
 
     def at_positions(self, values: Shaped[Tensor, "b n f2 *d"]) -> Shaped[Tensor, "b r p *d"]:

@@ -17,17 +17,12 @@ class Reconstruction(PerSampleTerm):
 
     def __init__(self, setting: LossSetting) -> None:
         super().__init__()
-        self.modalities = setting.modalities
-        self.heads = nn.ModuleDict(
-            {
-                _head(name, ps): nn.Linear(setting.widths[self.source], modality.channels * ps**2)
-                for name, modality in setting.modalities.items()
-                for ps in setting.patch_sizes
-            }
-        )
+        self.modalities, self.heads = setting.modalities, nn.ModuleDict()
+        for name, modality in setting.modalities.items():
+            for ps in setting.patch_sizes:
+                self.heads[_head(name, ps)] = nn.Linear(setting.widths[self.source], modality.channels * ps**2)
 
     def of_modality(self, fine: Tokens, cells: Cells, targets: RandomTargets) -> Float[Tensor, " bv"]:
-        """The error of a modality's pixels."""
         head = self.heads[_head(cells.name, cells.patch_size)]
         assert isinstance(head, nn.Linear)
         band_set = cells.queries.cells.index % len(self.modalities[cells.name].band_sets)
@@ -45,10 +40,7 @@ def reconstruction(
 ) -> Float[Tensor, " b"]:
     """Mean squared error of a modality's pixels per sample (He et al. 2022, "Masked Autoencoders", without their norm).
 
-    Args:
-        predictions: of the pixels of an output patch, at the queries, factored.
-        pixels, loss_mask: of all subpixels of all cells that may be queried: normalised, and which have no missing one.
-        band_mask: which of the pixels' numbers count in a query's cell: those of the tokens' own band set.
+    Predictions are at the queries; of the pixels' numbers those of the token's own band set count (`band_mask`).
     """
     numbers = band_mask[:, :, None]
     errors = (predictions.dense() - queries.of(pixels)).square()

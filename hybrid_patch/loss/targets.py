@@ -16,30 +16,27 @@ MIDDLE = 0.5
 
 
 class TargetKeys(NamedTuple):
-    """Unit-length targets, in the fewest numbers that give their products with predictions.
+    """Unit-length targets, in the fewest numbers that give their products: `p · t / |t| = (p projection) · vector`.
 
     A target is linear in its pixels, `t = W x + b`, so `p · t = (p [W b]) · [x 1]`. Where `x` is shorter than `t`,
-    `projection` holds the W of all channels and the b of all band sets side by side, and `vectors` the `[x 1] / |t|`,
-    with zeros at the columns of other band sets. Where it is not (large output patches), `vectors` are the targets
-    themselves and `projection` is None. Either way `p · t / |t| = (p projection) · vector`. `code`, if asked for, is a
-    number for each target, equal (up to rounding) for equal targets only.
+    `projection` is `[W b]` of all band sets, and `vectors` are `[x 1] / |t|` with zeros at other band sets' columns.
+    Otherwise (large output patches) `vectors` are the targets themselves.
     """
 
     projection: Float[Tensor, "d k"] | None
     vectors: Float[Tensor, "b n p k"]
-    code: Float[Tensor, "b n p"] | None
+    code: Float[Tensor, "b n p"] | None  # equal (up to rounding) for equal targets only
 
 
 class RandomTargets(nn.Module):
     """`t = W x + b` for every modality, band set and output patch size, drawn once and never trained.
 
-    W `[D, C ps^2]` is normal with variance `1 / (C ps^2)`, b normal with standard deviation 0.1. Each projection is
-    drawn from its own seed, so that adding a modality does not change the targets of the others. They are buffers,
-    saved in checkpoints. A table `[C ps^2 + S, D]` has the W of all band sets, in the order of a patch's numbers
-    (pixel by pixel, each with its channels), and below them the b.
+    W `[D, C ps^2]` is normal with variance `1 / (C ps^2)`, b normal with standard deviation 0.1, each from its own seed
+    so that modalities can be added. They are buffers, saved in checkpoints. A table `[C ps^2 + S, D]` has the W of all
+    band sets, in the order of a patch's numbers (pixel by pixel), then the b.
 
-    With `centre` the x of a continuous modality is the normalised value less its mean, one half. Without it all targets
-    share one large component.
+    With `centre`, x is the normalised value of a continuous modality less its mean, one half: else all targets share
+    one large component.
     """
 
     def __init__(
@@ -47,9 +44,7 @@ class RandomTargets(nn.Module):
     ) -> None:
         super().__init__()
         self.width = width
-        self.middle = {
-            name: MIDDLE if centre and modality.kind == "continuous" else 0.0 for name, modality in modalities.items()
-        }
+        self.middle = {n: MIDDLE if centre and m.kind == "continuous" else 0.0 for n, m in modalities.items()}
         longest = 0
         for name, modality in modalities.items():
             for patch_size in set(patch_sizes):
@@ -67,7 +62,6 @@ class RandomTargets(nn.Module):
         self.register_buffer("direction", torch.randn(longest, generator=rng, dtype=torch.float64), persistent=False)
 
     def table(self, name: str, patch_size: int) -> Float[Tensor, "k d"]:
-        """W and b of a modality at an output patch size, `[C ps^2 + S, D]`."""
         return self.get_buffer(_buffer(name, patch_size))
 
     def columns(self, name: str, patch_size: int) -> Bool[Tensor, "s k"]:
@@ -77,12 +71,7 @@ class RandomTargets(nn.Module):
     def inputs(
         self, name: str, patches: Float[Tensor, "b n p m"], band_set: Int[Tensor, "b n"], patch_size: int
     ) -> Float[Tensor, "b n p k"]:
-        """`[x 1]`: zeros at the channels and biases of other band sets than the cell's. Times the table, the targets.
-
-        Args:
-            patches: pixels of output patches, `m = C ps^2` numbers each, in p subpixels of n cells.
-            band_set: of each cell's tokens.
-        """
+        """`[x 1]` of output patches of `m = C ps^2` numbers: zeros at other band sets. Times the table, the targets."""
         columns = self.columns(name, patch_size)
         *axes, m = patches.shape
         inputs = patches.new_ones(*axes, columns.shape[1])
@@ -92,7 +81,7 @@ class RandomTargets(nn.Module):
     def keys(
         self, name: str, patches: Float[Tensor, "b n p m"], band_set: Int[Tensor, "b n"], patch_size: int, coded: bool
     ) -> TargetKeys:
-        """The unit-length targets of a modality, in the fewest numbers, with codes or without; else as `inputs`."""
+        """The unit-length targets of a modality."""
         table, inputs = self.table(name, patch_size), self.inputs(name, patches, band_set, patch_size)
         # One random projection of the inputs in float64, rather than of the targets: those are exactly equal.
         code = inputs.double() @ self.get_buffer("direction")[: inputs.shape[-1]].double() if coded else None
@@ -106,7 +95,6 @@ class RandomTargets(nn.Module):
 
 
 def _columns(modality: Modality, patch_size: int) -> Bool[Tensor, "s k"]:
-    """Which numbers of `[x 1]` each band set takes."""
     sets = len(modality.band_set_channels)
     channels = torch.zeros(sets, modality.channels, dtype=torch.bool)
     for s, band_set in enumerate(modality.band_set_channels):
@@ -119,5 +107,4 @@ def _buffer(name: str, patch_size: int) -> str:
 
 
 def _seed(seed: int, name: str, patch_size: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{name}/{patch_size}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{patch_size}".encode()).digest()[:8], "big") >> 1

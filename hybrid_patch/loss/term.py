@@ -22,10 +22,8 @@ Source = Literal["encoder", "decoder"]
 class MicrobatchContext(NamedTuple):
     """What a microbatch must know of its batch for its loss to be its share of the batch's.
 
-    Attributes:
-        counts: by source, how many samples and views of the batch have a loss there (`Objective.sample_counts`).
-        cached: of each `CrossSampleTerm` by name, the microbatch's share of the term, and the gradient of the batch's
-            term to the microbatch's vectors `[B V, D]`; empty if the batch is computed as a whole.
+    `counts` are those of `Objective.sample_counts`. `cached` has, by the name of a `CrossSampleTerm`, the microbatch's
+    share of it and the gradient to the microbatch's vectors; it is empty if the batch is computed as a whole.
     """
 
     counts: Mapping[Source, Float[Tensor, " modalities"]]
@@ -43,29 +41,15 @@ class LossSetting:
 
 
 class Term(nn.Module, abc.ABC):
-    """One term of the loss, with the heads that only it needs.
+    """One term of the loss, with its heads: computed modality by modality, then reduced, outside of autocast."""
 
-    A term is computed modality by modality (`of_modality`) and then reduced (`reduce`), outside of autocast. Subclasses
-    are `PerSampleTerm` and `CrossSampleTerm`.
-
-    Attributes:
-        name: of its field in `loss_options.Loss`, and in the metrics.
-        source: whose fine tokens it compares: those of what the encoder saw, or the decoder's predictions.
-        needs_all_positions: whether it needs fine tokens at all positions, also where queries are drawn.
-    """
-
-    name: ClassVar[str]
-    source: ClassVar[Source]
-    needs_all_positions: bool = False
+    name: ClassVar[str]  # of its field in `loss_options.Loss`, and in the metrics
+    source: ClassVar[Source]  # whose fine tokens it compares: what the encoder saw, or the decoder's predictions
+    needs_all_positions: bool = False  # also where queries are drawn
 
     @abc.abstractmethod
     def of_modality(self, fine: Tokens, cells: Cells, targets: RandomTargets) -> Any:
-        """What `reduce` takes of one modality.
-
-        Args:
-            fine: tokens at `cells.positions`; at `cells.everywhere` if all positions are needed.
-            targets: the frozen random projections of pixels.
-        """
+        """What `reduce` takes of one modality; `fine` is at `cells.positions` (all needed: at `cells.everywhere`)."""
 
     @abc.abstractmethod
     def reduce(self, parts: Sequence[Any], context: MicrobatchContext) -> Float[Tensor, ""]:
@@ -73,13 +57,9 @@ class Term(nn.Module, abc.ABC):
 
 
 class PerSampleTerm(Term):
-    """A term whose samples are independent: the mean over samples and views, then over the modalities that have any.
-
-    Its parts are the losses of samples and views `[B V]`, an exact 0 where there is no valid output patch.
-    """
+    """The mean over samples and views of their losses (0 without a valid output patch), then over the modalities."""
 
     def reduce(self, parts: Sequence[Float[Tensor, " bv"]], context: MicrobatchContext) -> Float[Tensor, ""]:
-        """The mean; an exact 0 if no modality has any."""
         sums, counts = torch.stack([loss.sum() for loss in parts]), context.counts[self.source]
         return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1) * world_size()
 

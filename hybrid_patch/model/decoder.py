@@ -1,5 +1,3 @@
-"""The decoder: a query for every hidden token attends to the visible ones."""
-
 from collections.abc import Mapping
 
 import torch
@@ -17,7 +15,7 @@ from hybrid_patch.model.transformer import Transformer
 
 
 class Decoder(nn.Module):
-    """Predicts hidden tokens by cross-attention alone: queries do not see each other, so its cost is linear in them."""
+    """A query for every hidden token attends to the visible ones, not to other queries: the cost is linear in them."""
 
     def __init__(self, modalities: Mapping[str, Modality], size: schema.Transformer, encoder_width: int) -> None:
         super().__init__()
@@ -37,7 +35,7 @@ class Decoder(nn.Module):
     def fine(
         self, latents: Float[Tensor, "bv n d"], batch: Batch, positions: Mapping[str, Positions], sizes: PatchSizes
     ) -> dict[str, DenseTokens]:
-        """Predictions of fine tokens at some positions of each modality, `[B V, n, p, W]`, from the coarse latents."""
+        """Predictions of fine tokens at some positions of each modality, `[B V, n, p, W]`."""
         queries = {
             name: self.encodings.fine(name, _sides(name, batch), sizes, where, batch.timestamps)
             for name, where in positions.items()
@@ -46,10 +44,8 @@ class Decoder(nn.Module):
         together = torch.cat([each.flatten(1, 2) for each in queries.values()], dim=1)
         predicted = self._predict(together, latents, batch, encodings)
         parts = predicted.split([each.shape[1] * each.shape[2] for each in queries.values()], dim=1)
-        return {
-            name: DenseTokens(part.unflatten(1, each.shape[1:3]))
-            for (name, each), part in zip(queries.items(), parts, strict=True)
-        }
+        dense = [DenseTokens(part.unflatten(1, x.shape[1:3])) for x, part in zip(queries.values(), parts, strict=True)]
+        return dict(zip(queries, dense, strict=True))
 
     def _encodings(self, name: str, batch: Batch, patch_size: int) -> Float[Tensor, "b h w _ s d"]:
         return self.encodings(name, _sides(name, batch), patch_size, batch.timestamps)
@@ -61,13 +57,11 @@ class Decoder(nn.Module):
         batch: Batch,
         encodings: Mapping[str, Float[Tensor, "b _ _ _ _ w"]],
     ) -> Float[Tensor, "bv m w"]:
-        """Decode queries by cross-attention to the visible latents; both carry their encodings."""
         visible = batch.encoded.together
         keys = visible.gather(as_sequence({name: encodings[name] for name in batch.encoded.each}))
         return self.transformer(self.query + queries, self.context(latents) + keys, visible.padding_mask)
 
 
 def _sides(name: str, batch: Batch) -> tuple[int, int]:
-    """Rows and columns of a modality's token grid."""
     _, h, w, *_ = batch.masks[name].shape
     return h, w

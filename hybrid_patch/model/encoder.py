@@ -1,5 +1,3 @@
-"""The encoder: patch embedding, encodings, and transformer blocks over the visible tokens."""
-
 from collections.abc import Mapping
 
 from jaxtyping import Float, Int
@@ -27,12 +25,9 @@ class Encoder(nn.Module):
     def forward(
         self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], visible: Packing, timestamps: Int[Tensor, "b t 3"]
     ) -> Float[Tensor, "bv n d"]:
-        """Latents of the visible tokens of all input modalities, packed.
+        """Latents of the visible tokens, packed, from normalised patches, zeros where missing.
 
-        Args:
-            patches: normalised pixels, zeros where missing, `[B, h, w, T, ps, ps, C]`.
-            visible: the visible tokens, concatenated in the order of `patches`, of one or several views of each sample.
-            timestamps: day, month (0-11), year of the timesteps.
+        `visible` counts the tokens in the order of `patches`; timestamps are day, month (0-11), year.
         """
         tokens = {
             name: self.embed[name](x) + self.encodings(name, (x.shape[1], x.shape[2]), x.shape[4], timestamps)

@@ -1,5 +1,3 @@
-"""Encodings of a token besides its pixels: band set, position in the series, month, and position on the ground."""
-
 import functools
 import math
 from collections.abc import Mapping
@@ -33,27 +31,21 @@ def cycle(length: int, width: int) -> Float[Tensor, "length width"]:
 
 @functools.lru_cache(maxsize=64)
 def ground_encoding(grid: tuple[int, int], step: float, width: int, device: torch.device) -> Float[Tensor, "h w width"]:
-    """Sines of the rows of a grid's cells in the first half of the width, of their columns in the second.
-
-    Args:
-        step: the side of a cell, in units of 10 m; the position of a cell is its centre.
-    """
+    """Sines of a grid's rows in the first half of the width, of its columns in the second; a cell is `step` × 10 m."""
     rows, columns = (sine((torch.arange(n, device=device) + 0.5) * step, width // 2) for n in grid)
     return torch.cat([rows[:, None].expand(*grid, -1), columns[None].expand(*grid, -1)], dim=-1)
 
 
 @functools.lru_cache(maxsize=64)
 def series_encoding(length: int, width: int, device: torch.device) -> Float[Tensor, "length width"]:
-    """Sines of 0, 1, ..., length - 1."""
     return sine(torch.arange(length, device=device), width)
 
 
 class Encodings(nn.Module):
-    """The composite encoding of tokens, D wide, in quarters: band set, time position, month, space.
+    """The composite encoding of tokens, D wide, in quarters: band set (learned), time position, month, space (sines).
 
-    The band set's quarter is learned, the others are fixed sines. Space is the centre of a patch on the ground, in
-    units of 10 m, so that tokens of all patch sizes and ground sample distances share one map. A static modality has
-    zeros for time position and month.
+    Space is the centre of a patch on the ground, in units of 10 m, so that all patch sizes and sample distances share
+    one map. Time position and month of a static modality are zeros.
     """
 
     def __init__(self, modalities: Mapping[str, Modality], width: int) -> None:
@@ -69,8 +61,7 @@ class Encodings(nn.Module):
         self, name: str, grid: tuple[int, int], patch_size: int, timestamps: Int[Tensor, "b t 3"]
     ) -> Float[Tensor, "b h w _ s d"]:
         """The encodings of all tokens of a modality, on a grid `(h, w)`; timestamps are day, month (0-11), year."""
-        modality = self.modalities[name]
-        band_set = self.band_set[name]
+        modality, band_set = self.modalities[name], self.band_set[name]
         device, dtype = band_set.device, band_set.dtype
         b, t = timestamps.shape[:2] if modality.temporal else (len(timestamps), 1)
         shape = (b, *grid, t, len(band_set), self.quarter)
@@ -91,10 +82,7 @@ class Encodings(nn.Module):
         positions: Positions,
         timestamps: Int[Tensor, "b t 3"],
     ) -> Float[Tensor, "bv n p d"]:
-        """The encodings of fine tokens at some positions in a coarse grid.
-
-        They differ from those of their coarse tokens only in the position on the ground.
-        """
+        """The encodings of fine tokens: those of their coarse tokens, but for the position on the ground."""
         coarse = positions.cells.gather(self(name, grid, sizes.processing, timestamps).flatten(1, 4))
         (h, w), factor = grid, sizes.factor
         step = sizes.processing / factor * self.modalities[name].gsd / REFERENCE_GSD

@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Mapping
 
-from jaxtyping import Float, Int8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybrid_patch.config import schema
 from hybrid_patch.config.curriculum import PatchSizes, all_sizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
-from hybrid_patch.data.batch import Batch, MaskedTokens
+from hybrid_patch.data.batch import Batch, MaskedTokens, Masks
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.model.decoder import Decoder
 from hybrid_patch.model.encoder import Encoder
@@ -23,9 +23,7 @@ class HybridModel(nn.Module):
     """Encoder, decoder, and an upsampler behind each. Only what is behind attention knows the output patch size.
 
     Args:
-        modalities, sizes: that it can embed and predict, and the patch sizes that it is trained at.
-        upsampler: of the encoder's tokens.
-        decoder_upsampler: of the decoder's; None: the encoder's, or interpolation if that needs pixels.
+        decoder_upsampler: None: the encoder's, or interpolation if that needs pixels.
         predicts_fine: the decoder predicts at the output patch size, and nothing is upsampled behind it.
         base_patch_size: the side of the patch embedding's own kernels; None: the largest processing patch size.
     """
@@ -55,36 +53,26 @@ class HybridModel(nn.Module):
     def encode(
         self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], batch: Batch
     ) -> tuple[Float[Tensor, "bv n d"], dict[str, TokenGrid]]:
-        """Latents of the ENCODE tokens of all views: packed for the decoder, and on grids `[B V, h, w, T, S, D]`.
-
-        They are made of the batch's pixels, split at the processing patch size, `[B, h, w, T, ps, ps, C]`.
-        """
+        """Latents of the ENCODE tokens of all views: packed for the decoder, and on grids `[B V, h, w, T, S, D]`."""
         latents = self.encoder(patches, batch.encoded.together, batch.timestamps)
         return latents, _on_grids(latents, batch.encoded, batch.masks, Mask.ENCODE)
 
     @profiled(DECODER)
     def decode(self, latents: Float[Tensor, "bv n d"], batch: Batch, patch_size: int) -> dict[str, TokenGrid]:
-        """Predictions for the DECODE tokens, per modality, at the processing patch size."""
+        """Predictions for the DECODE tokens, at the processing patch size."""
         return _on_grids(self.decoder(latents, batch, patch_size), batch.decoded, batch.masks, Mask.DECODE)
 
 
-def _on_grids(
-    packed: Float[Tensor, "bv n d"],
-    tokens: MaskedTokens,
-    masks: Mapping[str, Int8[Tensor, "bv _ _ _ _"]],
-    value: Mask,
-) -> dict[str, TokenGrid]:
+def _on_grids(packed: Float[Tensor, "bv n d"], tokens: MaskedTokens, masks: Masks, value: Mask) -> dict[str, TokenGrid]:
     """Packed tokens of a mask value back on the grids of their modalities."""
-    chosen = {name: masks[name] == value for name in tokens.each}
-    parts = tokens.together.scatter(packed).split([mask[0].numel() for mask in chosen.values()], dim=1)
-    return {
-        name: TokenGrid(part.unflatten(1, mask.shape[1:]), mask)
-        for (name, mask), part in zip(chosen.items(), parts, strict=True)
-    }
+    chosen = [masks[name] == value for name in tokens.each]
+    parts = tokens.together.scatter(packed).split([mask[0].numel() for mask in chosen], dim=1)
+    grids = [TokenGrid(part.unflatten(1, mask.shape[1:]), mask) for mask, part in zip(chosen, parts, strict=True)]
+    return dict(zip(tokens.each, grids, strict=True))
 
 
 def build_model(config: Config, modalities: Mapping[str, Modality]) -> HybridModel:
-    """The model of a run. How its blocks are computed changes no parameter and no name."""
+    """The model of a run; checkpointing and compiling its blocks changes no parameter and no name."""
     chosen = config.decoder.upsampler
     model = HybridModel(
         modalities,

@@ -1,9 +1,8 @@
 """Bilinear interpolation of fine tokens between coarse ones.
 
-A fine token is a weighted sum of the 3 × 3 coarse cells around it, and the weights depend only on which subpixel of its
-cell it is. So fine tokens are computed cell by cell with small matrices, `[f^2 subpixels, 9 neighbours]`, instead of by
-resizing whole images. The numbers are those of `F.interpolate(mode="bilinear", align_corners=False)`: at the edge of a
-grid the missing neighbours are the edge's own cells.
+A fine token is a weighted sum of the 3 × 3 coarse cells around it, by weights that depend only on its subpixel: a small
+matrix `[f^2 subpixels, 9 neighbours]` serves all cells. The numbers are those of `F.interpolate(mode="bilinear",
+align_corners=False)`: edges are repeated.
 """
 
 import functools
@@ -15,7 +14,7 @@ from torch import Tensor
 
 @functools.lru_cache(maxsize=64)
 def bilinear_weights(factor: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "subpixels neighbours"]:
-    """`[f^2, 9]`: bilinear weights of the 3 × 3 cells, for every subpixel, both row by row; `[1, 1]` for 1."""
+    """`[f^2, 9]`: bilinear weights of the 3 × 3 cells, for every subpixel, both row by row; `[1, 1]` for factor 1."""
     if factor == 1:
         return torch.ones(1, 1, dtype=dtype, device=device)
     offset = (torch.arange(factor, dtype=torch.float64) + 0.5) / factor - 0.5
@@ -27,10 +26,7 @@ def bilinear_weights(factor: int, dtype: torch.dtype, device: torch.device) -> F
 def neighbouring_cells(
     grid: tuple[int, int], rest: int, factor: int, device: torch.device
 ) -> Int[Tensor, "cells neighbours"]:
-    """The flat indices of each cell's neighbours in its own image, for all cells of `[h, w, rest]`, flattened.
-
-    In the order of `bilinear_weights`: 3 × 3 row by row, edges repeated; the cell alone for factor 1.
-    """
+    """The flat indices of each cell's neighbours in its own image of `[h, w, rest]`, in `bilinear_weights`' order."""
     h, w = grid
     steps = torch.tensor([0]) if factor == 1 else torch.tensor([-1, 0, 1])
     rows = (torch.arange(h)[:, None] + steps).clamp(0, h - 1)[:, None, None, :, None]
@@ -41,6 +37,4 @@ def neighbouring_cells(
 
 def repeat_cells(values: Tensor, factor: int) -> Tensor:
     """`[B, h, w, ...]` → `[B, h f, w f, ...]` by nearest neighbour, so that integers and masks keep their values."""
-    if factor == 1:
-        return values
-    return values.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    return values if factor == 1 else values.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

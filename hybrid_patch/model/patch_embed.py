@@ -15,11 +15,9 @@ from hybrid_patch.model.profiling import EMBEDDING, profiled
 def kernel_resize(base: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "base2 size2"]:
     """The matrix that resizes a kernel of side `base` to side `size`, for row vectors: `[base^2, size^2]`.
 
-    The pseudo-inverse resize of FlexiViT (Beyer et al. 2023, "FlexiViT: One Model for All Patch Sizes", section 3.4):
-    with B the matrix that resizes a patch from `base` to `size`, the resized kernel is `pinv(B^T) w`, so that the inner
-    product with a resized patch is the one with the patch (exactly where B loses nothing, in least squares where it
-    does). Patches are enlarged bilinearly and reduced to area means: uniform ground then has the same embedding at
-    every divisor of the base.
+    FlexiViT's pseudo-inverse resize (Beyer et al. 2023, "FlexiViT: One Model for All Patch Sizes", section 3.4): with B
+    resizing patches, `pinv(B^T) w` keeps the inner product with a patch, in least squares. Patches are enlarged
+    bilinearly and reduced to area means, so that uniform ground has the same embedding at every divisor of the base.
     """
     eye = torch.eye(base**2, dtype=torch.float64).reshape(base**2, 1, base, base)
     resized = F.interpolate(eye, (size, size), mode="bilinear" if size >= base else "area")
@@ -29,17 +27,14 @@ def kernel_resize(base: int, size: int, dtype: torch.dtype, device: torch.device
 class PatchEmbed(nn.Module):
     """Patches of one modality → one token per patch, timestep and band set.
 
-    Each band set has a kernel of side `base_patch_size`; other patch sizes use it resized (`kernel_resize`). The pixels
-    are never resized: that would cost as many pixels as the largest patch size, and mix neighbours.
+    A band set's kernel of side `base_patch_size` is resized to other patch sizes (`kernel_resize`); pixels never are.
     """
 
     def __init__(self, modality: Modality, width: int, base_patch_size: int) -> None:
         super().__init__()
         self.base = base_patch_size
         self.channels = modality.band_set_channels
-        self.kernels = nn.ParameterList(
-            torch.empty(base_patch_size**2 * len(channels), width) for channels in self.channels
-        )
+        self.kernels = nn.ParameterList(torch.empty(base_patch_size**2 * len(c), width) for c in self.channels)
         self.bias = nn.Parameter(torch.zeros(len(self.channels), width))
         for s, channels in enumerate(self.channels):
             self.register_buffer(f"channels_{s}", torch.tensor(channels), persistent=False)
@@ -56,7 +51,6 @@ class PatchEmbed(nn.Module):
 
     @profiled(EMBEDDING)
     def forward(self, patches: Float[Tensor, "b h w t p q c"]) -> Float[Tensor, "b h w t s d"]:
-        """`[B, h, w, T, ps, ps, C]` → `[B, h, w, T, S, D]`."""
         size, every = patches.shape[-2], tuple(range(patches.shape[-1]))
         tokens = []
         for s, channels in enumerate(self.channels):

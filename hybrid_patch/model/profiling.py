@@ -1,8 +1,4 @@
-"""Named parts of a training step, as ranges of torch's profiler.
-
-A trace of a real step shows them, and the planner counts by them: by the innermost one, and outside all of them as part
-of the loss.
-"""
+"""Named parts of a training step in torch's profiler; the planner counts by the innermost, the rest as loss."""
 
 from torch.profiler import record_function
 

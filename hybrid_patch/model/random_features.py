@@ -1,5 +1,3 @@
-"""Random features: a fixed random layer with one trained gain."""
-
 import math
 
 import torch
@@ -14,12 +12,9 @@ class RandomFeatures(nn.Module):
     """`relu(x W + b)` less its mean, of roughly standard normal x, with a fixed direction for each.
 
     A linear map of enough of them is any smooth function of x (Rahimi and Recht 2008, "Weighted sums of random kitchen
-    sinks"; with relu: Cho and Saul 2009, "Kernel methods for deep learning"). The columns of W are of length 1, b is
-    normal with standard deviation 0.5. Each feature has its own direction in tokens of width
-    D, orthogonal to the others up to D of them. All share one gain, which is trained and starts at 0, so that training
-    uses all of them or none: with a gain for each, it keeps only the few directions that its targets reward most.
-
-    W, b and the directions are buffers, saved in checkpoints.
+    sinks"; with relu: Cho and Saul 2009, "Kernel methods for deep learning"). W's columns are of length 1, b is normal
+    with standard deviation 0.5, directions are orthogonal up to D of them: buffers, saved in checkpoints. The one gain
+    is trained from 0: with one for each feature, training keeps only the few directions that its targets reward most.
     """
 
     def __init__(self, inputs: int, features: int, width: int) -> None:
@@ -34,7 +29,6 @@ class RandomFeatures(nn.Module):
         self.gain = nn.Parameter(torch.zeros(1))  # not a scalar: FSDP2 shards none
 
     def forward(self, x: Float[Tensor, "*axes n"]) -> Float[Tensor, "*axes k"]:
-        """The features of each x."""
         return torch.relu(x @ self.get_buffer("weight") + self.get_buffer("bias")) - self.get_buffer("mean")
 
     def basis(self) -> Float[Tensor, "k d"]:

@@ -4,8 +4,8 @@ A fine token is an interpolation of coarse tokens plus, for learned upsamplers, 
 
     fine = U P + G V        U: bilinear, fixed    P: coarse tokens, width D    G: detail, width r    V: basis [r, D]
 
-`FineTokens` keeps the factors. Whatever is linear in a fine token commutes with U, so it is computed on coarse tokens
-and only its (narrow) result is interpolated: only `dense` makes a D-wide tensor at fine positions.
+`FineTokens` keeps the factors. What is linear in a fine token commutes with U, so it is computed on coarse tokens and
+its (narrow) result is interpolated: only `dense` makes a D-wide tensor at fine positions.
 """
 
 import dataclasses
@@ -23,30 +23,23 @@ from hybrid_patch.model.interpolation import bilinear_weights, neighbouring_cell
 from hybrid_patch.model.profiling import UPSAMPLER, profiled
 
 SMALLEST_WEIGHT = 1e-3
-"""A cell under the mask has a weight of 1/4 or more in its own subpixels: this only guards padding against 0/0."""
+"""Guards padding against 0/0; a cell under the mask has a weight of 1/4 or more in its own subpixels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenGrid:
-    """Tokens `[B, h, w, ..., D]` at the processing patch size, where `...` is nothing, T, or T and S.
-
-    The mask is True where there is a token; elsewhere `tokens` is never read.
-    """
+    """Tokens at the processing patch size. The mask is True where there is one; elsewhere `tokens` is never read."""
 
     tokens: Float[Tensor, "b h w *ts d"]
     mask: Bool[Tensor, "b h w *ts"]
 
     def masked(self) -> Float[Tensor, "b h w *ts d"]:
-        """The tokens, zeros outside the mask."""
         return torch.where(self.mask[..., None], self.tokens, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Positions:
-    """Fine positions: some cells of each sample's flattened grid `[B, h w ...]`, and some of the f^2 subpixels in them.
-
-    Subpixels are the same in all cells, and counted row by row.
-    """
+    """Some cells of each sample's flattened grid `[B, h w ...]`; in all the same of the f^2 subpixels, row by row."""
 
     cells: Packing
     subpixels: Int[Tensor, " p"]
@@ -54,25 +47,19 @@ class Positions:
     @classmethod
     def everywhere(cls, mask: Bool[Tensor, "b h w *ts"], factor: int) -> "Positions":
         """All subpixels of all cells of a grid, whether or not a mask covers them."""
-        cells = everything(len(mask), mask[0].numel(), mask.device)
-        return cls(cells, torch.arange(factor**2, device=mask.device))
+        return cls(everything(len(mask), mask[0].numel(), mask.device), torch.arange(factor**2, device=mask.device))
 
 
 @dataclasses.dataclass(frozen=True)
 class FineTokens:
     """Tokens at fine positions, factored: `[B, n, p]` of them, n cells of each sample and p subpixels in each cell.
 
-    The interpolation knows the mask: only coarse tokens under it take part, `U(P m) / U(m)`, so that hidden tokens do
-    not bleed into visible ones. Values in cells outside the mask are meaningless.
-
-    Attributes:
-        grid: P and its mask m.
-        factor: f, fine tokens per coarse token along each side.
-        detail, basis: G and V, or None. ValueError for one without the other.
+    Only coarse tokens under the mask are interpolated, `U(P m) / U(m)`: hidden tokens do not bleed into visible ones.
+    Values in cells outside the mask are meaningless. Raises ValueError for detail without basis, or the reverse.
     """
 
     grid: TokenGrid
-    factor: int
+    factor: int  # fine tokens per coarse token along each side
     positions: Positions
     detail: Float[Tensor, "b n p r"] | None = None
     basis: Float[Tensor, "r d"] | None = None
@@ -86,12 +73,9 @@ class FineTokens:
         return self.positions.cells.gather(self.grid.masked().flatten(1, -2))
 
     def _plus_detail(self, interpolated: Tensor, of_detail: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """What was computed of the interpolation, plus the same of detail and basis if there are any."""
-        return (
-            interpolated
-            if self.detail is None or self.basis is None
-            else interpolated + of_detail(self.detail, self.basis)
-        )
+        if self.detail is None or self.basis is None:
+            return interpolated
+        return interpolated + of_detail(self.detail, self.basis)
 
     def float(self) -> "FineTokens":
         """The same tokens in float32 (float64 stays), for losses under autocast."""
@@ -100,10 +84,7 @@ class FineTokens:
         return dataclasses.replace(self, grid=grid, detail=detail, basis=basis)
 
     def transform(self, weight: Float[Tensor, "d k"], bias: Float[Tensor, " k"] | None = None) -> "FineTokens":
-        """Every fine token through a linear map, still factored, of width k.
-
-        The bias passes through unchanged: the interpolation weights of a fine token add up to 1.
-        """
+        """Every fine token through a linear map. The bias stays: the interpolation weights add up to 1."""
         tokens = F.linear(self.grid.tokens, weight.mT, bias)
         basis = None if self.basis is None else self.basis @ weight
         return dataclasses.replace(self, grid=TokenGrid(tokens, self.grid.mask), basis=basis)
@@ -128,7 +109,7 @@ class FineTokens:
 
     @profiled(UPSAMPLER)
     def dense(self) -> Float[Tensor, "b n p d"]:
-        """The fine tokens themselves, D numbers each. Costs f^2 times the memory of the coarse ones."""
+        """The fine tokens themselves: f^2 times the memory of the coarse ones."""
         return self._plus_detail(self._weights @ self._neighbours, torch.matmul)
 
     @profiled(UPSAMPLER)
@@ -142,27 +123,24 @@ class FineTokens:
     @profiled(UPSAMPLER)
     def detail_sum(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
         """`pooled_sum` of the detail alone; zeros if there is none."""
-        none = self.grid.tokens.new_zeros(len(mask), self.grid.tokens.shape[-1])
-        return self._plus_detail(
-            none, lambda detail, basis: torch.where(mask[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
-        )
+
+        def of_detail(detail: Tensor, basis: Tensor) -> Tensor:
+            return torch.where(mask[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
+
+        return self._plus_detail(self.grid.tokens.new_zeros(len(mask), self.grid.tokens.shape[-1]), of_detail)
 
     @profiled(UPSAMPLER)
     def cell_means(self, share: Float[Tensor, "b n p"]) -> "DenseTokens":
         """One token per cell: the sum of its fine tokens, each times its share."""
-        interpolated = torch.einsum("bnpa,bnp->bna", self._weights, share)[:, :, None] @ self._neighbours
-        return DenseTokens(
-            self._plus_detail(
-                interpolated, lambda detail, basis: torch.einsum("bnpr,bnp->bnr", detail, share)[:, :, None] @ basis
-            )
-        )
+
+        def mean(weights: Tensor, values: Tensor) -> Tensor:
+            return torch.einsum("bnpa,bnp->bna", weights, share)[:, :, None] @ values
+
+        return DenseTokens(self._plus_detail(mean(self._weights, self._neighbours), mean))
 
     @profiled(UPSAMPLER)
     def summed_images(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b fh fw d"]:
-        """The sum over timesteps and band sets of the fine tokens under a mask, for positions everywhere.
-
-        D numbers for each position of one image: the sum is taken inside the interpolation's product.
-        """
+        """The sum over timesteps and band sets of the fine tokens under a mask, for positions everywhere."""
         h, w = self.grid.mask.shape[1:3]
         weights = (self._weights * mask[..., None]).unflatten(1, (h * w, -1))
         neighbours = self._neighbours.unflatten(1, (h * w, -1))
@@ -183,8 +161,7 @@ class FineTokens:
     @functools.cached_property
     def _neighbours(self) -> Float[Tensor, "b n neighbours d"]:
         """The coarse tokens around each cell, zeros where there is none."""
-        tokens = self.grid.masked().flatten(1, -2)
-        return take_rows(tokens, self._neighbouring_cells)
+        return take_rows(self.grid.masked().flatten(1, -2), self._neighbouring_cells)
 
     @functools.cached_property
     def _weights(self) -> Float[Tensor, "b n p neighbours"]:
@@ -203,32 +180,25 @@ class DenseTokens:
     tokens: Float[Tensor, "b n p d"]
 
     def float(self) -> "DenseTokens":
-        """The same tokens in float32 (float64 stays)."""
         return DenseTokens(_widened(self.tokens))
 
     def transform(self, weight: Float[Tensor, "d k"], bias: Float[Tensor, " k"] | None = None) -> "DenseTokens":
-        """Every token through a linear map."""
         return DenseTokens(F.linear(self.tokens, weight.mT, bias))
 
     def project(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "b n p k"]:
-        """`tokens W`."""
         return self.tokens @ weight
 
     def squared_norm(self) -> Float[Tensor, "b n p"]:
-        """`|tokens|^2`."""
         return self.tokens.square().sum(-1)
 
     def dense(self) -> Float[Tensor, "b n p d"]:
-        """The tokens themselves."""
         return self.tokens
 
     def cell_means(self, share: Float[Tensor, "b n p"]) -> "DenseTokens":
-        """One token per cell: the sum of its fine tokens, each times its share."""
         return DenseTokens(share[:, :, None] @ self.tokens)
 
 
 Tokens = FineTokens | DenseTokens
-"""Tokens at fine positions, or means of them, as the losses use them."""
 
 
 def _widened(x: Tensor) -> Tensor:

@@ -11,12 +11,10 @@ from hybrid_patch.config import schema
 Context = Float[Tensor, "b m d"] | None
 """What tokens attend to; None: each other."""
 PaddingMask = Bool[Tensor, "b m"] | None
-"""False at padding tokens of what is attended to; None without padding."""
+"""False at padding in what is attended to; None without padding."""
 
 
 class Attention(nn.Module):
-    """Multi-head attention."""
-
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.width, self.heads = width, heads
@@ -24,7 +22,6 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"], context: Context, padding_mask: PaddingMask) -> Float[Tensor, "b n d"]:
-        """One product makes query, key and value in self-attention."""
         if context is None:
             parts = self.qkv(x).chunk(3, dim=-1)
         else:
@@ -38,7 +35,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`; the context is not normalised."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -49,17 +46,12 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, x: Float[Tensor, "b n d"], context: Context, padding_mask: PaddingMask) -> Float[Tensor, "b n d"]:
-        """Only the tokens are normalised, not their context."""
         x = x + self.attention(self.attention_norm(x), context, padding_mask)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class Transformer(nn.Module):
-    """A stack of blocks and a final norm.
-
-    Attributes:
-        gradient_checkpointing: only the blocks' inputs are kept for the backward pass.
-    """
+    """A stack of blocks and a final norm; `gradient_checkpointing` keeps only the blocks' inputs for backward."""
 
     def __init__(self, size: schema.Transformer) -> None:
         super().__init__()
@@ -69,7 +61,6 @@ class Transformer(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: Float[Tensor, "b n d"], context: Context, padding_mask: PaddingMask) -> Float[Tensor, "b n d"]:
-        """All blocks over `x`."""
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, context, padding_mask, use_reentrant=False)

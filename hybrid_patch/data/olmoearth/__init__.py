@@ -1,5 +1,3 @@
-"""Folders in the OlmoEarth pretraining layout: one HDF5 file per sample."""
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -42,7 +40,6 @@ class OlmoEarth(DataOptions):
     """Share of the parent tiles that are held out for validation."""
 
     def problems(self) -> Iterator[str]:
-        """A line for each problem."""
         yield from super().problems()
         if self.tile > SAMPLE_SIDE:
             yield f"data.tile={self.tile}: larger than an OlmoEarth sample; try {SAMPLE_SIDE} or less"

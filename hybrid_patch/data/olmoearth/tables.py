@@ -1,9 +1,8 @@
 """The tables of an OlmoEarth folder: the modalities of each sample, and the statistics of the bands."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -16,17 +15,11 @@ from hybrid_patch.errors import InputError
 Array = np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class Metadata:
-    """The table of the samples, `sample_metadata.csv`.
+class Metadata(NamedTuple):
+    """The table of the samples, `sample_metadata.csv`."""
 
-    Attributes:
-        numbers: `[N]` the samples' own numbers, ascending.
-        columns: per modality `[N]`, which samples have it.
-    """
-
-    numbers: Int[Array, " n"]
-    columns: Mapping[str, Bool[Array, " n"]]
+    numbers: Int[Array, " n"]  # the samples' own numbers, ascending
+    columns: Mapping[str, Bool[Array, " n"]]  # per modality, which samples have it
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -52,9 +45,9 @@ def read_metadata(path: Path) -> Metadata:
 def with_given_statistics(modalities: Mapping[str, Modality], folder: str | None) -> dict[str, Modality]:
     """The same modalities; continuous ones without statistics get those of a folder, where it has them.
 
-    `computed.json` has mean and std per modality and band. Where it lacks a modality or one of its bands,
-    min and max are taken from `predefined.json`: normalising by mean (min + max) / 2 and deviation (max - min) / 4 maps
-    them to 0 and 1. Raises InputError if the folder has neither file.
+    `computed.json` has mean and std per modality and band. Where it lacks a modality or a band of it, `predefined.json`
+    has min and max: mean (min + max) / 2 and deviation (max - min) / 4 map these to 0 and 1. Raises InputError if both
+    files are missing.
     """
     if folder is None:
         return dict(modalities)
@@ -71,7 +64,7 @@ def with_given_statistics(modalities: Mapping[str, Modality], folder: str | None
 
 
 def _of_bands(table: Any, bands: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and std of all bands, as far as the table has them all."""
+    """Mean and std of all bands; None if the table lacks one."""
     if not isinstance(table, dict):
         return None
     pairs = []

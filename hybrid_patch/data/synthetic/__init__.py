@@ -1,5 +1,3 @@
-"""Scenes made from a seed, with a label for every pixel."""
-
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
@@ -28,15 +26,12 @@ class Synthetic(DataOptions):
     """Seed of the scenes, independent of the run's seed."""
 
     def problems(self) -> Iterator[str]:
-        """A line for each problem."""
         yield from super().problems()
         if self.tile > self.scene_size:
             yield f"data.tile={self.tile}: larger than data.scene_size={self.scene_size}; try {self.scene_size} or less"
         if self.timesteps > self.scene_timesteps:
-            yield (
-                f"data.timesteps={self.timesteps}: more than data.scene_timesteps={self.scene_timesteps}; "
-                f"try {self.scene_timesteps} or less"
-            )
+            most = self.scene_timesteps
+            yield f"data.timesteps={self.timesteps}: more than data.scene_timesteps={most}; try {most} or less"
 
     def fingerprint(self) -> str:
         """The version of how scenes are made; everything else about them is in the recipe already."""

@@ -1,11 +1,10 @@
 """The ground of the synthetic scenes: relief, fields, woods, rivers, roads and villages on a 10 m grid.
 
-Which class a pixel has is decided by +, −, ×, ÷ and √ on uniform draws, which are exact everywhere: no sine whose last
-bit depends on the machine.
+A pixel's class depends only on +, −, ×, ÷ and √ of uniform draws, which are exact on every machine; a sine is not.
 """
 
 import itertools
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32
@@ -19,22 +18,15 @@ BLOCK = 64
 DISTRICT = 128
 """A scene of this side has one village and one river; larger ones have as many per area."""
 FREQUENCY = (0.24, 0.26, 0.15, 0.2, 0.15)
-"""Of each of the crops, before a scene makes its own choice."""
+"""Of each of the crops, before a scene varies it."""
 
 
-@dataclass(frozen=True)
-class Ground:
-    """The map of a scene.
+class Ground(NamedTuple):
+    """The map of a scene."""
 
-    Attributes:
-        objects: `[H, W]` number of the object (a field, a wood, a roof, ...) of each pixel.
-        classes: `[N]` class of each object.
-        elevation: `[H, W]` metres.
-    """
-
-    objects: Int32[Array, "h w"]
-    classes: Int[Array, " n"]
-    elevation: Float32[Array, "h w"]
+    objects: Int32[Array, "h w"]  # number of each pixel's object: a field, a wood, a roof, ...
+    classes: Int[Array, " n"]  # of each object
+    elevation: Float32[Array, "h w"]  # metres
 
 
 def smooth_noise(rng: np.random.Generator, size: int, scale: int, octaves: int) -> Float[Array, "size size"]:
@@ -52,7 +44,6 @@ def smooth_noise(rng: np.random.Generator, size: int, scale: int, octaves: int) 
 
 
 def make_ground(rng: np.random.Generator, size: int) -> Ground:
-    """A square piece of country of `size` pixels a side."""
     canvas = _Canvas(rng, size)
     relief = canvas.noise(70, 3)
     districts = max(round(size * size / DISTRICT**2), 1)
@@ -90,16 +81,14 @@ class _Canvas:
         self.classes: list[int] = []
 
     def noise(self, scale: int, octaves: int) -> Float[Array, "h w"]:
-        """See `smooth_noise`."""
         return smooth_noise(self.rng, self.size, scale, octaves)
 
     def paint(self, where: Bool[Array, "h w"], kind: int) -> None:
-        """One new object."""
         self.objects[where] = len(self.classes)
         self.classes.append(kind)
 
     def paint_parts(self, where: Bool[Array, "h w"], parts: Int[Array, "h w"], kind: int | None = None) -> None:
-        """A new object for each different part; of no given class, they are crops of this scene."""
+        """A new object for each different part; crops of this scene if no class is given."""
         numbers, inverse = np.unique(parts[where], return_inverse=True)
         self.objects[where] = inverse.reshape(-1) + len(self.classes)
         self.classes.extend([kind] * len(numbers) if kind is not None else self._crops(len(numbers)))
@@ -189,10 +178,8 @@ def _edges(
 ) -> None:
     """Between blocks run farm tracks or hedges, one pixel wide, or nothing does."""
     low, high = np.minimum(blocks, neighbours), np.maximum(blocks, neighbours)
-    # On one side of the border only, which makes a line of one pixel.
-    line = (edge < 1.1) & (blocks == low)
-    count = int(high.max()) + 1
-    chance = canvas.rng.random((count, count))[low, high]
+    line = (edge < 1.1) & (blocks == low)  # on one side of the border, so one pixel wide
+    chance = canvas.rng.random((int(high.max()) + 1,) * 2)[low, high]
     canvas.paint(line & (chance > 0.8), spectra.BROADLEAF)
     canvas.paint(line & (chance < 0.5), spectra.ROAD)
 
@@ -223,7 +210,6 @@ def _village(canvas: _Canvas, centre: Float[Array, "2"], radius: float) -> None:
     if radius > 8:
         canvas.paint(inside & (((u - np.floor(u)) * breadth < 1) | ((v - np.floor(v)) * length < 1)), spectra.ROAD)
     free = inside & ~canvas.shows(spectra.ROAD)
-    # Buildings are tried all over the square around a village.
     count = round(radius * radius)
     corners = np.floor(centre + rng.uniform(-1.3, 1.3, (count, 2)) * radius).astype(np.int64)
     sides = 1 + np.floor(3 * rng.random((count, 2)) * (0.4 + 0.6 * rng.random((count, 1)))).astype(np.int64)

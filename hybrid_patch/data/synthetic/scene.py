@@ -26,36 +26,25 @@ LOOKS = 4
 
 @dataclass(frozen=True)
 class SyntheticScene:
-    """What the pixels of a scene are made from.
-
-    Attributes:
-        vigour: `[H, W]` how much denser than in the rest of its object the leaves are.
-        clouds: per cloudy timestep `[H + step, W + step]` opacity in 1/255; the scene is its last rows and columns.
-        delivered: per sensor `[T]`, False for dates that it did not deliver.
-        edges: per sensor `[T, 3]` (a, b, c): only pixels with a·row + b·column > c are within the swath.
-        latlon: degrees of the centre.
-        key: of the noise.
-    """
+    """What the pixels of a scene are made from."""
 
     ground: Ground
     look: Look
-    vigour: Float32[Array, "h w"]
-    clouds: Mapping[int, UInt8[Array, "_ _"]]
+    vigour: Float32[Array, "h w"]  # how much denser than in the rest of its object the leaves are
+    clouds: Mapping[int, UInt8[Array, "_ _"]]  # opacity in 1/255 by timestep, SHADOW_STEP larger at the top and left
     timestamps: Int[Array, "t 3"]
-    delivered: Mapping[str, Bool[Array, " t"]]
-    edges: Mapping[str, Float[Array, "t 3"]]
-    latlon: Float[Array, "2"]
-    key: int
+    delivered: Mapping[str, Bool[Array, " t"]]  # per sensor, which dates
+    edges: Mapping[str, Float[Array, "t 3"]]  # per sensor (a, b, c): its swath has pixels with a·row + b·column > c
+    latlon: Float[Array, "2"]  # of the centre
+    key: int  # of the noise
 
     @property
     def nbytes(self) -> int:
-        """Memory of the larger arrays."""
         maps = (self.ground.objects, self.ground.elevation, self.vigour, *self.clouds.values())
         tables = (self.look.reflectance, self.look.greening, self.look.backscatter)
         return sum(array.nbytes for array in maps + tables)
 
     def valid_mask(self, sensor: str, timesteps: Int[Array, " t"], window: Window) -> Bool[Array, "h w t"]:
-        """Where a sensor delivered pixels."""
         a, b, c = self.edges[sensor][timesteps].T
         rows, columns = window.slices
         center = np.arange(len(self.vigour)) + 0.5
@@ -91,7 +80,7 @@ class SyntheticScene:
 
 
 def make_scene(rng: np.random.Generator, size: int, timesteps: int) -> SyntheticScene:
-    """A scene of `size` pixels a side, with `timesteps` dates spread over a year."""
+    """A square scene with dates spread over a year."""
     ground = make_ground(rng, size)
     days = np.floor((np.arange(timesteps) + rng.random(timesteps)) * 365 / timesteps).astype(np.int64)
     dates = (np.datetime64(f"{2017 + int(rng.integers(7))}-01-01") + days).tolist()
@@ -111,14 +100,13 @@ def make_scene(rng: np.random.Generator, size: int, timesteps: int) -> Synthetic
 
 
 def _clouds(rng: np.random.Generator, size: int) -> UInt8[Array, "_ _"]:
-    """Opacity of a sky with some clouds, wider than the scene so that clouds outside it cast shadows too."""
+    """Opacity of a sky, wider than the scene so that clouds outside it cast shadows too."""
     field = smooth_noise(rng, size + SHADOW_STEP, 48, 4)
     limit = np.quantile(field, 1 - rng.uniform(0.05, 0.45))
     return np.rint(255 * np.clip((field - limit) / 0.06, 0, 1)).astype(np.uint8)
 
 
 def _delivered(rng: np.random.Generator, missing: float, timesteps: int) -> Bool[Array, " t"]:
-    """Dates that a sensor delivered, at least one of them."""
     delivered = rng.random(timesteps) >= missing
     delivered[rng.integers(timesteps)] = True
     return delivered
@@ -144,10 +132,7 @@ def _noise(key: int, scene_size: int, bands: int, window: Window) -> Float32[Arr
 
 
 def _hash(key: int, scene_size: int, bands: int, window: Window) -> UInt32[Array, "h w c"]:
-    """32 random bits for each pixel and band, from its position in the scene alone.
-
-    The final mix of MurmurHash3 (Appleby, 2011) of a counter.
-    """
+    """32 random bits for each pixel and band by its position in the scene: MurmurHash3's final mix (Appleby, 2011)."""
     position = np.arange(scene_size, dtype=np.uint32)
     rows, columns = window.slices
     x = (position[rows, None, None] * np.uint32(scene_size) + position[columns, None]) * np.uint32(bands)

@@ -1,8 +1,8 @@
 """What the classes of the synthetic scenes look like through the year: reflectance and radar backscatter.
 
-Every object (a field, a wood, a roof) is a blend of a few materials whose shares follow the calendar of its class:
-crops green up, flower, dry and are harvested at their own times, so that classes that are alike on one date part on
-another. The figures are rounded from what published spectral libraries and crop calendars of Central Europe show.
+Every object is a blend of a few materials whose shares follow the calendar of its class, so that crops that are alike
+on one date differ on another. The figures are rounded from published spectral libraries and crop calendars of Central
+Europe.
 """
 
 from typing import NamedTuple
@@ -37,27 +37,20 @@ MATERIALS = {
 CLOUD = (0.56, 0.54, 0.54, 0.58, 0.55, 0.56, 0.57, 0.58, 0.40, 0.30, 0.57, 0.40)
 """Reflectance of a thick cloud."""
 HAZE = (0.60, 0.42, 0.28, 0.10, 0.24, 0.18, 0.14, 0.09, 0.02, 0.01, 0.80, 0.08)
-"""What aerosol that the atmospheric correction missed adds, relative to its strength."""
+"""What uncorrected aerosol adds, relative to its strength."""
 
 GREEN = ("leaf", "broad leaf", "crown", "needle", "flower")
-"""Materials that carry the leaves; they decide how radar sees an object, too."""
+"""Materials that carry the leaves, for radar too."""
 
 
 class Cover(NamedTuple):
-    """How the objects of a class look.
-
-    Attributes:
-        name: of the class.
-        ground: the two materials between which the bare ground varies from object to object.
-        grain: standard deviation of the brightness from pixel to pixel: gaps in crowns, roofs, waves.
-        bare_db, leaf_db: backscatter in dB, (VV, VH), without leaves, and what full leaf cover adds.
-    """
+    """How the objects of a class look."""
 
     name: str
-    ground: tuple[str, str]
-    grain: float
-    bare_db: tuple[float, float]
-    leaf_db: tuple[float, float] = (0.0, 0.0)
+    ground: tuple[str, str]  # the two materials between which the bare ground varies from object to object
+    grain: float  # standard deviation of the brightness from pixel to pixel: gaps in crowns, roofs, waves
+    bare_db: tuple[float, float]  # backscatter (VV, VH) without leaves
+    leaf_db: tuple[float, float] = (0.0, 0.0)  # what full leaf cover adds
 
 
 FOREST_FLOOR, SOIL = ("litter", "understorey"), ("dark soil", "light soil")
@@ -77,7 +70,6 @@ COVERS = (
 WATER, BROADLEAF, CONIFER, GRASS, WHEAT, RAPESEED, MAIZE, BEET, BUILDING, ROAD = range(len(COVERS))
 CLASSES = tuple(cover.name for cover in COVERS)
 CROPS = (GRASS, WHEAT, RAPESEED, MAIZE, BEET)
-"""What is grown on fields."""
 
 
 # Shares of materials by day of the year; in between they change evenly, and the year goes round.
@@ -110,17 +102,11 @@ CALENDAR: dict[int, dict[str, tuple[tuple[int, float], ...]]] = {
 
 
 class Look(NamedTuple):
-    """How N objects look at T dates.
+    """How N objects look at T dates."""
 
-    Attributes:
-        reflectance: `[T, N, 12]` of the objects at the surface, with the haze of the date.
-        greening: `[T, N, 12]` what full leaf cover instead of none would change.
-        backscatter: `[T, N, 2]` VV and VH in dB, without speckle.
-    """
-
-    reflectance: Float32[Array, "t n 12"]
-    greening: Float32[Array, "t n 12"]
-    backscatter: Float32[Array, "t n 2"]
+    reflectance: Float32[Array, "t n 12"]  # at the surface, with the haze of the date
+    greening: Float32[Array, "t n 12"]  # what full leaf cover instead of none would change
+    backscatter: Float32[Array, "t n 2"]  # VV and VH in dB, without speckle
 
 
 def look(rng: np.random.Generator, classes: Int[Array, " n"], days: Int[Array, " t"]) -> Look:
@@ -157,6 +143,4 @@ def look(rng: np.random.Generator, classes: Int[Array, " n"], days: Int[Array, "
     leaf = np.array([cover.leaf_db for cover in COVERS])[classes]
     soil = np.isin(classes, CROPS)
     backscatter = bare + green[..., None] * leaf + rough[:, None] + (wet[:, None] * soil * (1 - green))[..., None]
-    return Look(
-        reflectance.astype(np.float32), (greening * scale[..., None]).astype(np.float32), backscatter.astype(np.float32)
-    )
+    return Look(*(x.astype(np.float32) for x in (reflectance, greening * scale[..., None], backscatter)))

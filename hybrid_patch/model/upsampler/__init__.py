@@ -1,8 +1,7 @@
-"""Upsamplers: coarse tokens → factored fine tokens, after attention.
+"""Upsamplers: coarse tokens → factored fine tokens, after attention; docs/extending.md shows how one is written.
 
-One file each, and a yaml of its options in `conf/upsampler/`; docs/extending.md shows how one is written. All built-in
-ones take grids of 4, 5 and 6 axes (those that need pixels: of 6), can be built for any whole factor, start as plain
-interpolation, and are the identity at factor 1.
+All built-in ones take grids of 4 to 6 axes (those that need pixels: of 6), start as plain interpolation, and are the
+identity at factor 1.
 """
 
 import dataclasses
@@ -21,57 +20,47 @@ from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
 
 @dataclasses.dataclass(frozen=True)
 class TokenSpec:
-    """The tokens that an upsampler is built for: their width, and the factors of all stages of a training.
-
-    The modalities are what the tokens are made of; none for a decoder's, which are predictions.
-    """
+    """The tokens that an upsampler is built for."""
 
     width: int
-    factors: Collection[int]
-    modalities: Mapping[str, Modality] = dataclasses.field(default_factory=dict)
+    factors: Collection[int]  # of all stages of a training
+    modalities: Mapping[str, Modality] = dataclasses.field(default_factory=dict)  # none for a decoder's predictions
 
 
 class Upsampler(nn.Module):
     """Interpolates tokens, and adds a subclass's detail.
 
-    It is built from a `TokenSpec` and its options, the keyword-only arguments of its `__init__`. Their annotations are
-    what a config's values are checked against: `rank: Annotated[int, Field(ge=1)]`.
-
-    Attributes:
-        needs_pixels: it looks at the pixels that its tokens were made of. Then `detail` gets a `Guide`, training drops
-            a share of the pixels (the option `pixel_dropout`, which is added to its own), and no decoder can use it.
+    It is built from a `TokenSpec` and its options, the keyword-only arguments of its `__init__`, whose annotations
+    check a config's values: `rank: Annotated[int, Field(ge=1)]`. With `needs_pixels`, `detail` gets a `Guide`, training
+    drops a share of the pixels (the option `pixel_dropout`, added to its own), and no decoder can use it.
     """
 
     needs_pixels: ClassVar[bool] = False
 
     @staticmethod
     def supports(factor: int, largest: int) -> bool:
-        """Whether it upsamples by a factor when the largest factor of the training is another, or this one."""
+        """Whether it upsamples by a factor in a training whose largest is given."""
         return True
 
     def detail(
         self, fine: FineTokens, guide: Guide | None
     ) -> tuple[Float[Tensor, "b n p r"], Float[Tensor, "r d"]] | None:
-        """Detail and basis to be added to interpolated tokens, of a factor above 1; None: nothing is added.
-
-        Args:
-            guide: the pixels that the tokens were made of, if it needs any; None for a decoder's tokens.
-        """
+        """Detail and basis to be added to interpolated tokens, of a factor above 1; None: nothing is added."""
         return None
 
     def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
-        """Fine tokens at some positions of a grid `[B, h, w, ..., D]`, f times as fine. Raises what `detail` raises."""
+        """Fine tokens at some positions of a grid, f times as fine. Raises what `detail` raises."""
         fine = FineTokens(grid, factor, positions)
         added = None if factor == 1 else self.detail(fine, guide)
         return fine if added is None else FineTokens(grid, factor, positions, *added)
 
 
 UpsamplerFactory = Callable[[TokenSpec], Upsampler]
-"""Builds an upsampler: the class of one without options, or a `functools.partial` with its options."""
+"""The class of an upsampler, or a `functools.partial` with its options."""
 
 
 def factory(choice: upsamplers.Upsampler) -> UpsamplerFactory:
-    """The upsampler that a config chooses, to be built with its options."""
+    """The upsampler that a config chooses; building it raises InputError for a factor that it does not support."""
 
     def build(tokens: TokenSpec) -> Upsampler:
         cls = upsamplers.load_class(choice)

@@ -1,5 +1,3 @@
-"""Upsampling guided by the pixels: a detail from the visible pixels of each position and its neighbours."""
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -22,15 +20,13 @@ MEAN, DEVIATION = 0.5, 0.25
 class Guided(Upsampler):
     """Interpolation plus a detail of low rank: `gelu(mix(gelu(conv(pixels) + U (P A))))`, and the position's spectrum.
 
-    The idea is joint upsampling (Kopf et al. 2007, "Joint bilateral upsampling"): the fine image says where the coarse
-    one changes. The convolution sees each band of a position and its neighbours, and whether each band set was valid
-    and visible there. The spectrum, on a skip path, is the position's bands and random features of them
-    (`RandomFeatures`). It adds what training alone does not: the convolution learns the two or three strongest
-    directions of the bands (docs/results.md).
+    The idea is joint upsampling (Kopf et al. 2007, "Joint bilateral upsampling"). The convolution sees the bands of a
+    position and its neighbours, and whether each band set is visible there. The spectrum, on a skip path, is the
+    position's bands and `RandomFeatures` of them: the convolution alone learns two or three directions of the bands
+    (docs/results.md).
 
-    It must not leak: pixels whose token is hidden from the encoder, that are missing, or that the guide mask drops are
-    zeros in both. So it serves the encoder's tokens only. In training, pixels are dropped at random: the `visible` loss
-    asks for a position's own pixel, which the upsampler could simply copy.
+    It must not leak: pixels whose token is hidden, that are missing, or that the guide mask drops are zeros in both, so
+    it serves the encoder's tokens only. Pixel dropout keeps it from copying what the `visible` loss asks for.
     """
 
     needs_pixels = True
@@ -39,28 +35,20 @@ class Guided(Upsampler):
         super().__init__()
         width = tokens.width
         inputs = {name: modality for name, modality in tokens.modalities.items() if not modality.decode_only}
-        self.pixels = nn.ModuleDict(
-            {
-                name: nn.Conv2d(modality.channels + len(modality.band_sets), rank, KERNEL, padding=KERNEL // 2)
-                for name, modality in inputs.items()
-            }
-        )
-        for name, modality in inputs.items():
-            owner = torch.zeros(modality.channels, dtype=torch.long)
-            for s, channels in enumerate(modality.band_set_channels):
-                owner[list(channels)] = s
-            self.register_buffer(f"owner_{name}", owner, persistent=False)
-        self.context = nn.Parameter(torch.empty(width, rank))
-        nn.init.xavier_uniform_(self.context)
         self.sets = {name: len(modality.band_sets) for name, modality in inputs.items()}
+        self.pixels = nn.ModuleDict()
+        for name, modality in inputs.items():
+            channels = modality.channels + self.sets[name]
+            self.pixels[name] = nn.Conv2d(channels, rank, KERNEL, padding=KERNEL // 2)
+            owner = torch.zeros(modality.channels, dtype=torch.long)
+            for s, bands in enumerate(modality.band_set_channels):
+                owner[list(bands)] = s
+            self.register_buffer(f"owner_{name}", owner, persistent=False)
+        self.context = nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, rank)))
         self.mix = nn.Linear(rank, rank)
         self.basis = nn.Parameter(torch.zeros(rank, width))
-        self.random = nn.ModuleDict(
-            {name: RandomFeatures(modality.channels, random_features, width) for name, modality in inputs.items()}
-        )
-        self.bands = nn.ParameterDict(
-            {name: nn.Parameter(torch.zeros(m.channels, width)) for name, m in inputs.items()}
-        )
+        self.random = nn.ModuleDict({n: RandomFeatures(m.channels, random_features, width) for n, m in inputs.items()})
+        self.bands = nn.ParameterDict({n: nn.Parameter(torch.zeros(m.channels, width)) for n, m in inputs.items()})
 
     def detail(self, fine: FineTokens, guide: Guide | None) -> tuple[Tensor, Tensor]:
         """Raises ValueError without a guide."""
@@ -84,7 +72,7 @@ class Guided(Upsampler):
         return torch.cat([detail, spectrum], dim=-1), basis
 
     def _spectrum(self, name: str, looked_at: Float[Tensor, "b n p _"]) -> Float[Tensor, "b n p k"]:
-        """Bands less their mean, in units of their deviation, and random features of them; zeros where hidden."""
+        """Normalised bands, and random features of them; zeros where hidden."""
         owner = self.get_buffer(f"owner_{name}")
         pixels, visible_share = looked_at.split([len(owner), self.sets[name]], dim=-1)
         share = visible_share.index_select(-1, owner)  # of an output patch's pixels
@@ -108,7 +96,6 @@ class Guided(Upsampler):
 def at_subpixels(
     image: Float[Tensor, "n k fh fw"], factor: int, subpixels: Int[Tensor, " p"]
 ) -> Float[Tensor, "n h w p k"]:
-    """Some subpixels of all cells of images, `factor` × `factor` subpixels each."""
     cells = rearrange(image, "n k (h i) (w j) -> n h w (i j) k", i=factor, j=factor)
     return cells.index_select(3, subpixels)
 
@@ -116,11 +103,7 @@ def at_subpixels(
 def convolved_at_subpixels(
     convolution: nn.Conv2d, images: Float[Tensor, "n k fh fw"], factor: int, subpixels: Int[Tensor, " p"]
 ) -> Float[Tensor, "n h w p r"]:
-    """A convolution at some subpixels of all cells.
-
-    For few subpixels (in long series one or two are drawn) only their surroundings are convolved; the windows around
-    many hold more numbers than the images.
-    """
+    """A convolution at some subpixels of all cells: of few (one or two are drawn in long series), around them alone."""
     if KERNEL**2 * len(subpixels) >= factor**2:
         return at_subpixels(convolution(images), factor, subpixels)
     padded = F.pad(images, [KERNEL // 2] * 4)

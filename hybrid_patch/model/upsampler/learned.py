@@ -1,5 +1,3 @@
-"""Upsampling by transposed convolutions in stages, each with an exit."""
-
 import itertools
 import operator
 from collections.abc import Sequence
@@ -21,30 +19,21 @@ SMALLEST_WIDTH = 8
 class Learned(Upsampler):
     """Interpolation plus a detail made by transposed convolutions (8→4→2→1: three stages of two).
 
-    A transposed convolution whose stride is its kernel's side is a linear map of each token to k^2 outputs: no token
-    sees its neighbours, so hidden tokens cannot affect visible ones. There is a stage for each prime factor of the
-    largest factor, each half as wide as the one before, and an exit behind each stage at which one of the factors in
-    use is reached. Exits are linear, start at zero, and add up: when a curriculum reaches its next factor, the new exit
-    adds nothing at first to what the earlier ones have learned. They are the basis V of a factored detail, so that no
-    D-wide tensor is made.
+    Their stride is their kernel's side: no token sees its neighbours, so hidden tokens cannot affect visible ones.
+    There is a stage for each prime factor of the largest factor, each half as wide as the one before, and an exit
+    behind each stage at which one of the factors in use is reached. Exits are linear, start at zero, and add up, so
+    that a curriculum's next factor starts from what the earlier exits have learned. They are the detail's basis.
     """
 
     def __init__(self, tokens: TokenSpec, *, width: Count) -> None:
         super().__init__()
         self.sides = tuple(prime_factors(max(tokens.factors)))
         self.widths = tuple(max(width >> stage, SMALLEST_WIDTH) for stage in range(len(self.sides)))
-        self.stages = nn.ModuleList(
-            nn.Linear(i, o * side**2)
-            for i, o, side in zip([tokens.width, *self.widths], self.widths, self.sides, strict=False)
-        )
+        shapes = zip([tokens.width, *self.widths], self.widths, self.sides, strict=False)
+        self.stages = nn.ModuleList(nn.Linear(i, o * side**2) for i, o, side in shapes)
         self.reached = tuple(itertools.accumulate(self.sides, operator.mul))
-        self.exits = nn.ParameterDict(
-            {
-                str(reached): torch.zeros(o, tokens.width)
-                for reached, o in zip(self.reached, self.widths, strict=True)
-                if reached in tokens.factors
-            }
-        )
+        exits = {f: o for f, o in zip(self.reached, self.widths, strict=True) if f in tokens.factors}
+        self.exits = nn.ParameterDict({str(factor): torch.zeros(o, tokens.width) for factor, o in exits.items()})
 
     @staticmethod
     def supports(factor: int, largest: int) -> bool:
@@ -73,8 +62,7 @@ class Learned(Upsampler):
 def _nested(subpixels: Int[Tensor, " p"], factor: int, sides: Sequence[int]) -> Int[Tensor, " p"]:
     """Subpixels of a cell, counted row by row → their index in the order of stages with these sides: part of part."""
     row, column = subpixels // factor, subpixels % factor
-    nested = torch.zeros_like(subpixels)
-    rest = factor
+    nested, rest = torch.zeros_like(subpixels), factor
     for side in sides:
         rest //= side
         nested = nested * side**2 + (row // rest % side) * side + column // rest % side

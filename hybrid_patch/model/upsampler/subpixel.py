@@ -1,5 +1,3 @@
-"""Upsampling by sub-pixel convolution: a detail from each token for every subpixel of its cell."""
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,10 +12,8 @@ from hybrid_patch.model.upsampler import TokenSpec, Upsampler
 class Subpixel(Upsampler):
     """Interpolation plus the detail `gelu(W_s · norm(token) + b_s)`, of low rank (Shi et al. 2016, ESPCN).
 
-    It sees no pixels, so it cannot leak any. Every subpixel s of a cell has its own `W_s [r, D]`; only those of the
-    requested positions are used. All subpixels start with the same weights (Aitken et al. 2017, "ICNR"), and a smaller
-    factor uses the means over blocks of subpixels: when a curriculum reaches its next factor, the finer subpixels
-    start from what their block has learned.
+    Every subpixel s of a cell has its own `W_s [r, D]`. All start alike (Aitken et al. 2017, "ICNR"), and a smaller
+    factor uses means over blocks of subpixels: finer ones start from what their block has learned.
     """
 
     def __init__(self, tokens: TokenSpec, *, rank: Count) -> None:
@@ -25,9 +21,7 @@ class Subpixel(Upsampler):
         width, largest = tokens.width, max(tokens.factors)
         self.largest = largest
         self.norm = nn.LayerNorm(width)
-        first = torch.empty(rank, width)
-        nn.init.xavier_uniform_(first)
-        self.weight = nn.Parameter(first.repeat(largest**2, 1, 1))
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rank, width)).repeat(largest**2, 1, 1))
         self.bias = nn.Parameter(torch.zeros(largest**2, rank))
         self.basis = nn.Parameter(torch.zeros(rank, width))
         self.requires_grad_(largest > 1)
@@ -48,8 +42,5 @@ class Subpixel(Upsampler):
 
     def _of(self, values: Float[Tensor, "subpixels *d"], factor: int) -> Float[Tensor, "_ *d"]:
         """The parameters for a factor's subpixels: means over blocks of those of the largest factor."""
-        if factor == self.largest:
-            return values
         block = self.largest // factor
-        blocks = values.unflatten(0, (factor, block, factor, block))
-        return blocks.mean((1, 3)).flatten(0, 1)
+        return values if block == 1 else values.unflatten(0, (factor, block) * 2).mean((1, 3)).flatten(0, 1)
