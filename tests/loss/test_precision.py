@@ -80,7 +80,7 @@ class Problem:
         else:
             queries = all_queries(self.positions.cells, self.factor)
             keys = targets.keys("m", pixels, self.band_set, self.output, self.coded)
-            loss, _ = patch_discrimination(fine, keys, self.loss_mask, queries, temperature, None, backend, 50)
+            loss = patch_discrimination(fine, keys, self.loss_mask, queries, temperature, None, backend, 50)
         (gradient,) = torch.autograd.grad(loss.sum(), tokens)
         return loss.detach().double(), gradient.double()
 
@@ -136,7 +136,7 @@ def test_one_class_that_covers_nearly_all_of_a_map(backend: Backend, temperature
         fine = FineTokens(TokenGrid(tokens.to(dtype), mask), 8, queries)
         keys = targets.to(dtype).keys("m", pixels.to(dtype), torch.zeros(1, 64).long(), 1, coded=True)
         loss_mask = torch.ones(1, 64, 64).bool()
-        losses.append(patch_discrimination(fine, keys, loss_mask, queries, temperature, 11, backend, None)[0])
+        losses.append(patch_discrimination(fine, keys, loss_mask, queries, temperature, 11, backend, None))
     exact, actual = losses
     if not rare:
         assert exact.abs() < 1e-12  # nothing to tell it from
