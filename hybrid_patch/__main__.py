@@ -17,6 +17,8 @@ COMMANDS = {
     "report": ("hybrid_patch.report", "compare runs on one page"),
     "plan": ("hybrid_patch.plan", "predict memory, FLOPs and GPU-hours of runs before any is started"),
     "benchmark": ("hybrid_patch.benchmark", "measure time and memory of a training step, variants in turns"),
+    "benchmark-loading": ("hybrid_patch.cost.loading_benchmark", "measure how fast batches are loaded"),
+    "benchmark-embed": ("hybrid_patch.cost.map_benchmark", "measure the time to embed a scene, variants in turns"),
     "resume": ("hybrid_patch.resume", "go on with a run from its directory"),
     "launch": ("launch", "run sweeps on this machine's slots or on SLURM"),
 }

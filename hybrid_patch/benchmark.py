@@ -1,6 +1,6 @@
-"""`hybrid-patch benchmark`: what a training step takes, time and memory (`cost/benchmark.py`)."""
+"""`python -m hybrid_patch.benchmark`, as `hybrid-patch benchmark`: time and memory of a training step, variants in turns (`cost/benchmark.py`)."""
 
-from hybrid_patch.cost.benchmark import main
+import runpy
 
 if __name__ == "__main__":
-    main()
+    runpy.run_module("hybrid_patch.cost.benchmark", run_name="__main__", alter_sys=True)

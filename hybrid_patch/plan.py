@@ -1,6 +1,6 @@
-"""`hybrid-patch plan`: what the members of a sweep will take, before anything runs (`cost/plan.py`)."""
+"""`python -m hybrid_patch.plan`, as `hybrid-patch plan`: what the members of a sweep will take, before anything runs (`cost/plan.py`)."""
 
-from hybrid_patch.cost.plan import main
+import runpy
 
 if __name__ == "__main__":
-    main()
+    runpy.run_module("hybrid_patch.cost.plan", run_name="__main__", alter_sys=True)

@@ -68,14 +68,13 @@ class ResumeOptions:
 
 def plan_command(options: PlanOptions) -> int:
     """Show a sweep's members and what they will take; start nothing."""
-    from hybrid_patch.cost.plan_report import plan_report
-    from hybrid_patch.cost.plan_tables import plan_tables
+    from hybrid_patch.cost.plan_report import plan_report, plan_tables
 
     cluster = read_cluster(options.cluster)
     request = request_sweep(options.overrides, cluster)
     statuses = member_statuses(request.sweep, request.members())
     request, plan, device = plan_memory(request, cluster)
-    tables = plan_tables(plan_report(plan, device))
+    tables = plan_tables(plan_report([member.arguments for member in request.members()], plan, device))
     show(overview(request.sweep.name, statuses, brief=True), *tables, *_notes(request, statuses))
     return DONE
 

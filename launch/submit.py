@@ -27,7 +27,7 @@ from launch.sweep import RUNS, SUBMISSION, Submission, Sweep, SweepMember
 
 if TYPE_CHECKING:
     from hybrid_patch.cost.devices import Device
-    from hybrid_patch.cost.predict_sweep import PlannedSweep
+    from hybrid_patch.cost.predict import PlannedSweep
 
 
 class ValidMember(NamedTuple):
@@ -121,22 +121,19 @@ def plan_memory(request: SweepRequest, cluster: Cluster) -> tuple[SweepRequest, 
     """
     from hybrid_patch.cost.devices import RESERVE, device_named
     from hybrid_patch.cost.formatting import format_bytes
-    from hybrid_patch.cost.predict_sweep import predict_sweep
+    from hybrid_patch.cost.predict import predict_sweep
 
     device = device_named(cluster.device) if cluster.device else None
     sizes = (queue_of(cluster).memory(), device.memory if device else None)
     limits = [size for size in sizes if size is not None]
-    plan = predict_sweep(
-        [each.member.arguments for each in request.valid],
-        [each.config for each in request.valid],
-        growth=device is not None,  # its table tells the largest batch
-    )
+    configs = [each.config for each in request.valid]
+    plan = predict_sweep(configs, growth=device is not None)  # a device's table tells the largest batch
     too_large, valid = [], []
-    for each, planned in zip(request.valid, plan.runs, strict=True):
-        if planned.prediction is None:
-            too_large.append(f"{each.member.id}: {planned.error}")
+    for each, prediction in zip(request.valid, plan.runs, strict=True):
+        if isinstance(prediction, InputError):
+            too_large.append(f"{each.member.id}: {prediction}")
             continue
-        peak = planned.prediction.peak()
+        peak = prediction.peak()
         if limits and peak + RESERVE > min(limits):
             too_large.append(
                 f"{each.member.id}: a process needs {format_bytes(peak)} and {format_bytes(RESERVE)} for itself, "

@@ -20,6 +20,7 @@ PLAIN_WORDS = {
     "a valid boolean": "true or false",
     "a valid array": "a list, like [a,b]",
     "a valid date or datetime": "a date, like 2024-05-31",
+    "could not parse value and unit from byte string": "not a number of bytes, like 40GiB or 500MB",
 }
 
 

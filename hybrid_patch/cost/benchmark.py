@@ -6,7 +6,7 @@ same round. The first step of each, in which torch.compile works, is reported se
 process of its own.
 """
 
-import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
 from hybrid_patch.config.options import Count, Items, Option, OutputFile, Overrides, Positional, option_names
 from hybrid_patch.config.schema import Config
-from hybrid_patch.cost.formatting import format_interval, log, new_table, publish
+from hybrid_patch.cost.formatting import format_interval, log, publish, table
 from hybrid_patch.errors import InputError, require_extra
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -31,6 +31,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "subpixel": ("patch=hybrid", "upsampler=subpixel"),
 }
 """Overrides by name; `define.<name>='[…]'` adds to them."""
+TIMES_CAPTION = (
+    "GFLOP/s in brackets: the share of what this machine reaches in a matrix product. Planned in brackets: planned / "
+    "measured - 1; planned seconds are the roofline's, a lower bound"
+)
+RunOverrides = Annotated[
+    tuple[str, ...], Overrides({"key=value": "overrides as in hybrid-patch train, whose --help lists them"})
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,41 +63,24 @@ class BenchmarkOptions:
     output: Annotated[
         OutputFile | None, Positional("FILE.json", "write the report, and a plot beside it (FILE.png)")
     ] = None
-    overrides: Annotated[
-        tuple[str, ...],
-        Overrides({"key=value": "an override for all variants, as in hybrid-patch train, whose --help lists them"}),
-    ] = ()
+    overrides: RunOverrides = ()
 
     def __post_init__(self) -> None:
-        defined = VARIANTS | self.define
-        unknown = [name for name in self.variants if name not in defined]
-        if unknown or not self.variants:
-            wrong = f"unknown {', '.join(unknown)}" if unknown else "none named"
-            choices = f"{', '.join(defined)}, or define.<name>='[…]'"
-            raise InputError(f"variants=[{','.join(self.variants)}]: {wrong}; takes: {choices}")
+        check_variants(self.variants, [*VARIANTS, *self.define], ", or define.<name>='[…]'")
         if len(self.sweep) > 1:
             raise InputError(f"sweep.{' sweep.'.join(self.sweep)}: one key at a time can be swept")
-        if self.key is not None and not self.values:
-            raise InputError(f"sweep.{self.key}=[]: no value; write sweep.{self.key}=[a,b]")
+        for key, values in self.sweep.items():
+            if not values:
+                raise InputError(f"sweep.{key}=[]: no value; write sweep.{key}=[a,b]")
         if self.output is not None:
             require_extra("report", "matplotlib")
         self.points  # noqa: B018  # errors of its configs before anything is measured
 
-    @property
-    def key(self) -> str | None:
-        """The key that is swept, or None."""
-        return next(iter(self.sweep), None)
-
-    @property
-    def values(self) -> tuple[str, ...]:
-        """Its values, as they are written."""
-        return self.sweep[self.key] if self.key is not None else ()
-
     @cached_property
-    def points(self) -> list[dict[str, Config]]:
-        """The variants' configs, for each value of the key that is swept; a single point without a sweep."""
-        points = [[f"{self.key}={value}"] for value in self.values] or [[]]
-        return [{name: self._config(name, point) for name in self.variants} for point in points]
+    def points(self) -> dict[str, dict[str, Config]]:
+        """The variants' configs by value of the key that is swept, `key=value`; without a sweep by an empty text."""
+        words = [f"{key}={value}" for key, values in self.sweep.items() for value in values] or [""]
+        return {word: {name: self._config(name, [word] if word else []) for name in self.variants} for word in words}
 
     def _config(self, name: str, point: list[str]) -> Config:
         variant = (VARIANTS | self.define)[name]
@@ -102,9 +92,12 @@ class BenchmarkOptions:
             raise InputError(f"variant {name}: {error}{hint}") from error
 
 
-def main() -> None:
-    """The command."""
-    run_command("hybrid-patch benchmark", __doc__, BenchmarkOptions, benchmark_command)
+def check_variants(given: Sequence[str], known: Sequence[str], others: str = "") -> None:
+    """Raises InputError if no variant is given, or one that is not known; `others` says what could be given too."""
+    unknown = [name for name in given if name not in known]
+    if unknown or not given:
+        wrong = f"unknown {', '.join(unknown)}" if unknown else "none named"
+        raise InputError(f"variants=[{','.join(given)}]: {wrong}; takes: {', '.join(known)}{others}")
 
 
 def benchmark_command(options: BenchmarkOptions) -> None:
@@ -118,90 +111,70 @@ def benchmark_command(options: BenchmarkOptions) -> None:
 
 
 def measure(options: BenchmarkOptions) -> dict[str, Any]:
-    """The report: the machine and what `compare` gives; of a sweep, that for each value, and exponents of growth."""
+    """What `compare` gives; of a sweep, that for each value, and exponents of growth."""
     from hybrid_patch.cost.compare import compare, exponents
-    from hybrid_patch.runs.provenance import provenance
 
     points = []
-    for number, configs in enumerate(options.points):
-        if options.key is not None:
-            log(f"{options.key}={options.values[number]}")
-        points.append(compare(configs, options.rounds, options.warmup, options.limit_s, log))
-    machine = {"machine": provenance(), "command": " ".join(sys.argv[1:])}
-    if options.key is None:
-        return {**machine, **points[0]}
-    for point, value in zip(points, options.values, strict=True):
-        point["value"] = f"{options.key}={value}"
-    sweep = {"key": options.key, "values": options.values}
-    return {**machine, "sweep": sweep, "points": points, "exponents": exponents(options.values, points)}
+    for value, configs in options.points.items():
+        if value:
+            log(value)
+        points.append({"value": value, **compare(configs, options.rounds, options.warmup, options.limit_s, log)})
+    if not options.sweep:
+        return points[0]
+    ((key, values),) = options.sweep.items()
+    return {"sweep": {"key": key, "values": values}, "points": points, "exponents": exponents(values, points)}
 
 
 def tables(report: dict[str, Any]) -> list[Table]:
     """Step times and ratios, for each value of a sweep, and how costs grow with it."""
-    points = report.get("points", [report])
-    for_points = [table for point in points for table in (times_table(point), ratios_table(point))]
-    return [*for_points, exponents_table(report)] if "sweep" in report else for_points
+    shown = []
+    for point in report.get("points", [report]):
+        title = f"One training step, median (lowest–highest) of {point['rounds']} rounds  {point['value']}"
+        shown.append(table(title, [_times(name, row) for name, row in point["variants"].items()], TIMES_CAPTION))
+        if "null" in point:
+            caption = "interval: order statistics around the median"
+            shown.append(table("Ratios, paired within rounds", _ratios(point), caption))
+    if "sweep" in report:
+        columns = {"step time": "step_seconds", "peak memory": "peak_memory_bytes"}
+        rows = [
+            {"variant": name, **{column: f"{row[figure]:.2f}" for column, figure in columns.items()}}
+            for name, row in report["exponents"].items()
+        ]
+        shown.append(table(f"Exponents: cost ∝ ({report['sweep']['key']})^x", rows))
+    return shown
 
 
-def times_table(report: dict[str, Any]) -> Table:
-    """A row per variant."""
-    columns = (
-        *("variant", "first, s", "step, s", "planned", "forward", "backward", "optimizer"),
-        *("peak MiB", "planned", "pixels/s", "GFLOP/s"),
-    )
-    table = new_table(
-        f"One training step, median (lowest–highest) of {report['rounds']} rounds  {report.get('value', '')}",
-        columns,
-        ("variant",),
-        "GFLOP/s in brackets: the share of what this machine reaches in a matrix product. Planned in brackets: "
-        "planned / measured - 1; planned seconds are the roofline's, a lower bound",
-    )
-    for name, row in report["variants"].items():
-        if "failed" in row:
-            table.add_row(name, row["failed"], style="dim")
-            continue
-        planned, error = row["planned"], row["planned_error"]
-        table.add_row(
-            name,
-            f"{row['first_step_seconds']:.3f}",
-            format_interval(row["step_seconds"], ".3f"),
-            f"{planned['step_seconds']:.3f} ({error['step_seconds']:+.0%})",
-            *(f"{row[f'{part}_seconds']['median']:.3f}" for part in ("forward", "backward", "optimizer")),
-            f"{row['peak_memory_bytes'] / 2**20:.0f}",
-            f"{planned['peak_memory_bytes'] / 2**20:.0f} ({error['peak_memory_bytes']:+.0%})",
-            f"{row['pixels_per_second']:,.0f}",
-            f"{row['flops_per_second'] / 1e9:,.0f} ({row['share_of_peak_flops']:.0%})",
-        )
-    return table
+def _times(name: str, row: dict[str, Any]) -> dict[str, str]:
+    """A variant's row."""
+    if "failed" in row:
+        return {"variant": name, "first, s": row["failed"]}
+    planned, error = row["planned"], row["planned_error"]
+    return {
+        "variant": name,
+        "first, s": f"{row['first_step_seconds']:.3f}",
+        "step, s": format_interval(row["step_seconds"], ".3f"),
+        "planned, s": f"{planned['step_seconds']:.3f} ({error['step_seconds']:+.0%})",
+        **{part: f"{row[f'{part}_seconds']['median']:.3f}" for part in ("forward", "backward", "optimizer")},
+        "peak MiB": f"{row['peak_memory_bytes'] / 2**20:.0f}",
+        "planned MiB": f"{planned['peak_memory_bytes'] / 2**20:.0f} ({error['peak_memory_bytes']:+.0%})",
+        "pixels/s": f"{row['pixels_per_second']:,.0f}",
+        "GFLOP/s": f"{row['flops_per_second'] / 1e9:,.0f} ({row['share_of_peak_flops']:.0%})",
+    }
 
 
-def ratios_table(report: dict[str, Any]) -> Table:
-    """A row per pair of variants, the slower one first, and the null."""
-    columns = ("pair", "step time", "interval", "peak memory")
-    title = "Ratios, paired within rounds"
-    table = new_table(title, columns, ("pair",), "interval: order statistics around the median")
-    for pair, row in report["ratios"].items():
-        if row["step_seconds"]["median"] >= 1:
-            table.add_row(pair, *_ratio(row["step_seconds"]), f"{row['peak_memory_bytes']:.2f}")
-    if "null" in report:
-        null = report["null"]
-        table.add_row(f"{null['variant']} against itself", *_ratio(null["step_seconds"]), "", style="dim")
-    return table
-
-
-def _ratio(step: dict[str, float]) -> tuple[str, str]:
-    """A ratio, and its interval; no ratio where the interval spans 1."""
-    median = "no difference shown" if step["low"] <= 1 <= step["high"] else f"{step['median']:.2f}"
-    return median, f"{step['low']:.2f}–{step['high']:.2f}"
-
-
-def exponents_table(report: dict[str, Any]) -> Table:
-    """How step time and memory grow with the key that was swept."""
-    table = Table("variant", "step time", "peak memory", title=f"Exponents: cost ∝ ({report['sweep']['key']})^x")
-    for name, row in report["exponents"].items():
-        table.add_row(name, *(f"{row[figure]:.2f}" for figure in ("step_seconds", "peak_memory_bytes")))
-    return table
+def _ratios(report: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """A row per pair of variants, the slower one first, and the null; no ratio where its interval spans 1."""
+    null = report["null"]
+    for pair, row in (report["ratios"] | {f"{null['variant']} against itself": null}).items():
+        step = row["step_seconds"]
+        if step["median"] >= 1 or row is null:
+            yield {
+                "pair": pair,
+                "step time": "no difference shown" if step["low"] <= 1 <= step["high"] else f"{step['median']:.2f}",
+                "interval": f"{step['low']:.2f}–{step['high']:.2f}",
+                "peak memory": "" if row is null else f"{row['peak_memory_bytes']:.2f}",
+            }
 
 
 if __name__ == "__main__":
-    main()
+    run_command("hybrid-patch benchmark", __doc__, BenchmarkOptions, benchmark_command)

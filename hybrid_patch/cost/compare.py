@@ -3,7 +3,7 @@
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hybrid_patch.config.recipe import recipe
@@ -12,12 +12,10 @@ from hybrid_patch.cost.devices import Device, this_device
 from hybrid_patch.cost.isolated_memory import FailedAlone, memory_alone
 from hybrid_patch.cost.predict import Prediction, predict
 from hybrid_patch.cost.step import Step
-from hybrid_patch.cost.timing import Parts, in_turns, interleave, interval, ratio, totals_of
+from hybrid_patch.cost.timing import Log, in_turns, interleave, intervals, ratios
 
-PARTS = ("forward", "backward", "optimizer")
 AGAIN = " again"
 """Suffix of the variant that is timed twice, against itself."""
-Log = Callable[[str], None]
 
 
 def compare(configs: Mapping[str, Config], rounds: int, warmup: int, limit_s: float, log: Log) -> dict[str, Any]:
@@ -28,40 +26,36 @@ def compare(configs: Mapping[str, Config], rounds: int, warmup: int, limit_s: fl
     under two names. The ratio of the two, `null`, shows how far apart two measurements of the same thing are here.
 
     Returns:
-        `config` the recipes; `variants` by name: seconds (median, low, high) of the step and its parts, and of the
+        `config` the recipes; `variants` by name: seconds (median, low, high) of the step and its phases, and of the
         first step, in which compilers work, bytes, pixels and FLOPs per second, the share of what this machine does in
         a product of matrices, what was `planned` (bytes; seconds by the roofline of this machine) and the
         `planned_error` of it, planned / measured - 1; or `failed` and why. `ratios` by pair; `null`.
     """
     variants = {name: _memory(name, config, limit_s, log) for name, config in configs.items()}
-    runnable = {name: configs[name] for name, row in variants.items() if "failed" not in row}
     report: dict[str, Any] = {
         "config": {name: recipe(config) for name, config in configs.items()},
         "rounds": rounds,
         "variants": variants,
         "ratios": {},
     }
-    if not runnable:
+    steps = {name: (Step(configs[name]), Step(configs[name])) for name, row in variants.items() if "failed" not in row}
+    if not steps:
         return report
-    first = next(iter(runnable))
-    steps = {name: (Step(config), Step(config)) for name, config in runnable.items()}
     runs = {name: in_turns([step.run for step in pair]) for name, pair in steps.items()}
     for name, run in runs.items():
         log(f"first step: {name}")
         variants[name]["first_step_seconds"] = sum(run().values())
+    first = next(iter(runs))
     seconds = interleave(runs | {first + AGAIN: runs[first]}, rounds, warmup, log)
-    totals, device = totals_of(seconds), this_device()
+    device, step_ratios = this_device(), ratios(seconds)
     for name, (step, _) in steps.items():
-        variants[name] |= _times(step, seconds[name], totals[name])
-        variants[name] |= _planned(predict(configs[name]), device, variants[name])
-    report["ratios"] = {
-        f"{a}/{b}": {
-            "step_seconds": ratio(totals[a], totals[b])._asdict(),
-            "peak_memory_bytes": variants[a]["peak_memory_bytes"] / variants[b]["peak_memory_bytes"],
-        }
-        for a, b in itertools.permutations(runnable, 2)
-    }
-    report["null"] = {"variant": first, "step_seconds": ratio(totals[first], totals[first + AGAIN])._asdict()}
+        row = variants[name] | intervals(seconds[name], "step") | {"parameters": step.parameters}
+        row["pixels_per_second"] = step.pixels / row["step_seconds"]["median"]
+        variants[name] = row | _planned(predict(configs[name]), device, row)
+    for a, b in itertools.permutations(steps, 2):
+        memory = variants[a]["peak_memory_bytes"] / variants[b]["peak_memory_bytes"]
+        report["ratios"][f"{a}/{b}"] = {"step_seconds": step_ratios[f"{a}/{b}"], "peak_memory_bytes": memory}
+    report["null"] = {"variant": first, "step_seconds": step_ratios[f"{first}/{first}{AGAIN}"]}
     return report
 
 
@@ -76,26 +70,15 @@ def _memory(name: str, config: Config, limit_s: float, log: Log) -> dict[str, An
     return {"peak_memory_bytes": peak} | ({} if reserved is None else {"reserved_memory_bytes": reserved})
 
 
-def _times(step: Step, seconds: Sequence[Parts], totals: Sequence[float]) -> dict[str, Any]:
-    return {
-        "step_seconds": interval(totals)._asdict(),
-        **{f"{part}_seconds": interval([parts[part] for parts in seconds])._asdict() for part in PARTS},
-        "pixels_per_second": step.pixels / statistics.median(totals),
-        "parameters": step.parameters,
-    }
-
-
 def _planned(prediction: Prediction, device: Device, row: Mapping[str, Any]) -> dict[str, Any]:
     """What the planner predicts for a variant, and how far that is from the measurements in its row."""
     seconds, flops = row["step_seconds"]["median"], prediction.flops_per_step()
+    measured = {"peak_memory_bytes": row["peak_memory_bytes"], "step_seconds": seconds}
     planned = {"peak_memory_bytes": prediction.peak(), "step_seconds": prediction.seconds(device)}
     peak_flops = device.bf16 if prediction.config.runtime.precision == "bf16-mixed" else device.fp32
     return {
         "planned": planned,
-        "planned_error": {
-            "peak_memory_bytes": planned["peak_memory_bytes"] / row["peak_memory_bytes"] - 1,
-            "step_seconds": planned["step_seconds"] / seconds - 1,
-        },
+        "planned_error": {figure: planned[figure] / value - 1 for figure, value in measured.items()},
         "flops_per_step": flops,
         "flops_per_second": flops / seconds,
         "share_of_peak_flops": flops / seconds / peak_flops,
@@ -109,8 +92,8 @@ def exponents(values: Sequence[str], points: Sequence[Mapping[str, Any]]) -> dic
     """
     rows = {}
     for name in points[0]["variants"]:
-        at_values = [(value, point["variants"][name]) for value, point in zip(values, points, strict=True)]
-        usable = [(float(value), row) for value, row in at_values if _is_positive(value) and "failed" not in row]
+        at_sizes = zip(map(_size, values), (point["variants"][name] for point in points), strict=True)
+        usable = [(size, row) for size, row in at_sizes if size is not None and "failed" not in row]
         if len(usable) >= 2:
             sizes = [size for size, _ in usable]
             rows[name] = {
@@ -125,8 +108,9 @@ def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
     return statistics.linear_regression([*map(math.log, sizes)], [*map(math.log, costs)]).slope
 
 
-def _is_positive(value: str) -> bool:
+def _size(value: str) -> float | None:
+    """A swept value as a number above 0; None if it is none."""
     try:
-        return 0 < float(value) < math.inf
+        return float(value) if 0 < float(value) < math.inf else None
     except ValueError:
-        return False
+        return None

@@ -1,8 +1,7 @@
 """Devices to plan for: published peaks (`devices.yaml`), or this machine, measured for a second."""
 
 import dataclasses
-import time
-from collections.abc import Callable
+import math
 from pathlib import Path
 
 import yaml
@@ -24,17 +23,51 @@ SECONDS = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
+class Links:
+    """Bandwidth between devices.
+
+    Attributes:
+        per_node: devices of a node.
+        node: bytes/s that a device sends to others of its node, while it receives as much.
+        network: bytes/s that a node sends to other nodes, per device.
+    """
+
+    per_node: int
+    node: float
+    network: float
+
+    @classmethod
+    def read(cls, text: str) -> "Links":
+        """Of `8,450,50`: devices per node, and the two links in 10^9 bytes/s. Raises InputError."""
+        try:
+            per_node, node, network = (float(number) for number in text.strip("[]").split(","))
+        except ValueError:
+            per_node = node = network = 0.0
+        if not (per_node >= 1 and per_node.is_integer() and 0 < node < math.inf and 0 < network < math.inf):
+            raise InputError(
+                f"links={text}: takes devices per node, and GB/s of each to its node and to others: links=8,450,50"
+            )
+        return cls(int(per_node), 1e9 * node, 1e9 * network)
+
+    def bandwidth(self, world: int) -> float:
+        """Bytes/s of each device in a ring over all.
+
+        There is one ring per device of a node, each through a network card of its own: a device's link carries all of
+        them, and so do the cards of a node together.
+        """
+        return self.node if world <= self.per_node else min(self.node, self.per_node * self.network)
+
+
+@dataclasses.dataclass(frozen=True)
 class Device:
     """Peaks of a device.
 
     Attributes:
-        name: in the table.
         memory: bytes.
         fp32, bf16: FLOP/s.
         bandwidth: bytes/s from and to its memory.
-        per_node, node_link, network_link: devices per server, and bytes/s from each to the others there and elsewhere
-            (`weak_scaling.Links`); None if unknown.
         source: where the numbers come from.
+        links: of a usual server; None if unknown.
     """
 
     name: str
@@ -43,47 +76,37 @@ class Device:
     bf16: float
     bandwidth: float
     source: str
-    per_node: int | None = None
-    node_link: float | None = None
-    network_link: float | None = None
+    links: Links | None = None
 
 
 def device_named(name: str) -> Device:
     """The device of that name; `this` is measured. Raises InputError for an unknown name."""
-    table = yaml.safe_load(TABLE.read_text())
     if name == THIS:
         return this_device()
+    table = yaml.safe_load(TABLE.read_text())
     if name not in table:
         names = [*table, THIS]
         raise InputError(f"device={name}: unknown device; takes: {', '.join(names)}{did_you_mean(name, names)}")
-    return Device(name, **table[name])
+    return Device(name, **table[name] | {"links": Links(**table[name]["links"])})
 
 
 def this_device() -> Device:
-    """This machine's GPU, or its CPU: the fastest of a few matrix products and of a few copies."""
+    """This machine's GPU, or its CPU: the fastest of some matrix products and of some copies."""
     import psutil
     import torch
+    from torch.utils.benchmark import Timer
 
-    from hybrid_patch.cost.timing import Clock
-
-    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    def fastest(run: Callable[[], object]) -> float:
-        run()
-        clock, laps, began = Clock(where), [], time.perf_counter()
-        while time.perf_counter() - began < SECONDS:
-            run()
-            laps.append(clock.lap())
-        return min(laps)
+    def fastest(statement: str, tensor: torch.Tensor) -> float:
+        timer = Timer(statement, globals={"x": tensor}, num_threads=torch.get_num_threads())
+        return min(timer.blocked_autorange(min_run_time=SECONDS).times)
 
     def product(dtype: torch.dtype) -> float:
-        matrix = torch.randn(SIDE, SIDE, device=where).to(dtype)
-        return 2 * SIDE**3 / fastest(lambda: matrix @ matrix)
+        return 2 * SIDE**3 / fastest("x @ x", torch.randn(SIDE, SIDE, device=where).to(dtype))
 
-    copied = torch.zeros(COPIED, dtype=torch.uint8, device=where)
-    bandwidth = 2.0 * COPIED / fastest(copied.clone)
-    if where.type == "cuda":
-        memory, what = float(torch.cuda.get_device_properties(where).total_memory), torch.cuda.get_device_name(where)
-    else:
-        memory, what = float(psutil.virtual_memory().total), f"CPU, {torch.get_num_threads()} threads"
-    return Device(THIS, memory, product(torch.float32), product(torch.bfloat16), bandwidth, f"measured: {what}")
+    where, memory = "cpu", psutil.virtual_memory().total
+    what = f"CPU, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        where, memory = "cuda", torch.cuda.get_device_properties(0).total_memory
+        what = torch.cuda.get_device_name()
+    bandwidth = 2 * COPIED / fastest("x.clone()", torch.zeros(COPIED, dtype=torch.uint8, device=where))
+    return Device(THIS, float(memory), product(torch.float32), product(torch.bfloat16), bandwidth, f"measured: {what}")

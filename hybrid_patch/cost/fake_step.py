@@ -15,15 +15,14 @@ from hybrid_patch.config.curriculum import PatchSizes, tile_for
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.recorder import Record, Recorder
+from hybrid_patch.cost.step import training_step
 from hybrid_patch.cost.torch_internals import FakeTensorMode
-from hybrid_patch.data.batch import Batch, MaskedTokens, QuerySampling
-from hybrid_patch.data.masking import Mask, coarse_presence, draw_masks
+from hybrid_patch.data.batch import Batch, MaskedTokens, QuerySampling, by_role
+from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.packing import Packing
-from hybrid_patch.loss.term import MicrobatchContext
 from hybrid_patch.model.encodings import ground_encoding, series_encoding
 from hybrid_patch.model.interpolation import bilinear_weights, neighbouring_cells
 from hybrid_patch.model.patch_embed import kernel_resize
-from hybrid_patch.train.optimizer import build_optimizer
 from hybrid_patch.train.step import TrainingModule, TrainingStep
 
 _CACHED = (bilinear_weights, neighbouring_cells, ground_encoding, series_encoding, kernel_resize)
@@ -52,13 +51,7 @@ def fake_tensors() -> Iterator[None]:
 
 
 class Tokens(NamedTuple):
-    """Tokens of one sample in one view, all modalities, timesteps and band sets together.
-
-    Attributes:
-        encoder: tokens visible to the encoder.
-        decoder: tokens that the decoder predicts.
-        fine: all tokens at the output patch size.
-    """
+    """Tokens of one sample in one view: visible to the encoder, predicted by the decoder, all at output patch size."""
 
     encoder: int
     decoder: int
@@ -66,13 +59,7 @@ class Tokens(NamedTuple):
 
 
 class FakeSteps(NamedTuple):
-    """Steps of one config, and the size of what they work on.
-
-    Attributes:
-        records: the cost of each step.
-        tokens: of a sample.
-        parameters: trainable parameters by module (`TrainingModule.parameter_counts`).
-    """
+    """The costs of steps of one config, what a sample's tokens are, and trainable parameters by module."""
 
     records: list[Record]
     tokens: Tokens
@@ -82,145 +69,104 @@ class FakeSteps(NamedTuple):
 def fake_steps(
     config: Config, modalities: Mapping[str, Modality], sizes: PatchSizes, samples: Sequence[int]
 ) -> FakeSteps:
-    """Steps of a config at some patch sizes, one for each number of samples, in the middle of training.
-
-    Only the first includes the optimizer, whose part is the same for any number of samples.
+    """Steps of a config in the middle of training, one for each number of samples; only the first has the optimizer's.
 
     The code is that of a real step on a CPU; a GPU's kernels may allocate differently. Blocks are not compiled, and a
     `loss.backend` that needs a GPU is replaced by the CPU's kernel, of the same shapes.
     """
     config = _for_cpu(config)
-    masks = masks_of(config, modalities, sizes)
-    inputs = {name: mask for name, mask in masks.items() if not modalities[name].decode_only}
-    encoded, decoded = MaskedTokens.of(inputs, Mask.ENCODE), MaskedTokens.of(masks, Mask.DECODE)
-    coarse = sum(mask.numel() for mask in masks.values())
-    visible, predicted = (tokens.together.index.shape[1] for tokens in (encoded, decoded))
+    sample = one_sample(config, modalities, sizes)
     with fake_tensors():
         module = TrainingModule(config, modalities)
-        optimizer = build_optimizer(module, config.optimizer)
+        step = training_step(config, module)
         for parameter in module.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # creates its state
-        optimizer.zero_grad()
-        batches = [_batch(config, modalities, sizes, encoded, decoded, number) for number in samples]
+        step.optimizer.step()  # creates its state
+        step.optimizer.zero_grad()
+        batches = [_repeated(sample, number) for number in samples]
         with torch.no_grad():
             TrainingModule(_shallow(config), modalities)(batches[0], sizes)  # fills the caches
-        records = [
-            _RecordedStep(config, module, optimizer).record(batch, sizes, with_optimizer=number == 0)
-            for number, batch in enumerate(batches)
-        ]
-    return FakeSteps(records, Tokens(visible, predicted, coarse * sizes.factor**2), module.parameter_counts())
+        records = [_record(step, batch, sizes, number == 0) for number, batch in enumerate(batches)]
+    visible, predicted = (tokens.together.index.shape[1] for tokens in (sample.encoded, sample.decoded))
+    tokens = Tokens(visible, predicted, sample.decoded.together.length * sizes.factor**2)
+    return FakeSteps(records, tokens, module.parameter_counts())
 
 
-class _RecordedStep(TrainingStep):
-    """One step of a config, recorded phase by phase."""
+def _record(step: TrainingStep, batch: Batch, sizes: PatchSizes, with_optimizer: bool) -> Record:
+    """The cost of a step; without the optimizer it ends with the backward pass."""
+    recorder, module, optimizer = Recorder(), step.module, step.optimizer
+    for tensor in (*module.parameters(), *module.buffers()):
+        recorder.hold(tensor, "parameters")
+    for state in optimizer.state.values():
+        for tensor in state.values():
+            recorder.hold(tensor, "optimizer")
+    batch.map(lambda x: recorder.hold(x, "activations"))
 
-    def __init__(self, config: Config, module: TrainingModule, optimizer: torch.optim.Optimizer) -> None:
-        super().__init__(module, optimizer, config.optimizer.clip_norm, config.runtime.accumulate)
-        self.recorder = Recorder()
+    def accumulated(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        recorder.hold(parameter.grad, "gradients")
 
-    def record(self, batch: Batch, sizes: PatchSizes, with_optimizer: bool) -> Record:
-        """The cost of a step; without the optimizer it ends with the backward pass."""
-        recorder, module = self.recorder, self.module
-        recorder.hold([*module.parameters(), *module.buffers()], "parameters")
-        recorder.hold([x for state in self.optimizer.state.values() for x in state.values()], "optimizer")
-        batch.map(lambda x: recorder.held(x, "activations"))
-
-        def accumulated(parameter: Tensor) -> None:
-            assert parameter.grad is not None
-            recorder.hold([parameter.grad], "gradients")
-
-        hooks = [p.register_post_accumulate_grad_hook(accumulated) for p in module.parameters() if p.requires_grad]
-        if with_optimizer:
-            self.run(batch, sizes)
-        else:
-            self.backpropagate(batch, sizes)
-        for hook in hooks:
-            hook.remove()
-        record = recorder.record()
-        self.optimizer.zero_grad()
-        return record
-
-    def forward(self, *inputs: object) -> dict[str, Tensor]:
-        """The forward pass."""
-        with self.recorder.phase("forward"):
-            return super().forward(*inputs)
-
-    def contexts(self, batch: Batch, parts: Sequence[Batch], sizes: PatchSizes) -> list[MicrobatchContext]:
-        """The encoder's pass over all microbatches, which belongs to the forward pass."""
-        with self.recorder.phase("forward"):
-            return super().contexts(batch, parts, sizes)
-
-    def backward(self, loss: Tensor) -> None:
-        """The backward pass."""
-        with self.recorder.phase("backward"):
-            super().backward(loss)
-
-    def clip_gradients(self) -> Tensor:
-        """Part of the optimizer's phase."""
-        with self.recorder.phase("optimizer"):
-            return super().clip_gradients()
-
-    def step_optimizer(self) -> None:
-        """The optimizer's phase."""
-        with self.recorder.phase("optimizer"):
-            super().step_optimizer()
+    hooks = [p.register_post_accumulate_grad_hook(accumulated) for p in module.parameters() if p.requires_grad]
+    step.phase = recorder.phase
+    if with_optimizer:
+        step.run(batch, sizes)
+    else:
+        step.backpropagate(batch, sizes)
+    for hook in hooks:
+        hook.remove()
+    record = recorder.record()
+    optimizer.zero_grad()
+    return record
 
 
-def masks_of(config: Config, modalities: Mapping[str, Modality], sizes: PatchSizes) -> dict[str, Tensor]:
-    """Masks of one sample without missing pixels, `[1, h, w, T, S]`, at the ratios of the config.
+def one_sample(config: Config, modalities: Mapping[str, Modality], sizes: PatchSizes) -> Batch:
+    """A batch of one sample without missing pixels, masked at the ratios of the config.
 
-    `modality_cross_random` drops some of the tokens. A batch is as wide as its widest sample, so none are dropped here.
+    `modality_cross_random` drops some of the tokens. A batch is as wide as its widest sample, so none are dropped here,
+    and all but that one are padded.
     """
-    tile = tile_for(config, sizes)
-    presence = {}
+    masking, tile = config.masking, tile_for(config, sizes)
+    cross = masking.name == "modality_cross_random"
+    if cross:
+        masking = dataclasses.replace(masking, name="random")
+    pixels, valid, presence = {}, {}, {}
     for name, modality in modalities.items():
         shape = (1, tile, tile, config.data.timesteps if modality.temporal else 1)
-        presence[name] = coarse_presence(np.ones(shape, bool), sizes.processing, len(modality.band_sets))
-    masking = config.masking
-    if masking.name == "modality_cross_random":
-        masking = dataclasses.replace(masking, name="random")
-    masks = draw_masks(masking, modalities, presence, np.random.default_rng(0))
-    return {name: torch.from_numpy(mask) for name, mask in masks.items()}
-
-
-def _batch(
-    config: Config,
-    modalities: Mapping[str, Modality],
-    sizes: PatchSizes,
-    encoded: MaskedTokens,
-    decoded: MaskedTokens,
-    samples: int,
-) -> Batch:
-    """A fake batch without missing pixels, whose samples have as many tokens as the given one."""
-    rows, tile = samples * config.masking.views, tile_for(config, sizes)
-    side = tile // sizes.processing
-    padded = config.masking.name == "modality_cross_random"
-
-    def repeat(packing: Packing) -> Packing:
-        shape = (rows, packing.index.shape[1])
-        padding_mask = torch.ones(shape, dtype=torch.bool) if padded or packing.padding_mask is not None else None
-        return Packing(torch.zeros(shape, dtype=torch.long), padding_mask, packing.length)
-
-    def repeat_all(tokens: MaskedTokens) -> MaskedTokens:
-        return MaskedTokens(repeat(tokens.together), {name: repeat(each) for name, each in tokens.each.items()})
-
-    pixels, valid, masks = {}, {}, {}
-    for name, modality in modalities.items():
-        steps = config.data.timesteps if modality.temporal else 1
-        pixels[name] = torch.zeros(samples, tile, tile, steps, modality.channels)
-        valid[name] = torch.ones(samples, tile, tile, steps, dtype=torch.bool)
-        masks[name] = torch.zeros(rows, side, side, steps, len(modality.band_sets), dtype=torch.int8)
-    timestamps = torch.zeros(samples, config.data.timesteps, 3, dtype=torch.long)
-    subpixels, strata = torch.zeros(sizes.factor**2, dtype=torch.long), torch.zeros(config.loss.max_queries or 0)
+        pixels[name], valid[name] = torch.zeros(*shape, modality.channels), torch.ones(shape, dtype=torch.bool)
+        presence[name] = coarse_presence(valid[name].numpy(), sizes.processing, len(modality.band_sets))
+    view = draw_masks(masking, modalities, presence, np.random.default_rng(0))
+    masks = {name: torch.from_numpy(mask).repeat(masking.views, 1, 1, 1, 1) for name, mask in view.items()}
+    inputs = [name for name, modality in modalities.items() if not modality.decode_only]
     guide_mask = {}
     if config.upsampler.pixel_dropout is not None:
-        for name, x in valid.items():
-            if not modalities[name].decode_only:
-                guide_mask[name] = torch.ones(rows, *x.shape[1:], dtype=torch.bool)
-    tokens = repeat_all(encoded), repeat_all(decoded)
-    return Batch(pixels, valid, timestamps, masks, *tokens, QuerySampling(subpixels, strata), guide_mask)
+        guide_mask = {name: valid[name].repeat(masking.views, 1, 1, 1) for name in inputs}
+    timestamps = torch.zeros(1, config.data.timesteps, 3, dtype=torch.long)
+    subpixels, strata = torch.zeros(sizes.factor**2, dtype=torch.long), torch.zeros(config.loss.max_queries or 0)
+    encoded, decoded = by_role(masks, inputs)
+    if cross:
+        encoded, decoded = _padded(encoded), _padded(decoded)
+    return Batch(pixels, valid, timestamps, masks, encoded, decoded, QuerySampling(subpixels, strata), guide_mask)
+
+
+def _padded(tokens: MaskedTokens) -> MaskedTokens:
+    """The tokens with padding masks."""
+
+    def pad(packing: Packing) -> Packing:
+        return dataclasses.replace(packing, padding_mask=packing.valid())
+
+    return MaskedTokens(pad(tokens.together), {name: pad(each) for name, each in tokens.each.items()})
+
+
+def _repeated(sample: Batch, samples: int) -> Batch:
+    """A batch of as many such samples, which share the query sampling."""
+    sampling = sample.query_sampling
+
+    def repeat(x: Tensor) -> Tensor:
+        times = 1 if x is sampling.subpixels or x is sampling.strata else samples
+        return torch.zeros(times * len(x), *x.shape[1:], dtype=x.dtype)
+
+    return sample.map(repeat)
 
 
 def _for_cpu(config: Config) -> Config:

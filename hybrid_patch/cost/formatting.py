@@ -1,7 +1,7 @@
 """What the commands print: sizes, intervals, tables, and progress on stderr."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +9,17 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_patch.runs.atomic_files import write_json
+from hybrid_patch.runs.provenance import provenance
 
 WIDTH = 170
 """Of tables that are not printed to a terminal."""
 
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-
 
 def format_bytes(number: float | int) -> str:
     """A size with its unit: `1.5 GiB`."""
-    for unit in ("TiB", "GiB", "MiB", "KiB"):
-        if number >= UNITS[unit]:
-            size = number / UNITS[unit]
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if number >= 1024**power:
+            size = number / 1024**power
             return f"{size:.3g} {unit}" if size < 999.5 else f"{size:.0f} {unit}"
     return f"{number:.0f} B"
 
@@ -30,21 +29,29 @@ def format_interval(interval: Mapping[str, float], spec: str) -> str:
     return f"{interval['median']:{spec}} ({interval['low']:{spec}}–{interval['high']:{spec}})"
 
 
+def table(title: str, rows: Iterable[Mapping[str, str] | None], caption: str | None = None) -> Table:
+    """A table of rows, cells by column; None draws a line. Columns of numbers are aligned right."""
+    rows = list(rows)
+    shown = Table(title=title, caption=caption)
+    for column in dict.fromkeys(column for row in rows if row for column in row):
+        has_numbers = any(row.get(column, "")[:1].isdigit() for row in rows if row)
+        shown.add_column(column, justify="right" if has_numbers else "left")
+    for row in rows:
+        if row is None:
+            shown.add_section()
+        else:
+            shown.add_row(*(row.get(str(column.header), "") for column in shown.columns))
+    return shown
+
+
 def publish(report: Mapping[str, Any], tables: Iterable[Table], output: Path | None) -> None:
-    """Print a report's tables, and write it to a JSON file if one is given."""
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(*tables)
+    """Print a report's tables; write it, with the machine and the command's arguments, to a JSON file if given."""
+    # Overrides in brackets are no markup.
+    Console(width=None if sys.stdout.isatty() else WIDTH, markup=False).print(*tables)
     if output is not None:
-        write_json(output, report)
+        write_json(output, {"machine": provenance(), "command": " ".join(sys.argv[1:]), **report})
 
 
 def log(text: str) -> None:
     """Progress, on stderr."""
     print(text, file=sys.stderr, flush=True)
-
-
-def new_table(title: str, columns: Sequence[str], text_columns: Sequence[str], caption: str | None = None) -> Table:
-    """An empty table whose columns are aligned right, but for those of text."""
-    table = Table(title=title, caption=caption)
-    for column in columns:
-        table.add_column(column, justify="left" if column in text_columns else "right")
-    return table

@@ -1,14 +1,19 @@
 """Memory of one variant's steps, in a process of its own; also whether it runs at all."""
 
 import multiprocessing
-import os
 import signal
+import time
 import traceback
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
+import torch
+
 from hybrid_patch.config.schema import Config
+from hybrid_patch.cost.step import Step
 from hybrid_patch.errors import InputError
+from hybrid_patch.train.peak_memory import PeakMemory
 
 STEPS = 2
 """Steps until memory has levelled off: the optimizer's moments are allocated in the first."""
@@ -26,54 +31,31 @@ class FailedAlone(Exception):
 
 
 def memory_alone(config: Config, limit_s: float) -> Memory:
-    """The memory of a few steps, in a process that does nothing else.
-
-    Raises FailedAlone if it runs out of memory, takes longer than `limit_s` seconds, or fails otherwise.
-    """
-    receive, send = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("spawn").Process(target=_steps, args=(config, send), daemon=True)
-    process.start()
-    send.close()
-    try:
-        if not receive.poll(limit_s):
-            raise FailedAlone(f"no {STEPS} steps in limit_s={limit_s:g} seconds")
-        answer = receive.recv()
-    except EOFError:
-        process.join()
-        killed = process.exitcode == -signal.SIGKILL
-        raise FailedAlone("killed (out of memory?)" if killed else f"exit code {process.exitcode}") from None
-    finally:
-        process.kill()
-        process.join()
-        receive.close()
-    if isinstance(answer, str):
-        raise FailedAlone(answer)
-    return answer
+    """The memory of a few steps. Raises FailedAlone if they need too much, more than `limit_s` seconds, or fail."""
+    began = time.monotonic()
+    alarm = (signal.ITIMER_REAL, limit_s)  # kills the process
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), signal.setitimer, alarm) as pool:
+        try:
+            return pool.submit(_memory, config).result()
+        except BrokenProcessPool:
+            late = time.monotonic() - began >= limit_s
+            reason = f"no {STEPS} steps in limit_s={limit_s:g} seconds" if late else "killed (out of memory?)"
+        except InputError as error:
+            reason = str(error)
+        except (MemoryError, torch.OutOfMemoryError):
+            reason = "out of memory"
+        except RuntimeError as error:
+            if "DefaultCPUAllocator" in str(error):  # torch has no class for a CPU that is out of memory
+                reason = "out of memory"
+            else:
+                traceback.print_exception(error)
+                reason = f"failed: {str(error).splitlines()[0]}"
+    raise FailedAlone(reason)
 
 
-def _steps(config: Config, send: Connection) -> None:
-    import torch
-
-    from hybrid_patch.cost.step import Step
-    from hybrid_patch.train.peak_memory import PeakMemory
-
-    try:
-        step = Step(config)
-        memory = PeakMemory(step.device)
-        for _ in range(STEPS):
-            step.run()
-        reserved = torch.cuda.max_memory_reserved(step.device) if step.device.type == "cuda" else None
-        send.send(Memory(memory.bytes(), reserved))
-    except (MemoryError, torch.OutOfMemoryError):
-        send.send("out of memory")
-    except InputError as error:
-        send.send(str(error))
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" in str(error):  # torch has no class for a CPU that is out of memory
-            send.send("out of memory")
-        else:
-            traceback.print_exc()
-            send.send(f"failed: {str(error).splitlines()[0]}")
-    finally:
-        send.close()
-        os._exit(0)
+def _memory(config: Config) -> Memory:
+    step = Step(config)
+    memory = PeakMemory(step.device)
+    for _ in range(STEPS):
+        step.run()
+    return Memory(memory.bytes(), torch.cuda.max_memory_reserved(step.device) if step.device.type == "cuda" else None)

@@ -1,16 +1,17 @@
 """Measure how fast batches are loaded.
 
-Opens the data, waits for the first batch, and loads some more, with `runtime.workers` worker processes, at least one.
-Nothing is trained. CPU time is that of the workers, so that other processes on the machine do not count.
+Opens the data (say, data=olmoearth data.root=DIR), waits for the first batch, and loads some more, with
+`runtime.workers` worker processes, at least one. Nothing is trained. CPU time is that of the workers, so that other
+processes on the machine do not count.
 """
 
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import psutil
 from pydantic import Field
@@ -18,13 +19,13 @@ from rich.table import Table
 
 from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.options import Option, OutputFile, Overrides, Positional, Seconds
+from hybrid_patch.config.options import Option, OutputFile, Positional, Seconds
 from hybrid_patch.config.schema import Config
+from hybrid_patch.cost.benchmark import RunOverrides
 from hybrid_patch.cost.formatting import format_interval, publish
 from hybrid_patch.errors import InputError
 
 if TYPE_CHECKING:
-    from hybrid_patch.cost.timing import Interval
     from hybrid_patch.data.batch import Batch
     from hybrid_patch.data.loader import TrainingSteps
     from hybrid_patch.data.source import BrokenSampleError
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 WARM_UP = 10
 """Batches that are loaded before the measurement."""
 LOOKS = 10
-"""How often the workers' memory is read."""
+"""How often the workers' memory is read, at least."""
 READ_AHEAD = 2
 """Batches per worker that torch's DataLoader holds ready."""
+ENDLESS = 10**9
+"""Steps of a training whose workers do not end before the measurement does."""
 ROUNDS, BLOCK = 7, 20
 """How often steps alone and steps with loading take turns, and how many of each."""
 
@@ -53,30 +56,17 @@ class LoadingOptions:
         ),
     ] = None
     output: Annotated[OutputFile | None, Positional("FILE.json", "write the report")] = None
-    overrides: Annotated[
-        tuple[str, ...],
-        Overrides({"key=value": "overrides, as in hybrid-patch train: data=olmoearth data.root=DIR runtime.workers=2"}),
-    ] = ()
+    overrides: RunOverrides = ()
 
     def __post_init__(self) -> None:
         self.config  # noqa: B018  # its errors before anything is measured
 
     @cached_property
     def config(self) -> Config:
-        """With at least one worker, and more training steps than are loaded, so that no worker ends before."""
-        config = compose([*self.overrides, "logger=none"])
+        """With at least one worker, and without an end."""
+        config = compose([*self.overrides, "logger=none", f"trainer.steps={ENDLESS}"])
         workers = max(config.runtime.workers, 1)
-        steps = 1 + WARM_UP + self.steps + 3 * workers
-        return dataclasses.replace(
-            config,
-            trainer=dataclasses.replace(config.trainer, steps=steps),
-            runtime=dataclasses.replace(config.runtime, workers=workers),
-        )
-
-
-def main() -> None:
-    """The command."""
-    run_command("python -m hybrid_patch.cost.loading_benchmark", __doc__, LoadingOptions, loading_command)
+        return dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, workers=workers))
 
 
 def loading_command(options: LoadingOptions) -> None:
@@ -89,17 +79,10 @@ def measure(options: LoadingOptions) -> dict[str, Any]:
     """The report, as plain values. Raises InputError for data that cannot be read."""
     from hybrid_patch.data.loader import TrainingSteps
     from hybrid_patch.data.source import open_source
-    from hybrid_patch.runs.provenance import provenance
 
     config, began = options.config, time.perf_counter()
     dataset = TrainingSteps(open_source(config.data), config, rank=0, world=1)
-    opened = time.perf_counter()
-    loading = _time_loading(dataset, options.steps)
-    relative = relative_speed(config, ROUNDS, BLOCK) if options.step == "measured" else None
-    given = None if options.step == "measured" else options.step
-    step_seconds = relative["plain"].median if relative else given
-    return {
-        "machine": provenance(),
+    report: dict[str, Any] = {
         "samples": len(dataset.indices),
         "modalities": list(dataset.source.modalities),
         "tile": config.data.tile,
@@ -107,53 +90,55 @@ def measure(options: LoadingOptions) -> dict[str, Any]:
         "batch_size": config.trainer.batch_size,
         "workers": config.runtime.workers,
         "steps": options.steps,
-        "open_seconds": opened - began,
-        "first_batch_seconds": loading.first_seconds,
-        "samples_per_second": options.steps * config.trainer.batch_size / loading.seconds,
-        "samples_per_core_second": options.steps * config.trainer.batch_size / loading.cpu_seconds,
-        "worker_memory_bytes": loading.worker_memory,
-        "step_seconds": step_seconds,
-        "workers_needed": None
-        if step_seconds is None
-        else math.ceil(loading.cpu_seconds / options.steps / step_seconds),
-        "loaded_step": relative and {name: value._asdict() for name, value in relative.items()},
+        "open_seconds": time.perf_counter() - began,
+        **_time_loading(dataset, options.steps),
+        "step_seconds": options.step,
+        "workers_needed": None,
+        "loaded_step": None,
     }
+    if options.step == "measured":
+        report["loaded_step"] = relative_speed(dataset)
+        report["step_seconds"] = report["loaded_step"]["plain"]["median"]
+    if report["step_seconds"] is not None:
+        core_seconds = config.trainer.batch_size / report["samples_per_core_second"]
+        report["workers_needed"] = math.ceil(core_seconds / report["step_seconds"])
+    return report
 
 
-class LoadingTimes(NamedTuple):
-    """Seconds until the first batch, then of loading and of the workers' CPU time; their memory now and then, bytes."""
+def _time_loading(dataset: "TrainingSteps", steps: int) -> dict[str, Any]:
+    """Seconds until the first batch, then the speed of loading, per second and per second of the workers' CPU time.
 
-    first_seconds: float
-    seconds: float
-    cpu_seconds: float
-    worker_memory: list[int]
-
-
-def _time_loading(dataset: "TrainingSteps", steps: int) -> LoadingTimes:
+    Also bytes of the largest worker, now and then.
+    """
     from hybrid_patch.data.loader import batches
 
     began = time.perf_counter()
-    items = iter(batches(dataset, 0, dataset.config.runtime.workers, pin_memory=False))
-    _next_batch(items)
+    items = _whole(batches(dataset, 0, dataset.config.runtime.workers, pin_memory=False))
+    next(items)
     first_seconds = time.perf_counter() - began
     workers = psutil.Process().children()
+
+    def cpu_seconds() -> float:
+        return sum(sum(worker.cpu_times()[:2]) for worker in workers)
+
     for _ in range(WARM_UP):
-        _next_batch(items)
+        next(items)
     memory = []
-    began, cpu = time.perf_counter(), _cpu(workers)
+    began, cpu = time.perf_counter(), cpu_seconds()
     for number in range(1, steps + 1):
-        _next_batch(items)
-        if number * LOOKS // steps > (number - 1) * LOOKS // steps:
+        next(items)
+        if number % (steps // LOOKS) == 0:
             memory.append(max(worker.memory_full_info().uss for worker in workers))
-    return LoadingTimes(first_seconds, time.perf_counter() - began, _cpu(workers) - cpu, memory)
+    samples = steps * dataset.config.trainer.batch_size
+    return {
+        "first_batch_seconds": first_seconds,
+        "samples_per_second": samples / (time.perf_counter() - began),
+        "samples_per_core_second": samples / (cpu_seconds() - cpu),
+        "worker_memory_bytes": memory,
+    }
 
 
-def _cpu(workers: Sequence[psutil.Process]) -> float:
-    """Seconds of CPU time that they have taken."""
-    return sum(times.user + times.system for times in (worker.cpu_times() for worker in workers))
-
-
-def relative_speed(config: Config, rounds: int, block: int) -> dict[str, "Interval"]:
+def relative_speed(dataset: "TrainingSteps") -> dict[str, dict[str, float]]:
     """Throughput with data loading, relative to without.
 
     Blocks of steps on one batch and of steps on loaded batches take turns and are paired by rounds. What workers have
@@ -164,41 +149,40 @@ def relative_speed(config: Config, rounds: int, block: int) -> dict[str, "Interv
     """
     from hybrid_patch.cost.step import Step
     from hybrid_patch.cost.timing import Clock, interval, ratio
-    from hybrid_patch.data.loader import TrainingSteps, batches
+    from hybrid_patch.data.loader import batches
     from hybrid_patch.data.prefetch import on_device
-    from hybrid_patch.data.source import open_source
 
-    read_ahead = READ_AHEAD * config.runtime.workers + 1
-    steps = rounds * (block + read_ahead) + read_ahead  # no worker may end before
-    config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, steps=steps))
-    step = Step(config)
-    dataset = TrainingSteps(open_source(config.data), config, rank=0, world=1)
-    items = on_device(batches(dataset, 0, config.runtime.workers, pin_memory=step.device.type == "cuda"), step.device)
-    for _ in range(2):
-        step.run()
-    plain, loaded = [], []
-    for _ in range(rounds):
-        clock = Clock(step.device)
-        for _ in range(block):
-            step.run()
-        plain.append(clock.lap() / block)
-        for _ in range(read_ahead):
-            step.run_on(_next_batch(items))
+    step, workers = Step(dataset.config), dataset.config.runtime.workers
+    items = _whole(on_device(batches(dataset, 0, workers, step.device.type == "cuda"), step.device))
+    clock = Clock(step.device)
+
+    def seconds(run: Callable[[], object], times: int = BLOCK) -> float:
         clock.lap()
-        for _ in range(block):
-            step.run_on(_next_batch(items))
-        loaded.append(clock.lap() / block)
-    return {"plain": interval(plain), "loaded": interval(loaded), "share": ratio(plain, loaded)}
+        for _ in range(times):
+            run()
+        return clock.lap() / times
+
+    def loaded_step() -> None:
+        step.run_on(next(items))
+
+    seconds(step.run, 2)
+    plain, loaded = [], []
+    for _ in range(ROUNDS):
+        plain.append(seconds(step.run))
+        seconds(loaded_step, READ_AHEAD * workers + 1)
+        loaded.append(seconds(loaded_step))
+    figures = {"plain": interval(plain), "loaded": interval(loaded), "share": ratio(plain, loaded)}
+    return {name: figure._asdict() for name, figure in figures.items()}
 
 
-def _next_batch(items: "Iterator[Batch | BrokenSampleError]") -> "Batch":
-    """The next batch; raises InputError for a sample that cannot be read."""
-    from hybrid_patch.data.source import BrokenSampleError
+def _whole(items: "Iterable[Batch | BrokenSampleError]") -> "Iterator[Batch]":
+    """The batches; raises InputError for a sample that cannot be read."""
+    from hybrid_patch.data.batch import Batch
 
-    item = next(items)
-    if isinstance(item, BrokenSampleError):
-        raise InputError(f"{item}; data.on_error=skip goes on without")
-    return item
+    for item in items:
+        if not isinstance(item, Batch):
+            raise InputError(f"{item}; data.on_error=skip goes on without")
+        yield item
 
 
 def table(report: dict[str, Any]) -> Table:
@@ -229,4 +213,4 @@ def table(report: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    run_command("hybrid-patch benchmark-loading", __doc__, LoadingOptions, loading_command)

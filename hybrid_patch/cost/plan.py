@@ -5,31 +5,22 @@ batch that does, a lower bound of a step's time, and GPU-hours. A step of the re
 Exit code: 0 all members are valid and fit into `max_memory` · 2 some are not or do not, or bad input.
 """
 
-import re
 import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, InstanceOf
+from pydantic import BeforeValidator, ByteSize, Field, InstanceOf
 
 from hybrid_patch.config.command import run_command
 from hybrid_patch.config.options import Count, Option, OutputFile, Overrides, Positional, Seconds, split_list
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.sweep import each_config, sweep_members
-from hybrid_patch.cost.devices import Device, device_named
-from hybrid_patch.cost.formatting import UNITS, publish
-from hybrid_patch.cost.plan_report import plan_report
-from hybrid_patch.cost.plan_tables import grouped, plan_tables
-from hybrid_patch.cost.weak_scaling import Links, Scaling
+from hybrid_patch.cost.devices import Device, Links, device_named
+from hybrid_patch.cost.formatting import publish
+from hybrid_patch.cost.parallelism import Scaling
+from hybrid_patch.cost.plan_report import grouped, plan_report, plan_tables
 from hybrid_patch.errors import BAD_INPUT, DONE, InputError
-
-
-def _bytes(text: str) -> int:
-    parts = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?(\w*)", text)
-    if not parts or parts[2] not in {"", *UNITS} or not float(parts[1]):
-        raise ValueError(f"not a number of bytes; takes a number above 0 with {', '.join(UNITS)}")
-    return int(float(parts[1]) * UNITS.get(parts[2], 1))
 
 
 def _numbers(text: str) -> list[str]:
@@ -46,8 +37,7 @@ class PlanOptions:
         Option("NAME", "h100-80gb, h200, a100-40gb, a100-80gb, l40s, or this: this machine, measured for a second"),
     ] = None
     max_memory: Annotated[
-        int | None,
-        BeforeValidator(_bytes),
+        Annotated[ByteSize, Field(gt=0)] | None,
         Option("BYTES", "refuse members that need more per process, as 40GiB or 500MB"),
     ] = None
     world: Annotated[
@@ -98,12 +88,10 @@ class PlanOptions:
             return None
         if self.device is None:
             raise InputError("world: needs a device; give one, as device=h100-80gb")
-        return Scaling(self.world, self.links or Links.of(self.device), self.step)
-
-
-def main() -> None:
-    """The command."""
-    run_command("hybrid-patch plan", __doc__, PlanOptions, plan_command)
+        links = self.links or self.device.links
+        if links is None:
+            raise InputError(f"device={self.device.name}: its links are not known; give them, as links=8,450,50")
+        return Scaling(self.world, links, self.step)
 
 
 def plan_command(options: PlanOptions) -> int:
@@ -119,12 +107,12 @@ def plan_command(options: PlanOptions) -> int:
 
 def plan(options: PlanOptions) -> dict[str, Any]:
     """The report that is asked for, as `plan_report` makes it."""
-    from hybrid_patch.cost.predict_sweep import predict_sweep
+    from hybrid_patch.cost.predict import predict_sweep
 
     limited = options.device is not None or options.max_memory is not None
-    predicted = predict_sweep(options.lines, each_config(options.lines, Sources()), growth=limited)
-    return plan_report(predicted, options.device, options.max_memory, options.scaling)
+    predicted = predict_sweep(each_config(options.lines, Sources()), growth=limited)
+    return plan_report(options.lines, predicted, options.device, options.max_memory, options.scaling)
 
 
 if __name__ == "__main__":
-    main()
+    run_command("hybrid-patch plan", __doc__, PlanOptions, plan_command)

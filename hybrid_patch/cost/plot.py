@@ -1,8 +1,10 @@
 """The benchmark's plot: bars with intervals, or growth on logarithmic axes. Needs matplotlib."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,41 +27,34 @@ def draw_benchmark(report: dict[str, Any], path: Path) -> None:
     for axes in (time, memory):
         axes.spines[["top", "right"]].set_visible(False)
     rounds = report.get("points", [report])[0]["rounds"]
-    figure.suptitle(f"{rounds} rounds, {report['machine']['machine']['cpus']} cores", fontsize="small")
+    figure.suptitle(f"{rounds} rounds, {os.cpu_count()} cores", fontsize="small")
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def _bars(time: Axes, memory: Axes, report: dict[str, Any]) -> None:
     rows = {name: row for name, row in report["variants"].items() if "failed" not in row}
     steps = [row["step_seconds"] for row in rows.values()]
-    medians = [step["median"] for step in steps]
-    below = [step["median"] - step["low"] for step in steps]
-    above = [step["high"] - step["median"] for step in steps]
-    time.bar(list(rows), medians, yerr=(below, above), color=COLOUR, capsize=4)
-    peaks = [row["peak_memory_bytes"] / MIB for row in rows.values()]
-    memory.bar(list(rows), peaks, color=COLOUR)
-    for axes, values in ((time, medians), (memory, peaks)):
-        if values and max(values) > 20 * min(values):
+    medians, lows, highs = (np.array([step[figure] for step in steps]) for figure in ("median", "low", "high"))
+    bars = time.bar(list(rows), medians, yerr=(medians - lows, highs - medians), color=COLOUR, capsize=4)
+    peaks = np.array([row["peak_memory_bytes"] for row in rows.values()]) / MIB
+    for axes, shown, values in ((time, bars, medians), (memory, memory.bar(list(rows), peaks, color=COLOUR), peaks)):
+        if len(values) and values.max() > 20 * values.min():
             axes.set_yscale("log")
-        for number, value in enumerate(values):
-            axes.annotate(
-                f"{value:.3g}", (number, value), ha="left", va="bottom", xytext=(4, 2), textcoords="offset points"
-            )
+        axes.bar_label(shown, fmt="%.3g")
 
 
 def _lines(time: Axes, memory: Axes, report: dict[str, Any]) -> None:
-    key, values = report["sweep"]["key"], report["sweep"]["values"]
+    values = report["sweep"]["values"]
     for name, slopes in report["exponents"].items():
-        rows = [(float(v), p["variants"][name]) for v, p in zip(values, report["points"], strict=True)]
-        rows = [(size, row) for size, row in rows if "failed" not in row]
-        sizes = [size for size, _ in rows]
+        at_values = zip(map(float, values), (point["variants"][name] for point in report["points"]), strict=True)
+        sizes, rows = zip(*((size, row) for size, row in at_values if "failed" not in row), strict=True)
         for axes, figure, costs in (
-            (time, "step_seconds", [row["step_seconds"]["median"] for _, row in rows]),
-            (memory, "peak_memory_bytes", [row["peak_memory_bytes"] / MIB for _, row in rows]),
+            (time, "step_seconds", [row["step_seconds"]["median"] for row in rows]),
+            (memory, "peak_memory_bytes", [row["peak_memory_bytes"] / MIB for row in rows]),
         ):
             axes.loglog(sizes, costs, marker="o", label=f"{name}: exponent {slopes[figure]:.2f}")
     for axes in (time, memory):
-        axes.set_xlabel(key)
+        axes.set_xlabel(report["sweep"]["key"])
         axes.set_xticks([float(value) for value in values], [str(value) for value in values])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -1,54 +1,56 @@
-"""Predict what a run takes from its config alone: parameters, tokens, FLOPs, memory, and time on a device.
+"""Predict what runs take from their configs alone: parameters, tokens, FLOPs, memory, and time on a device.
 
-`predict(config)` predicts one run. `predict_sweep` predicts many, and works out stages of equal shapes (`Stage.key`)
-only once.
+`predict(config)` predicts one run. `predict_sweep` predicts many, in several processes, and works out stages of equal
+shapes (`Stage.key`) only once.
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from hybrid_patch.config.curriculum import PatchSizes, all_sizes, tile_for
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config, Data
 from hybrid_patch.cost.devices import Device
 from hybrid_patch.cost.fake_step import Tokens, fake_steps
-from hybrid_patch.cost.recorder import MemoryClass, Phase, Record
-from hybrid_patch.cost.sharded_memory import additional_memory, process_memory
+from hybrid_patch.cost.parallelism import additional_memory, process_memory
+from hybrid_patch.cost.recorder import PASSES, MemoryClass, Record
 from hybrid_patch.data.source import open_source
+from hybrid_patch.errors import InputError
 from hybrid_patch.model.profiling import PARTS
+from hybrid_patch.train.step import Phase
 
-CLASSES: tuple[MemoryClass, ...] = ("parameters", "gradients", "optimizer", "activations", "temporary")
-PASSES: tuple[Phase, ...] = ("forward", "backward")
+A = TypeVar("A")
+B = TypeVar("B")
+
 BATCHES = 2.0 ** np.arange(32)
 """Numbers of samples for which the moment of highest memory is looked up."""
+FEW = 2
+"""Up to so many items are done in this process: starting others takes seconds."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage of a run: everything its costs depend on.
-
-    Attributes:
-        config: of the run.
-        modalities: of its data.
-        sizes: patch sizes.
-        share: fraction of the run's steps.
-    """
+    """One stage of a run's curriculum: everything its costs depend on."""
 
     config: Config
     modalities: Mapping[str, Modality]
     sizes: PatchSizes
-    share: float
 
     @property
     def samples(self) -> int:
         """Samples per step and process."""
         return self.config.trainer.batch_size // self.config.runtime.world_size
 
+    @functools.cached_property
     def key(self) -> str:
         """Cache key: equal keys mean identical tensor shapes. The config without the fields that change no shape."""
         plain: dict[str, Any] = dataclasses.asdict(self.config)
@@ -81,67 +83,30 @@ class StageCost:
     Attributes:
         tokens: of a sample in one view.
         parameters: trainable parameters by module.
-        flops: by pass and part.
-        work, repeats: what its operations do (`Record`).
-        memory: bytes at the peak, by class.
-        part_memory: bytes of activations and temporary tensors at the peak, by part.
         growth: `[n, 2]` a and b of lines `a + b·samples`; their maximum is the peak memory of that many samples.
     """
 
+    record: Record
     tokens: Tokens
     parameters: dict[str, int]
-    flops: dict[str, dict[str, int]]
-    work: Float[np.ndarray, "n 3"]
-    repeats: Int[np.ndarray, " n"]
-    memory: dict[MemoryClass, int]
-    part_memory: dict[str, int]
     growth: Float[np.ndarray, "lines 2"] | None
-
-    @property
-    def peak(self) -> int:
-        """Bytes of all classes."""
-        return sum(self.memory.values())
-
-    def dominant(self) -> str:
-        """The largest class of memory; for activations and temporary tensors also the part that has most of them."""
-        largest = max(self.memory, key=lambda kind: self.memory[kind])
-        if largest not in ("activations", "temporary"):
-            return largest
-        return f"{largest}, most in the {max(self.part_memory, key=lambda part: self.part_memory[part])}"
-
-    def seconds(self, device: Device) -> float:
-        """The roofline: an operation takes the longer of its FLOPs and its bytes at the device's peaks."""
-        flops, bytes_, short = self.work.T
-        peak = np.where(short > 0, device.bf16, device.fp32)
-        return float(np.maximum(flops / peak, bytes_ / device.bandwidth) @ self.repeats)
 
     def largest_batch(self, memory: float | int) -> int:
         """The most samples per process whose peak is at most `memory` bytes; 0 if not even one fits."""
         assert self.growth is not None
         fixed, per_sample = self.growth.T
-        if (fixed[per_sample <= 0] > memory).any():
-            return 0
         growing = per_sample > 0
+        if (fixed[~growing] > memory).any():
+            return 0
         return max(int(((memory - fixed[growing]) / per_sample[growing]).min()), 0)
 
 
 def stage_cost(stage: Stage, growth: bool) -> StageCost:
-    """Cost of a stage, from a step on fake tensors.
-
-    Args:
-        growth: also how memory grows with the batch, which takes a second step.
-    """
+    """The cost of a stage; with `growth` also how memory grows with the batch, which takes a second step."""
     samples = stage.samples
-    records, tokens, parameters = fake_steps(
-        stage.config, stage.modalities, stage.sizes, [samples, 2 * samples] if growth else [samples]
-    )
-    record = records[0]
-    flops: dict[str, dict[str, int]] = {
-        name: {part: record.flops.get((name, part), 0) for part in PARTS} for name in PASSES
-    }
-    memory = {kind: record.peak.get(kind, 0) for kind in CLASSES}
-    lines = _growth(record, records[1], samples) if growth else None
-    return StageCost(tokens, parameters, flops, record.work, record.repeats, memory, record.peak_parts, lines)
+    numbers = [samples, 2 * samples] if growth else [samples]
+    records, tokens, parameters = fake_steps(stage.config, stage.modalities, stage.sizes, numbers)
+    return StageCost(records[0], tokens, parameters, _growth(records[0], records[1], samples) if growth else None)
 
 
 def _growth(single: Record, double: Record, samples: int) -> Float[np.ndarray, "lines 2"]:
@@ -163,12 +128,7 @@ def _growth(single: Record, double: Record, samples: int) -> Float[np.ndarray, "
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The predicted cost of a run: FLOPs and hours of all its processes, memory of one of them.
-
-    Attributes:
-        config: of the run.
-        costs: of its stages, in order.
-    """
+    """The predicted cost of a run, by the costs of its stages: of all its processes, but memory of one of them."""
 
     config: Config
     costs: tuple[StageCost, ...]
@@ -176,7 +136,7 @@ class Prediction:
     @property
     def worst(self) -> StageCost:
         """The stage with the highest memory."""
-        return max(self.costs, key=lambda cost: cost.peak)
+        return max(self.costs, key=lambda cost: cost.record.peak)
 
     @property
     def parameters_of(self) -> dict[str, int]:
@@ -188,11 +148,11 @@ class Prediction:
         """Trainable parameters."""
         return sum(self.parameters_of.values())
 
-    def flops(self) -> dict[str, dict[str, int]]:
+    def flops(self) -> dict[Phase, dict[str, int]]:
         """FLOPs of a step by pass and part, averaged over the run's steps."""
-        processes = self.config.runtime.world_size
+        processes, records = self.config.runtime.world_size, [cost.record for cost in self.costs]
         return {
-            name: {part: round(processes * self._mean([c.flops[name][part] for c in self.costs])) for part in PARTS}
+            name: {part: round(processes * self._mean([r.flops[name][part] for r in records])) for part in PARTS}
             for name in PASSES
         }
 
@@ -202,7 +162,7 @@ class Prediction:
 
     def memory(self) -> dict[MemoryClass, int]:
         """Bytes at the peak of the worst stage, by class."""
-        return process_memory(self.worst.memory, self.config, self.parameters)
+        return process_memory(self.worst.record.memory, self.config, self.parameters)
 
     def peak(self) -> int:
         """Bytes of all classes."""
@@ -210,12 +170,12 @@ class Prediction:
 
     def largest_batch(self, memory: float | int) -> int:
         """The most samples per step, of all processes, for which no stage exceeds `memory` bytes per process."""
-        more = additional_memory(self.worst.memory, self.config, self.parameters)
+        more = additional_memory(self.worst.record.memory, self.config, self.parameters)
         return min(cost.largest_batch(memory - more) for cost in self.costs) * self.config.runtime.world_size
 
     def seconds(self, device: Device) -> float:
         """Seconds of a step by the roofline, averaged over the run's steps."""
-        return float(self._mean([cost.seconds(device) for cost in self.costs]))
+        return float(self._mean([cost.record.seconds(device) for cost in self.costs]))
 
     def hours(self, device: Device) -> float:
         """Device hours of the run's training, by the roofline."""
@@ -228,27 +188,72 @@ class Prediction:
         return sum(share * value for share, value in zip(shares, values, strict=True))
 
 
-def modalities_of(data: Data) -> Mapping[str, Modality]:
-    """The modalities of a source; its files are opened only if none is declared. Raises InputError."""
-    return data.modalities or open_source(data).modalities
-
-
-def stages_of(config: Config, modalities: Mapping[str, Modality]) -> list[Stage]:
-    """The stages of a run."""
-    curriculum = config.curriculum
-    return [
-        Stage(config, modalities, sizes, stage.share)
-        for stage, sizes in zip(curriculum.stages, all_sizes(curriculum), strict=True)
-    ]
-
-
 def predict(config: Config, growth: bool = False) -> Prediction:
-    """Predict what a run takes; about a second.
-
-    Args:
-        growth: also how memory grows with the batch (for `largest_batch`).
+    """Predict what a run takes; about a second. With `growth` also how memory grows with the batch.
 
     Raises InputError for data that cannot be opened.
     """
-    stages = stages_of(config, modalities_of(config.data))
-    return Prediction(config, tuple(stage_cost(stage, growth) for stage in stages))
+    (prediction,), _ = predict_sweep([config], growth, processes=1)
+    if isinstance(prediction, InputError):
+        raise prediction
+    return prediction
+
+
+class PlannedSweep(NamedTuple):
+    """Predictions of runs in order, or why one cannot run; and how many distinct stages were worked out."""
+
+    runs: list[Prediction | InputError]
+    distinct_shapes: int
+
+
+def predict_sweep(configs: Sequence[Config | InputError], growth: bool, processes: int | None = None) -> PlannedSweep:
+    """Predict runs. An invalid one, whose config is an error, does not stop the others.
+
+    Args:
+        growth: also how memory grows with the batch.
+        processes: that share the work; None: one per processor.
+    """
+    opened: dict[str, Mapping[str, Modality] | InputError] = {}
+    runs = [_stages_of(config, opened) for config in configs]
+    stages = {stage.key: stage for run in runs if not isinstance(run, InputError) for stage in run}
+    work = functools.partial(stage_cost, growth=growth)
+    costs = dict(zip(stages, _map(work, list(stages.values()), processes or len(os.sched_getaffinity(0))), strict=True))
+    predictions = [
+        run if isinstance(run, InputError) else Prediction(run[0].config, tuple(costs[stage.key] for stage in run))
+        for run in runs
+    ]
+    return PlannedSweep(predictions, len(stages))
+
+
+def _stages_of(
+    config: Config | InputError, opened: dict[str, Mapping[str, Modality] | InputError]
+) -> list[Stage] | InputError:
+    """A run's stages, or why it cannot run; `opened` keeps the modalities of each source, which is opened once."""
+    if isinstance(config, InputError):
+        return config
+    source = repr(config.data)
+    if source not in opened:
+        opened[source] = _modalities_of(config.data)
+    modalities = opened[source]
+    if isinstance(modalities, InputError):
+        return modalities
+    return [Stage(config, modalities, sizes) for sizes in all_sizes(config.curriculum)]
+
+
+def _modalities_of(data: Data) -> Mapping[str, Modality] | InputError:
+    """The modalities of a source, or why it cannot be opened: if modalities are declared, it is not."""
+    try:
+        return data.modalities or open_source(data).modalities
+    except InputError as error:
+        return error
+
+
+def _map(function: Callable[[A], B], items: Sequence[A], processes: int) -> list[B]:
+    """The function of each item, by several processes where there are enough items."""
+    workers = min(processes, len(items))
+    if workers == 1 or len(items) <= FEW:
+        return [function(item) for item in items]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # the slow imports are done once, and shared
+    with ProcessPoolExecutor(workers, context) as pool:
+        return list(pool.map(function, items))

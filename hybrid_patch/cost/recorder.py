@@ -3,31 +3,25 @@
 import dataclasses
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hybrid_patch.cost.torch_internals import (
-    PART_BEGINS,
-    PART_ENDS,
-    TorchDispatchMode,
-    backward_node,
-    flops,
-    in_place,
-    next_node,
-    tensors_in,
-)
-from hybrid_patch.model.profiling import LOSS
+from hybrid_patch.cost import torch_internals
+from hybrid_patch.cost.devices import Device
+from hybrid_patch.model.profiling import LOSS, PARTS
+from hybrid_patch.train.step import Phase
 
-Phase = Literal["forward", "backward", "optimizer"]
+PASSES: tuple[Phase, ...] = ("forward", "backward")
 MemoryClass = Literal["parameters", "gradients", "optimizer", "activations", "temporary"]
 """What memory is used for. Parameters include buffers; activations include the batch, and whatever is alive between
 the forward and the backward pass."""
+CLASSES: tuple[MemoryClass, ...] = get_args(MemoryClass)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,28 +29,43 @@ class Record:
     """The cost of a step.
 
     Attributes:
-        flops: by phase and part.
-        work: of each operation, `[n, 3]`: FLOPs, bytes read and written, and whether its numbers have 16 bits. Views
-            are left out; equal operations may share a row.
-        repeats: `[n]` how often.
+        flops: by pass and part.
+        work: of each operation but views, `[n, 3]`: FLOPs, bytes read and written, whether its numbers have 16 bits.
+        repeats: `[n]` how often each row of `work` occurred.
         allocated: `[events]` bytes allocated after each allocation and each release.
         passes: number of events of the forward and backward pass.
-        peak: bytes by class at the moment of highest memory.
-        peak_parts: bytes of activations and temporary tensors at that moment, by part.
-        peak_phase: the phase of that moment.
+        memory: bytes by class at the moment of highest memory.
+        part_memory: bytes of activations and temporary tensors at that moment, by part.
     """
 
-    flops: dict[tuple[Phase, str], int]
+    flops: dict[Phase, dict[str, int]]
     work: Float[np.ndarray, "n 3"]
     repeats: Int[np.ndarray, " n"]
     allocated: Int[np.ndarray, " events"]
     passes: int
-    peak: dict[MemoryClass, int]
-    peak_parts: dict[str, int]
-    peak_phase: Phase
+    memory: dict[MemoryClass, int]
+    part_memory: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """Bytes of all classes."""
+        return sum(self.memory.values())
+
+    def dominant(self) -> str:
+        """The largest class of memory; for activations and temporary tensors also the part that has most of them."""
+        largest = max(CLASSES, key=lambda kind: self.memory[kind])
+        if largest not in ("activations", "temporary"):
+            return largest
+        return f"{largest}, most in the {max(self.part_memory, key=lambda part: self.part_memory[part])}"
+
+    def seconds(self, device: Device) -> float:
+        """The roofline: an operation takes the longer of its FLOPs and its bytes at the device's peaks."""
+        flops, bytes_, short = self.work.T
+        peak = np.where(short > 0, device.bf16, device.fp32)
+        return float(np.maximum(flops / peak, bytes_ / device.bandwidth) @ self.repeats)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Storage:
     """A block of memory, which several tensors may share."""
 
@@ -65,7 +74,7 @@ class _Storage:
     part: str
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(torch_internals.TorchDispatchMode):
     """A dispatch mode to run a step under: `hold` what exists before, run `phase` by `phase`, then `record`."""
 
     def __init__(self) -> None:
@@ -73,21 +82,15 @@ class Recorder(TorchDispatchMode):
         self._phase: Phase = "forward"
         self._parts = [LOSS]
         self._part_of_node: list[str] = []
-        self._first_node = next_node()
+        self._first_node = torch_internals.next_node()
         self._flops: Counter[tuple[Phase, str]] = Counter()
         self._work: Counter[tuple[int, int, bool]] = Counter()
-        self._storages: list[_Storage] = []
-        self._alive: dict[int, tuple[int, weakref.ref[Any]]] = {}
-        self._events: list[tuple[int, int, Phase]] = []
+        self._alive: dict[int, tuple[_Storage, weakref.ref[Any]]] = {}
+        self._events: list[tuple[_Storage, int, Phase]] = []
 
-    def hold(self, tensors: Iterable[Tensor], kind: MemoryClass) -> None:
-        """Count existing tensors; those that are counted already change their class."""
-        for tensor in tensors:
-            self._storages[self._storage_of(tensor)].kind = kind
-
-    def held(self, tensor: Tensor, kind: MemoryClass) -> Tensor:
-        """`hold` one tensor, and return it."""
-        self.hold([tensor], kind)
+    def hold(self, tensor: Tensor, kind: MemoryClass) -> Tensor:
+        """Count an existing tensor, or change the class of one that is counted already; returns it."""
+        self._storage_of(tensor).kind = kind
         return tensor
 
     @contextmanager
@@ -98,70 +101,65 @@ class Recorder(TorchDispatchMode):
             yield
         if name == "forward":
             self._name_nodes()
-            for number, _ in self._alive.values():
-                if self._storages[number].kind == "temporary":
-                    self._storages[number].kind = "activations"
+            for storage, _ in self._alive.values():
+                if storage.kind == "temporary":
+                    storage.kind = "activations"
 
     def record(self) -> Record:
         """The cost recorded so far."""
-        allocated = np.array([self._storages[number].bytes * sign for number, sign, _ in self._events]).cumsum()
-        moment = int(allocated.argmax())
-        alive: set[int] = set()
-        for number, sign, _ in self._events[: moment + 1]:
-            (alive.add if sign > 0 else alive.discard)(number)
-        peak: Counter[MemoryClass] = Counter()
-        parts: Counter[str] = Counter()
-        for storage in (self._storages[number] for number in alive):
-            peak[storage.kind] += storage.bytes
+        allocated = np.array([storage.bytes * sign for storage, sign, _ in self._events]).cumsum()
+        alive: Counter[_Storage] = Counter()
+        for storage, sign, _ in self._events[: int(allocated.argmax()) + 1]:
+            alive[storage] += sign
+        memory = dict.fromkeys(CLASSES, 0)
+        part_memory: Counter[str] = Counter()
+        for storage in alive.elements():
+            memory[storage.kind] += storage.bytes
             if storage.kind in ("activations", "temporary"):
-                parts[storage.part] += storage.bytes
+                part_memory[storage.part] += storage.bytes
         return Record(
-            dict(self._flops),
+            {name: {part: self._flops[name, part] for part in PARTS} for name in PASSES},
             np.array(list(self._work), dtype=float),
             np.array(list(self._work.values())),
             allocated,
             sum(phase != "optimizer" for _, _, phase in self._events),
-            dict(peak),
-            dict(parts),
-            self._events[moment][2],
+            memory,
+            dict(part_memory),
         )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and record it."""
         kwargs = kwargs or {}
-        if func in (PART_BEGINS, PART_ENDS):
+        if func in (torch_internals.PART_BEGINS, torch_internals.PART_ENDS):
             self._name_nodes()
-            if func is PART_BEGINS:
-                self._parts.append(args[0])
-            else:
-                self._parts.pop()
+            self._parts = [*self._parts, args[0]] if func is torch_internals.PART_BEGINS else self._parts[:-1]
         out = func(*args, **kwargs)
-        outputs = tensors_in(out)
+        outputs = torch_internals.tensors_in(out)
         if outputs:
             part = self._part()
-            count = len(self._storages)
+            count = len(self._events)
             for tensor in outputs:
                 self._storage_of(tensor, part)
-            if len(self._storages) > count or in_place(func):
-                number = flops(func, args, kwargs, out)
-                self._flops[self._phase, part] += number
-                self._work[number, _traffic(func, tensors_in((args, kwargs)), outputs), outputs[0].itemsize == 2] += 1
+            if len(self._events) > count or torch_internals.in_place(func):
+                flops = torch_internals.flops(func, args, kwargs, out)
+                traffic = _traffic(func, torch_internals.tensors_in((args, kwargs)), outputs)
+                self._flops[self._phase, part] += flops
+                self._work[flops, traffic, outputs[0].itemsize == 2] += 1
         return out
 
-    def _storage_of(self, tensor: Tensor, part: str = LOSS) -> int:
-        """The number of a tensor's storage, which is recorded as allocated when it is new."""
+    def _storage_of(self, tensor: Tensor, part: str = LOSS) -> _Storage:
+        """A tensor's storage, which is recorded as allocated when it is new."""
         memory = tensor.untyped_storage()
         key = id(memory)
         if key not in self._alive:
-            number = len(self._storages)
-            self._storages.append(_Storage(memory.nbytes(), "temporary", part))
-            self._events.append((number, 1, self._phase))
+            storage = _Storage(memory.nbytes(), "temporary", part)
 
             def freed(_: Any) -> None:
                 del self._alive[key]
-                self._events.append((number, -1, self._phase))
+                self._events.append((storage, -1, self._phase))
 
-            self._alive[key] = number, weakref.ref(memory, freed)
+            self._events.append((storage, 1, self._phase))
+            self._alive[key] = storage, weakref.ref(memory, freed)
         return self._alive[key][0]
 
     def _part(self) -> str:
@@ -169,7 +167,7 @@ class Recorder(TorchDispatchMode):
 
         What gradient checkpointing recomputes in the backward pass belongs to its part as well.
         """
-        node = backward_node()
+        node = torch_internals.backward_node()
         if node is None:
             return self._parts[-1]
         if node - self._first_node >= len(self._part_of_node):  # a backward pass within a forward pass
@@ -178,7 +176,7 @@ class Recorder(TorchDispatchMode):
 
     def _name_nodes(self) -> None:
         """Assign the nodes made since the last call to the part that ends, or pauses, now."""
-        made = next_node() - self._first_node
+        made = torch_internals.next_node() - self._first_node
         self._part_of_node += [self._parts[-1]] * (made - len(self._part_of_node))
 
 

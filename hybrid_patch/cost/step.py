@@ -1,9 +1,12 @@
 """A training step on a fixed batch, to be measured repeatedly."""
 
-import torch
-from torch import Tensor
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from hybrid_patch.config.curriculum import PatchSizes, sizes_at, tile_for
+import torch
+
+from hybrid_patch.config.curriculum import sizes_at, tile_for
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.timing import Clock
 from hybrid_patch.data.batch import Batch
@@ -12,19 +15,20 @@ from hybrid_patch.data.source import open_source
 from hybrid_patch.errors import InputError
 from hybrid_patch.train.distributed import accelerator
 from hybrid_patch.train.optimizer import build_optimizer
-from hybrid_patch.train.step import TrainingModule, TrainingStep
+from hybrid_patch.train.step import Phase, TrainingModule, TrainingStep
 
 THREADS = torch.get_num_threads()
 """Threads of a config that names no number."""
 
 
-class Step:
-    """The training step of a config on its first batch.
+def training_step(config: Config, module: TrainingModule) -> TrainingStep:
+    """The step of a config in one process."""
+    optimizer = build_optimizer(module, config.optimizer)
+    return TrainingStep(module, optimizer, config.optimizer.clip_norm, config.runtime.accumulate)
 
-    Attributes:
-        pixels: pixels of a batch, over all timesteps.
-        parameters: number of trainable parameters.
-    """
+
+class Step:
+    """The training step of a config on its first batch, of `pixels` over all timesteps."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -37,36 +41,27 @@ class Step:
         self.sizes = sizes_at(config, 0)
         torch.manual_seed(config.seed)
         self.module = TrainingModule(config, source.modalities).to(self.device)
-        self.step = _TimedStep(config, self.module, self.device)
+        self.step = training_step(config, self.module)
+        self.step.phase = self._timed
         self.pixels = config.trainer.batch_size * tile_for(config, self.sizes) ** 2 * config.data.timesteps
         self.parameters = sum(self.module.parameter_counts().values())
+        self.clock, self.seconds = Clock(self.device), defaultdict[str, float](float)
 
     def run(self) -> dict[str, float]:
-        """One step; the seconds of its parts."""
+        """One step; the seconds of its phases."""
         return self.run_on(self.batch)
 
     def run_on(self, batch: Batch) -> dict[str, float]:
         """One step on another batch, which must be on the device already."""
         torch.set_num_threads(self.config.runtime.threads or THREADS)  # steps of several configs take turns
-        return self.step.timed(batch, self.sizes)
+        self.clock, self.seconds = Clock(self.device), defaultdict(float)
+        self.step.run(batch, self.sizes)
+        self.seconds["optimizer"] = self.clock.lap()
+        return self.seconds
 
-
-class _TimedStep(TrainingStep):
-    """The step of a config in one process, timed."""
-
-    def __init__(self, config: Config, module: TrainingModule, device: torch.device) -> None:
-        optimizer = build_optimizer(module, config.optimizer)
-        super().__init__(module, optimizer, config.optimizer.clip_norm, config.runtime.accumulate)
-        self.device = device
-
-    def timed(self, batch: Batch, sizes: PatchSizes) -> dict[str, float]:
-        """One step; the seconds of its parts."""
-        self.clock, self.seconds = Clock(self.device), {"forward": 0.0, "backward": 0.0}
-        self.run(batch, sizes)
-        return {**self.seconds, "optimizer": self.clock.lap()}
-
-    def backward(self, loss: Tensor) -> None:
-        """The time before it is that of the forward pass."""
-        self.seconds["forward"] += self.clock.lap()
-        loss.backward()
-        self.seconds["backward"] += self.clock.lap()
+    @contextmanager
+    def _timed(self, name: Phase) -> Iterator[None]:
+        """Times a pass, with what came before it; what is left of the step is the optimizer's."""
+        yield
+        if name != "optimizer":
+            self.seconds[name] += self.clock.lap()

@@ -1,5 +1,6 @@
 """Timing on a machine that others use too: interleaved rounds, and intervals of paired ratios."""
 
+import itertools
 import math
 import random
 import statistics
@@ -10,6 +11,10 @@ from typing import NamedTuple
 import torch
 
 CONFIDENCE = 0.95
+Parts = dict[str, float]
+"""Seconds of the parts of one run, by name."""
+Log = Callable[[str], None]
+"""Takes lines of progress."""
 
 
 class Interval(NamedTuple):
@@ -33,20 +38,10 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(statistics.median(ordered), ordered[k - 1], ordered[n - k])
 
 
-Parts = dict[str, float]
-"""Seconds of the parts of one run, by name."""
-
-
-def interleave(
-    runs: Mapping[str, Callable[[], Parts]], rounds: int, warmup: int, log: Callable[[str], None]
-) -> dict[str, list[Parts]]:
+def interleave(runs: Mapping[str, Callable[[], Parts]], rounds: int, warmup: int, log: Log) -> dict[str, list[Parts]]:
     """Time several things in turns, in random order within each round, so that a drift of the machine hits all alike.
 
-    Args:
-        runs: by name, what is timed; each returns its own seconds.
-        rounds: how often each is timed.
-        warmup: how often each is run before.
-        log: takes lines of progress.
+    Each is run `warmup` times before, and timed `rounds` times; it returns its own seconds.
     """
     for name, run in runs.items():
         log(f"warm-up: {name}")
@@ -64,14 +59,8 @@ def interleave(
 def in_turns(runs: Sequence[Callable[[], Parts]]) -> Callable[[], Parts]:
     """One run out of several equivalent ones: each comes once, in random order, before any comes again."""
     order = random.Random(0)
-    waiting: list[Callable[[], Parts]] = []
-
-    def run() -> Parts:
-        if not waiting:
-            waiting.extend(order.sample(runs, len(runs)))
-        return waiting.pop()()
-
-    return run
+    turns = (run for _ in itertools.count() for run in order.sample(runs, len(runs)))
+    return lambda: next(turns)()
 
 
 def totals_of(seconds: Mapping[str, Sequence[Parts]]) -> dict[str, list[float]]:
@@ -79,9 +68,22 @@ def totals_of(seconds: Mapping[str, Sequence[Parts]]) -> dict[str, list[float]]:
     return {name: [sum(parts.values()) for parts in rounds] for name, rounds in seconds.items()}
 
 
+def intervals(rounds: Sequence[Parts], whole: str) -> dict[str, dict[str, float]]:
+    """The intervals of all parts together, as `<whole>_seconds`, and of each, as `<part>_seconds`; plain values."""
+    values = {whole: [sum(parts.values()) for parts in rounds]}
+    values |= {name: [parts[name] for parts in rounds] for name in rounds[0]}
+    return {f"{name}_seconds": interval(seconds)._asdict() for name, seconds in values.items()}
+
+
 def ratio(above: Sequence[float], below: Sequence[float]) -> Interval:
     """The ratio of two things' seconds, paired within rounds."""
     return interval([x / y for x, y in zip(above, below, strict=True)])
+
+
+def ratios(seconds: Mapping[str, Sequence[Parts]]) -> dict[str, dict[str, float]]:
+    """The ratio of each pair's whole seconds, as `a/b`; plain values."""
+    totals = totals_of(seconds)
+    return {f"{a}/{b}": ratio(totals[a], totals[b])._asdict() for a, b in itertools.permutations(totals, 2)}
 
 
 class Clock:

@@ -34,11 +34,8 @@ except (ImportError, AttributeError) as error:
 
 _ACCUMULATES = 2**64 - 1
 """The number of every node that accumulates a gradient."""
-
-
-def next_node() -> int:
-    """The number that the next node of the autograd graph on this thread will have."""
-    return _get_sequence_nr()
+next_node = _get_sequence_nr
+"""The number that the next node of the autograd graph on this thread will have."""
 
 
 def backward_node() -> int | None:
@@ -64,16 +61,8 @@ def flops(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: An
     return 0 if formula is None else formula(*args, **kwargs, out_val=out)
 
 
-def _attention(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
-    """Five products: the scores are computed once more."""
-    return sdpa_backward_flop_count(grad, query, key, value)
-
-
-# torch 2.13 counts attention on a CPU as nothing.
-for _operation, _formula in ((_CPU_ATTENTION, _attention), (_CPU_ATTENTION_BACKWARD, _attention_backward)):
-    if _operation not in flop_registry:
-        register_flop_formula(_operation)(_formula)
+# torch 2.13 counts attention on a CPU as nothing. Five products backward: the scores are computed once more.
+if _CPU_ATTENTION not in flop_registry:
+    register_flop_formula(_CPU_ATTENTION)(lambda *shapes, **options: sdpa_flop_count(*shapes[:3]))
+if _CPU_ATTENTION_BACKWARD not in flop_registry:
+    register_flop_formula(_CPU_ATTENTION_BACKWARD)(lambda *shapes, **options: sdpa_backward_flop_count(*shapes[:4]))

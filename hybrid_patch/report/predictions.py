@@ -27,7 +27,7 @@ class Prediction(NamedTuple):
 def predict_runs(runs: Sequence[Run]) -> tuple[dict[Path, Prediction], dict[Path, str]]:
     """The predictions of runs by directory, and why others have none. Equal shapes are worked out once."""
     from hybrid_patch.config.curriculum import all_sizes
-    from hybrid_patch.cost.predict_sweep import predict_each
+    from hybrid_patch.cost.predict import predict_sweep
 
     configs: dict[str, Config | InputError] = {}
     keys = {}
@@ -38,7 +38,7 @@ def predict_runs(runs: Sequence[Run]) -> tuple[dict[Path, Prediction], dict[Path
         if key not in configs:
             configs[key] = _config(run)
     try:
-        by_key = dict(zip(configs, predict_each(list(configs.values()), growth=False, processes=1)[0], strict=True))
+        by_key = dict(zip(configs, predict_sweep(list(configs.values()), growth=False, processes=1).runs, strict=True))
     except Exception as error:  # a failure of the planner must not prevent a report
         return {}, {run.path: f"the planner failed ({one_line(error)})" for run in runs}
     predicted: dict[Path, Prediction] = {}
@@ -50,7 +50,7 @@ def predict_runs(runs: Sequence[Run]) -> tuple[dict[Path, Prediction], dict[Path
             continue
         flops = {
             (sizes.processing, sizes.output): prediction.config.runtime.processes
-            * sum(sum(parts.values()) for parts in cost.flops.values())
+            * sum(sum(parts.values()) for parts in cost.record.flops.values())
             for sizes, cost in zip(all_sizes(prediction.config.curriculum), prediction.costs, strict=True)
         }
         predicted[path] = Prediction(flops, prediction.peak(), prediction.parameters)

@@ -1,10 +1,11 @@
 """The training step: gradients of a batch in microbatches, clipping, and the optimizer.
 
-Training, the benchmark and the planner run the same step. What differs between them are methods of `TrainingStep`.
+Training, the benchmark and the planner run the same step; the latter two give each of its phases a context.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,7 @@ from hybrid_patch.model.hybrid import build_model
 from hybrid_patch.train.fsdp import full
 from hybrid_patch.train.optimizer import build_optimizer
 
+Phase = Literal["forward", "backward", "optimizer"]
 SKIPPED = "skipped_in_step"
 """Beside the terms of a step: how many of its samples are replaced because they are broken."""
 
@@ -78,6 +80,7 @@ class TrainingStep:
     Attributes:
         microbatches: parts of equal size that a batch is computed in, one after the other: less memory, the same
             gradients. Must divide the number of samples.
+        phase: makes the context that a phase of the step runs in, to be measured.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class TrainingStep:
     ) -> None:
         self.module, self.optimizer = module, optimizer
         self.clip_norm, self.microbatches = clip_norm, microbatches
+        self.phase: Callable[[Phase], AbstractContextManager[object]] = nullcontext
 
     def run(self, batch: Batch, sizes: PatchSizes) -> dict[str, Float[Tensor, ""]]:
         """One optimizer step. A loss or gradient that is not finite changes no weight.
@@ -95,23 +99,31 @@ class TrainingStep:
         """
         terms = self.backpropagate(batch, sizes)
         skipped = terms["loss"].new_full((), len(batch.skipped))
-        return self.update({**terms, "grad_norm": self.clip_gradients(), SKIPPED: skipped})
+        with self.phase("optimizer"):
+            norm = self.clip_gradients()
+        return self.update({**terms, "grad_norm": norm, SKIPPED: skipped})
 
     def backpropagate(self, batch: Batch, sizes: PatchSizes) -> dict[str, Float[Tensor, ""]]:
         """Add the gradients of a batch's loss to those of the parameters; the terms of the loss, outside the graph."""
         if self.microbatches == 1:
-            terms = self.forward(batch, sizes)
-            self.backward(terms["loss"])
-            return {name: term.detach() for name, term in terms.items()}
+            return self._differentiate(batch, sizes)
         parts = batch.split(self.microbatches)
-        contexts = self.contexts(batch, parts, sizes)
+        with self.phase("forward"):
+            contexts = self.module.microbatch_contexts(batch, parts, sizes)
         total: dict[str, Tensor] = {}
         for number, (part, context) in enumerate(zip(parts, contexts, strict=True), start=1):
             with self.gradients_unsynced(number < self.microbatches):
-                terms = self.forward(part, sizes, context)
-                self.backward(terms["loss"])
-            total = {name: term.detach() + total.get(name, 0) for name, term in terms.items()}
+                terms = self._differentiate(part, sizes, context)
+            total = {name: term + total.get(name, 0) for name, term in terms.items()}
         return total
+
+    def _differentiate(self, *inputs: object) -> dict[str, Float[Tensor, ""]]:
+        """The forward and the backward pass of a batch or microbatch; its terms, outside the graph."""
+        with self.phase("forward"):
+            terms = self.forward(*inputs)
+        with self.phase("backward"):
+            self.backward(terms["loss"])
+        return {name: term.detach() for name, term in terms.items()}
 
     def update(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Let the optimizer step if the values are finite in all processes. Returns their means over processes."""
@@ -119,7 +131,8 @@ class TrainingStep:
         finite = (means["loss"] + means["grad_norm"]).isfinite()
         # Whether to step is decided on the device: reading the numbers here would wait for it.
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as torch's GradScaler does
-        self.step_optimizer()
+        with self.phase("optimizer"):
+            self.step_optimizer()
         self.optimizer.zero_grad()
         return means
 
@@ -127,10 +140,6 @@ class TrainingStep:
         """The terms of a batch, or of a microbatch with its context."""
         terms: dict[str, Tensor] = self.module(*inputs)
         return terms
-
-    def contexts(self, batch: Batch, parts: Sequence[Batch], sizes: PatchSizes) -> list[MicrobatchContext]:
-        """What each microbatch must know of its batch."""
-        return self.module.microbatch_contexts(batch, parts, sizes)
 
     def backward(self, loss: Tensor) -> None:
         """The backward pass of a loss."""

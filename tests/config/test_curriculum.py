@@ -76,7 +76,7 @@ def test_a_budget_of_tokens_makes_crops_smaller(curriculum: str, tiles: list[int
     assert [shapes[0][0], shapes[39][0]] == [tiles[0], tiles[-1]]
     if curriculum == "gradual_joint":
         assert shapes[0][1] == shapes[39][1] == 2
-        memory = [cost.peak for cost in predict(config).costs]
+        memory = [cost.record.peak for cost in predict(config).costs]
         assert max(memory) < 1.5 * min(memory)
 
 

@@ -20,10 +20,8 @@ LAUNCH = ("plan", "submit", "run", "status", "wait", "logs", "cancel", "resume",
 DOORS = [
     ["hybrid_patch"],
     *(["hybrid_patch", name] for name in COMMANDS),
-    *([door] for door in ("hybrid_patch.train", "hybrid_patch.plan", "launch")),
+    *([door] for door in ("hybrid_patch.train", "launch")),
     *(["launch", name] for name in LAUNCH),
-    ["hybrid_patch.cost.loading_benchmark"],
-    ["hybrid_patch.cost.map_benchmark"],
     ["tests.tools.export"],
     ["tests.tools.check_memory"],
     ["tests.tools.fine_tokens"],
@@ -48,7 +46,7 @@ def test_help_only_says(door: list[str], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("door", [["hybrid_patch"], ["hybrid_patch", "train"], ["hybrid_patch.plan"], ["launch"]])
+@pytest.mark.parametrize("door", [["hybrid_patch"], ["hybrid_patch", "train"], ["hybrid_patch", "plan"], ["launch"]])
 def test_version(door: list[str], tmp_path: Path) -> None:
     done = called(tmp_path, *door, "--version")
     assert (done.returncode, done.stdout) == (0, f"hybrid_patch {hybrid_patch.__version__}\n")

@@ -70,7 +70,7 @@ def test_ratios_are_paired() -> None:
 
 
 def test_help_is_printed_and_nothing_is_run() -> None:
-    line = [sys.executable, "-m", "hybrid_patch.benchmark", "--help"]
+    line = [sys.executable, "-m", "hybrid_patch", "benchmark", "--help"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert "define.NAME" in done.stdout
@@ -103,7 +103,7 @@ def test_variants_are_defined_by_name_and_can_be_added() -> None:
         BenchmarkOptions,
         ["variants=[ps8,mine]", "define.mine=[patch=hybrid,upsampler=learned]", "~data.modalities.srtm", "rounds=3"],
     )
-    (configs,) = plan.points
+    (configs,) = plan.points.values()
     assert list(configs) == ["ps8", "mine"]
     assert plan.rounds == 3
     assert configs["ps8"].patch.output_patch_size == 8
@@ -113,9 +113,11 @@ def test_variants_are_defined_by_name_and_can_be_added() -> None:
 
 def test_a_sweep_has_a_point_for_each_value() -> None:
     plan = parse(BenchmarkOptions, ["variants=[ps4,hybrid]", "sweep.data.tile=[16,32,64]"])
-    assert (plan.key, plan.values) == ("data.tile", ("16", "32", "64"))
-    assert [point["hybrid"].data.tile for point in plan.points] == [16, 32, 64]
-    assert plan.points[0]["ps4"].patch.processing_patch_size == 4
+    assert plan.sweep == {"data.tile": ("16", "32", "64")}
+    assert {value: point["hybrid"].data.tile for value, point in plan.points.items()} == {
+        f"data.tile={tile}": tile for tile in (16, 32, 64)
+    }
+    assert plan.points["data.tile=16"]["ps4"].patch.processing_patch_size == 4
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_bad_input_is_one_line(arguments: list[str], said: str) -> None:
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "hybrid_patch.benchmark", *arguments, *TINY]
+    line = [sys.executable, "-m", "hybrid_patch", "benchmark", *arguments, *TINY]
     return subprocess.run(line, capture_output=True, text=True, timeout=280)
 
 

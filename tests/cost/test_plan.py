@@ -12,7 +12,7 @@ from building import TINY
 from hybrid_patch.config.compose import compose
 from hybrid_patch.config.options import parse
 from hybrid_patch.cost.plan import PlanOptions, plan
-from hybrid_patch.cost.plan_tables import plan_tables
+from hybrid_patch.cost.plan_report import plan_tables
 from hybrid_patch.cost.predict import predict
 from hybrid_patch.errors import InputError
 
@@ -102,7 +102,7 @@ def test_bytes(text: str, number: int) -> None:
 
 def test_the_command_plans_in_several_processes(tmp_path: Path) -> None:
     output = tmp_path / "a plan, [b].json"
-    line = [sys.executable, "-m", "hybrid_patch.plan", f"output={output}", "patch=ps8,hybrid,ps1", "seed=0,1"]
+    line = [sys.executable, "-m", "hybrid_patch", "plan", f"output={output}", "patch=ps8,hybrid,ps1", "seed=0,1"]
     done = subprocess.run([*line, *TINY, "data.tile=16,20"], capture_output=True, text=True, timeout=280)
     assert done.returncode == 2
     assert "not divisible by" in done.stderr

@@ -6,10 +6,12 @@ import pytest
 from building import MODALITIES, small
 from check_memory import measured_peak
 
+from hybrid_patch.config.curriculum import all_sizes
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.devices import TABLE, THIS, Device, device_named
-from hybrid_patch.cost.predict import CLASSES, Prediction, Stage, predict, stage_cost, stages_of
-from hybrid_patch.cost.sharded_memory import gathered_bytes
+from hybrid_patch.cost.parallelism import gathered_bytes
+from hybrid_patch.cost.predict import Prediction, Stage, predict, stage_cost
+from hybrid_patch.cost.recorder import CLASSES
 from hybrid_patch.errors import InputError
 from hybrid_patch.train.step import TrainingModule
 
@@ -58,8 +60,8 @@ def test_memory_by_class() -> None:
     assert list(memory) == list(CLASSES)
     assert memory["parameters"] >= 4 * prediction.parameters
     assert 8 * prediction.parameters <= memory["optimizer"] < 9 * prediction.parameters  # two moments, a count each
-    assert cost.dominant().startswith("activations")
-    assert sum(cost.part_memory.values()) == memory["activations"] + memory["temporary"]
+    assert cost.record.dominant().startswith("activations")
+    assert sum(cost.record.part_memory.values()) == memory["activations"] + memory["temporary"]
 
 
 def test_gradients_are_seen_where_they_are_at_the_peak() -> None:
@@ -80,7 +82,7 @@ def test_sharded_weights_leave_room_for_samples() -> None:
     deep = ("model.encoder={width:64,depth:8,heads:4,mlp_ratio:4.0}", "trainer.batch_size=8")
     four = ("runtime.processes=4", "runtime.device=cpu")
     copied, parts = (predicted(*deep, f"runtime={name}", *four, growth=True) for name in ("ddp", "fsdp"))
-    alone, whole = parts.worst.memory, gathered_bytes(parts.config, parts.parameters)
+    alone, whole = parts.worst.record.memory, gathered_bytes(parts.config, parts.parameters)
     assert 2 * 4 * 64**2 * 12 < whole < 4 * parts.parameters / 2
     memory = parts.memory()
     assert memory["optimizer"] == alone["optimizer"] // 4
@@ -109,25 +111,29 @@ def test_a_loss_in_chunks_still_has_a_batch_that_fits() -> None:
 def test_the_worst_stage_counts_for_memory_and_shares_for_time() -> None:
     both = predicted(TWO_STAGES, growth=True)
     coarse, fine = both.costs
-    assert fine.peak > coarse.peak
-    assert both.peak() == fine.peak
-    expected = 0.75 * coarse.seconds(DEVICE) + 0.25 * fine.seconds(DEVICE)
+    assert fine.record.peak > coarse.record.peak
+    assert both.peak() == fine.record.peak
+    expected = 0.75 * coarse.record.seconds(DEVICE) + 0.25 * fine.record.seconds(DEVICE)
     assert both.seconds(DEVICE) == pytest.approx(expected)
     assert both.flops()["backward"]["decoder"] == pytest.approx(
-        0.75 * coarse.flops["backward"]["decoder"] + 0.25 * fine.flops["backward"]["decoder"]
+        0.75 * coarse.record.flops["backward"]["decoder"] + 0.25 * fine.record.flops["backward"]["decoder"]
     )
     assert both.largest_batch(50e6) == fine.largest_batch(50e6)
 
 
 def test_the_roofline_is_no_faster_than_either_peak() -> None:
     cost = predicted("patch=ps8").worst
-    flops = sum(sum(parts.values()) for parts in cost.flops.values())
-    assert cost.seconds(DEVICE) >= flops / DEVICE.fp32
-    assert cost.seconds(DEVICE) >= float(cost.work[:, 1] @ cost.repeats) / DEVICE.bandwidth
+    flops = sum(sum(parts.values()) for parts in cost.record.flops.values())
+    assert cost.record.seconds(DEVICE) >= flops / DEVICE.fp32
+    assert cost.record.seconds(DEVICE) >= float(cost.record.work[:, 1] @ cost.record.repeats) / DEVICE.bandwidth
+
+
+def stage_of(config: Config) -> Stage:
+    return Stage(config, MODALITIES, all_sizes(config.curriculum)[0])
 
 
 def keyed(config: Config) -> str:
-    return stages_of(config, MODALITIES)[0].key()
+    return stage_of(config).key
 
 
 SAME = ["seed=3", "optimizer.lr=0.1", "trainer.steps=7", "loss.decoded.temperature=0.5", "data.scenes=3",
@@ -150,9 +156,9 @@ def test_what_changes_shapes(override: str) -> None:
 
 def test_modalities_change_shapes() -> None:
     config = small()
-    stage = Stage(config, MODALITIES, stages_of(config, MODALITIES)[0].sizes, 1.0)
+    stage = stage_of(config)
     fewer = dataclasses.replace(stage, modalities={"optical": MODALITIES["optical"]})
-    assert fewer.key() != stage.key()
+    assert fewer.key != stage.key
     assert stage_cost(fewer, growth=False).tokens.decoder < stage_cost(stage, growth=False).tokens.decoder
 
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_patch.config.options import parse
+from hybrid_patch.cost.devices import Links
+from hybrid_patch.cost.parallelism import Scaling, bytes_sent, scaling_rows
 from hybrid_patch.cost.plan import PlanOptions, plan
-from hybrid_patch.cost.plan_tables import plan_tables
-from hybrid_patch.cost.weak_scaling import Links, Scaling, bytes_sent, scaling_rows
+from hybrid_patch.cost.plan_report import plan_tables
 from hybrid_patch.errors import InputError
 
 CONFIG = small()
@@ -20,13 +21,14 @@ LINKS = Links(per_node=8, node=400e9, network=25e9)
 
 def test_bytes_are_those_of_rings() -> None:
     config = small("loss.instance.weight=0")
-    assert bytes_sent(config, 1000, 3, 1) == (0, 0)
-    assert bytes_sent(config, 1000, 3, 2) == (4000, 6000)  # half of twice the gradients; half of three times four bytes
-    assert bytes_sent(config, 1000, 3, 4) == (6000, 9000)
+    assert bytes_sent(config, 1000, 3, 1) == {"ddp": 0, "fsdp": 0}
+    # Half of twice the gradients; half of three times four bytes.
+    assert bytes_sent(config, 1000, 3, 2) == {"ddp": 4000, "fsdp": 6000}
+    assert bytes_sent(config, 1000, 3, 4) == {"ddp": 6000, "fsdp": 9000}
     mixed = small("loss.instance.weight=0", "runtime.precision=bf16-mixed")
-    assert bytes_sent(mixed, 1000, 3, 4) == (6000, 9000)  # weights travel in float32
+    assert bytes_sent(mixed, 1000, 3, 4) == {"ddp": 6000, "fsdp": 9000}  # weights travel in float32
     with_instance = small()  # two views, 32 numbers, gathered, and their gradients
-    assert bytes_sent(with_instance, 1000, 3, 4).ddp == 6000 + 2 * 3 * (3 * 2 * 32 * 4)
+    assert bytes_sent(with_instance, 1000, 3, 4)["ddp"] == 6000 + 2 * 3 * (3 * 2 * 32 * 4)
 
 
 def test_the_slowest_link_counts() -> None:

@@ -89,7 +89,7 @@ def test_file_has_the_grid_of_its_input(run: Path, tmp_path: Path, dtype: str, c
         assert bool(after.overviews(1)) == (cog == "true")
         assert after.tags(1, ns="IMAGE_STRUCTURE").get("NBITS") == ("16" if dtype == "float16" else None)
         tags = after.tags()
-        assert tags["EMBEDDING_RUN"] == "untrained_tiny"
+        assert tags["EMBEDDING_RUN"] == json.loads((run / "run.json").read_text())["run_id"]
         assert json.loads(tags["EMBEDDING_OPTIONS"])["dtype"] == dtype
         assert (tags["EMBEDDING_PROCESSING_PATCH_SIZE"], tags["EMBEDDING_OUTPUT_PATCH_SIZE"]) == ("8", "1")
         if dtype == "int8":
@@ -211,12 +211,9 @@ def test_a_series(run: Path, tmp_path: Path) -> None:
 
 
 def test_several_modalities(tmp_path: Path) -> None:
-    from building import TINY
+    from building import TINY, trained_run
 
-    from hybrid_patch.config.compose import compose
-    from hybrid_patch.cost.map_benchmark import untrained_run
-
-    untrained_run(tmp_path / "run", compose([*TINY, f"data.tile={TILE}", "~data.modalities.sentinel1"]))
+    trained_run(tmp_path / "run", *TINY, f"data.tile={TILE}", "~data.modalities.sentinel1", steps=1)
     image, height = values(40, 40), values(40, 40, 1)[:1]
     write(tmp_path / "scene" / "sentinel2_l2a" / f"{DATE}.tif", image)
     write(tmp_path / "scene" / "srtm.tif", height, ("srtm",))

@@ -1,4 +1,4 @@
-"""Small scenes, an untrained run, and the command, in this process and in one of its own."""
+"""Small scenes, a run, and the command, in this process and in one of its own."""
 
 import io
 import subprocess
@@ -10,11 +10,10 @@ from unittest import mock
 
 import numpy as np
 import rasterio
-from building import TINY
+from building import TINY, trained_run
 from rasterio.transform import from_origin
 
-from hybrid_patch.config.compose import compose
-from hybrid_patch.cost.map_benchmark import BY_RESOLUTION, ONE_SCENE, untrained_run
+from hybrid_patch.cost.map_benchmark import BY_RESOLUTION, OPTICAL_ALONE
 from hybrid_patch.embed import __main__ as embed_command
 
 Array = np.ndarray
@@ -32,10 +31,9 @@ RUN = "from hybrid_patch.embed.__main__ import main; main()"
 
 
 def make_run(folder: Path, *overrides: str) -> Path:
-    """A tiny run of Sentinel-2 in three band sets, at the weights that its training would begin with."""
+    """A tiny run of Sentinel-2 in three band sets, after a step."""
     sets = f"data.modalities.sentinel2_l2a.band_sets={BY_RESOLUTION}"
-    untrained_run(folder, compose([*TINY, *ONE_SCENE, f"data.tile={TILE}", sets, *overrides]))
-    return folder
+    return trained_run(folder, *TINY, *OPTICAL_ALONE, f"data.tile={TILE}", sets, *overrides, steps=1)
 
 
 def values(height: int, width: int, seed: int = 0) -> Array:
