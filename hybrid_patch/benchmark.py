@@ -1,4 +1,4 @@
-"""`python -m hybrid_patch.benchmark`, as `hybrid-patch benchmark`: time and memory of a training step, variants in turns (`cost/benchmark.py`)."""
+"""`python -m hybrid_patch.benchmark`, the same as `hybrid-patch benchmark` (`cost/benchmark.py`)."""
 
 import runpy
 

@@ -1,4 +1,4 @@
-"""`python -m hybrid_patch.plan`, as `hybrid-patch plan`: what the members of a sweep will take, before anything runs (`cost/plan.py`)."""
+"""`python -m hybrid_patch.plan`, the same as `hybrid-patch plan` (`cost/plan.py`)."""
 
 import runpy
 
