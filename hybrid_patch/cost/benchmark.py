@@ -92,12 +92,12 @@ class BenchmarkOptions:
             raise InputError(f"variant {name}: {error}{hint}") from error
 
 
-def check_variants(given: Sequence[str], known: Sequence[str], others: str = "") -> None:
+def check_variants(given: Sequence[str], names: Sequence[str], others: str = "") -> None:
     """Raises InputError if no variant is given, or one that is not known; `others` says what could be given too."""
-    unknown = [name for name in given if name not in known]
+    unknown = [name for name in given if name not in names]
     if unknown or not given:
         wrong = f"unknown {', '.join(unknown)}" if unknown else "none named"
-        raise InputError(f"variants=[{','.join(given)}]: {wrong}; takes: {', '.join(known)}{others}")
+        raise InputError(f"variants=[{','.join(given)}]: {wrong}; takes: {', '.join(names)}{others}")
 
 
 def benchmark_command(options: BenchmarkOptions) -> None:

@@ -73,12 +73,12 @@ def _memory(name: str, config: Config, limit_s: float, log: Log) -> dict[str, An
 def _planned(prediction: Prediction, device: Device, row: Mapping[str, Any]) -> dict[str, Any]:
     """What the planner predicts for a variant, and how far that is from the measurements in its row."""
     seconds, flops = row["step_seconds"]["median"], prediction.flops_per_step()
-    measured = {"peak_memory_bytes": row["peak_memory_bytes"], "step_seconds": seconds}
+    timed = {"peak_memory_bytes": row["peak_memory_bytes"], "step_seconds": seconds}
     planned = {"peak_memory_bytes": prediction.peak(), "step_seconds": prediction.seconds(device)}
     peak_flops = device.bf16 if prediction.config.runtime.precision == "bf16-mixed" else device.fp32
     return {
         "planned": planned,
-        "planned_error": {figure: planned[figure] / value - 1 for figure, value in measured.items()},
+        "planned_error": {figure: planned[figure] / value - 1 for figure, value in timed.items()},
         "flops_per_step": flops,
         "flops_per_second": flops / seconds,
         "share_of_peak_flops": flops / seconds / peak_flops,

@@ -61,7 +61,7 @@ class Step:
 
     @contextmanager
     def _timed(self, name: Phase) -> Iterator[None]:
-        """Times a pass, with what came before it; what is left of the step is the optimizer's."""
+        """Times a pass, with what came before it; the rest of the step is the optimizer's."""
         yield
         if name != "optimizer":
             self.seconds[name] += self.clock.lap()
