@@ -11,7 +11,7 @@ __all__ = ["TrainedModel", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """What is exported, imported at its first use: commands that check their arguments stay quick."""
+    """Imports exports at their first use, so that commands check their arguments quickly."""
     if name == "__version__":
         from hybrid_patch.config.command import version
 

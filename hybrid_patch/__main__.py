@@ -9,10 +9,7 @@ from hybrid_patch.errors import InputError, input_errors_end
 
 COMMANDS = {
     "train": ("hybrid_patch.train", "pretrain a model: one run, or a sweep with -m"),
-    "evaluate": (
-        "hybrid_patch.evaluate",
-        "score a run's embeddings by a linear probe and nearest neighbours",
-    ),
+    "evaluate": ("hybrid_patch.evaluate", "score a run's embeddings by a linear probe and nearest neighbours"),
     "embed": ("hybrid_patch.embed", "embed a scene of any size into a GeoTIFF"),
     "report": ("hybrid_patch.report", "compare runs on one page"),
     "plan": ("hybrid_patch.plan", "predict memory, FLOPs and GPU-hours of runs before any is started"),
@@ -22,11 +19,11 @@ COMMANDS = {
     "resume": ("hybrid_patch.resume", "go on with a run from its directory"),
     "launch": ("launch", "run sweeps on this machine's slots or on SLURM"),
 }
-"""The module of each command, which is run by its name, and what it does."""
+"""The module of each command, and what it does."""
 
 
 def main() -> None:
-    """Run the command that is named; without one, or with --help before it, say which there are."""
+    """Run the command that is named; without one, or with --help before it, list the commands."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name.startswith("-"):
         answer_help([name], help_text)
@@ -38,7 +35,6 @@ def main() -> None:
 
 
 def help_text() -> str:
-    """The commands, a line each."""
     rows = [(name, summary) for name, (_, summary) in COMMANDS.items()]
     rows.append(("--help, --version", "print this, or the version, and do nothing else"))
     return (

@@ -15,20 +15,16 @@ LOST = 76
 INTERRUPTED = 130
 """Stopped at once by Ctrl-C."""
 BROKEN_PIPE = 141
-"""Whatever read the output is gone (`| head`)."""
+"""The reader of the output is gone (`| head`)."""
 
 
 class InputError(Exception):
-    """Bad input: one line for the person; the commands print it and exit with 2."""
+    """Bad input: a line that the commands print before they exit with 2."""
 
 
 @contextmanager
 def input_errors_end(one_line: bool = True) -> Iterator[None]:
-    """Around any command: an InputError ends the process with exit code 2 and one line on stderr.
-
-    Args:
-        one_line: False for a command whose errors may list several things, a line each.
-    """
+    """End the process at an InputError, with exit code 2 and its text on stderr, joined to `one_line` or as it is."""
     try:
         yield
     except InputError as error:
@@ -38,7 +34,7 @@ def input_errors_end(one_line: bool = True) -> Iterator[None]:
 
 @contextmanager
 def broken_pipe_ends() -> Iterator[None]:
-    """Around whatever prints: a reader that has gone (`| head`) ends the process without a traceback."""
+    """Around prints: a reader that has gone (`| head`) ends the process without a traceback."""
     try:
         yield
         sys.stdout.flush()

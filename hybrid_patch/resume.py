@@ -15,13 +15,10 @@ from hybrid_patch.config.options import Positional
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
-    """What the command line asks for."""
-
     run: Annotated[Path, Positional("DIR", "the run's directory")]
 
 
 def resume(options: ResumeOptions) -> int:
-    """Train. Returns the exit code."""
     from hybrid_patch.config.compose import frozen_config
 
     config = dataclasses.replace(frozen_config(options.run), run_dir=str(options.run))

@@ -15,11 +15,9 @@ def write_whole(
     permit: AbstractContextManager[None] | None = None,
     flush: bool = True,
 ) -> None:
-    """Write a file under a temporary name, flush it to the disk, and only then rename it.
+    """Write a file under a temporary name, `flush` it to the disk, then rename it within `permit`, which may raise.
 
-    Args:
-        permit: entered for the rename; if it raises, no file is left.
-        flush: False: the caller calls `os.sync` after many files.
+    Without `flush`, the caller calls `os.sync` after many files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -38,7 +36,7 @@ def write_whole(
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the unfinished files of killed processes below a folder that nobody writes to now."""
+    """Remove the unfinished files of killed processes; nobody may write to the folder now."""
     for part in list(folder.rglob(".*.part")):
         if part.is_dir():
             shutil.rmtree(part)
@@ -47,7 +45,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush a folder: a new name is on the disk only when its folder is."""
+    """Flush a folder, and with it the names of new files."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -66,7 +64,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def whole_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file with one on each line, without torn lines; none if there is no file."""
+    """The objects of a JSON lines file, without torn lines; none if there is no file."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
         with suppress(json.JSONDecodeError):

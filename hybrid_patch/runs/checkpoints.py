@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 NAME = re.compile(r"step_(\d{9})\.(pt|shards)")
 DAMAGED = (RuntimeError, EOFError, ValueError, KeyError, FileNotFoundError, pickle.UnpicklingError)
-"""Errors that mean part of a checkpoint is lost; any other (no memory, no disk) is not the checkpoint's fault."""
+"""Errors of a checkpoint of which a part is lost; any other (no memory) is not its fault."""
 
 
 class Checkpoint(NamedTuple):
-    """The state on the CPU that was saved after a step, and the file or folder that it was read from."""
+    """The state that was saved after a step, on the CPU, and the file or folder it was read from."""
 
     step: int
     state: dict[str, Any]
@@ -35,11 +35,9 @@ class Checkpoint(NamedTuple):
         for name in {**expected, **weights}:
             expected_shape, shape = (str(list(w[name].shape)) if name in w else "absent" for w in (expected, weights))
             if shape != expected_shape:
-                raise InputError(
-                    f"{self.path}: saved by another version of hybrid_patch ({part}.{name} is {shape} there, "
-                    f"{expected_shape} in this version); use that version, or remove {self.path.parent} to begin the "
-                    "run anew"
-                )
+                change = f"({part}.{name} is {shape} there, {expected_shape} in this version)"
+                remedy = f"use that version, or remove {self.path.parent} to begin the run anew"
+                raise InputError(f"{self.path}: saved by another version of hybrid_patch {change}; {remedy}")
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -49,18 +47,13 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def checkpoint_path(folder: Path, step: int, sharded: bool = False) -> Path:
-    """The path of the state after `step` steps, as a file or in shards."""
     return folder / f"step_{step:09d}.{'shards' if sharded else 'pt'}"
 
 
 def save_checkpoint(
     folder: Path, step: int, state: dict[str, Any], keep_newest: int, permit: AbstractContextManager[None] | None = None
 ) -> Path:
-    """Write the state after `step` steps as a file, then remove all but the newest `keep_newest` checkpoints.
-
-    Args:
-        permit: entered when the file gets its name (`RunDirectory.held`).
-    """
+    """Write the state after `step` steps as a file, named within `permit`; keep only the newest checkpoints."""
     path = checkpoint_path(folder, step)
     write_whole(path, lambda file: torch.save(state, file), permit)
     prune_checkpoints(folder, keep_newest)
@@ -68,20 +61,15 @@ def save_checkpoint(
 
 
 def prune_checkpoints(folder: Path, keep_newest: int) -> None:
-    """Remove all but the newest checkpoints."""
     for _, old in list_checkpoints(folder)[:-keep_newest]:
         if old.is_dir():
-            # Renamed first: half a folder must not look like a checkpoint.
-            shutil.rmtree(old.rename(old.with_name(f".{old.name}.part")))
+            shutil.rmtree(old.rename(old.with_name(f".{old.name}.part")))  # half a folder must not look whole
         else:
             old.unlink()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint of either form, whole and on the CPU. Never runs code from the checkpoint.
-
-    Raises one of `DAMAGED` if a part of it is lost.
-    """
+    """The state of a checkpoint of either form, on the CPU, without running code from it. Raises one of `DAMAGED`."""
     if path.suffix == ".pt":
         return torch.load(path, map_location="cpu", weights_only=True)
     from hybrid_patch.runs.sharded_checkpoint import read_sharded
@@ -90,10 +78,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest readable checkpoint; None if there is none.
+    """The newest checkpoint; None if there is none. Damaged ones are reported, renamed to `….damaged`, and passed over.
 
-    A damaged one (a disk that lost a part of it) is reported, renamed to `….damaged`, and passed over for the one
-    before it. Raises InputError if all are damaged: whether to start the run over is for a person to decide.
+    Raises InputError if all are damaged: whether to begin the run anew is for a person to decide.
     """
     checkpoints = list_checkpoints(folder)
     for step, path in reversed(checkpoints):

@@ -24,9 +24,9 @@ METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 LOG = "log.txt"
 OUTPUT = "output.txt"
-"""Everything the processes of a submitted run printed."""
+"""All that a submitted run printed."""
 ATTEMPTS = "attempts.jsonl"
-"""Of a submitted run, a line for each attempt that ended without finishing the run."""
+"""Of a submitted run, a line per attempt that did not finish it."""
 CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
 FILES = {CONFIG, IDENTITY, STATUS, METRICS, EVALUATION, LOG, OUTPUT, ATTEMPTS, CHECKPOINTS, PICTURES, *LOCK_FILES}
@@ -35,10 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class RunDirectory(LockedFolder):
-    """The files of one run, named by this module's constants.
-
-    Once `lock` is taken, every write is refused with LostLockError if another attempt has it.
-    """
+    """The files of one run. After `lock`, writes raise LostLockError once another attempt has taken the run."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -55,7 +52,6 @@ class RunDirectory(LockedFolder):
         self._step = 0
 
     def exists(self) -> bool:
-        """Whether a run has begun here."""
         return self._identity.exists()
 
     def foreign_files(self) -> list[str]:
@@ -64,22 +60,17 @@ class RunDirectory(LockedFolder):
         return [name for name in names if name not in FILES and not name.endswith(".part")][:3]
 
     def identity(self) -> dict[str, Any]:
-        """The content of `run.json`."""
         return json.loads(self._identity.read_text())
 
     def recipe(self) -> dict[str, Any]:
-        """The recipe that the run here began with."""
         return self.identity()["recipe"]
 
     def lock(self) -> None:
-        """Keep other attempts from writing here until `unlock`, or until this process ends.
-
-        Raises InputError if another attempt is at work.
-        """
+        """Keep other attempts out until `unlock` or this process's end. Raises InputError if one is at work."""
         self.acquire(self.status().get("heartbeat", 0.0))
 
     def begin(self, config_yaml: str, identity: dict[str, Any], flush: bool = True) -> None:
-        """Write what never changes: the config, and the run's identity with its `provenance`."""
+        """Write what never changes: the config, and the identity with its `provenance`."""
         with self.held():
             write_text(self.config, config_yaml, flush)
             write_json(self._identity, identity, flush)
@@ -92,11 +83,7 @@ class RunDirectory(LockedFolder):
             return {}
 
     def set_status(self, state: str, reason: str = "", **more: int | str) -> None:
-        """Write `status.json`: the state is queued, running, preempted, done or failed.
-
-        Args:
-            more: `attempt`, `step` and `steps` where they have changed; `cause` and `frame` of a failure.
-        """
+        """Write `status.json`: the state (queued, running, preempted, done, failed) and what else has changed."""
         now = {"state": state, "reason": reason, "heartbeat": time.time()}
         who = {"host": socket.gethostname(), "pid": os.getpid()}
         with self.held():
@@ -105,7 +92,7 @@ class RunDirectory(LockedFolder):
 
     @contextmanager
     def heartbeats(self) -> Iterator[None]:
-        """Keep reporting that the run is alive, however long a step or an evaluation inside the block takes."""
+        """Report inside the block that the run is alive, however long a step or an evaluation takes."""
         ended = threading.Event()
 
         def beat() -> None:
@@ -130,7 +117,7 @@ class RunDirectory(LockedFolder):
             thread.join()
 
     def truncate_metrics(self, steps: int) -> int:
-        """Drop the metrics after the first `steps` steps, and a torn last line; returns the number of lines left."""
+        """Drop the metrics after the first `steps` steps, and torn lines. Returns the number of lines left."""
         with self.held():
             rows = [row for row in self.metrics() if row["step"] <= steps]
             if self._metrics.exists():
@@ -138,16 +125,15 @@ class RunDirectory(LockedFolder):
         return len(rows)
 
     def add_metrics(self, row: dict[str, Any]) -> None:
-        """Append a line. The next heartbeat reports its step."""
+        """Append a line, whose step the next heartbeat reports."""
         with self.held(), self._metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
         self._step = row["step"]
 
     def flush_metrics(self) -> None:
-        """Flush the lines written so far to the disk."""
         with self._metrics.open("a") as file:
             os.fsync(file.fileno())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The metrics of all steps, oldest first, without torn lines."""
+        """The metrics of all steps, oldest first."""
         return whole_rows(self._metrics)

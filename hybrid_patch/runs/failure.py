@@ -1,4 +1,4 @@
-"""Why a run failed, so that failures can be told apart and grouped: a cause and a place in the code."""
+"""Why a run failed: a cause and a place in the code, by which failures are grouped."""
 
 import errno
 import traceback
@@ -10,12 +10,10 @@ BAD_INPUT, OUT_OF_MEMORY, DISK_FULL, ERROR = "bad input", "out of memory", "disk
 
 
 def cause_of(error: BaseException) -> str:
-    """One of the causes above."""
     if isinstance(error, InputError):
         return BAD_INPUT
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DISK_FULL
-    if "No space left on device" in str(error):  # a library's own error around the system's
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left on device" in str(error):  # a library's own error around the system's
         return DISK_FULL
     # torch's allocators: OutOfMemoryError on a GPU, a RuntimeError on a CPU.
     text = f"{type(error).__name__} {error}".lower()

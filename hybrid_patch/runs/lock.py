@@ -1,9 +1,8 @@
 """One attempt at a time writes to a run's directory: the one named in `lock.json`.
 
-A lock of the operating system is not enough: it does not reach other machines, and a process that its scheduler has
-lost (an orphan) would keep it. So a file names the attempt with its host and job, and every writer checks it first,
-under a lock of the operating system that lasts as long as the write. An attempt that a later one of the same job has
-replaced finds the other's name there, and ends.
+A lock of the operating system does not reach other machines, and a process that its scheduler has lost (an orphan)
+would keep it. So it only lasts as long as a write, and each write first checks which attempt the file names: one that a
+later attempt has replaced ends.
 """
 
 import fcntl
@@ -26,9 +25,9 @@ from hybrid_patch.runs.atomic_files import write_json
 HEARTBEAT_SECONDS = 10.0
 """Between the heartbeats of a running run."""
 STALE_SECONDS = 90.0
-"""Without a heartbeat, until an attempt on another machine counts as dead."""
+"""Without a heartbeat, an attempt on another machine counts as dead."""
 PATIENCE_SECONDS = 60.0
-"""How long to wait for another process to finish its write."""
+"""To wait for another process's write."""
 LOCK_FILES = (MUTEX, HOLDER) = (".lock", "lock.json")
 
 
@@ -54,26 +53,20 @@ class LockedFolder:
             return {}
 
     def acquire(self, heartbeat: float) -> None:
-        """Take the lock. Raises InputError if its holder is alive.
-
-        Args:
-            heartbeat: time of the run's last sign of life, for a holder on another machine.
-        """
+        """Take the lock. Raises InputError if its holder is alive (elsewhere: by the time of its last `heartbeat`)."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self._exclusive():
             holder = self.holder()
             if holder.get("token") != self._token and is_alive(holder, heartbeat):
-                raise InputError(
-                    f"run_dir={self.path}: another process is at work on this run ({holder_text(holder)}); "
-                    "wait for it, or end it"
-                )
+                other = f"another process is at work on this run ({holder_text(holder)})"
+                raise InputError(f"run_dir={self.path}: {other}; wait for it, or end it")
             token = uuid.uuid4().hex
             write_json(self._holder, {"token": token, **_myself()})
             self._token = token  # not before: where the disk is full, the file still names another
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Surround a single write. Raises LostLockError if another attempt has the lock now."""
+        """Around a single write. Raises LostLockError if another attempt has the lock now."""
         with self._exclusive():
             if self._token is not None and self.holder().get("token") != self._token:
                 by = holder_text(self.holder()) or "nobody"
@@ -81,7 +74,6 @@ class LockedFolder:
             yield
 
     def unlock(self) -> None:
-        """Give the lock back, if this object has it."""
         if self._token is None:
             return
         with self._exclusive():
@@ -91,7 +83,7 @@ class LockedFolder:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Exclude other processes, and other threads of this one, from this directory."""
+        """Exclude other processes and other threads."""
         with self._threads:
             if self._inside:
                 yield
@@ -125,10 +117,9 @@ def holder_text(holder: dict[str, Any]) -> str:
 
 
 def is_alive(holder: dict[str, Any], heartbeat: float) -> bool:
-    """Whether the holder of a lock is still running, as far as this process can know; False if nobody holds it.
+    """Whether the holder of a lock still runs, by the process table here, by the heartbeat elsewhere.
 
-    The process table decides on this machine, the heartbeat elsewhere. A holder whose own job the scheduler has started
-    again counts as dead: if it still runs, it is an orphan and has to end.
+    A holder whose own job the scheduler has started again counts as dead: if it still runs, it is an orphan.
     """
     if not holder:
         return False
@@ -141,7 +132,7 @@ def is_alive(holder: dict[str, Any], heartbeat: float) -> bool:
 
 
 def process_here(holder: dict[str, Any]) -> int | None:
-    """The process id of a lock's holder, if it runs on this machine."""
+    """The process id of a lock's holder if it runs on this machine."""
     if not holder or holder["machine"] != _machine():
         return None
     began = _start_time(holder["pid"])

@@ -1,4 +1,4 @@
-"""Progress of a training and of a map: a live bar on a terminal, plain lines elsewhere."""
+"""Progress: a live bar on a terminal, plain lines elsewhere."""
 
 import logging
 import math
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def start_logging(path: Path | None, quiet: bool) -> None:
-    """Send messages to the terminal as plain lines (`quiet`: warnings only), and to a run's log file with the time."""
+    """Send messages to the terminal (`quiet`: warnings only), and to a log file with the time."""
     root = logging.getLogger()
     root.setLevel(logging.WARNING if quiet else logging.INFO)
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # the reader of a file reports what is wrong with it
@@ -34,10 +34,7 @@ def start_logging(path: Path | None, quiet: bool) -> None:
 
 @contextmanager
 def progress(name: str, start: int, steps: int, quiet: bool) -> Iterator[Callable[[int, float], None]]:
-    """Show the steps of a run from `start` to `steps`, or nothing if `quiet`.
-
-    Yields a function to call after every step with its number and its loss.
-    """
+    """Show the steps of a run, unless `quiet`. Yields a function to call with each step's number and loss."""
     if quiet:
         yield lambda step, loss: None
         return
@@ -51,10 +48,7 @@ def progress(name: str, start: int, steps: int, quiet: bool) -> Iterator[Callabl
 
 @contextmanager
 def pixel_progress(total: int, done: int, pixel_km2: float) -> Iterator[Callable[[int], None]]:
-    """Show the pixels of a map, `done` of them from an earlier start.
-
-    Yields a function to call with every number of pixels that were embedded.
-    """
+    """Show the pixels of a map, `done` before. Yields a function to call with each number of pixels embedded."""
     with _shown("embedding", total, done, lambda line: print(line, file=sys.stderr, flush=True)) as show:
 
         def report(pixels: int) -> None:
@@ -70,10 +64,7 @@ def pixel_progress(total: int, done: int, pixel_km2: float) -> Iterator[Callable
 def _shown(
     name: str, total: int, start: int, print_line: Callable[[str], object]
 ) -> Iterator[Callable[[int, Callable[[float], str]], None]]:
-    """Show how much of a total is completed, `start` of it before.
-
-    Yields a function of what is completed now, and of a text about it that is made from the speed, per second.
-    """
+    """Show how much of a total is completed, `start` before. Yields a function of that, and of a text by the speed."""
     console = Console(file=sys.stderr)
     began, last = time.monotonic(), -math.inf
 

@@ -1,4 +1,4 @@
-"""Where a run's results come from: the commit, the versions and the machine."""
+"""Where a run's results come from."""
 
 import json
 import os
@@ -27,32 +27,22 @@ def provenance() -> dict[str, Any]:
 
 
 def _code() -> dict[str, Any]:
-    """The commit of the running code, and whether the code has changed since; a snapshot records its own."""
+    """The commit of the running code, and whether it has changed since; a snapshot records its own."""
     snapshot = Path(__file__).parents[2] / SNAPSHOT
     if snapshot.exists():
         return json.loads(snapshot.read_text())
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return {"commit": None, "dirty": False}  # installed, perhaps inside the checkout of another project
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-    }
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
 
 
 def _git(*words: str) -> str | None:
     """The output of git in this package's checkout; None outside one (an installed wheel)."""
+    command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *words]
     try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", *words],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 def _version(name: str) -> str | None:

@@ -17,9 +17,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from hybrid_patch.runs.atomic_files import flush_folder, write_whole
 
 REST = "rest.pt"
-"""In a checkpoint's folder: everything but the tensors of the weights and the optimizer."""
+"""Everything but the tensors of the weights and the optimizer."""
 WEIGHTS = ("model", "objective")
-"""The state dicts of weights in a checkpoint."""
 ALLOWED = {
     "pathlib": {"Path", "PosixPath", "PurePosixPath"},
     "torch": {"Size", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))},
@@ -35,18 +34,14 @@ ALLOWED = {
         "_MEM_FORMAT_ENCODING",
     },
 }
-"""The classes that a checkpoint's metadata, a pickle, may name; all of them are inert."""
+"""The classes, all inert, that a checkpoint's metadata, a pickle, may name."""
 
 
 def write_sharded(path: Path, state: Mapping[str, Any], permit: AbstractContextManager[None]) -> None:
     """Write a state with sharded weights and optimizer as a folder: whole, or not at all.
 
-    All processes of the group must call this. torch's distributed checkpoint tells all of them when one could not
-    write its shards (a full disk), so that none waits for a process that has ended.
-
-    Args:
-        state: the `WEIGHTS` and `optimizer` are state dicts; the rest is written by the first process.
-        permit: entered in the first process while the folder gets its name.
+    All processes must call this. If one cannot write its shards (a full disk), torch raises in all, and none waits. The
+    first process writes the rest, and names the folder within `permit`.
     """
     first = dist.get_rank() == 0
     parts = path.with_name(f".{path.name}.{os.getpid()}.part")  # an attempt that has lost the run may still be writing
@@ -66,10 +61,10 @@ def write_sharded(path: Path, state: Mapping[str, Any], permit: AbstractContextM
 
 
 def read_sharded(path: Path) -> dict[str, Any]:
-    """The state that any number of processes wrote, whole and on the CPU, as a single file would hold it.
+    """The state that any number of processes wrote, on the CPU, as a single file would hold it.
 
-    Needs no process group, and never runs code from the checkpoint. Raises one of torch's or pickle's errors, or an
-    OSError, if a part is lost.
+    Needs no process group, and runs no code from the checkpoint. Raises torch's or pickle's errors, or OSError, if a
+    part is lost.
     """
     state: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=True)
     reader = _Reader(path)
@@ -99,7 +94,7 @@ def read_sharded(path: Path) -> dict[str, Any]:
 
 
 class _MetadataUnpickler(pickle.Unpickler):
-    """Reads a checkpoint's metadata. Raises UnpicklingError for classes that are not allowed there."""
+    """Raises UnpicklingError for classes that are not `ALLOWED`."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name not in ALLOWED.get(module, ()):
@@ -108,7 +103,7 @@ class _MetadataUnpickler(pickle.Unpickler):
 
 
 class _Reader(filesystem.FileSystemReader):
-    """Restricts the unpickling: torch's own reader would run whatever code the metadata names."""
+    """Unpickles `ALLOWED` classes only: torch's own reader would run whatever code the metadata names."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
         try:

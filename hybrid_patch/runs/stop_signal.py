@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: recorded when they arrive, obeyed at the next step boundary."""
+"""Signals that ask a run to stop at the next step boundary."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests(signals: Sequence[signal.Signals] = STOPPING) -> Iterator[StopRequest]:
-    """Handle signals inside the block, and restore the former handlers after it."""
+    """Note signals inside the block, and restore the former handlers after it."""
     request = StopRequest()
     before = {number: signal.signal(number, request.note) for number in signals}
     try:

@@ -1,4 +1,4 @@
-"""The manifest of a submitted sweep: the runs that it should have, and the arguments that each was given."""
+"""The manifest of a submitted sweep: its runs, and the arguments of each."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,7 @@ MANIFEST = Path("launch") / "manifest.json"
 
 
 class PlannedRun(NamedTuple):
-    """A run of a sweep, whether it has begun or not.
-
-    Attributes:
-        path: its directory.
-        arguments: of its command line.
-    """
+    """The directory of a run, whether it has begun or not, and the arguments of its command line."""
 
     path: Path
     arguments: tuple[str, ...]

@@ -15,17 +15,11 @@ from hybrid_patch.config.schema import Config
 
 
 def train(config: Config) -> int:
-    """Train the run. Returns the exit code."""
     wait_briefly()
     from hybrid_patch.train import attempt
 
     return attempt.train(config)
 
 
-def main() -> None:
-    """The command."""
-    hydra_command(__doc__, train)
-
-
 if __name__ == "__main__":
-    main()
+    hydra_command(__doc__, train)

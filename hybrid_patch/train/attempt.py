@@ -28,11 +28,10 @@ log = logging.getLogger(__name__)
 
 
 def train(config: Config) -> int:
-    """Train and evaluate the run that a config describes, from its newest checkpoint if there is one.
+    """Train and evaluate a run, from its newest checkpoint if there is one. Returns the exit code.
 
-    Returns the exit code. The first process returns the run's, prints, and writes the files; the others return 0.
-
-    Raises InputError for bad input that shows only now: a broken sample, a directory that holds another run.
+    The first process prints and writes the files; the others return 0. Raises InputError for bad input that shows only
+    now: a broken sample, a directory that holds another run.
     """
     identity = recipe.identity(config)
     run = RunDirectory(recipe.run_directory(config, identity["run_id"]))
@@ -50,20 +49,17 @@ def train(config: Config) -> int:
             return LOST
         finally:
             run.unlock()
-        fabric.barrier()  # Fabric ends a process whose companions have left before it
+        fabric.barrier()  # Fabric ends a process that others have left behind
         return code if first else DONE
 
 
 def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest) -> int:
-    """Begin or resume the run, until it is done or stopped; the first process records the outcome in its status.
-
-    Returns the exit code.
-    """
+    """Train until done or stopped; the first process records the outcome in the status. Returns the exit code."""
     if run.status().get("state") == "done":
         log.info("%s is done already", run.path)
         return DONE
     if config.evaluation.tiles != 0 and not missing_evaluation():
-        # A fault in its libraries must show before the training; without it a run is spared a quarter of its start.
+        # A fault in its libraries must show before the training; others are spared a quarter of their start.
         import_module("hybrid_patch.evaluate.evaluation")
     try:
         source = open_source(config.data)
@@ -89,10 +85,10 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
 
 
 def record_failure(run: RunDirectory, error: BaseException) -> None:
-    """Write into the status why the run failed; if that cannot be written, log it."""
+    """Write why the run failed into its status, if the disk can."""
     try:
-        reason = f"{type(error).__name__}: {error}"
-        run.set_status("failed", reason, cause=cause_of(error), frame=last_frame(error))
+        cause, frame = cause_of(error), last_frame(error)
+        run.set_status("failed", f"{type(error).__name__}: {error}", cause=cause, frame=frame)
     except OSError as disk_error:
         log.error("status.json could not be written: %s", disk_error)
 
@@ -107,10 +103,7 @@ def refuse_another_run(run: RunDirectory, identity: Identity) -> None:
 
 
 def prepare(run: RunDirectory, config: Config, identity: Identity) -> None:
-    """Lock the directory and write what the run is, unless it has begun already.
-
-    Raises InputError if another process is at work on it.
-    """
+    """Lock the directory, and begin the run unless it has begun. Raises InputError if another process is at work."""
     run.lock()
     remove_parts(run.path)
     if not run.exists():

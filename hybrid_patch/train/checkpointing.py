@@ -10,15 +10,8 @@ from torch.optim import Optimizer
 
 from hybrid_patch.config.schema import Config
 from hybrid_patch.model.hybrid import HybridModel, build_model
-from hybrid_patch.runs.checkpoints import (
-    Checkpoint,
-    checkpoint_path,
-    list_checkpoints,
-    newest_checkpoint,
-    prune_checkpoints,
-    read_checkpoint,
-    save_checkpoint,
-)
+from hybrid_patch.runs import checkpoints
+from hybrid_patch.runs.checkpoints import Checkpoint
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.sharded_checkpoint import write_sharded
 from hybrid_patch.train import fsdp
@@ -27,45 +20,37 @@ from hybrid_patch.train.step import TrainingModule
 
 
 def save(fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], keep_newest: int) -> None:
-    """Save the state after `step` steps: as a file by the first process or, if sharded, as a folder by all.
+    """Save the metrics, then the state after `step` steps: a file by the first process or, if sharded, a folder by all.
 
-    The metrics so far are on the disk before.
-
-    Args:
-        state: with the state dicts `model`, `objective` and `optimizer`, as they are in this process.
-        keep_newest: the number of checkpoints that are not removed.
+    The state holds this process's state dicts `model`, `objective` and `optimizer`.
     """
     first, folder = fabric.is_global_zero, run.checkpoints
     if first:
         run.flush_metrics()
     if not fsdp.is_sharded(state["model"]):
         if first:
-            save_checkpoint(folder, step, state, keep_newest, run.held())
-    elif not fabric.broadcast(step in dict(list_checkpoints(folder))):  # a stop right after it was saved
-        write_sharded(checkpoint_path(folder, step, sharded=True), state, run.held())
+            checkpoints.save_checkpoint(folder, step, state, keep_newest, run.held())
+    elif not fabric.broadcast(step in dict(checkpoints.list_checkpoints(folder))):  # a stop right after it was saved
+        write_sharded(checkpoints.checkpoint_path(folder, step, sharded=True), state, run.held())
         if first:
-            prune_checkpoints(folder, keep_newest)
+            checkpoints.prune_checkpoints(folder, keep_newest)
     fabric.barrier()
 
 
 def newest(fabric: Fabric, folder: Path) -> Checkpoint | None:
-    """`newest_checkpoint`, the same in all processes: the first one looks for it, and reports damaged ones.
-
-    Raises InputError in the first process if all are damaged; the others end.
-    """
-    checkpoint = together(fabric, lambda: newest_checkpoint(folder))
+    """`newest_checkpoint` of the first process, in all. If it raises InputError, the others end."""
+    checkpoint = together(fabric, lambda: checkpoints.newest_checkpoint(folder))
     newest = fabric.broadcast(None if checkpoint is None else (checkpoint.step, checkpoint.path))
     if newest is None or checkpoint is not None:
         return checkpoint
     step, path = newest
-    return Checkpoint(step, read_checkpoint(path), path)
+    return Checkpoint(step, checkpoints.read_checkpoint(path), path)
 
 
 def restore(fabric: Fabric, module: TrainingModule, optimizer: Optimizer, checkpoint: Checkpoint) -> None:
-    """Load a full state into weights and an optimizer that may be sharded over any number of processes.
+    """Load a full state into weights and an optimizer, of which each process takes its shards; nothing is sent.
 
-    Each process takes its shards; nothing is sent. Raises InputError in the first process if the weights are those of
-    another version of the model; the others end.
+    If the weights are those of another model version, the first process raises InputError, and the others end.
     """
     state = checkpoint.state
     parts = {"model": module.model, "objective": module.objective}
@@ -85,8 +70,7 @@ def restore(fabric: Fabric, module: TrainingModule, optimizer: Optimizer, checkp
 def full_model(fabric: Fabric, config: Config, module: TrainingModule) -> HybridModel | None:
     """The model in the first process, for its evaluation; None in the others, which must call this too.
 
-    Sharded weights are gathered one by one into a separate model on the CPU: whether they all fit a device is for the
-    caller to find out.
+    Sharded weights are gathered one by one into a separate model on the CPU, since they may not fit a device.
     """
     weights = module.model.state_dict()
     if not fsdp.is_sharded(weights):

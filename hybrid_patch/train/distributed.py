@@ -22,23 +22,20 @@ from hybrid_patch.train import fsdp
 T = TypeVar("T")
 
 FIRST = "HYBRID_PATCH_FIRST_PROCESS"
-"""The environment variable with the id of the process that has started this one."""
+"""Environment variable: the id of the process that has started this one."""
 WATCH_SECONDS = 1.0
-"""Between checks that it is alive."""
+"""Between checks of it."""
 
 
 def open_fabric(config: Config) -> Fabric:
-    """Lightning Fabric on the configured devices, its processes started."""
+    """Lightning Fabric on the configured devices, launched."""
     runtime = config.runtime
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     # Where SLURM is installed, a run that was not started by srun is meant so.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
     fabric = Fabric(
-        accelerator=accelerator(runtime),
-        devices=runtime.processes,
-        num_nodes=runtime.nodes,
-        strategy=strategy(config),
+        accelerator=accelerator(runtime), devices=runtime.processes, num_nodes=runtime.nodes, strategy=strategy(config)
     )
     if fabric.local_rank == 0:
         os.environ[FIRST] = str(os.getpid())
@@ -49,15 +46,13 @@ def open_fabric(config: Config) -> Fabric:
 
 
 def strategy(config: Config) -> Strategy | str:
-    """Fabric's strategy for several processes."""
     match config.runtime.strategy:
         case "ddp":
             # Only a curriculum can leave parameters out of a step: an upsampler's later stages.
             return DDPStrategy(find_unused_parameters=len(config.curriculum.stages) > 1)
         case "fsdp":
-            return ModelParallelStrategy(
-                fsdp.shard, data_parallel_size=config.runtime.world_size, tensor_parallel_size=1
-            )
+            ranks = config.runtime.world_size
+            return ModelParallelStrategy(fsdp.shard, data_parallel_size=ranks, tensor_parallel_size=1)
         case "single":
             return "auto"
 
@@ -65,11 +60,10 @@ def strategy(config: Config) -> Strategy | str:
 def end_with_first() -> None:
     """End this process when the one that has started it ends.
 
-    Fabric's first process on a machine kills the others when one of them ends, but nothing ends them when the first is
-    killed: they would wait for it in a collective, on a GPU until its timeout. The first process itself may outlive its
-    parent, which can be a shell.
+    Fabric's first process kills the others when one of them ends, but when it is killed itself, they would wait for it
+    in a collective, on a GPU until its timeout.
     """
-    first = int(os.environ.get(FIRST, os.getppid()))  # not set by a scheduler that starts all processes
+    first = int(os.environ.get(FIRST, os.getppid()))  # a scheduler that starts all processes does not set it
 
     def watch() -> None:
         while os.getppid() == first:
@@ -85,15 +79,13 @@ def accelerator(runtime: Runtime) -> str:
     if runtime.device == "cpu" or (runtime.device == "auto" and gpus < runtime.processes):
         return "cpu"
     if gpus < runtime.processes:
-        raise InputError(
-            f"runtime.device=cuda: torch finds {gpus} GPUs on this machine for runtime.processes={runtime.processes}; "
-            "runtime.device=cpu runs without"
-        )
+        few = f"torch finds {gpus} GPUs on this machine for runtime.processes={runtime.processes}"
+        raise InputError(f"runtime.device=cuda: {few}; runtime.device=cpu runs without")
     return "cuda"
 
 
 def together(fabric: Fabric, action: Callable[[], T]) -> T | None:
-    """Run an action in the first process, and return its result there; if it raises InputError, all processes end."""
+    """The result of an action in the first process, None in others; if it raises InputError, all processes end."""
     result, message = None, ""
     if fabric.is_global_zero:
         try:

@@ -14,10 +14,9 @@ from hybrid_patch.model.transformer import Block
 
 
 def shard(training_module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Shard every transformer block, and then everything outside the blocks: pure data parallelism.
+    """Shard every transformer block, then everything outside the blocks: pure data parallelism.
 
-    Weights are sent in float32, whatever the precision of the blocks: autocast rounds them where they are used, as it
-    does without shards, so that the strategy does not change results.
+    Weights are sent in float32 and rounded by autocast, as without shards: the strategy does not change results.
     """
     ranks = mesh["data_parallel"]
     for module in training_module.modules():
@@ -29,17 +28,16 @@ def shard(training_module: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 
 def is_sharded(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether any tensor of a state is sharded."""
     return any(isinstance(tensor, DTensor) for tensor in tensors.values())
 
 
 def full(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be sharded; if it is, all processes must call this."""
+    """The whole of a tensor; if it is sharded, all processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A full tensor, sharded as another one if that is. Nothing is sent."""
+    """A full tensor, sharded if and as another one is. Nothing is sent."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)

@@ -11,17 +11,13 @@ log = logging.getLogger(__name__)
 
 
 class MetricLogger:
-    """Passes metrics and pictures on until that fails; then warns once and drops the rest.
-
-    Args:
-        run: of Weights & Biases; None: everything is dropped.
-    """
+    """Passes metrics and pictures to a wandb run until that fails; then warns once and drops the rest, as without."""
 
     def __init__(self, run: Any = None) -> None:
         self.run = run
 
     def log_metrics(self, row: dict[str, Any]) -> None:
-        """Log a row of `metrics.jsonl` at the run's own step, so that a resumed run continues where it was."""
+        """Log a row of `metrics.jsonl` at its step, so that a resumed run continues where it was."""
         values = {name: value for name, value in row.items() if value is not None}
         self._try(lambda run: run.log(values, step=row["step"]))
 
@@ -30,7 +26,6 @@ class MetricLogger:
         self._try(lambda run: run.log({f"pictures/{path.stem}": _image(path) for path in paths}, step=step))
 
     def close(self) -> None:
-        """Flush and end."""
         self._try(lambda run: run.finish())
 
     def _try(self, action: Callable[[Any], None]) -> None:
@@ -43,10 +38,7 @@ class MetricLogger:
 
 
 def open_logger(config: schema.Logger, run_id: str, run_dir: Path, plain_config: dict[str, Any]) -> MetricLogger:
-    """The logger that a config names; one that drops everything, with a warning, if it cannot be started.
-
-    Offline, wandb writes below the run directory; `wandb sync <run dir>/wandb/*` uploads it later.
-    """
+    """The logger that a config names; if it cannot be started, a warning and one that drops everything."""
     if isinstance(config, schema.NoLogger):
         return MetricLogger()
     try:

@@ -1,4 +1,4 @@
-"""Peak memory of a run."""
+"""Peak memory."""
 
 import resource
 from contextlib import suppress
@@ -7,10 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 
-CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
-RESET_PEAK = "5"
-"""Written to `clear_refs`, it resets the peak resident size on Linux (man 5 proc)."""
 
 
 class PeakMemory:
@@ -22,11 +19,10 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             return
         self.start = psutil.Process().memory_info().rss
-        with suppress(OSError):  # then it is the peak of the whole process, less what is resident now
-            CLEAR_REFS.write_text(RESET_PEAK)
+        with suppress(OSError):  # without it, the peak is that of the whole process so far
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak resident size (man 5 proc)
 
     def bytes(self) -> int:
-        """The peak so far."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         if STATUS.exists():

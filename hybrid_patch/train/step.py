@@ -1,7 +1,4 @@
-"""The training step: gradients of a batch in microbatches, clipping, and the optimizer.
-
-Training, the benchmark and the planner run the same step; the latter two give each of its phases a context.
-"""
+"""The training step, the same in training, the benchmark and the planner."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,7 +24,7 @@ from hybrid_patch.train.optimizer import build_optimizer
 
 Phase = Literal["forward", "backward", "optimizer"]
 SKIPPED = "skipped_in_step"
-"""Beside the terms of a step: how many of its samples are replaced because they are broken."""
+"""Beside the terms of a step: the number of its samples that are broken and replaced."""
 
 
 class TrainingModule(nn.Module):
@@ -49,11 +46,10 @@ class TrainingModule(nn.Module):
     def forward(
         self, batch: Batch, sizes: PatchSizes, context: MicrobatchContext | None = None
     ) -> dict[str, Float[Tensor, ""]]:
-        """The terms of the loss, and `loss`, their weighted sum; see `Objective`."""
+        """The terms of the loss, and `loss`, their weighted sum."""
         return self.objective(self.forward_pass(batch, sizes), context)
 
     def forward_pass(self, batch: Batch, sizes: PatchSizes) -> ForwardPass:
-        """The model's pass over a batch, in the run's precision."""
         return ForwardPass(self.model, batch, sizes, self.mixed_precision)
 
     def microbatch_contexts(
@@ -65,7 +61,7 @@ class TrainingModule(nn.Module):
         )
 
     def parameter_counts(self) -> dict[str, int]:
-        """Trainable numbers: of the encoder, the decoder, the upsampler behind either, and the heads of the loss."""
+        """Trainable parameters: of the encoder, the decoder, the upsampler behind either, and the loss's heads."""
         counts = dict.fromkeys(("encoder", "decoder", "encoder_upsampler", "decoder_upsampler", "heads"), 0)
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -77,10 +73,8 @@ class TrainingModule(nn.Module):
 class TrainingStep:
     """The step in one process. Subclasses replace methods to run it in several processes, or to measure it.
 
-    Attributes:
-        microbatches: parts of equal size that a batch is computed in, one after the other: less memory, the same
-            gradients. Must divide the number of samples.
-        phase: makes the context that a phase of the step runs in, to be measured.
+    A batch is computed in `microbatches` of equal size: less memory, the same gradients. `phase` makes the context in
+    which a phase of the step runs, to be measured.
     """
 
     def __init__(
@@ -126,7 +120,7 @@ class TrainingStep:
         return {name: term.detach() for name, term in terms.items()}
 
     def update(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Let the optimizer step if the values are finite in all processes. Returns their means over processes."""
+        """Step if the values are finite in all processes. Returns their means over processes."""
         means = dict(zip(values, global_sum(torch.stack(list(values.values()))) / world_size(), strict=True))
         finite = (means["loss"] + means["grad_norm"]).isfinite()
         # Whether to step is decided on the device: reading the numbers here would wait for it.
@@ -137,12 +131,10 @@ class TrainingStep:
         return means
 
     def forward(self, *inputs: object) -> dict[str, Float[Tensor, ""]]:
-        """The terms of a batch, or of a microbatch with its context."""
         terms: dict[str, Tensor] = self.module(*inputs)
         return terms
 
     def backward(self, loss: Tensor) -> None:
-        """The backward pass of a loss."""
         loss.backward()
 
     def gradients_unsynced(self, enabled: bool) -> AbstractContextManager[object]:
@@ -154,7 +146,6 @@ class TrainingStep:
         return full(torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm))
 
     def step_optimizer(self) -> None:
-        """Let the optimizer step."""
         self.optimizer.step()
 
 
@@ -168,10 +159,8 @@ class FabricStep(TrainingStep):
         super().__init__(module, optimizer, config.optimizer.clip_norm, config.runtime.accumulate)
 
     def forward(self, *inputs: object) -> dict[str, Float[Tensor, ""]]:
-        """The terms of a batch, by way of the strategy's wrapper."""
         terms: dict[str, Tensor] = self.wrapped(*inputs)
         return terms
 
     def gradients_unsynced(self, enabled: bool) -> AbstractContextManager[object]:
-        """A context in which gradients are not summed over processes, if enabled."""
         return self.fabric.no_backward_sync(self.wrapped, enabled=enabled)

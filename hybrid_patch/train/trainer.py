@@ -1,4 +1,4 @@
-"""The training loop and its state."""
+"""The training loop."""
 
 import dataclasses
 import logging
@@ -32,7 +32,7 @@ from hybrid_patch.train.peak_memory import PeakMemory
 from hybrid_patch.train.step import SKIPPED, FabricStep, TrainingModule
 
 MIN_SAMPLES = 50
-"""The share of skipped samples is that of at least this many samples."""
+"""The share of skipped samples is taken of at least this many."""
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,7 @@ log = logging.getLogger(__name__)
 class Trainer:
     """The training loop and its state.
 
-    What a step computes depends on the weights, the optimizer and (seed, step) alone, so that these and a few counters
-    are all that a checkpoint holds.
+    A step depends on the weights, the optimizer and (seed, step) alone: a checkpoint holds these and a few counters.
     """
 
     def __init__(
@@ -67,8 +66,7 @@ class Trainer:
         logged: PatchSizes | None = None
         with progress(self.run.path.name, self.step, self.steps, quiet=not fabric.is_global_zero) as report:
             waiting = time.perf_counter()
-            on_gpu = fabric.device.type == "cuda"
-            loaded = batches(dataset, self.step, config.runtime.workers, pin_memory=on_gpu)
+            loaded = batches(dataset, self.step, config.runtime.workers, pin_memory=fabric.device.type == "cuda")
             for item in on_device(loaded, fabric.device):
                 broken, stopping = self._agreed(isinstance(item, BrokenSampleError), bool(stop))
                 if broken or stopping:
@@ -101,7 +99,7 @@ class Trainer:
         return DONE, ""
 
     def _train_step(self, batch: Batch, sizes: PatchSizes) -> dict[str, Any]:
-        """One optimizer step, and its row of the metrics, None where a value is not finite. Updates the counters."""
+        """One optimizer step and its metrics, None for values that are not finite. Updates the counters."""
         lr = learning_rate(self.config.optimizer, self.step, self.steps)
         for group in self.training_step.optimizer.param_groups:
             group["lr"] = lr
@@ -147,10 +145,7 @@ class Trainer:
             self.logger.log_metrics(row)
 
     def _evaluate(self) -> dict[str, float]:
-        """Scores of the embeddings, for the metrics; evaluation.json and pictures on the way.
-
-        An error here must not cost the training: it is logged, and there are no scores.
-        """
+        """Scores of the embeddings, beside evaluation.json and pictures; none at an error, which is only logged."""
         scores: dict[str, float] = {}
         if self.config.evaluation.tiles == 0:
             return scores
@@ -201,7 +196,6 @@ class Trainer:
         checkpointing.save(self.fabric, self.run, self.step, state, self.config.trainer.keep_checkpoints)
 
     def _resume(self) -> None:
-        """Continue from the newest checkpoint, if there is one."""
         checkpoint = checkpointing.newest(self.fabric, self.run.checkpoints)
         if checkpoint is not None:
             checkpointing.restore(self.fabric, self.module, self.training_step.optimizer, checkpoint)
@@ -216,7 +210,7 @@ class Trainer:
 
 
 def missing_evaluation() -> str:
-    """The line that names the extra without which runs are not evaluated; empty if it is installed."""
+    """The line that names the extra that evaluation lacks; empty if it is installed."""
     try:
         require_extra("eval", "sklearn", "scipy", "matplotlib")
     except InputError as error:
