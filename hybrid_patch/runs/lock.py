@@ -25,9 +25,9 @@ from hybrid_patch.runs.atomic_files import write_json
 HEARTBEAT_SECONDS = 10.0
 """Between the heartbeats of a running run."""
 STALE_SECONDS = 90.0
-"""Without a heartbeat, an attempt on another machine counts as dead."""
+"""After this long without a heartbeat, an attempt on another machine counts as dead."""
 PATIENCE_SECONDS = 60.0
-"""To wait for another process's write."""
+"""How long to wait for another process's write."""
 LOCK_FILES = (MUTEX, HOLDER) = (".lock", "lock.json")
 
 

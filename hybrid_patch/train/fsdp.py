@@ -37,7 +37,7 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A full tensor, sharded if and as another one is. Nothing is sent."""
+    """A full tensor, sharded as another one if that is. Nothing is sent."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)

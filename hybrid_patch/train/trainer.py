@@ -145,7 +145,7 @@ class Trainer:
             self.logger.log_metrics(row)
 
     def _evaluate(self) -> dict[str, float]:
-        """Scores of the embeddings, beside evaluation.json and pictures; none at an error, which is only logged."""
+        """Scores of the embeddings, beside evaluation.json and pictures; none after an error, which is logged."""
         scores: dict[str, float] = {}
         if self.config.evaluation.tiles == 0:
             return scores
