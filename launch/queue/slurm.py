@@ -25,6 +25,8 @@ WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", 
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"}
 TIMEOUT = 120
 """Seconds that a SLURM command may take."""
+OPTIONS = ("SBATCH_", "SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_")
+"""Variables with these prefixes are a person's own options of the commands, or another job's."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class SlurmQueue(Queue):
             file = submission.folder / f"array-{i}.sh"
             write_text(file, script(submission, i, arrays[i].name, len(groups), need))
             try:
-                job = _output_of("sbatch", "--parsable", str(file)).strip().partition(";")[0]
+                job = output_of("sbatch", "--parsable", str(file)).strip().partition(";")[0]
             except QueueSilentError as error:
                 done = f"{i} of {len(arrays)} arrays are submitted; " if i else "nothing was submitted; "
                 raise InputError(f"cluster=slurm: {error}; {done}the same command submits what is missing") from None
@@ -113,7 +115,7 @@ class SlurmQueue(Queue):
                 if group.issubset(members):
                     numbers.append(number)
         for part in _chunks(numbers, 500):
-            _output_of("scancel", *part)
+            output_of("scancel", *part)
 
 
 def _jobs(submissions: Collection[Submission]) -> Iterator[tuple[str, set[str], str, Live]]:
@@ -123,7 +125,7 @@ def _jobs(submissions: Collection[Submission]) -> Iterator[tuple[str, set[str], 
     """
     arrays = {array.name: (each.name, array.groups) for each in submissions for array in read_arrays(each)}
     squeue = ("squeue", "--all", "--noheader", "--array", "--format=%j|%F|%K|%T")
-    for line in _output_of(*squeue).splitlines() if arrays else ():
+    for line in output_of(*squeue).splitlines() if arrays else ():
         name, number, index, state = line.strip().rsplit("|", 3)
         if name in arrays and index.isdigit() and state in WAITING | RUNNING:
             submission, groups = arrays[name]
@@ -148,7 +150,7 @@ def _chunks(items: list[T], size: int) -> list[list[T]]:
 def _array_limit() -> int:
     """The largest number of jobs in an array: indices are below the site's MaxArraySize."""
     try:
-        config = _output_of("scontrol", "show", "config")
+        config = output_of("scontrol", "show", "config")
     except QueueSilentError as error:
         raise InputError(f"cluster=slurm: {error}; nothing was submitted") from None
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
@@ -163,15 +165,17 @@ def _job_states(job: str) -> dict[int, str]:
     }
     for command, pattern in ways.items():
         with suppress(QueueSilentError):  # it is not there, or has forgotten the job after MinJobAge
-            if states := {int(index): state for index, state in re.findall(pattern, _output_of(*command))}:
+            if states := {int(index): state for index, state in re.findall(pattern, output_of(*command))}:
                 return states
     return {}
 
 
-def _output_of(*command: str) -> str:
-    """The output of a SLURM command. Raises QueueSilentError if it fails."""
-    # A person's own settings for looking at the queue (SQUEUE_STATES, ...) would hide jobs here.
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
+def output_of(*command: str) -> str:
+    """The output of a SLURM command, without the variables of `OPTIONS`. Raises QueueSilentError if it fails.
+
+    They would override the script's options (SBATCH_PARTITION), hide jobs (SQUEUE_STATES), or get into the new job.
+    """
+    plain = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith(OPTIONS)}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=plain, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -190,6 +190,17 @@ def test_one_of_a_pack_is_cancelled_and_taken_again(cluster: Cluster, tmp_path: 
         check_whole(run, STEPS)
 
 
+def test_the_variables_of_a_job_around_change_nothing_and_reach_no_job(cluster: Cluster, tmp_path: Path) -> None:
+    around = {"SBATCH_PARTITION": "high", "SBATCH_HOLD": "1", "SLURM_HINT": "nomultithread", "SLURM_JOB_NUM_NODES": "3"}
+    words = ("trainer.steps=30", "cluster=slurm", f"cluster.setup=['env > {tmp_path}/environment.txt']")
+    (run,) = submitted(tmp_path, *words, "cluster.partition=low", **around)
+    until_done(run)
+    check_whole(run, 30)
+    job = set((tmp_path / "environment.txt").read_text().splitlines())
+    assert job >= {"SLURM_JOB_PARTITION=low", "SLURM_JOB_NUM_NODES=1", f"SLURM_CONF={cluster.config}"}
+    assert not [line for line in job if line.startswith(("SBATCH_", "SLURM_HINT="))]
+
+
 def test_what_waits_is_left_as_it_was_submitted(cluster: Cluster, tmp_path: Path) -> None:
     """A later submission of the same member changes nothing of it, and a person's own view of the queue hides none."""
     two = ("cluster=slurm", "cluster.nodes=2", "runtime=ddp", "runtime.processes=1", "runtime.device=cpu")

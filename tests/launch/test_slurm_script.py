@@ -3,9 +3,11 @@
 import inspect
 from pathlib import Path
 
+import pytest
 from submitit.slurm import slurm
 
 from launch.config import Slurm, read_cluster
+from launch.queue.slurm import output_of
 from launch.queue.slurm_script import resources_of, script
 from launch.sweep import Submission, SweepMember
 
@@ -44,3 +46,11 @@ def test_a_script_requests_what_a_member_needs_and_ends_as_our_process() -> None
     line_numbers = [next(i for i, line in enumerate(lines) if line.startswith(begin)) for begin in order]
     assert line_numbers == sorted(line_numbers)
     assert "launch.queue.slurm_job /folder 0" in lines[-1]
+
+
+def test_slurm_commands_see_no_variables_of_a_job_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SBATCH_PARTITION", "SLURM_NTASKS", "SLURM_CONF", "SLURM_CONFIG", "SQUEUE_STATES", "SLURMD_NODENAME"):
+        monkeypatch.setenv(name, "x")
+    names = {line.partition("=")[0] for line in output_of("env").splitlines()}
+    slurm_names = {name for name in names if name.startswith(("SBATCH", "SLURM", "SQUEUE"))}
+    assert slurm_names == {"SLURM_CONF", "SLURMD_NODENAME"}
