@@ -20,12 +20,10 @@ COMMANDS = {
     "cancel": ("launch.commands", "cancel_command", "CancelOptions"),
     "resume": ("launch.commands", "resume_command", "ResumeOptions"),
     "report": ("launch.watching", "sweep_report_command", "SweepReportOptions"),
-}
-"""The module, the function and the options of each command."""
+}  # module, function, options
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     answer_help(words[:1], _help)
     name, *rest = words
@@ -38,10 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _help() -> str:
-    rows = []
-    for name, (module, function, _) in COMMANDS.items():
-        doc = getattr(import_module(module), function).__doc__
-        rows.append((name, doc.partition("\n")[0]))
+    docs = {name: getattr(import_module(module), function).__doc__ for name, (module, function, _) in COMMANDS.items()}
+    rows = [(name, doc.partition("\n")[0]) for name, doc in docs.items()]
     rows.append(("--help, --version", "print this, or the version, and do nothing else"))
     usage = "usage: hybrid-patch launch COMMAND ...   (COMMAND --help explains its options)"
     return f"{usage}\n\n{__doc__}\n\n{rows_text(rows)}"

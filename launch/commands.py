@@ -1,4 +1,4 @@
-"""The commands that start and stop members: plan, submit, cancel, resume. Those that look on are in `watching`."""
+"""The commands that start and stop members: plan, submit, cancel, resume."""
 
 import shlex
 from collections.abc import Sequence
@@ -36,30 +36,22 @@ DryRun = Annotated[bool, Option("true", "say what would be submitted, and stop t
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """A sweep, and where it would run."""
-
     cluster: ClusterWords = ()
     overrides: RunOverrides = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions(PlanOptions):
-    """A sweep, and where it runs."""
-
     dry_run: DryRun = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class CancelOptions:
-    """What to cancel."""
-
     name: Annotated[str, Positional("ID|SWEEP", "a member, by the beginning or end of its id, or a whole sweep")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
-    """What to resume, and where."""
-
     sweep: SweepName = None
     failed_only: Annotated[bool, Flag("--failed-only", "only failed members, not stopped or missing ones")] = False
     cluster: ClusterWords = ()
@@ -87,18 +79,18 @@ def submit_command(options: SubmitOptions) -> int:
     queue.check(request.members())
     if queue.memory() is not None or cluster.device is not None or cluster.needs_plan:
         request, _, _ = plan_memory(request, cluster)
+    name = request.sweep.name
     if options.dry_run:
-        before = after = member_statuses(request.sweep, request.members())
+        before = member_statuses(request.sweep, request.members())
         line = f"dry_run: {sum(each.resubmittable for each in before)} members would be submitted"
     else:
         submission, before, queue_line = submit(request, cluster)
-        after = member_statuses(request.sweep, request.members())
         line = f"nothing to submit: {counts(before)}"
         if submission is not None:
-            name = request.sweep.name
             line = f"submitted {len(submission.members)} members of {name}: {queue_line}\n"
             line += f"  hybrid-patch launch status {shlex.quote(name)}   (or wait, cancel; logs ID)"
-    show(overview(request.sweep.name, after, brief=True), *_notes(request, before))
+    after = before if options.dry_run else member_statuses(request.sweep, request.members())
+    show(overview(name, after, brief=True), *_notes(request, before))
     print(line)
     return DONE
 
@@ -147,8 +139,7 @@ def resume_command(options: ResumeOptions) -> int:
         queue_of(cluster).check(members)
         if cluster.needs_plan and any(member.memory is None for member in members):
             raise InputError("cluster.memory=plan: these members were submitted without a plan; submit them with it")
-        lost = sum(not sweep.run(member.id).exists() for member in members)
-        if lost:
+        if lost := sum(not sweep.run(member.id).exists() for member in members):
             raise InputError(f"{sweep.name}: {lost} members have no directory; submit them again")
         submission, line = hand_over(sweep, members, snapshot_code(sweep.code, cluster.dirty), cluster, before.cwd)
     print(f"submitted {len(submission.members)} members of {sweep.name} again: {line}")
@@ -157,9 +148,8 @@ def resume_command(options: ResumeOptions) -> int:
 
 def _notes(request: SweepRequest, statuses: Sequence[MemberStatus]) -> list[str]:
     """Lines about repeated members, and about members begun from another commit."""
-    notes = []
-    if request.repeated:
-        notes.append(f"{request.repeated} members are the same run as one before; each runs once")
+    repeated = f"{request.repeated} members are the same run as one before; each runs once"
+    notes = [repeated] if request.repeated else []
     commit = provenance()["commit"]
     by_commit: dict[str, list[MemberStatus]] = {}
     for each in statuses:

@@ -15,13 +15,8 @@ from hybrid_patch.config.overrides import hydra_overrides, key_of
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
 
-
-def _as_text(value: object) -> object:
-    """A number or a boolean as it was typed: the command line cannot tell `time=60` from a text."""
-    return json.dumps(value) if isinstance(value, int | float) else value
-
-
-Text = Annotated[str, BeforeValidator(_as_text)]
+# A number or a boolean as it was typed: the command line cannot tell `time=60` from a text.
+Text = Annotated[str, BeforeValidator(lambda value: json.dumps(value) if isinstance(value, int | float) else value)]
 Time = Annotated[Text, Field(pattern=r"^(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})$")]
 Gpus = Annotated[Text, Field(pattern=r"^([\w.-]+:)?\d+$")]
 
@@ -44,22 +39,17 @@ class Retries:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class _Cluster:
-    """The settings that all queues share."""
-
     dirty: Literal["patch", "refuse"]
     device: str | None
     retries: Retries
 
     @property
     def needs_plan(self) -> bool:
-        """Whether it requests the planned memory of a member."""
         return getattr(self, "memory", None) == "plan"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Local(_Cluster):
-    """This machine."""
-
     name: Literal["local"]
     slots: Count | None
     threads: Count | None
@@ -67,8 +57,6 @@ class Local(_Cluster):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Slurm(_Cluster):
-    """A SLURM cluster."""
-
     name: Literal["slurm"]
     partition: str | None
     account: str | None
@@ -88,22 +76,15 @@ class Slurm(_Cluster):
 
 Cluster = Annotated[Local | Slurm, Field(discriminator="name")]
 CLUSTER: TypeAdapter[Cluster] = TypeAdapter(Cluster)
-"""Writes and reads a cluster's settings."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Launch:
-    """The root of `conf/launch.yaml`."""
-
     cluster: Cluster
 
 
 def read_cluster(words: Sequence[str], before: Cluster | None = None) -> Cluster:
-    """The cluster that `cluster=...` and `cluster.KEY=VALUE` describe. Raises InputError.
-
-    Args:
-        before: the cluster whose values `cluster.KEY=VALUE` changes, unless `cluster=` chooses one; None: the default.
-    """
+    """The cluster of `cluster=...`, else `before` or the default, with the values given. Raises InputError."""
     sources = Sources(name="launch")
     changed = None if "cluster" in map(key_of, words) else before
     overrides = words if changed is None else [f"cluster={changed.name}", *words]
@@ -117,10 +98,8 @@ def read_cluster(words: Sequence[str], before: Cluster | None = None) -> Cluster
     assert isinstance(plain, dict)
     cluster = held_to(Launch, {str(key): value for key, value in plain.items()}, sources).cluster
     if isinstance(cluster, Slurm) and cluster.time and seconds(cluster.time) <= cluster.signal_seconds:
-        raise InputError(
-            f"cluster.time={cluster.time}: is not longer than cluster.signal_seconds={cluster.signal_seconds}, when "
-            "members are asked to save and end; try a longer time, or fewer seconds"
-        )
+        key = f"cluster.time={cluster.time}: is not longer than cluster.signal_seconds={cluster.signal_seconds}"
+        raise InputError(f"{key}, when members are asked to save and end; try a longer time, or fewer seconds")
     return cluster
 
 

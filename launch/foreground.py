@@ -1,8 +1,4 @@
-"""`run`: a sweep on this machine's slots in the foreground, from its first member to a summary.
-
-The members run in a local queue of the sweep's own, as those of `submit` do; this process watches them, and cancels
-them when it is asked to stop.
-"""
+"""`run`: submit a sweep to this machine's queue, watch it to its end, and cancel it when asked to stop."""
 
 import shlex
 import signal
@@ -29,13 +25,11 @@ from launch.submit import SweepRequest, request_sweep, submit
 from launch.sweep import Submission
 
 POLL = 0.5
-"""Seconds between looks at the members; four times as long as a look takes, if that is more."""
+"""Seconds between looks at the members, or four times as long as a look takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """A sweep to run on this machine."""
-
     cluster: Annotated[
         tuple[str, ...],
         Overrides({"cluster.KEY=VALUE": "a value of conf/cluster/local.yaml, as cluster.slots=2"}, groups=("cluster",)),
@@ -85,8 +79,7 @@ def _watch(request: SweepRequest, submission: Submission | None, stop: StopReque
             cancelled = True
             print("stopping: running members save their state first", flush=True)
             cancel_members(request.sweep, members)
-        # Asked before the look: a server that has ended changes no status any more.
-        served = submission is not None and is_served(submission)
+        served = submission is not None and is_served(submission)  # asked first: an ended server changes nothing more
         statuses = member_statuses(request.sweep, members)
         for number, each in enumerate(statuses, start=1):
             if each.state in ("done", "running", "failed", "stopped") and printed.get(each.member.id) != each.state:
@@ -99,12 +92,7 @@ def _watch(request: SweepRequest, submission: Submission | None, stop: StopReque
 
 
 def exit_code(statuses: Sequence[MemberStatus], invalid: int, interrupted: bool) -> int:
-    """The exit code of a sweep.
-
-    Args:
-        invalid: the number of members with a bad config.
-        interrupted: the sweep itself got a signal; without one, a stopped member counts beside failed ones as failed.
-    """
+    """The exit code of a sweep. Unless that was interrupted itself, stopped members beside failed ones are failures."""
     unfinished = [each for each in statuses if each.state != "done"]
     if not unfinished and not invalid:
         return DONE
@@ -115,7 +103,6 @@ def exit_code(statuses: Sequence[MemberStatus], invalid: int, interrupted: bool)
 
 
 def _summary(request: SweepRequest, statuses: Sequence[MemberStatus]) -> str:
-    """A line for each member, and the number of those done."""
     lines = []
     for each in statuses:
         state = "not started" if each.state == "missing" else each.state

@@ -21,8 +21,8 @@ PATCH = "dirty.patch"
 def snapshot_code(store: Path, dirty: Literal["patch", "refuse"]) -> Path:
     """Copy the running code into a folder of the store, to import it from; equal code is stored once.
 
-    Its `snapshot.json` has the commit (None for an installed package outside a checkout) and whether the code differs
-    from that, by `dirty.patch`. Raises InputError for uncommitted changes if `dirty` is refuse.
+    Its `snapshot.json` has the commit (None outside a checkout) and whether the code differs from that, by
+    `dirty.patch`. Raises InputError for uncommitted changes if `dirty` is refuse.
     """
     root = Path(__file__).resolve().parent.parent
     running, patch = provenance(), b""
@@ -57,12 +57,9 @@ def snapshot_code(store: Path, dirty: Literal["patch", "refuse"]) -> Path:
 
 
 def _checkout(root: Path) -> tuple[list[Path], bytes]:
-    """The code's files, new ones included, and their patch against the commit.
-
-    Works on an index of its own: the checkout's stays as it is.
-    """
+    """The code's files, new ones included, and their patch against the commit."""
     with tempfile.TemporaryDirectory() as scratch:
-        index = {"GIT_INDEX_FILE": f"{scratch}/index"}
+        index = {"GIT_INDEX_FILE": f"{scratch}/index"}  # the checkout's own stays as it is
         _git(root, index, "read-tree", "HEAD")
         _git(root, index, "add", "--intent-to-add", "--", *PARTS)
         files = _git(root, index, "ls-files", "-z", "--", *PARTS).split(b"\0")

@@ -28,10 +28,9 @@ class MemberStatus:
     """The status of a member.
 
     Attributes:
-        state: `done`, `failed`: as the run reports; `running`: the same, and alive; `stale`: reported running, but
-            without a sign of life; `queued`: a queue has it; `stopped`: saved, and no queue has it; `missing`: neither
-            begun nor queued.
-        rate: steps per second, at the last step.
+        state: `done`, `failed`: as the run reports; `running`, `stale`: it reports running, and is alive or not;
+            `queued`: a queue has it; `stopped`: saved, and no queue has it; `missing`: neither begun nor queued.
+        rate: steps per second.
         live: whether a queue still has it, which may last a while after a machine has died.
     """
 
@@ -53,12 +52,10 @@ class MemberStatus:
 
     @property
     def active(self) -> bool:
-        """Whether it runs, or waits for its turn."""
         return self.state != "done" and not self.resubmittable
 
     @property
     def seconds_left(self) -> float | None:
-        """Time to the last step at the current rate."""
         if self.rate is None or self.steps is None or self.state != "running":
             return None
         return (self.steps - self.step) / self.rate
@@ -67,12 +64,7 @@ class MemberStatus:
 def member_statuses(
     sweep: Sweep, members: Iterable[SweepMember] | None = None, patient: bool = False
 ) -> list[MemberStatus]:
-    """The status of members (None: all of the manifest).
-
-    Args:
-        patient: if a queue does not answer, warn and count its members as queued; for looking on. Otherwise raises
-            QueueSilentError, since what follows must not depend on a guess.
-    """
+    """The status of members (None: all). A silent queue raises QueueSilentError; if `patient`, it is only a warning."""
     by_cluster: dict[str, list[Submission]] = {}
     for submission in sweep.submissions():
         by_cluster.setdefault(submission.cluster.name, []).append(submission)
@@ -100,7 +92,7 @@ def member_statuses(
 
 
 def watched(sweep: Sweep, members: Sequence[SweepMember] | None = None) -> Iterator[list[MemberStatus]]:
-    """The status of members (None: all of the manifest) every few seconds, until none is active."""
+    """The status of members (None: all) every few seconds, until none is active."""
     while True:
         statuses = member_statuses(sweep, members, patient=True)
         yield statuses
@@ -110,7 +102,6 @@ def watched(sweep: Sweep, members: Sequence[SweepMember] | None = None) -> Itera
 
 
 def member_status(run: RunDirectory, member: SweepMember, live: Live | None) -> MemberStatus:
-    """The status of one member, from its run directory and from what its queue says."""
     status = run.status()
     if not status:
         return MemberStatus(member=member, state="queued" if live else "missing")
@@ -138,11 +129,7 @@ def member_status(run: RunDirectory, member: SweepMember, live: Live | None) -> 
 
 
 def _state(status: dict[str, Any], held: bool, live: Live | None) -> State:
-    """The state of a run.
-
-    Args:
-        held: whether a living process holds its lock.
-    """
+    """The state of a run, whose lock is `held` by a living process or not."""
     if status["state"] == "done":
         return "done"
     if status["state"] == "running":
@@ -162,7 +149,6 @@ def counts(statuses: Iterable[MemberStatus]) -> str:
 
 
 def last_metrics(path: Path) -> dict[str, Any]:
-    """The last whole line of the metrics; empty if there is none."""
     for line in reversed(last_lines(path)) if path.exists() else ():
         with suppress(ValueError):
             return json.loads(line)

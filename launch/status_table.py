@@ -12,9 +12,9 @@ from launch.status import MemberStatus, counts
 from launch.sweep import SweepMember
 
 MAX_LINES = 40
-"""Of more members, only those that run or need a look get a line, and the rest are counted."""
+"""Of more members, only those that run or need a look get a line; the rest are counted."""
 MAX_LABEL = 70
-"""Width of the first column; the rest of a line needs the space."""
+"""Width of the first column."""
 COLOURS = {"done": "green", "running": "cyan", "stale": "red", "failed": "red", "stopped": "yellow"}
 SHOWN = ("running", "stale", "stopped")
 """States of members that get a line in a long table, the most urgent first."""
@@ -35,11 +35,7 @@ def labels(members: Sequence[SweepMember]) -> dict[str, str]:
 
 
 def overview(name: str, statuses: Sequence[MemberStatus], brief: bool = False) -> Table:
-    """The table of a sweep's members.
-
-    Args:
-        brief: a line for every member, with its state and id only.
-    """
+    """The table of a sweep's members; `brief`: all of them, with state and id only."""
     label = labels([each.member for each in statuses])
     table = Table(title=f"{name}: {counts(statuses)}", title_justify="left")
     table.add_column("member", no_wrap=True, max_width=MAX_LABEL)
@@ -68,10 +64,7 @@ def overview(name: str, statuses: Sequence[MemberStatus], brief: bool = False) -
 
 
 def with_failures(name: str, statuses: Sequence[MemberStatus]) -> Group:
-    """The table, a line for each cause and place of failures, and the command that runs the members again.
-
-    Failures include stale members, and missing ones that their queue knows more about.
-    """
+    """The table, failures (stale members too) by cause and place, and the command that runs them again."""
     groups: dict[str, list[MemberStatus]] = {}
     for each in statuses:
         if each.state == "failed":

@@ -31,28 +31,19 @@ if TYPE_CHECKING:
 
 
 class ValidMember(NamedTuple):
-    """A member with a valid config."""
-
     member: SweepMember
     config: Config
     identity: Identity
 
 
 class InvalidMember(NamedTuple):
-    """A member that cannot run, by its command line."""
-
     arguments: Sequence[str]
     error: str
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """A requested sweep, with each run once.
-
-    Attributes:
-        valid: at least one.
-        repeated: the number of members that are the same run as one before.
-    """
+    """A requested sweep: its members, of which at least one is valid, and how many repeated one of them."""
 
     sweep: Sweep
     valid: list[ValidMember]
@@ -60,18 +51,13 @@ class SweepRequest:
     repeated: int
 
     def members(self) -> list[SweepMember]:
-        """The valid members, in order."""
         return [each.member for each in self.valid]
 
 
 def request_sweep(
     arguments: Sequence[str], cluster: Cluster, sources: Sources | None = None, tolerant: bool = False
 ) -> SweepRequest:
-    """Compose and check every member that a command line describes.
-
-    Raises InputError where it describes no sweep, if no member is valid, and, unless `tolerant`, for invalid members, a
-    line each.
-    """
+    """Compose and check a sweep's members. Raises InputError if none is valid or, unless `tolerant`, if one is not."""
     for word in arguments:
         if word.lstrip("+").startswith("run_dir="):
             raise InputError(f"{word}: each member has its own; sweep_name=<name> names their folder")
@@ -95,30 +81,26 @@ def request_sweep(
             processes=config.runtime.processes,
             workers=config.runtime.workers,
             cuda=config.runtime.device == "cuda",
-            memory=None,
         )
         valid.setdefault(member.id, ValidMember(member, config, run))
     names = sorted({each.config.sweep_name for each in valid.values()})
     if len(names) > 1:
         raise InputError(f"sweep_name={','.join(names)}: a sweep has one name")
     if invalid and not tolerant:
-        errors = [f"{shlex.join(each.arguments)}: {each.error}" for each in invalid]
-        raise InputError(_listed(f"{len(invalid)} of {len(lines)} members are bad, nothing is submitted", errors))
+        title = f"{len(invalid)} of {len(lines)} members are bad, nothing is submitted"
+        raise _listed(title, [f"{shlex.join(each.arguments)}: {each.error}" for each in invalid])
     if not valid:
         raise InputError("; ".join(dict.fromkeys(each.error for each in invalid)))
     repeated = len(lines) - len(invalid) - len(valid)
     return SweepRequest(Sweep(RUNS / names[0]), list(valid.values()), invalid, repeated)
 
 
-def _listed(title: str, lines: Sequence[str]) -> str:
-    return "\n".join([f"{title}:", *(f"  {line}" for line in lines)])
+def _listed(title: str, lines: Sequence[str]) -> InputError:
+    return InputError("\n  ".join([f"{title}:", *lines]))
 
 
 def plan_memory(request: SweepRequest, cluster: Cluster) -> tuple[SweepRequest, "PlannedSweep", "Device | None"]:
-    """The same request with the memory that each member needs, its plan, and the device of `cluster.device`.
-
-    Raises InputError for members that cannot fit the queue's memory, or the device.
-    """
+    """The request with each member's memory, its plan, and `cluster.device`. Raises InputError if one does not fit."""
     from hybrid_patch.cost.devices import RESERVE, device_named
     from hybrid_patch.cost.formatting import format_bytes
     from hybrid_patch.cost.predict import predict_sweep
@@ -135,22 +117,20 @@ def plan_memory(request: SweepRequest, cluster: Cluster) -> tuple[SweepRequest, 
             continue
         peak = prediction.peak()
         if limits and peak + RESERVE > min(limits):
-            too_large.append(
-                f"{each.member.id}: a process needs {format_bytes(peak)} and {format_bytes(RESERVE)} for itself, "
-                f"and has {format_bytes(min(limits))}; try a smaller trainer.batch_size, data.tile or model"
-            )
+            needed, reserve, limit = map(format_bytes, (peak, RESERVE, min(limits)))
+            reason = f"a process needs {needed} and {reserve} for itself, and has {limit}"
+            too_large.append(f"{each.member.id}: {reason}; try a smaller trainer.batch_size, data.tile or model")
         valid.append(each._replace(member=replace(each.member, memory=peak)))
     if too_large:
-        title = f"{len(too_large)} of {len(request.valid)} members cannot run, nothing is submitted"
-        raise InputError(_listed(title, too_large))
+        raise _listed(f"{len(too_large)} of {len(request.valid)} members cannot run, nothing is submitted", too_large)
     return replace(request, valid=valid), plan, device
 
 
 def submit(request: SweepRequest, cluster: Cluster) -> tuple[Submission | None, list[MemberStatus], str]:
     """Freeze the members that are neither done nor active, and hand them to a queue.
 
-    Returns the submission (None: nothing to do), the status of all members before it, and a line about the queue.
-    Raises InputError if the code's changes are to be refused, or the queue cannot be reached.
+    Returns the submission (None: nothing to do), the status of all members before, and a line about the queue. Raises
+    InputError if the code's changes are to be refused, or the queue cannot be reached.
     """
     sweep = request.sweep
     with sweep.locked():
@@ -176,10 +156,7 @@ def submit(request: SweepRequest, cluster: Cluster) -> tuple[Submission | None, 
 def hand_over(
     sweep: Sweep, members: Sequence[SweepMember], code: Path, cluster: Cluster, cwd: str
 ) -> tuple[Submission, str]:
-    """Record a submission of frozen members and give it to its queue. Returns it, and a line about the queue.
-
-    Raises InputError if the queue cannot be reached.
-    """
+    """Give frozen members to a queue. Returns the submission and the queue's line. Raises InputError."""
     os.sync()  # the members' files were not flushed one by one
     number = max((each.number for each in sweep.submissions()), default=0) + 1
     submission = Submission(
@@ -191,8 +168,8 @@ def hand_over(
         members=tuple(member.id for member in members),
         name=f"{sweep.name}-{number}-{uuid.uuid4().hex[:8]}",
     )
-    plain = SUBMISSION.dump_python(submission, mode="json", exclude={"folder"})
-    write_json(submission.folder / "submission.json", plain)
+    record = SUBMISSION.dump_python(submission, mode="json", exclude={"folder"})
+    write_json(submission.folder / "submission.json", record)
     return submission, queue_of(cluster).submit(submission)
 
 

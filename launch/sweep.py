@@ -1,10 +1,4 @@
-"""A sweep on disk: its members, and what was submitted when.
-
-runs/<sweep>/launch/manifest.json            the members: id, arguments, resources
-runs/<sweep>/launch/code/<tree>/             the code at the time of a submission
-runs/<sweep>/launch/submissions/<number>/    submission.json, the queue's files, and markers
-runs/<sweep>/<run id>/                       the runs
-"""
+"""A sweep on disk: its members, and what was submitted when (docs/launch.md lists the files)."""
 
 import fcntl
 import json
@@ -30,14 +24,11 @@ Marker = Literal["cancelled", "ended"]
 
 @dataclass(frozen=True, kw_only=True)
 class SweepMember:
-    """A run of a sweep.
+    """A run of a sweep, by its run id.
 
     Attributes:
-        id: the run id.
         arguments: its command line, for display; the run itself starts from its frozen config.
-        nodes, processes: machines, and processes on each.
-        workers: data loading processes of each process.
-        cuda: whether it asks for GPUs.
+        nodes, processes, workers: machines, processes on each, and data loading processes of each process.
         memory: planned bytes of a process at its peak; None: not planned.
     """
 
@@ -47,7 +38,7 @@ class SweepMember:
     processes: int
     workers: int
     cuda: bool
-    memory: int | None
+    memory: int | None = None
 
 
 MEMBERS = TypeAdapter(list[SweepMember])
@@ -55,15 +46,11 @@ MEMBERS = TypeAdapter(list[SweepMember])
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """Members that were handed to a queue together.
+    """Members that were handed to a queue together, by their ids.
 
     Attributes:
-        folder: of its files, in the sweep's `launch/submissions/`.
         number: within the sweep, from 1.
-        cluster: where they run.
-        code: the folder that they import the code from.
-        cwd: the folder they run in, which relative paths in their configs refer to.
-        members: their ids, in order.
+        code, cwd: the folders that they import the code from, and run in.
         name: of the jobs; unique across machines.
     """
 
@@ -77,11 +64,10 @@ class Submission:
 
     @property
     def sweep(self) -> "Sweep":
-        """The sweep that it belongs to."""
         return Sweep(self.folder.parents[2])
 
     def environment(self) -> dict[str, str]:
-        """The environment of processes that import the submitted code, not that in their working directory."""
+        """The environment of processes that import the submitted code, and none from their working directory."""
         paths = [self.code, *filter(None, [os.environ.get("PYTHONPATH")])]
         return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
 
@@ -91,7 +77,6 @@ class Submission:
         (self.folder / marker / member).touch()
 
     def marked(self, marker: Marker) -> set[str]:
-        """The members with a marker."""
         return {path.name for path in (self.folder / marker).glob("*")}
 
     def waiting(self) -> set[str]:
@@ -103,7 +88,6 @@ SUBMISSION = TypeAdapter(Submission)
 
 
 def read_submission(folder: Path) -> Submission:
-    """The submission of a folder."""
     folder = folder.absolute()
     plain = json.loads((folder / "submission.json").read_text())
     return SUBMISSION.validate_json(json.dumps({**plain, "folder": str(folder)}))
@@ -120,11 +104,9 @@ class Sweep:
         self.submissions_folder = self._manifest.with_name("submissions")
 
     def exists(self) -> bool:
-        """Whether anything was ever submitted here."""
         return self._manifest.exists()
 
     def run(self, member: str) -> RunDirectory:
-        """A member's run directory."""
         return RunDirectory(self.folder / member)
 
     def members(self) -> dict[str, SweepMember]:
@@ -138,7 +120,6 @@ class Sweep:
         write_json(self._manifest, {"members": MEMBERS.dump_python(list(entries.values()), mode="json")})
 
     def submissions(self) -> list[Submission]:
-        """All submissions, oldest first."""
         return [read_submission(path.parent) for path in sorted(self.submissions_folder.glob("*/submission.json"))]
 
     @contextmanager
@@ -154,7 +135,6 @@ class Sweep:
 
 
 def sweeps() -> list[Sweep]:
-    """All sweeps that were submitted from the current folder."""
     return [Sweep(path.parents[1]) for path in sorted(RUNS.glob(f"*/{MANIFEST}"))]
 
 
@@ -177,10 +157,7 @@ def _last_submitted(sweep: Sweep) -> float:
 
 
 def find_member(name: str) -> tuple[Sweep, SweepMember]:
-    """The member whose id begins or ends with `name`, which may be `sweep/id`.
-
-    Raises InputError if there is none, or more than one.
-    """
+    """The member whose id begins or ends with `name` (or `sweep/id`). Raises InputError unless it is exactly one."""
     sweep_name, _, member_name = name.rpartition("/")
     matches = [
         (sweep, member)

@@ -19,30 +19,22 @@ from launch.sweep import chosen_sweep, find_member
 
 @dataclass(frozen=True, kw_only=True)
 class WaitOptions:
-    """The sweep to wait for."""
-
     sweep: SweepName = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusOptions(WaitOptions):
-    """The sweep to show."""
-
     watch: Annotated[bool, Flag("--watch", "stay, and update the table until nothing is active")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogsOptions:
-    """The member whose output to print."""
-
     member: Annotated[str, Positional("ID", "its id, or the beginning or end of it; or sweep/id")]
     follow: Annotated[bool, Flag("-f", "follow the output until the member ends")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepReportOptions(WaitOptions):
-    """The sweep to report on."""
-
     options: Annotated[
         tuple[str, ...],
         Overrides({"key=value": "options of hybrid-patch report, as axes=[upsampler] or table=FILE.csv"}),
@@ -50,10 +42,7 @@ class SweepReportOptions(WaitOptions):
 
 
 def status_command(options: StatusOptions) -> int:
-    """Show a line per member.
-
-    Exit code: 0 all done, 1 some are not.
-    """
+    """Show a line per member; exit code 1 unless all are done."""
     sweep = chosen_sweep(options.sweep)
     looks = watched(sweep)
     statuses = next(looks)
@@ -67,10 +56,7 @@ def status_command(options: StatusOptions) -> int:
 
 
 def wait_command(options: WaitOptions) -> int:
-    """Wait until no member is active; Ctrl-C leaves them running.
-
-    Exit code: 0 all done, 1 some are not.
-    """
+    """Wait until no member is active (Ctrl-C leaves them running); exit code 1 unless all are done."""
     sweep = chosen_sweep(options.sweep)
     printed = ""
     try:
@@ -96,8 +82,7 @@ def logs_command(options: LogsOptions) -> int:
                 file.seek(printed)
                 text = file.read()
             printed += len(text)
-            sys.stdout.write(text.decode(errors="replace"))
-            sys.stdout.flush()
+            print(text.decode(errors="replace"), end="", flush=True)
         elif not any(each.active for each in statuses):
             raise InputError(f"{member.id}: has not printed anything yet")
     return DONE

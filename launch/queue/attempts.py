@@ -1,8 +1,4 @@
-"""The attempts at a member: its training as a process, the outcome, and whether to try again.
-
-The run's own status file decides. It is written here only for a process that could not do so itself (killed, full
-disk).
-"""
+"""The attempts at a member. The run's status file decides, written here only for killed processes and full disks."""
 
 import json
 import os
@@ -33,13 +29,7 @@ FULL_DISK_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a member.
-
-    Attributes:
-        state: `elsewhere`: another attempt has taken it over.
-        cause: empty if done or elsewhere.
-        frame: the place in the code that a failure came from.
-    """
+    """What became of a member; `elsewhere`: another attempt has taken it over. `frame` is a failure's place in code."""
 
     state: Literal["done", "stopped", "failed", "elsewhere"]
     cause: str = ""
@@ -52,8 +42,6 @@ class Attempts:
     """The attempts at a member within a submission.
 
     Attributes:
-        process: the queue's, which this is.
-        environment: of the training's process.
         command: put before the training's command (`srun ...`).
         inherited_files: descriptors for the training, which then has a session of its own and outlives this process.
     """
@@ -66,7 +54,6 @@ class Attempts:
 
     @property
     def run(self) -> RunDirectory:
-        """The member's run directory."""
         return self.process.submission.sweep.run(self.member)
 
     def make(self) -> Outcome:
@@ -87,7 +74,7 @@ class Attempts:
                 return outcome
 
     def _outcome_before(self) -> Outcome | None:
-        """The outcome of a member that needs no attempt; None if it needs one. Records a former one that vanished."""
+        """The outcome of a member that needs no attempt, else None. Records a former attempt that vanished."""
         state = self.run.status().get("state")
         if state == "done":
             return Outcome("done")
@@ -160,9 +147,9 @@ class Attempts:
     def _write_status(self, outcome: Outcome) -> None:
         """Write an outcome into the run's status, unless another attempt has begun."""
         run = self.run
+        state = "preempted" if outcome.state == "stopped" else "failed"
 
         def write() -> None:
-            state = "preempted" if outcome.state == "stopped" else "failed"
             try:
                 run.lock()
                 run.set_status(state, outcome.reason, cause=outcome.cause, frame=outcome.frame)
@@ -174,7 +161,6 @@ class Attempts:
         retry_when_full(write)
 
     def _record(self, outcome: Outcome) -> None:
-        """Add a line to the run's `attempts.jsonl`."""
         status = self.run.status()
         row = {
             "submission": self.process.submission.number,
@@ -204,6 +190,5 @@ def _oom_kills() -> int:
         else:
             continue
         if file.exists():
-            counts = dict(row.split() for row in file.read_text().splitlines())
-            return int(counts.get("oom_kill", 0))
+            return int(dict(row.split() for row in file.read_text().splitlines()).get("oom_kill", 0))
     return 0

@@ -1,5 +1,3 @@
-"""The queue that a cluster's settings choose."""
-
 from launch.config import Cluster, Local
 from launch.queue.interface import Queue
 

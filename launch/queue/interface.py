@@ -1,4 +1,4 @@
-"""Where members run: a queue takes submissions, knows which members it still has, and cancels them."""
+"""A queue takes submissions, knows which members it still has, and cancels them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
@@ -15,8 +15,6 @@ class QueueSilentError(InputError):
 
 
 class Queue(ABC):
-    """The interface of all queues."""
-
     @abstractmethod
     def check(self, members: Collection[SweepMember]) -> None:
         """Raises InputError if a member can never run here."""
@@ -27,14 +25,11 @@ class Queue(ABC):
 
     @abstractmethod
     def submit(self, submission: Submission) -> str:
-        """Start a recorded submission, and return at once. Returns a line for the person.
-
-        Raises InputError if the queue cannot be reached.
-        """
+        """Start a recorded submission and return a line for the person. Raises InputError if it is out of reach."""
 
     @abstractmethod
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
-        """The members that the queue still has, by id, as far as it knows."""
+        """The members that the queue still has, by id. Raises QueueSilentError if it does not answer."""
 
     def verdicts(self, submissions: Collection[Submission]) -> dict[str, str]:
         """What became of members that the queue no longer has, where it remembers more than their run directories."""

@@ -23,23 +23,19 @@ LOG, LOCK = "queue.txt", "queue.lock"
 
 
 class LocalQueue(Queue):
-    """The queue of this machine's slots."""
-
     def __init__(self, cluster: Local) -> None:
         self._cluster = cluster
 
     def check(self, members: Collection[SweepMember]) -> None:
-        """Raises InputError for a member that needs more than there is."""
         slots = slots_of(self._cluster)
         for member in members:
+            reason = ""
             if member.nodes > 1:
-                raise InputError(
-                    f"{member.id}: needs runtime.nodes={member.nodes} machines; this is one, cluster=slurm"
-                )
-            if slots[0].gpu is not None and member.processes > len(slots):
-                raise InputError(
-                    f"{member.id}: needs {member.processes} GPUs at a time, and there are {len(slots)} slots"
-                )
+                reason = f"runtime.nodes={member.nodes} machines; this is one, cluster=slurm"
+            elif slots[0].gpu is not None and member.processes > len(slots):
+                reason = f"{member.processes} GPUs at a time, and there are {len(slots)} slots"
+            if reason:
+                raise InputError(f"{member.id}: needs {reason}")
 
     def memory(self) -> int | None:
         """Bytes of the smallest GPU if there are GPUs, else of this machine."""
@@ -52,7 +48,6 @@ class LocalQueue(Queue):
         return min((int(mebibytes) * 2**20 for mebibytes in sizes), default=None)
 
     def submit(self, submission: Submission) -> str:
-        """Start the process that runs the members."""
         # The process inherits the lock, so that it counts as alive from the first moment.
         with (submission.folder / LOG).open("ab") as log, (submission.folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -72,7 +67,7 @@ class LocalQueue(Queue):
         return f"{len(slots)} {kind} of this machine; it goes on when the terminal is closed"
 
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
-        """The members that a living queue process still has. Whether they run, their own status says."""
+        """The members of living queue processes. Whether they run, their own status says."""
         return {member: "waiting" for each in submissions if is_served(each) for member in each.waiting()}
 
     def cancel(self, submission: Submission, members: Collection[str]) -> None:

@@ -1,7 +1,4 @@
-"""The process behind a local queue: `python -m launch.queue.local_server <folder of a submission>`.
-
-One thread per slot takes members in order, and runs each as a process on a device of its own.
-"""
+"""`python -m launch.queue.local_server SUBMISSION_FOLDER`: a thread for each slot runs members, a process each."""
 
 import signal
 import sys
@@ -20,8 +17,6 @@ from launch.sweep import SweepMember
 
 
 class Server(QueueProcess):
-    """The server of a submission."""
-
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         assert isinstance(self.submission.cluster, Local)
@@ -30,7 +25,7 @@ class Server(QueueProcess):
         self.queue_lock = threading.Lock()
 
     def serve(self) -> None:
-        """Run until all members have had their turn, or a signal asks to stop."""
+        """Run all members, or until a signal asks to stop."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self.join([self._work for _ in self.slots])
 

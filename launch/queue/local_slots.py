@@ -16,13 +16,7 @@ THREADS = 2
 
 
 class Slot(NamedTuple):
-    """Room for one process.
-
-    Attributes:
-        name: of the file that is locked while the slot is in use.
-        gpu: CUDA's number; None: a share of the cores.
-        threads: CPU threads for the process.
-    """
+    """Room for one process: a GPU by CUDA's number, or a share of the cores. `name` is its lock file's."""
 
     name: str
     gpu: str | None
@@ -30,7 +24,6 @@ class Slot(NamedTuple):
 
 
 def slots_of(cluster: Local) -> list[Slot]:
-    """The slots that a queue may use here."""
     gpus, cores = visible_gpus(), len(os.sched_getaffinity(0))
     if gpus:
         count = min(cluster.slots or len(gpus), len(gpus))
@@ -73,6 +66,5 @@ def acquire_slots(slots: list[Slot], count: int) -> dict[Slot, int] | None:
 
 
 def release_slots(held: dict[Slot, int]) -> None:
-    """Close the locks in this process."""
     for file in held.values():
         os.close(file)

@@ -18,8 +18,6 @@ PATIENCE = 30
 
 
 class QueueProcess:
-    """This process of a queue, with a thread and a training's process for each member at work."""
-
     def __init__(self, folder: Path) -> None:
         self.submission = read_submission(folder)
         self.members = self.submission.sweep.members()
@@ -29,11 +27,7 @@ class QueueProcess:
         self._cancelled: set[str] = set()
 
     def join(self, work: Sequence[Callable[[], None]], signals: Sequence[int] = ()) -> None:
-        """Do all the work, a thread each, and stop members meanwhile: one for its marker, all of them for a signal.
-
-        Args:
-            signals: those that came before.
-        """
+        """Do all the work, a thread each; stop members for their markers, or all for a signal, even an earlier one."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self._stop_all)
         for earlier in signals:
@@ -47,13 +41,13 @@ class QueueProcess:
             time.sleep(POLL)
 
     def _stop_all(self, number: int, frame: object = None) -> None:
-        """Ask every member to save and end; a signal handler."""
+        """A signal handler: ask every member to save and end."""
         self.signals.add(number)
         for child in list(self._children.values()):
             child.send_signal(self.forward)
 
     def _stop_cancelled(self) -> None:
-        """Ask members to save and end, for good; only once, since they may already be ending."""
+        """Ask cancelled members to save and end; only once, since they may already be ending."""
         for member in self.submission.marked("cancelled") - self._cancelled:
             self._cancelled.add(member)
             if child := self._children.get(member):
@@ -73,7 +67,6 @@ class QueueProcess:
         return code
 
     def mark_ended(self, member: SweepMember) -> None:
-        """Tell the queue that this process is done with a member."""
         retry_when_full(lambda: self.submission.mark("ended", member.id))
 
 

@@ -20,13 +20,13 @@ from launch.sweep import Submission, SweepMember
 T = TypeVar("T")
 ARRAYS = "arrays.json"
 DEFAULT_ARRAY_LIMIT = 1000
-"""Jobs in an array where the site does not tell its limit."""
+"""Where the site does not tell its own."""
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"}
 TIMEOUT = 120
 """Seconds that a SLURM command may take."""
 OPTIONS = ("SBATCH_", "SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_")
-"""Variables with these prefixes are a person's own options of the commands, or another job's."""
+"""Prefixes of variables that would override a script's options, hide jobs, or carry another job's into a new one."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,15 @@ class Array:
 
 
 class SlurmQueue(Queue):
-    """The cluster that sbatch submits to."""
-
     def __init__(self, cluster: Slurm) -> None:
         self._cluster = cluster
 
     def check(self, members: Collection[SweepMember]) -> None:
-        """Raises InputError without SLURM's commands, and for members that cannot be packed."""
         if shutil.which("sbatch") is None:
             raise InputError("cluster=slurm: there is no sbatch on this machine; submit from a login node")
         for member in members:
-            if member.nodes > 1 and self._cluster.pack > 1:
-                raise InputError(
-                    f"cluster.pack={self._cluster.pack}: {member.id} takes {member.nodes} machines; pack=1"
-                )
+            if member.nodes > 1 and (pack := self._cluster.pack) > 1:
+                raise InputError(f"cluster.pack={pack}: {member.id} takes {member.nodes} machines; pack=1")
 
     def memory(self) -> int | None:
         """A member's share of `cluster.memory`."""
@@ -68,12 +63,8 @@ class SlurmQueue(Queue):
         by_need: dict[Resources, list[str]] = {}
         for name in submission.members:
             by_need.setdefault(resources_of(self._cluster, members[name]), []).append(name)
-        limit = _array_limit()
-        planned = [
-            (need, groups)
-            for need, names in by_need.items()
-            for groups in _chunks(_chunks(names, self._cluster.pack), limit)
-        ]
+        limit, pack = _array_limit(), self._cluster.pack
+        planned = [(need, groups) for need, names in by_need.items() for groups in _chunks(_chunks(names, pack), limit)]
         arrays = [Array(f"{submission.name}-{i}", groups) for i, (_, groups) in enumerate(planned)]
         _write(submission, arrays)
         for i, (need, groups) in enumerate(planned):
@@ -90,7 +81,6 @@ class SlurmQueue(Queue):
         return f"{jobs} jobs in arrays {', '.join(str(array.job) for array in arrays)}"
 
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
-        """The members of jobs that wait or run. Raises QueueSilentError if SLURM does not answer."""
         waiting = {each.name: each.waiting() for each in submissions}
         return {member: live for name, group, _, live in _jobs(submissions) for member in waiting[name] & group}
 
@@ -119,10 +109,7 @@ class SlurmQueue(Queue):
 
 
 def _jobs(submissions: Collection[Submission]) -> Iterator[tuple[str, set[str], str, Live]]:
-    """The jobs that wait or run: the name of the submission, the members, the number with its index, and which it does.
-
-    Raises QueueSilentError if SLURM does not answer.
-    """
+    """The jobs that wait or run: their submission's name, members and number. Raises QueueSilentError."""
     arrays = {array.name: (each.name, array.groups) for each in submissions for array in read_arrays(each)}
     squeue = ("squeue", "--all", "--noheader", "--array", "--format=%j|%F|%K|%T")
     for line in output_of(*squeue).splitlines() if arrays else ():
@@ -133,7 +120,6 @@ def _jobs(submissions: Collection[Submission]) -> Iterator[tuple[str, set[str], 
 
 
 def read_arrays(submission: Submission) -> list[Array]:
-    """The arrays of a submission."""
     file = submission.folder / ARRAYS
     return [Array(**row) for row in json.loads(file.read_text())] if file.exists() else []
 
@@ -143,7 +129,6 @@ def _write(submission: Submission, arrays: Sequence[Array]) -> None:
 
 
 def _chunks(items: list[T], size: int) -> list[list[T]]:
-    """Lists of `size` items; the last may be shorter."""
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
@@ -171,10 +156,7 @@ def _job_states(job: str) -> dict[int, str]:
 
 
 def output_of(*command: str) -> str:
-    """The output of a SLURM command, without the variables of `OPTIONS`. Raises QueueSilentError if it fails.
-
-    They would override the script's options (SBATCH_PARTITION), hide jobs (SQUEUE_STATES), or get into the new job.
-    """
+    """The output of a SLURM command, called without the variables of `OPTIONS`. Raises QueueSilentError if it fails."""
     plain = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith(OPTIONS)}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=plain, check=False)

@@ -1,8 +1,4 @@
-"""The process of a SLURM job: `python -m launch.queue.slurm_job <folder of a submission> <array>`.
-
-Runs the members of its group, each as a process of its own, forwards signals to them, and requeues itself when they
-were stopped in time.
-"""
+"""`python -m launch.queue.slurm_job SUBMISSION_FOLDER ARRAY`: run a job's members, and requeue it when they stopped."""
 
 if __name__ == "__main__":
     import signal
@@ -32,8 +28,6 @@ from launch.sweep import SweepMember
 
 
 class Job(QueueProcess):
-    """The job of a group of members."""
-
     def __init__(self, folder: Path, array: int) -> None:
         super().__init__(folder)
         assert isinstance(self.submission.cluster, Slurm)
@@ -45,11 +39,7 @@ class Job(QueueProcess):
         self.outcomes: dict[str, Outcome] = {}
 
     def run(self, early: Collection[int]) -> int:
-        """Run the members beside each other, and return the job's exit code.
-
-        Args:
-            early: signals that came before.
-        """
+        """Run the members and return the job's exit code; `early` signals came before."""
         shell_signals = [signal.Signals[f"SIG{name}"] for name in os.environ.pop(ASKED, "").split()]
         self.join([partial(self._run, i, member) for i, member in enumerate(self.group)], [*early, *shell_signals])
         print(json.dumps({name: vars(outcome) for name, outcome in self.outcomes.items()}), flush=True)
@@ -60,8 +50,7 @@ class Job(QueueProcess):
         return int(sum(state in ("done", "elsewhere") for state in states) < len(self.group))
 
     def _run(self, i: int, member: SweepMember) -> None:
-        environment, command = self._environment(i, member), self._command(member)
-        outcome = Attempts(self, member.id, environment, command).make()
+        outcome = Attempts(self, member.id, self._environment(i, member), self._command(member)).make()
         self.outcomes[member.id] = outcome
         if outcome.state != "stopped":  # others in this job may be at work for long
             self.mark_ended(member)
@@ -74,7 +63,6 @@ class Job(QueueProcess):
         return [*steps, sys.executable, "-u", "-m", "launch.queue.slurm_rank"]
 
     def _environment(self, i: int, member: SweepMember) -> dict[str, str]:
-        """The environment of a member's process, with its share of the job's threads and GPUs."""
         variables = self.submission.environment()
         if member.nodes == 1:
             variables.pop("SLURM_NTASKS", None)  # or Lightning expects srun to have started it
@@ -89,17 +77,15 @@ class Job(QueueProcess):
         """Whether the job was stopped to be started again, rather than cancelled."""
         if signal.SIGUSR2 in self.signals:
             return True
-        job = subprocess.run(
-            ["scontrol", "show", "job", "-o", os.environ["SLURM_JOB_ID"]], capture_output=True, text=True, check=False
-        ).stdout
+        command = ["scontrol", "show", "job", "-o", os.environ["SLURM_JOB_ID"]]
+        job = subprocess.run(command, capture_output=True, text=True, check=False).stdout
         preempted = re.search(r"PreemptTime=(\S+)", job)
         return preempted is not None and preempted[1] != "None" and "JobState=CANCELLED" not in job
 
     def _requeue(self) -> None:
         """Requeue the job; keep trying for a while if the controller is away."""
         for _ in range(60):
-            done = subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
-            if done.returncode == 0:
+            if subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False).returncode == 0:
                 return
             time.sleep(1)
 

@@ -1,7 +1,4 @@
-"""One process of a member on several machines: `srun ... python -m launch.queue.slurm_rank COMMAND ...`.
-
-Sets torchrun's variables (its rank, the address of the first process), and becomes the command.
-"""
+"""`srun ... python -m launch.queue.slurm_rank COMMAND ...`: set torchrun's variables, and become the command."""
 
 import os
 import re
@@ -15,7 +12,6 @@ PORTS = range(20000, 30000)
 
 
 def main() -> None:
-    """The command."""
     environment = os.environ
     job = int(environment["SLURM_JOB_ID"]) + int(environment.get("SLURM_RESTART_COUNT", "0")) * 7
     tasks, nodes = int(environment["SLURM_NTASKS"]), int(environment["SLURM_NNODES"])

@@ -3,7 +3,7 @@
 import math
 import shlex
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from submitit.slurm.slurm import _make_sbatch_string  # its executors pickle; members are frozen on disk already
 
@@ -16,19 +16,11 @@ MARGIN = 1.2
 ASKED = "HYBRID_PATCH_ASKED"
 """The variable that names the signals which came while the shell was setting up."""
 NOTED = [f"trap '{ASKED}=\"${{{ASKED}-}} {name}\"' {name}" for name in ("USR2", "TERM")]
-"""Lines of shell that record signals: otherwise one would end the shell, and SLURM would not start the job again."""
+"""Lines of shell that record signals: one that ended the shell would end the job for good."""
 
 
 class Resources(NamedTuple):
-    """What a job requests; members with equal requests share an array.
-
-    Attributes:
-        nodes: machines.
-        tasks: processes on each.
-        cpus: of a process.
-        gpus: on each machine, as sbatch takes it.
-        memory: of each machine, as sbatch takes it.
-    """
+    """What a job requests: tasks, GPUs and memory of each node, CPUs of a task. Equal requests share an array."""
 
     nodes: int
     tasks: int
@@ -38,7 +30,7 @@ class Resources(NamedTuple):
 
 
 def resources_of(cluster: Slurm, member: SweepMember) -> Resources:
-    """What the job of a member requests, together with the members packed with it."""
+    """What the job of a member and those packed with it requests."""
     tasks = member.processes * cluster.pack
     gpus = cluster.gpus_per_node or (str(tasks) if member.cuda else None)
     memory = cluster.memory
@@ -50,13 +42,9 @@ def resources_of(cluster: Slurm, member: SweepMember) -> Resources:
 
 
 def script(submission: Submission, array: int, name: str, jobs: int, need: Resources) -> str:
-    """The script of an array of `jobs` jobs.
-
-    A job that is stopped in time requeues itself; `--requeue` is for a machine that dies.
-    """
+    """The script of an array of `jobs` jobs."""
     cluster, folder = submission.cluster, submission.folder
     assert isinstance(cluster, Slurm)
-    options: dict[str, Any] = {key: True if value == "true" else value for key, value in cluster.extra.items()}
     setup = [
         *NOTED,
         *cluster.setup,
@@ -68,16 +56,12 @@ def script(submission: Submission, array: int, name: str, jobs: int, need: Resou
         command="exec " + shlex.join([sys.executable, "-u", "-m", "launch.queue.slurm_job", str(folder), str(array)]),
         folder=folder,
         job_name=name,
-        partition=cluster.partition,
-        account=cluster.account,
-        qos=cluster.qos,
-        time=cluster.time,  # type: ignore[arg-type]  # written as it is
+        **{key: getattr(cluster, key) for key in ("partition", "account", "qos", "time", "constraint")},
         nodes=need.nodes,
         ntasks_per_node=need.tasks,
         cpus_per_task=need.cpus,
         gpus_per_node=need.gpus,  # type: ignore[arg-type]  # with a type, or a number
         mem=need.memory,
-        constraint=cluster.constraint,
         setup=setup,
         array_parallelism=cluster.parallel or jobs,
         map_count=jobs,
@@ -86,8 +70,8 @@ def script(submission: Submission, array: int, name: str, jobs: int, need: Resou
         use_srun=False,
         additional_parameters={
             "output": str(folder / "job-%A_%a.txt"),
-            "requeue": True,
+            "requeue": True,  # for a machine that dies; a job that is stopped in time requeues itself
             "signal": f"B:USR2@{cluster.signal_seconds}",  # to the job's own process, which forwards it
-            **options,
+            **{key: True if value == "true" else value for key, value in cluster.extra.items()},
         },
     )
