@@ -191,9 +191,9 @@ def test_one_of_a_pack_is_cancelled_and_taken_again(cluster: Cluster, tmp_path: 
 
 
 def test_the_variables_of_a_job_around_change_nothing_and_reach_no_job(cluster: Cluster, tmp_path: Path) -> None:
-    around = {"SBATCH_PARTITION": "high", "SBATCH_HOLD": "1", "SLURM_HINT": "nomultithread", "SLURM_JOB_NUM_NODES": "3"}
+    outer = {"SBATCH_PARTITION": "high", "SBATCH_HOLD": "1", "SLURM_HINT": "nomultithread", "SLURM_JOB_NUM_NODES": "3"}
     words = ("trainer.steps=30", "cluster=slurm", f"cluster.setup=['env > {tmp_path}/environment.txt']")
-    (run,) = submitted(tmp_path, *words, "cluster.partition=low", **around)
+    (run,) = submitted(tmp_path, *words, "cluster.partition=low", **outer)
     until_done(run)
     check_whole(run, 30)
     job = set((tmp_path / "environment.txt").read_text().splitlines())
