@@ -11,14 +11,12 @@ from hybrid_patch.report.options import ReportOptions
 
 
 def report_command(options: ReportOptions) -> None:
-    """Write the report and print the answer."""
     from hybrid_patch.report.write_report import write_report
 
     print("\n".join(write_report(options, lambda text: print(text, file=sys.stderr, flush=True))))
 
 
 def main() -> None:
-    """The command."""
     run_command("hybrid-patch report", __doc__, ReportOptions, report_command)
 
 

@@ -1,5 +1,6 @@
 """Step times of a benchmark in place of the trainings' own: its variants take turns, which makes them more reliable."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,15 +14,12 @@ from hybrid_patch.report.statistics import Comparison, Estimate, verdict_of
 from hybrid_patch.report.summary import Summary, mark_front
 
 NAME = "benchmark.json"
-IRRELEVANT = (
-    *("seed", "recipe_version", "optimizer", "trainer.steps", "trainer.max_bad_steps", "loss.target_seed", "data"),
-)
+IGNORED = ("seed", "recipe_version", "optimizer", "trainer.steps", "trainer.max_bad_steps", "loss.target_seed", "data")
 """Parts of a recipe that do not change the time of a step, but for those of `COST_KEYS`."""
 
 
 class Benchmark(NamedTuple):
-    """A report of `hybrid-patch benchmark`: step times by variant, their ratios within rounds by `a/b`, and the name of
-    a variant by what a step's time depends on."""
+    """A report of `hybrid-patch benchmark`: step times by variant, ratios by `a/b`, and variants by `_time_key`."""
 
     rounds: int
     step_seconds: Mapping[str, Estimate]
@@ -32,10 +30,8 @@ class Benchmark(NamedTuple):
 def read_benchmark(folders: Sequence[Path]) -> Benchmark | None:
     """The benchmark of the first folder that has a readable one."""
     for folder in folders:
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             return _benchmark(json.loads((folder / NAME).read_text()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
     return None
 
 
@@ -54,7 +50,7 @@ def _benchmark(report: Mapping[str, Any]) -> Benchmark:
 
 def _time_key(leaves: Leaves) -> str:
     """Equal for recipes whose steps take the same time."""
-    relevant = {key: x for key, x in leaves.items() if is_swept(key, COST_KEYS) or not is_swept(key, IRRELEVANT)}
+    relevant = {key: x for key, x in leaves.items() if is_swept(key, COST_KEYS) or not is_swept(key, IGNORED)}
     return json.dumps(relevant, sort_keys=True)
 
 
@@ -64,16 +60,14 @@ def use_benchmark(benchmark: Benchmark, summary: Summary) -> None:
     variants = {member.label: benchmark.variants.get(_time_key(member.leaves), "") for member in members}
     lacking = [label for label, variant in variants.items() if not variant]
     if lacking or not members:
-        names = listed(lacking, 4) or "any"
-        summary.time_note += f" {NAME} is not used: it has no variant with the recipe of {names}."
+        summary.time_note += f" {NAME} is not used: it has no variant with the recipe of {listed(lacking, 4) or 'any'}."
         return
     for member in members:
         variant = variants[member.label]
         member.measures["step_seconds"] = benchmark.step_seconds[variant]
         for against in member.against.values():
             against.comparisons.pop("step_seconds", None)
-            ratio = benchmark.ratios.get(f"{variant}/{variants.get(against.label)}")
-            if ratio is not None:
+            if ratio := benchmark.ratios.get(f"{variant}/{variants.get(against.label)}"):
                 against.comparisons["step_seconds"] = ratio
     summary.time_note = (
         f"the median of {benchmark.rounds} rounds in which the variants took turns, and ratios within rounds, as "

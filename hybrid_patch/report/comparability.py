@@ -14,8 +14,7 @@ from hybrid_patch.report.grouping import NONE, is_swept
 from hybrid_patch.report.load_runs import Run, nested
 
 IGNORED = ("seed", "run_dir", "sweep_name", "logger", "evaluation", "data.root")
-"""Config keys without consequence: names and paths. Data are identified by their fingerprint, an evaluation by the
-settings in `evaluation.json`."""
+"""Names, paths, and what is known otherwise: data by their fingerprint, an evaluation by `evaluation.json`."""
 SCORE_KEYS = ("data", "trainer.steps", "evaluation")
 TRAINING_DATA_KEYS = ("data.tile", "data.on_error", "data.max_skipped")
 """Scores are not compared between runs that differ in one of `SCORE_KEYS`, unless it is one of `TRAINING_DATA_KEYS`."""
@@ -26,14 +25,14 @@ COST_KEYS = (
 """Step times and memory are not compared between runs that differ in one of these."""
 
 Facts = dict[str, str]
-"""By key, as JSON: the config's leaves, and `code.…`, `machine.…` and `evaluation.…` beside them."""
+"""JSON by key: the config's leaves, `code.…`, `machine.…` and `evaluation.…`."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A key of the config or of the facts beside it that has several values, and the names of the runs with each.
+    """A key of the facts with several values, and the names of the runs with each.
 
-    `effect` is what is not compared because of it: `scores`, `costs`, `scores and costs`; or `flagged`: nothing.
+    `effect`, what is not compared because of it: `scores`, `costs`, `scores and costs`; `flagged`: nothing.
     """
 
     key: str
@@ -42,17 +41,15 @@ class Difference:
 
 
 def compare_runs(runs: Sequence[Run], swept: Sequence[str]) -> tuple[list[Difference], dict[str, dict[Path, str]]]:
-    """What differs between runs but was not swept over, what prevents a comparison first; and for `scores` and `costs`
-    how each run, by its directory, deviates from most: not at all (an empty text) where it may be compared."""
+    """What differs between runs but was not swept over, what prevents a comparison first; and by `scores` and `costs`
+    how each run deviates from most: an empty text where it may be compared."""
     facts = {run.path: {key: x for key, x in _facts(run).items() if not is_swept(key, swept)} for run in runs}
     with_measures = {
         "scores": [run.path for run in runs if run.evaluation],
         "costs": [run.path for run in runs if len(run.metrics["step"])],
     }
     excluded = {
-        kind: _deviations(
-            {path: {key: x for key, x in facts[path].items() if kind in _affected(key)} for path in paths}
-        )
+        kind: _deviations({path: {k: x for k, x in facts[path].items() if kind in _affected(k)} for path in paths})
         for kind, paths in with_measures.items()
     }
     return _differences([(run, facts[run.path]) for run in runs if facts[run.path]]), excluded
@@ -65,18 +62,12 @@ def _affected(key: str) -> list[str]:
 
 
 def _facts(run: Run) -> Facts:
-    """How a run was trained and evaluated, as far as its files tell."""
     plain: dict[str, Any] = {**without_aside(Config, run.config), **run.recipe}
     if isinstance(run.config.get("runtime"), Mapping):
         plain["runtime"] = run.config["runtime"]  # all of it: the recipe has only a part
-    identity = run.identity
-    if identity:
-        plain["code"] = {
-            "commit": identity.get("commit"),
-            "uncommitted changes": identity.get("dirty"),
-            "python": identity.get("python"),
-            "versions": identity.get("versions", {}),
-        }
+    if identity := run.identity:
+        plain["code"] = {"commit": identity.get("commit"), "uncommitted changes": identity.get("dirty")}
+        plain["code"] |= {"python": identity.get("python"), "versions": identity.get("versions", {})}
         plain["machine"] = identity.get("machine", {})
     facts = {key: value for key, value in leaves(plain) if key and not is_swept(key, IGNORED)}
     return facts | _evaluation_facts(run) if run.evaluation else facts
@@ -85,14 +76,13 @@ def _facts(run: Run) -> Facts:
 def _evaluation_facts(run: Run) -> Facts:
     evaluation = run.evaluation
     settings, data, step = (evaluation.get(key) for key in ("settings", "data", "step"))
-    trainer = run.recipe.get("trainer", run.config.get("trainer"))
-    # The number of pictures and baselines, and how often a run was evaluated, change no score.
     settings = settings if isinstance(settings, Mapping) else {}
-    values = {key: value for key, value in settings.items() if key not in ("every", "pictures", "baselines")}
+    of_no_score = ("every", "pictures", "baselines")
+    facts = {f"evaluation.{key}": value for key, value in settings.items() if key not in of_no_score}
     # Where the number of steps is swept over, all that matters is whether the last checkpoint was evaluated.
-    values["step"] = "the last" if step is not None and step == nested(trainer, "steps") else step
-    values["tiles scored"] = evaluation.get("tiles")
-    facts = {f"evaluation.{key}": value for key, value in values.items()}
+    last = nested(run.recipe.get("trainer", run.config.get("trainer")), "steps")
+    facts["evaluation.step"] = "the last" if step is not None and step == last else step
+    facts["evaluation.tiles scored"] = evaluation.get("tiles")
     optional = {
         "evaluation.data": nested(data if isinstance(data, Mapping) else run.recipe.get("data"), "fingerprint"),
         "code.evaluated at commit": nested(evaluation.get("machine", run.identity), "commit"),
@@ -108,8 +98,7 @@ def _differences(known_facts: Sequence[tuple[Run, Facts]]) -> list[Difference]:
         values: dict[str, list[str]] = {}
         for run, facts in known_facts:
             # Files that cannot be read, and a missing evaluation, are no differences.
-            readable = run.config and run.identity
-            if key in facts or (readable and not of_evaluation):
+            if key in facts or (run.config and run.identity and not of_evaluation):
                 values.setdefault(facts.get(key, NONE), []).append(run.path.name)
         if len(values) > 1:
             differing.append(Difference(key, values, " and ".join(_affected(key)) or "flagged"))
@@ -117,7 +106,6 @@ def _differences(known_facts: Sequence[tuple[Run, Facts]]) -> list[Difference]:
 
 
 def _deviations(facts_by_run: Mapping[Path, Facts]) -> dict[Path, str]:
-    """How each run deviates from the facts that most share."""
     if not facts_by_run:
         return {}
     counts = Counter(json.dumps(facts, sort_keys=True) for facts in facts_by_run.values())

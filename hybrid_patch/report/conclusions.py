@@ -12,20 +12,14 @@ MANY = 12
 
 
 def answer(summary: Summary) -> list[str]:
-    """Sentences about a summary."""
     if summary.best is None:
-        return [
-            f"{number_of(len(summary.members), 'member')}, none with an evaluation that counts: costs can be compared, "
-            "quality cannot. hybrid-patch evaluate run=… evaluates a run."
-        ]
+        members = number_of(len(summary.members), "member")
+        return [f"{members}, none with an evaluation that counts: run hybrid-patch evaluate run=… to compare quality."]
     best, others = summary.members[0], summary.best.against
     miou = with_seeds(best.measures["miou"], score)
     if not others:
-        return [
-            f"{best.label} is the only member with an evaluation that counts: mIoU {miou}. There is nothing to compare "
-            "it with.",
-            *_baseline(summary, best),
-        ]
+        only = f"{best.label} is the only member with an evaluation that counts: mIoU {miou}."
+        return [only, *_baseline(summary, best)]
     sentences = [f"{best.label} has the highest mean mIoU, {miou}, of {len(others) + 1} members that can be compared."]
     for word, text in (
         ("more", "It is shown to be above {}."),
@@ -43,11 +37,9 @@ def answer(summary: Summary) -> list[str]:
         )
     for name, against in best.against.items():
         sentences += _comparison(name, against)
-    front = [member.label for member in summary.members if member.front]
-    if front:
-        sentences.append(
-            f"No member is better in step time, memory and mean mIoU together than {listed(front, MAX_FRONT, ' and ')}."
-        )
+    if front := [member.label for member in summary.members if member.front]:
+        names = listed(front, MAX_FRONT, " and ")
+        sentences.append(f"No member is better in step time, memory and mean mIoU together than {names}.")
     return sentences + _baseline(summary, best)
 
 

@@ -12,19 +12,16 @@ from hybrid_patch.report.load_runs import Run
 from hybrid_patch.report.predictions import Prediction, cumulative_flops
 
 POINTS = 120
-"""Of a curve: longer losses are reduced to medians."""
+"""Of a curve: longer losses are reduced to medians of bins."""
 MAX_CHANGES = 20
 """Changes of patch sizes that are marked; a training with more draws its sizes anew in each step."""
 Kind = Literal["loss", "probe"]
 
 
 class Curve(NamedTuple):
-    """A quantity of a run over its training.
+    """A quantity of a run over its training, labelled by member.
 
-    Attributes:
-        label: of the run's member.
-        x: by axis: `steps`, `minutes`, and `flops` where they are predicted.
-        changes: the steps after which the patch sizes changed, and to what.
+    `x` has `steps`, `minutes`, and `flops` where predicted; `changes`: after which steps patch sizes changed, to what.
     """
 
     label: str
@@ -55,7 +52,6 @@ def _curves(label: str, run: Run, prediction: Prediction | None) -> Iterator[Cur
         points = np.flatnonzero(np.isfinite(metrics[column]))
         y = metrics[column][points]
         if kind == "loss" and len(y) > 2 * POINTS:
-            # Values are medians of bins; a point is at the end of its bin.
             bins = np.array_split(np.arange(len(y)), POINTS)
             y, points = np.array([np.median(y[each]) for each in bins]), points[[each[-1] for each in bins]]
         if len(y):
@@ -63,7 +59,6 @@ def _curves(label: str, run: Run, prediction: Prediction | None) -> Iterator[Cur
 
 
 def _changes(run: Run) -> list[tuple[float, str]]:
-    """The steps after which patch sizes changed, and to what; none if they change all the time."""
     sizes = np.stack([run.metrics["processing_patch_size"], run.metrics["output_patch_size"]])
     after = np.flatnonzero((sizes[:, 1:] != sizes[:, :-1]).any(0) & np.isfinite(sizes[:, 1:]).all(0))
     if len(after) > MAX_CHANGES:

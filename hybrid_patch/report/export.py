@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def _plain(member: ReportMember) -> Row:
 
 
 def run_row(run: Run) -> Row:
-    """What the page says of a run; `tile_interval` is that of its mIoU, over validation tiles."""
+    """What the page says of a run; `tile_interval` is that of its mIoU."""
     return {
         "name": run.path.name,
         "path": str(run.path),
@@ -72,9 +73,8 @@ def _member_row(member: ReportMember, columns: Sequence[str]) -> Row:
         "front": member.front,
         **{f"{kind}_not_compared": why for kind, why in member.excluded.items()},
     }
-    for name in MEASURES:
-        if name in member.measures:
-            row |= _estimate_cells(name, member.measures[name])
+    for name, estimate in member.measures.items():
+        row |= _estimate_cells(name, estimate)
     for reference, against in member.against.items():
         for name, comparison in against.comparisons.items():
             key = f"{name}_{'ratio' if MEASURES[name].kind == 'costs' else 'difference'}_to_{reference}"
@@ -86,13 +86,12 @@ def _member_row(member: ReportMember, columns: Sequence[str]) -> Row:
 
 
 def _estimate_cells(name: str, estimate: Estimate) -> Row:
-    parts = {f"{name}_{part}": getattr(estimate, part) for part in ("low", "high", "n")}
-    return {name: estimate.mean, **parts}
+    return {name: estimate.mean, **{f"{name}_{part}": getattr(estimate, part) for part in ("low", "high", "n")}}
 
 
 def run_rows(members: Sequence[ReportMember]) -> list[Row]:
-    """A row per run, whether it is done or not: id, state, the recipe's values that are not the same in all runs, the
-    metrics of its last step, and its costs and scores as `cost.<name>` and `score.<name>`."""
+    """A row per run: id, state, the recipe's values that differ, the metrics of its last step, and its costs and scores
+    as `cost.<name>` and `score.<name>`."""
     runs = [(member.label, run, recipe_leaves(run)) for member in members for run in member.runs]
     differing = differing_keys([recipe for _, _, recipe in runs if recipe])
     rows = []
@@ -104,9 +103,7 @@ def run_rows(members: Sequence[ReportMember]) -> list[Row]:
                 "id": run.identity.get("run_id", run.path.name),
                 "path": str(run.path),
                 "member": label,
-                "state": run.state,
-                "reason": run.reason,
-                "attempt": run.attempt,
+                **{key: getattr(run, key) for key in ("state", "reason", "attempt")},
                 "commit": run.identity.get("commit"),
                 **{key: json.loads(recipe[key]) if key in recipe else None for key in differing},
                 **run.last_metrics,
@@ -157,8 +154,8 @@ def as_markdown(summary: Summary, answer: Sequence[str]) -> str:
             comparisons = member.against[reference].comparisons if reference in member.against else {}
             cells += [formatting.verdict(comparisons.get(name), MEASURES[name].relative) for name in MAIN_MEASURES]
         lines.append(_line(cells))
-    legend = "Bold: on the Pareto front of step time, peak memory and mIoU, by means. In brackets: the 95 % interval "
-    return "\n".join([*lines, "", f"{legend}over seeds."]) + "\n"
+    legend = "Bold: on the Pareto front of step time, peak memory and mIoU. In brackets: the 95 % interval over seeds."
+    return "\n".join([*lines, "", legend]) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -167,5 +164,4 @@ def _line(cells: Sequence[str]) -> str:
 
 def _cell(text: str) -> str:
     """Names come from files: escape what would end a cell, begin a tag or change the type."""
-    plain = " ".join(text.split())
-    return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    return re.sub(r"([\\|*])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")

@@ -22,16 +22,13 @@ from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.summary import Summary
 
 INK = "#1f2328"
-"""The colour of text and axes in a file; on the page they have the colour of the page's text."""
+"""The colour of text and axes in a file; on the page it becomes `currentColor`."""
 COLOURS = ("#0a7cc4", "#d9642b", "#2a9d62", "#a35fc0", "#c28a00", "#d14b8f", "#4a9fb0", "#8a8f3c", "#b0483f", "#6f7fd0")
-"""Of members, in turn: of medium lightness, visible on white and on black."""
+"""Of members, in turn: visible on white and on black."""
 MARKERS = {"ps=8": "s", "ps=1": "D"}
 """Of pure members; hybrids are round."""
-MAX_LABELS = 12
-"""With more points, only the front and the pure members are labelled."""
-SIZE = (4.7, 3.5)
-MAX_LENGTH = 36
-"""Characters of a label."""
+MAX_LABELS, MAX_LENGTH = 12, 36
+"""With more points, only the front and the pure members are labelled; and the characters of a label."""
 STYLE: dict[Any, Any] = {
     **{"svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif", "text.parse_math": False},
     **{"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK},
@@ -39,12 +36,11 @@ STYLE: dict[Any, Any] = {
 GAP, LETTER_WIDTH = 10.0, 4.7
 """Points (1/72 inch) between a data point and its label, and per letter."""
 MAX_SPAN = 5.0
-"""Intervals of costs are drawn up to this multiple of their mean."""
+"""Intervals of costs end at this multiple of the mean: two seeds on a busy machine may have any."""
 
 
 class Plot(NamedTuple):
-    """A figure: the name of its file without suffix, what draws it, and colours by label for the file's legend (the
-    page has one legend for all)."""
+    """A figure: its file's name without suffix, what draws it, and the colours of the file's legend, by label."""
 
     name: str
     title: str
@@ -52,26 +48,18 @@ class Plot(NamedTuple):
     legend: Mapping[str, str]
 
 
-class CostAxis(NamedTuple):
-    """How a cost is named in files and titles, and its unit."""
-
-    file: str
-    title: str
-    unit: str
-    unit_size: float
-
-
 COST_AXES = {
-    "step_seconds": CostAxis("time", "step time", "ms", 1e-3),
-    "peak_memory_bytes": CostAxis("memory", "peak memory", "MiB", 2.0**20),
-    "hours": CostAxis("hours", "time of the whole training", "min", 1 / 60),
+    "step_seconds": ("time", "step time", "ms", 1e-3),
+    "peak_memory_bytes": ("memory", "peak memory", "MiB", 2.0**20),
+    "hours": ("hours", "time of the whole training", "min", 1 / 60),
 }
+"""How a cost is named in files and in titles, its unit, and the unit's size."""
 CURVE_AXES = {
     "steps": ("steps", "steps"),
     "minutes": ("time", "minutes of training"),
     "flops": ("FLOPs", "FLOPs (planned)"),
 }
-"""What curves are drawn over: in titles, and beside the axis."""
+"""What curves are drawn over: in titles, and along the axis."""
 TICKS: Sequence[tuple[float, Sequence[float]]] = ((8, (1, 1.5, 2, 3, 4, 5, 6, 8)), (80, (1, 2, 5)), (2e3, (1, 3)))
 """The ticks of a cost axis within a power of ten, by the ratio of its ends: those of the first that is larger."""
 
@@ -84,11 +72,11 @@ def colours(summary: Summary) -> dict[str, str]:
 def cost_plots(summary: Summary) -> list[Plot]:
     """mIoU against each cost that members have. Points have the id `point-<cost>-<number of the member>`."""
     plots = []
-    for cost, axis in COST_AXES.items():
+    for cost, (file, title, _, _) in COST_AXES.items():
         members = {i: member for i, member in enumerate(summary.members) if member.comparable("miou", cost)}
         if members:
             draw = functools.partial(_draw_costs, summary=summary, members=members, cost=cost)
-            plots.append(Plot(f"miou_against_{axis.file}", f"mIoU against {axis.title}", draw, {}))
+            plots.append(Plot(f"miou_against_{file}", f"mIoU against {title}", draw, {}))
     return plots
 
 
@@ -100,10 +88,9 @@ def _draw_costs(axes: Axes, summary: Summary, members: Mapping[int, ReportMember
         if len(members) <= MAX_LABELS or member.front or member.kind in MARKERS:
             labelled.append((x, y, member.label, colour))
     axes.set_xscale("log")
-    axes.set_xlabel(f"{COST_AXES[cost].title}, {COST_AXES[cost].unit}")
+    axes.set_xlabel(", ".join(COST_AXES[cost][1:3]))
     axes.set_ylabel("mIoU")
-    raw_bands = summary.baselines.get("raw bands")
-    if raw_bands is not None:
+    if (raw_bands := summary.baselines.get("raw bands")) is not None:
         axes.axhline(raw_bands, color=INK, lw=0.8, ls=(0, (2, 3)), alpha=0.6)
         axes.annotate(
             "raw bands", (1, raw_bands), (-3, -3), xycoords=("axes fraction", "data"),
@@ -120,12 +107,11 @@ def _draw_costs(axes: Axes, summary: Summary, members: Mapping[int, ReportMember
 
 def _draw_point(axes: Axes, member: ReportMember, cost: str, colour: str, gid: str) -> tuple[float, float]:
     """A member with its intervals, and an invisible disc to hover over; returns its position."""
-    score, estimate, unit = member.measures["miou"], member.measures[cost], COST_AXES[cost].unit_size
+    score, estimate, unit = member.measures["miou"], member.measures[cost], COST_AXES[cost][-1]
     x, y = estimate.mean / unit, score.mean
     if score.low is not None and score.high is not None:
         axes.plot([x, x], [score.low, score.high], color=colour, lw=1.4, alpha=0.7)
     if estimate.low is not None and estimate.high is not None:
-        # Two seeds on a busy machine may have any interval.
         span = [max(estimate.low / unit, x / MAX_SPAN), min(estimate.high / unit, x * MAX_SPAN)]
         axes.plot(span, [y, y], color=colour, lw=1.4, alpha=0.7)
     fill = colour if score.n > 1 else "none"
@@ -148,12 +134,8 @@ def _label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -
     for (x, y, label, colour), (px, py) in zip(points, positions, strict=True):
         text = shortened(label)
         candidates = [(_label_box(px, py + 11 * up + 6, text, side), side, up) for side, up in offsets]
-        inside = [
-            candidate
-            for candidate in candidates
-            if area.contains(*candidate[0].min) and area.contains(*candidate[0].max)
-        ]
-        free = (candidate for candidate in inside if not any(candidate[0].overlaps(other) for other in occupied))
+        inside = [each for each in candidates if area.contains(*each[0].min) and area.contains(*each[0].max)]
+        free = (each for each in inside if not any(each[0].overlaps(other) for other in occupied))
         box, side, up = next(free, (inside or candidates)[0])
         occupied.append(box)
         line = {"arrowstyle": "-", "lw": 0.6, "color": colour, "shrinkA": 0, "shrinkB": 5}
@@ -164,7 +146,7 @@ def _label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -
 
 
 def _label_box(x: float, y: float, text: str, side: int) -> Bbox:
-    """The extent of a label beside a point, in points; to the right if `side` is 1, to the left if it is -1."""
+    """The extent of a label beside a point, in points: to the right (side 1) or left (-1)."""
     near, far = sorted((x + side * GAP, x + side * (GAP + LETTER_WIDTH * len(text))))
     return Bbox.from_extents(near, y - 5, far, y + 5)
 
@@ -210,17 +192,16 @@ def _draw_curve(axes: Axes, curve: Curve, over: str, colour: str) -> None:
 def rendered(plot: Plot, file_format: str, legend: bool = True) -> bytes:
     """A figure as `svg` or `png`."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": plot.name}):
-        figure = Figure(figsize=SIZE, layout="constrained", dpi=100)
+        figure = Figure(figsize=(4.7, 3.5), layout="constrained", dpi=100)
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color=INK, alpha=0.12, lw=0.6)
         plot.draw(axes)
         if legend and plot.legend:
-            lines = [Line2D([], [], color=colour, label=shortened(name)) for name, colour in plot.legend.items()]
-            figure.legend(
-                handles=lines[:MAX_LABELS], loc="outside lower center", ncols=3, fontsize="small", frameon=False
-            )
+            names = list(plot.legend.items())[:MAX_LABELS]
+            lines = [Line2D([], [], color=colour, label=shortened(name)) for name, colour in names]
+            figure.legend(handles=lines, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
         buffer = io.BytesIO()
         if file_format == "svg":
             figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -238,5 +219,4 @@ def inline(plot: Plot) -> str:
 
 
 def shortened(name: str) -> str:
-    """A name that fits into a figure."""
     return name if len(name) <= MAX_LENGTH else f"{name[: MAX_LENGTH - 1]}…"

@@ -6,8 +6,6 @@ from functools import partial
 from hybrid_patch.report.statistics import Comparison, Estimate
 
 Format = Callable[[float | int], str]
-"""How a number is written."""
-
 NOTHING = "–"
 
 
@@ -49,7 +47,7 @@ def number_of(n: int, noun: str) -> str:
 
 
 def listed(names: Sequence[str], limit: int, last: str = ", ") -> str:
-    """`a, b and 3 more`; `last` is between the last two, where all are named."""
+    """`a, b and 3 more`; `last` joins the last two where all are named."""
     if len(names) > limit:
         return f"{', '.join(names[:limit])} and {len(names) - limit} more"
     return last.join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
@@ -78,9 +76,8 @@ def with_seeds(estimate: Estimate | None, number: Format) -> str:
 
 def comparison_seeds(comparison: Comparison) -> str:
     """`3 seeds, paired`; `1 seed: no verdict`"""
-    if comparison.verdict == "too few seeds":
-        return f"{sample_size(comparison.estimate)}: no verdict"
-    return f"{sample_size(comparison.estimate)}, {'paired' if comparison.paired else 'not paired'}"
+    pairing = ", paired" if comparison.paired else ", not paired"
+    return sample_size(comparison.estimate) + (": no verdict" if comparison.verdict == "too few seeds" else pairing)
 
 
 def verdict(comparison: Comparison | None, number: Format) -> str:

@@ -1,7 +1,6 @@
 """Pictures of the same tiles by several members, in common colours, with the maps of a linear probe of each.
 
-The panels come from `evaluate/pictures.py`, which composes them into a figure per tile. Here each panel is an image of
-its own, so that the page can lay them out, scale them without smoothing and caption them.
+Each panel of `evaluate/pictures.py` becomes an image of its own, which the page lays out, scales and captions.
 """
 
 import base64
@@ -34,9 +33,8 @@ log = logging.getLogger(__name__)
 Array = np.ndarray
 
 MAX_MEMBERS = 8
-"""Members that are drawn."""
 TRAIN_TILES, TRAIN_PIXELS = 24, 20_000
-"""Training tiles, and pixels of them, for the probe of the pictures: fewer than for that of the scores."""
+"""Of the probe of the pictures: fewer than of that of the scores."""
 CANDIDATES = 24
 """Validation tiles, of which those with the most even mix of classes are drawn."""
 VERSION = 2
@@ -44,14 +42,8 @@ VERSION = 2
 
 
 class Gallery(NamedTuple):
-    """Pictures for the page.
-
-    Attributes:
-        tiles: each with a `name` and `rows` of panels: `caption` and `src`.
-        classes: names and colours of the labels' classes.
-        reference: the member whose embedding gives the colours.
-        failure: why there are none.
-    """
+    """Pictures for the page: tiles with a `name` and `rows` of panels (`caption`, `src`), the classes' names and
+    colours, the member whose embedding gives the colours, and why there are none."""
 
     tiles: Sequence[Mapping[str, Any]] = ()
     classes: Sequence[tuple[str, str]] = ()
@@ -64,36 +56,31 @@ DrawnRun = tuple[ReportMember, Run]
 
 
 def gallery(members: Sequence[ReportMember], count: int, folder: Path, progress: Callable[[str], None]) -> Gallery:
-    """The gallery of `count` tiles by members in the order in which they are drawn.
-
-    Pictures that an earlier report of the same runs left in the folder are reused.
-    """
+    """The gallery of `count` tiles; it reuses pictures that an earlier report of the same runs left in the folder."""
     if not count:
         return Gallery()
     drawn_runs = _runs_to_draw(members)
     if not drawn_runs:
         return Gallery(failure="No pictures: no run is done and has a checkpoint.")
-    identities = [[member.label, str(run.path.absolute()), *_newest_checkpoint(run)] for member, run in drawn_runs]
+    newest = [list_checkpoints(run.path / CHECKPOINTS)[-1][1] for _, run in drawn_runs]
+    identities = [
+        [member.label, str(run.path.absolute()), path.name, path.stat().st_mtime_ns]
+        for (member, run), path in zip(drawn_runs, newest, strict=True)
+    ]
     key = {"version": VERSION, "count": count, "runs": identities}
     cache = folder / "pictures.json"
     drawn = json.loads(cache.read_text()) if cache.exists() else {}
     if drawn.get("key") != key:
         try:
             drawn = {"key": key, **_draw(drawn_runs, count, folder, progress)}
-        except (
-            InputError,
-            OSError,
-            ValueError,
-            RuntimeError,
-        ) as error:  # data that are gone, a checkpoint of other code
+        except (InputError, OSError, ValueError, RuntimeError) as error:  # no data, or a checkpoint of other code
             return Gallery(failure=f"No pictures: {one_line(error)}")
         write_json(cache, drawn)
     return _from_files(drawn, folder)
 
 
 def _runs_to_draw(members: Sequence[ReportMember]) -> list[DrawnRun]:
-    """A run each of pure ps=8, the hybrids from the best on, and pure ps=1, as far as they are done and on the data of
-    the first."""
+    """A run each of pure ps=8, the best hybrids, and pure ps=1, if done and on the data of the first."""
     candidates = []
     for member in members:
         runs = [run for run in member.runs if run.state == "done" and list_checkpoints(run.path / CHECKPOINTS)]
@@ -105,12 +92,6 @@ def _runs_to_draw(members: Sequence[ReportMember]) -> list[DrawnRun]:
     hybrids = [drawn for drawn in same_data if drawn[0].pure is None][: max(MAX_MEMBERS - len(pure), 1)]
     coarse, fine = ([drawn for drawn in pure if (drawn[0].pure == 1) == is_fine] for is_fine in (False, True))
     return [*coarse, *hybrids, *fine][:MAX_MEMBERS]
-
-
-def _newest_checkpoint(run: Run) -> tuple[str, int]:
-    """Its name, and when it was written."""
-    _, path = list_checkpoints(run.path / CHECKPOINTS)[-1]
-    return path.name, path.stat().st_mtime_ns
 
 
 def _draw(runs: Sequence[DrawnRun], count: int, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -148,19 +129,14 @@ def _draw(runs: Sequence[DrawnRun], count: int, folder: Path, progress: Callable
 
 
 def _class_entropy(tile: Tile) -> float:
-    """The entropy of a tile's classes."""
     labels = np.array([]) if tile.labels is None else tile.labels[tile.labels != UNLABELLED]
     return float(entropy(np.unique(labels, return_counts=True)[1])) if labels.size else 0.0
 
 
 def _predicted(
-    features: Features,
-    source: Source,
-    timesteps: int,
-    shown: Sequence[Tile],
-    embedded: Sequence[Float[Array, "h w d"]],
+    features: Features, source: Source, timesteps: int, shown: Sequence[Tile], embedded: Sequence[Float[Array, "h w d"]]
 ) -> list[Int[Array, "h w"]]:
-    """The maps of a linear probe of a model's embedding; empty where there are too few labels to train it."""
+    """The maps of a linear probe; none where there are too few labels to train it."""
     train = read_tiles(source, "train", TRAIN_TILES, timesteps)
     try:
         probe = fit_linear_probe(*sample_pixels(features, train, TRAIN_PIXELS, 1)[0])
@@ -177,8 +153,6 @@ def _written(folder: Path, name: str, panel: Panel) -> dict[str, str]:
 
 
 def _from_files(drawn: Mapping[str, Any], folder: Path) -> Gallery:
-    """The panels with their files' content, so that the page needs no other file."""
-
     def with_content(panel: Mapping[str, str]) -> dict[str, str]:
         content = base64.b64encode((folder / panel["file"]).read_bytes()).decode()
         return {"caption": panel["caption"], "src": f"data:image/png;base64,{content}"}

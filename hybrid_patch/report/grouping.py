@@ -19,7 +19,7 @@ CHOICES = ("patch", "upsampler", "curriculum", "model", "masking", "loss")
 """Config groups that an experiment chooses among: the axes, where neither a manifest nor the user names them."""
 NONE = "(none)"
 UNUSED = "–"
-"""The upsampler of a run whose output patches are its processing patches."""
+"""The upsampler of a pure run."""
 STATES = ("failed", "missing", "preempted", "running", "queued", "done")
 """The state of a member is the first of these that one of its runs is in."""
 
@@ -50,14 +50,12 @@ class ReportMember:
 
     Attributes:
         leaves: of the recipe, without the seed.
-        runs: at least one.
         values: by axis, for people.
         label: unique among the members.
         by_seed: what counts of its runs: a value per seed, by measure.
         measures: means over seeds, by measure.
         against: comparisons with the pure members, by `ps=8` and `ps=1`.
         excluded: why its `scores`, and why its `costs`, are not compared; empty where they are.
-        planned: None if it was not planned.
         notes: on runs that do not count, and files that cannot be read.
         front: whether it is on the Pareto front.
     """
@@ -76,12 +74,12 @@ class ReportMember:
 
     @functools.cached_property
     def pure(self) -> int | None:
-        """The patch size of a member that processes and outputs the same size throughout."""
-        return pure_size(self.leaves)
+        """Its patch size, if it processes and outputs the same size throughout."""
+        return _pure_size(self.leaves)
 
     @property
     def kind(self) -> str:
-        """`ps=8`, `ps=1` or another pure patch size, or `hybrid`."""
+        """`ps=8`, `ps=1`, …, or `hybrid`."""
         return "hybrid" if self.pure is None else f"ps={self.pure}"
 
     @property
@@ -95,8 +93,7 @@ class ReportMember:
 
 
 def swept_keys(folders: Sequence[Path]) -> list[str]:
-    """The keys, but for the seed, whose values differ between the arguments of submitted sweeps' runs; none if one of
-    the folders has no manifest: then only the configs can tell."""
+    """The keys, but for the seed, whose values differ in submitted sweeps; none if a folder has no manifest."""
     sweeps = [planned_runs(folder) for folder in folders]
     if not all(sweeps):
         return []
@@ -109,14 +106,13 @@ def swept_keys(folders: Sequence[Path]) -> list[str]:
 
 
 def recipe_leaves(run: Run) -> Leaves:
-    """The leaves of a run's recipe, or of its config if it has no recipe."""
+    """The leaves of a run's recipe, else of its config."""
     plain = dict(run.recipe or without_aside(Config, run.config))
     return dict(leaves(plain)) if plain else {}
 
 
 def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[ReportMember], list[str]]:
-    """The members, in the order of their first runs, and the names of the columns that tell them apart: of the config
-    keys that were swept over, or if none are given of `CHOICES`."""
+    """The members, in the order of their first runs, and the columns that tell them apart: axes, else `CHOICES`."""
     by_recipe: dict[str, ReportMember] = {}
     for run in runs:
         recipe = {key: value for key, value in recipe_leaves(run).items() if key != "seed"}
@@ -142,18 +138,16 @@ def is_swept(key: str, axes: Sequence[str]) -> bool:
     return any(key == axis or key.startswith((f"{axis}.", f"{axis}[")) for axis in axes)
 
 
-def pure_size(leaves: Leaves) -> int | None:
-    """The patch size of a recipe that processes and outputs the same size in all of its steps."""
+def _pure_size(leaves: Leaves) -> int | None:
     sizes = {value for key, value in leaves.items() if key.endswith(("processing_patch_size", "output_patch_size"))}
     return int(next(iter(sizes))) if len(sizes) == 1 and next(iter(sizes)).isdigit() else None
 
 
 def reference(member: ReportMember, members: Sequence[ReportMember], size: int) -> ReportMember | None:
     """The pure member of a patch size that a member is compared with: alike in all axes but those of patch sizes."""
-    ignored = ("patch", "upsampler", "curriculum")
 
     def other_axes(each: ReportMember) -> dict[str, str]:
-        return {name: value for name, value in each.values.items() if not is_swept(name, ignored)}
+        return {name: x for name, x in each.values.items() if not is_swept(name, ("patch", "upsampler", "curriculum"))}
 
     return next((each for each in members if each.pure == size and other_axes(each) == other_axes(member)), None)
 
@@ -186,11 +180,10 @@ def _determined(key: str, columns: Sequence[str], recipes: Sequence[Leaves]) -> 
 
 
 def _shown(column: str, leaves: Leaves, mark_unused: bool = True) -> str:
-    """The value of a column."""
     if column == "patch":
         coarse, fine = (leaves.get(f"patch.{key}_patch_size", NONE) for key in ("processing", "output"))
         return f"ps={fine}" if coarse == fine else f"{coarse}→{fine}"
-    if mark_unused and is_swept(column, ["upsampler"]) and pure_size(leaves) is not None:
+    if mark_unused and is_swept(column, ["upsampler"]) and _pure_size(leaves) is not None:
         return UNUSED
     return _unquoted(leaves.get(f"{column}.name", leaves.get(column, NONE)))
 
@@ -201,7 +194,6 @@ def _unquoted(value: str) -> str:
 
 
 def _majority(values: Sequence[str]) -> str | None:
-    """The value that more than half have."""
     value, count = Counter(values).most_common(1)[0]
     return value if 2 * count > len(values) else None
 

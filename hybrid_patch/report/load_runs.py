@@ -22,7 +22,7 @@ COLUMNS = (
 )
 """What a report reads of metrics.jsonl."""
 SILENT_SECONDS = 600.0
-"""A run in state `running` whose last heartbeat is older than this is reported as silent."""
+"""From this age of its last heartbeat on, a running run is reported as silent."""
 RUN_FILES = (IDENTITY, CONFIG, STATUS)
 """A folder with one of these is a run directory."""
 
@@ -34,11 +34,9 @@ class Run:
     """A run on disk: its files' content, empty where there is none.
 
     Attributes:
-        state: of `status.json`: queued, running, preempted, done or failed; `missing` if there is no such directory, or
-            nothing in it can be read.
+        state: queued, running, preempted, done or failed; `missing` if nothing can be read.
         identity: `run.json`: id, recipe, commit, versions, machine.
         metrics: `COLUMNS` by name, NaN where a line has none.
-        last_metrics: the last line of the metrics.
         notes: what could not be read, and why.
     """
 
@@ -55,24 +53,21 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """None where neither config nor recipe can be read."""
         seed = self.recipe.get("seed", self.config.get("seed"))
         return seed if isinstance(seed, int) else None
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """The part of the config that can change the result."""
         recipe = self.identity.get("recipe")
         return recipe if isinstance(recipe, Mapping) else {}
 
     @property
     def steps_done(self) -> int:
-        """The last step of its metrics."""
         return int(self.metrics["step"][-1]) if len(self.metrics["step"]) else 0
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """The run directories in some folders, at any depth, and those that a sweep's manifest lists but do not exist yet.
+    """The run directories in folders, at any depth, and those that a sweep's manifest lists but do not exist yet.
 
     Raises InputError for a folder that does not exist or has no run in it.
     """
@@ -98,7 +93,6 @@ def _runs_below(folder: Path) -> Iterable[Path]:
 
 
 def load_run(path: Path) -> Run:
-    """A run, as far as it can be read."""
     if not path.is_dir():
         return Run(path)
     notes: list[str] = []
@@ -126,14 +120,15 @@ def load_run(path: Path) -> Run:
 def columns(rows: Sequence[Any]) -> Columns:
     """Lines of the metrics as arrays; lines without a step are left out."""
     valid = [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
-    values = {name: [row.get(name) for row in valid] for name in COLUMNS}
-    return {
-        name: np.array([x if isinstance(x, float | int) else np.nan for x in xs], float) for name, xs in values.items()
-    }
+
+    def number(x: Any) -> float:
+        return x if isinstance(x, float | int) else np.nan
+
+    return {name: np.array([number(row.get(name)) for row in valid], float) for name in COLUMNS}
 
 
 def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:
-    """A file's object; empty if there is no such file, and with a note if it cannot be read."""
+    """A file's object; empty without one, and with a note if it cannot be read."""
     if not path.exists():
         return {}
     try:
@@ -147,12 +142,11 @@ def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[
 
 
 def nested(node: Any, *keys: str) -> Any:
-    """A value of nested mappings; None where there is none."""
     for key in keys:
         node = node.get(key) if isinstance(node, Mapping) else None
     return node
 
 
 def one_line(error: Exception) -> str:
-    """An error's message, on one line of at most 200 characters."""
+    """An error's message, in at most 200 characters."""
     return " ".join(str(error).split())[:200]

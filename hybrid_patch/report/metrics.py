@@ -11,17 +11,11 @@ from hybrid_patch.report.formatting import Format
 from hybrid_patch.report.load_runs import Columns, Run, nested
 
 WARMUP, WARMUP_SHARE = 20, 0.25
-"""The first steps, whose time does not count: a number of them, or of a short training a share."""
+"""The first steps, whose time does not count: a number, or of a short training a share."""
 
 
 class Measure(NamedTuple):
-    """A number that is compared between members.
-
-    Attributes:
-        number: how a value is written.
-        relative: how a comparison is written: scores by their difference, costs by their ratio.
-        kind: `scores` or `costs`: runs may be comparable in one and not in the other.
-    """
+    """A number that is compared between members, how it and a difference (`scores`) or ratio (`costs`) are written."""
 
     title: str
     number: Format
@@ -35,7 +29,7 @@ SCORE_KEYS = {
     "boundary_miou": ("embedding", "linear", "boundary"),
     "knn_miou": ("embedding", "knn", "all"),
 }
-"""Where a score is in an evaluation: features, classifier, part of the pixels."""
+"""Where a score is in an evaluation: features, classifier, pixels."""
 BASELINES = {"raw bands": ("raw", "linear"), "8 × 8 means": ("means", "linear"), "oracle": ("oracle", "majority")}
 _SCORE = (formatting.score, formatting.signed, "scores")
 MEASURES = {
@@ -48,12 +42,11 @@ MEASURES = {
     "hours": Measure("hours", formatting.hours, formatting.times, "costs"),
 }
 MAIN_MEASURES = ("miou", "step_seconds", "peak_memory_bytes")
-"""Those by which members are judged: the Pareto front, the answer, and the comparisons with pure members."""
+"""Those of the Pareto front, the answer, and the comparisons with pure members."""
 
 
 def costs(run: Run) -> dict[str, float]:
-    """`step_seconds` (the median after a warm-up; over a curriculum's stages their mean), `peak_memory_bytes`, and of a
-    finished run the `hours` of all its devices. What cannot be determined is left out."""
+    """`step_seconds`, `peak_memory_bytes`, and of a finished run the `hours` of all its devices, as far as known."""
     memory = run.metrics["peak_memory_bytes"]
     values = {
         "step_seconds": step_seconds(run.metrics),
@@ -67,7 +60,7 @@ def costs(run: Run) -> dict[str, float]:
 
 
 def step_seconds(metrics: Columns) -> float | None:
-    """Seconds of a step, without waiting for data; None if there are no steps."""
+    """Seconds of a step without its wait for data: the median after a warm-up, averaged over a curriculum's stages."""
     sizes = np.stack([metrics["processing_patch_size"], metrics["output_patch_size"]])
     seconds = metrics["step_seconds"]
     timed = np.isfinite(seconds)
@@ -86,17 +79,16 @@ def step_seconds(metrics: Columns) -> float | None:
 
 
 def scores(run: Run) -> dict[str, float]:
-    """The scores that a run's evaluation has."""
     return _mious(run, SCORE_KEYS)
 
 
 def baselines(run: Run) -> dict[str, float]:
-    """The mIoU of the baselines that embeddings are compared with."""
+    """The mIoU of each of `BASELINES`."""
     return _mious(run, {name: (*keys, "all") for name, keys in BASELINES.items()})
 
 
 def tile_interval(run: Run) -> tuple[float, float] | None:
-    """The interval of the mIoU by the evaluation's own bootstrap over groups of validation tiles."""
+    """The interval of the mIoU by the evaluation's bootstrap over groups of validation tiles."""
     low, high = (_mious(run, SCORE_KEYS, key).get("miou") for key in ("low", "high"))
     return None if low is None or high is None else (low, high)
 

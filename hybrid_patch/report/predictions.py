@@ -25,7 +25,7 @@ class Prediction(NamedTuple):
 
 
 def predict_runs(runs: Sequence[Run]) -> tuple[dict[Path, Prediction], dict[Path, str]]:
-    """The predictions of runs by directory, and why others have none. Equal shapes are worked out once."""
+    """The predictions of runs by directory, and why others have none."""
     from hybrid_patch.config.curriculum import all_sizes
     from hybrid_patch.cost.predict import predict_sweep
 
@@ -48,19 +48,17 @@ def predict_runs(runs: Sequence[Run]) -> tuple[dict[Path, Prediction], dict[Path
         if isinstance(prediction, InputError):
             failed[path] = str(prediction)
             continue
-        flops = {
-            (sizes.processing, sizes.output): prediction.config.runtime.processes
-            * sum(sum(parts.values()) for parts in cost.record.flops.values())
-            for sizes, cost in zip(all_sizes(prediction.config.curriculum), prediction.costs, strict=True)
-        }
+        config, flops = prediction.config, {}
+        for sizes, cost in zip(all_sizes(config.curriculum), prediction.costs, strict=True):
+            of_process = sum(sum(parts.values()) for parts in cost.record.flops.values())
+            flops[sizes.processing, sizes.output] = config.runtime.processes * of_process
         predicted[path] = Prediction(flops, prediction.peak(), prediction.parameters)
     return predicted, failed
 
 
 def cumulative_flops(run: Run, prediction: Prediction) -> Float[np.ndarray, " steps"]:
     """FLOPs from the run's beginning to each line of its metrics."""
-    coarse, fine = run.metrics["processing_patch_size"], run.metrics["output_patch_size"]
-    sizes = zip(coarse.tolist(), fine.tolist(), strict=True)
+    sizes = zip(run.metrics["processing_patch_size"], run.metrics["output_patch_size"], strict=True)
     return np.cumsum(np.array([prediction.flops.get(pair, np.nan) for pair in sizes], float))
 
 

@@ -23,16 +23,13 @@ from hybrid_patch.report.summary import REFERENCES, Summary
 
 TEMPLATE = Path(__file__).parent / "template"
 MAX_VALUES, MAX_NAMES = 6, 6
-"""Values of a difference, and names of runs beside each, that are shown; the page gives the number of the others."""
+"""Values of a difference, and names of runs beside each, that are shown."""
 
 
 class Page(NamedTuple):
     """All that a page is made of.
 
     Attributes:
-        answer: sentences.
-        cost_plots: mIoU against costs.
-        curve_rows: figures of curves, in rows.
         unplanned: why the costs of some runs, by directory, are not predicted.
         max_drawn: members that have curves and predicted costs.
         command: that wrote the page.
@@ -79,7 +76,7 @@ def html(page: Page) -> str:
         max_names=MAX_NAMES,
         evaluated_by=_evaluated_by(page.runs),
         provenance=provenance(page.runs),
-        again=next((_train_command(run) for run in page.runs if run.config), ""),
+        trained=next((shlex.quote(str(run.path.absolute())) for run in page.runs if run.config), ""),
     )
 
 
@@ -87,8 +84,7 @@ def warnings(summary: Summary) -> list[str]:
     """What a reader must know before the numbers."""
     sentences = []
     for state, word in (("failed", "failed"), ("missing", "missing"), ("running", "still running")):
-        number = summary.states.get(state, 0)
-        if number:
+        if number := summary.states.get(state, 0):
             sentences.append(f"{number_of(number, 'run')} {word}: not in the means of mIoU.")
     for kind in ("scores", "costs"):
         labels_by_reason: dict[str, list[str]] = defaultdict(list)
@@ -97,8 +93,7 @@ def warnings(summary: Summary) -> list[str]:
                 labels_by_reason[member.excluded[kind]].append(member.label)
         for reason, labels in labels_by_reason.items():
             sentences.append(f"The {kind} of {listed(labels, MAX_NAMES)} are not compared: {reason}.")
-    flagged = [difference.key for difference in summary.differences if difference.effect == "flagged"]
-    if flagged:
+    if flagged := [difference.key for difference in summary.differences if difference.effect == "flagged"]:
         sentences.append(f"Runs also differ in: {listed(flagged, MAX_NAMES)}.")
     return sentences
 
@@ -112,9 +107,9 @@ def provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
     def values(name: str, *keys: str) -> tuple[str, str]:
         raw_values = (nested(identity, *keys) for identity in identities)
         counts = Counter(NOTHING if value is None else str(value) for value in raw_values).most_common()
-        words = [value if len(counts) == 1 else f"{value} ({number} runs)" for value, number in counts[:MAX_VALUES]]
-        more = [f"{len(counts) - MAX_VALUES} more"] if len(counts) > MAX_VALUES else []
-        return name, "; ".join(words + more)
+        words = [value if len(counts) == 1 else f"{value} ({number} runs)" for value, number in counts]
+        more = [f"{len(words) - MAX_VALUES} more"] if len(words) > MAX_VALUES else []
+        return name, "; ".join(words[:MAX_VALUES] + more)
 
     began = sorted(identity["began"] for identity in identities if isinstance(identity.get("began"), float | int))
     days = [time.strftime("%Y-%m-%d %H:%M", time.localtime(x)) for x in (*began[:1], *began[-1:])]
@@ -143,17 +138,15 @@ def _evaluated_by(runs: Sequence[Run]) -> str:
                 f"neighbours, drawn {number_of(settings.get('seeds', 1), 'time')}"
             )
             counts[f"{text}, at commit {str(commit)[:10]}" if commit else text] += 1
-    texts = [f"{number_of(number, 'run')} {how}" for how, number in counts.most_common(MAX_VALUES)]
-    return "; ".join(texts) + ("." if texts else "")
+    return "; ".join(f"{number_of(number, 'run')} {how}" for how, number in counts.most_common(MAX_VALUES))
 
 
 def _view(member: ReportMember, columns: Sequence[str], output: Path) -> dict[str, Any]:
     """What the page says of a member besides its numbers."""
-    folder = output.absolute().parent
+    folder = output.parent
     states = Counter(run.state for run in member.runs)
-    not_evaluated = sum(run.state == "done" and not run.evaluation for run in member.runs)
     marks = [f"{kind} not compared" for kind, why in member.excluded.items() if why]
-    if not_evaluated:
+    if not_evaluated := sum(run.state == "done" and not run.evaluation for run in member.runs):
         marks.append("not evaluated" if not_evaluated == states["done"] else f"{not_evaluated} not evaluated")
     numbers = [
         f"{MEASURES[name].title} {formatting.with_seeds(member.measures[name], MEASURES[name].number)}"
@@ -165,13 +158,5 @@ def _view(member: ReportMember, columns: Sequence[str], output: Path) -> dict[st
         "marks": marks,
         "tooltip": "\n".join([member.label, *numbers, f"{number_of(len(member.runs), 'run')}; click to show"]),
         "filter_values": [*(member.values.get(name, NOTHING) for name in columns), member.state],
-        "runs": [
-            {**run_row(run), "link": quote(os.path.relpath(run.path.absolute(), folder)) + "/"} for run in member.runs
-        ],
+        "runs": [run_row(run) | {"link": f"{quote(os.path.relpath(run.path, folder))}/"} for run in member.runs],
     }
-
-
-def _train_command(run: Run) -> str:
-    """Trains a run again, from its own config."""
-    folder = shlex.quote(str(run.path.absolute()))
-    return f"hybrid-patch train --config-path {folder} --config-name config run_dir=…"

@@ -1,8 +1,7 @@
 """Statistics over few seeds: means with intervals, and comparisons that give no verdict where the interval is wide.
 
-A bootstrap over n seeds never leaves the range of their values: with three paired seeds that differ by noise alone it
-would report a difference one time in four. It is used from six seeds on, with its tails widened for small samples;
-fewer seeds get Student's interval.
+A bootstrap over n seeds never leaves the range of their values: over three pairs of equal members it would report a
+difference one time in four. It is used from six seeds on, with widened tails; fewer get Student's interval.
 """
 
 import math
@@ -24,11 +23,9 @@ Verdict = Literal["more", "less", "no difference shown", "too few seeds"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and its interval, which a single seed does not have.
+    """A mean over n seeds (of two unpaired samples: the smaller), and its interval, which a single seed does not have.
 
-    Attributes:
-        n: seeds; of two unpaired samples, those of the smaller.
-        how: the method of the interval: `t`, `bootstrap` or none; `rounds`: of a benchmark, where n counts its rounds.
+    `how` is the method of the interval; `rounds`: of a benchmark, whose rounds n counts.
     """
 
     mean: float
@@ -53,7 +50,7 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def geometric(values: Sequence[float]) -> Estimate:
-    """The geometric mean of one positive value per seed, such as a time; its interval is positive too."""
+    """The geometric mean of one positive value per seed; its interval is positive too."""
     return _exponential(_estimate(np.log(values)))
 
 
@@ -75,7 +72,6 @@ def ratio(a: Mapping[Seed, float], b: Mapping[Seed, float]) -> Comparison:
 
 
 def verdict_of(estimate: Estimate, null: float) -> Verdict:
-    """The verdict of an interval; no difference where it contains `null`."""
     if estimate.low is None or estimate.high is None:
         return "too few seeds"
     if estimate.low <= null <= estimate.high:
@@ -95,7 +91,7 @@ def _estimate(*samples: np.ndarray) -> Estimate:
     if n < MIN_BOOTSTRAP:
         variances = [x.var(ddof=1) / len(x) for x in samples]
         total = sum(variances)
-        # Welch's degrees of freedom, of one sample n - 1; they do not matter where there is no spread at all.
+        # Welch's degrees of freedom, of one sample n - 1; without any spread they do not matter.
         terms = (variance**2 / (len(x) - 1) for variance, x in zip(variances, samples, strict=True))
         freedom = total**2 / sum(terms) if total else 1
         half = float(stats.t.ppf(1 - TAIL, freedom) * math.sqrt(total))

@@ -24,7 +24,7 @@ TIME_NOTE = (
 
 @dataclass
 class Axes:
-    """The config keys that were swept over, where a manifest or the user names them, and the table's columns."""
+    """The swept config keys that a manifest or the user names, and the table's columns."""
 
     declared: list[str]
     columns: list[str]
@@ -32,7 +32,7 @@ class Axes:
 
 @dataclass
 class Best:
-    """The member of the highest mean mIoU, and its difference to each other that may be compared with it, by label."""
+    """The member of the highest mean mIoU, and its differences to those that may be compared with it, by label."""
 
     label: str
     against: dict[str, Comparison]
@@ -46,9 +46,8 @@ class Summary:
         members: those of the highest mean mIoU first, those that cannot be compared last.
         best: None if no evaluation counts.
         missing_seeds: by label, seeds that a member lacks and at least two others have.
-        baselines: mean mIoU of what embeddings are compared with.
+        baselines: mean mIoU of each.
         differences: between runs, besides what was swept over.
-        time_note: how step times were measured.
         states: number of runs in each.
     """
 
@@ -63,7 +62,7 @@ class Summary:
 
 
 def summarize(runs: Sequence[Run], axes: Sequence[str] = ()) -> Summary:
-    """The summary of runs; `axes` are the config keys that were swept over, where they are known."""
+    """The summary of runs; `axes` are the swept config keys, where they are known."""
     members, columns = members_of(runs, axes)
     differences, excluded = compare_runs(runs, [*(axes or CHOICES), *columns])
     for member in members:
@@ -92,12 +91,11 @@ def _has_score(member: ReportMember) -> bool:
 
 
 def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str]]) -> None:
-    """Add the numbers of the runs that may be compared; of all that are alike, if none may."""
+    """Add the numbers of the runs that may be compared; if none may, of those that deviate as the first does."""
     member.notes += [f"{run.path.name}: {note}" for run in member.runs for note in run.notes]
     for kind, measure in (("scores", _final_scores), ("costs", metrics.costs)):
-        with_values = [
-            (run, values, excluded[kind].get(run.path, "")) for run in member.runs if (values := measure(run))
-        ]
+        values_of = [(run, measure(run), excluded[kind].get(run.path, "")) for run in member.runs]
+        with_values = [each for each in values_of if each[1]]
         reasons = [reason for _, _, reason in with_values]
         member.excluded[kind] = "" if "" in reasons or not reasons else reasons[0]
         for number, (run, values, reason) in enumerate(with_values):
@@ -133,7 +131,6 @@ def _comparisons(member: ReportMember, other: ReportMember) -> dict[str, Compari
 
 
 def add_predictions(summary: Summary, predictions: Mapping[Path, Prediction]) -> None:
-    """Add predicted costs to the members."""
     for member in summary.members:
         planned = [(run, predictions[run.path]) for run in member.runs if run.path in predictions]
         if planned:
@@ -172,7 +169,7 @@ def _missing_seeds(members: Sequence[ReportMember]) -> dict[str, list[int]]:
 
 
 def _baselines(comparable: Sequence[Run]) -> dict[str, float]:
-    """Means over the evaluations that may be compared: they have the same tiles."""
+    """Means over the evaluations that may be compared, which have the same tiles."""
     of_runs = [metrics.baselines(run) for run in comparable]
     values = {name: [each[name] for each in of_runs if name in each] for name in metrics.BASELINES}
     return {name: plain_statistics.fmean(x) for name, x in values.items() if x}

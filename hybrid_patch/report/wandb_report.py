@@ -9,9 +9,9 @@ from hybrid_patch.report.summary import Summary
 
 
 def log_report(runs: Sequence[Run], title: str, summary: Summary, files: Sequence[Path]) -> None:
-    """Log a table of the members, the figures, and an artifact of all files, if one of the runs was logged to wandb.
+    """Log a table of the members, the figures, and all files, if a run was logged to wandb.
 
-    Offline it is written below `wandb/` beside the page; `wandb sync` uploads it later.
+    Offline this is written below `wandb/` beside the page; `wandb sync` uploads it later.
     """
     loggers = (run.config.get("logger") for run in runs)
     settings = next((each for each in loggers if nested(each, "name") == "wandb"), None)

@@ -1,4 +1,4 @@
-"""Write a report: read the runs, work out their summary, draw, and write the page and the files beside it."""
+"""Write a report: the page and the files beside it, or the table."""
 
 import shlex
 from collections.abc import Callable
@@ -19,20 +19,15 @@ from hybrid_patch.report.summary import add_predictions, summarize
 from hybrid_patch.report.wandb_report import log_report
 from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
 
-if TYPE_CHECKING:  # it needs what a table does without
+if TYPE_CHECKING:  # a table needs none of its imports
     from hybrid_patch.report.render import Page
 
 MAX_DRAWN = 24
 """Members whose costs are predicted, which takes about a second for each shape, and whose curves are drawn."""
 
-Progress = Callable[[str], None]
 
-
-def write_report(options: ReportOptions, progress: Progress) -> list[str]:
-    """Write the page and what is beside it, or the table; returns what to tell the user, a line each.
-
-    Raises InputError for folders without a run.
-    """
+def write_report(options: ReportOptions, progress: Callable[[str], None]) -> list[str]:
+    """Write a report; returns what to tell the user, a line each. Raises InputError for folders without a run."""
     if options.table is None:
         require_extra("report", "jinja2", "matplotlib", "PIL")
         require_extra("eval", "scipy", "sklearn")
@@ -47,13 +42,13 @@ def write_report(options: ReportOptions, progress: Progress) -> list[str]:
     from hybrid_patch.report import figures, gallery, render
 
     summary = summarize(runs, axes)
-    benchmark = read_benchmark(options.folders)
-    if benchmark is not None:
+    if benchmark := read_benchmark(options.folders):
         use_benchmark(benchmark, summary)
     drawn = sorted(summary.members, key=lambda member: member.pure is None)[:MAX_DRAWN]  # pure ones, then the best
     progress("predicting their costs")
     predicted, failed = predict_runs([run for member in drawn for run in member.runs if run.state != "missing"])
     add_predictions(summary, predicted)
+    folder = options.output.with_name(f"{options.output.stem}_figures")
     page = render.Page(
         title=listed([folder.absolute().name for folder in options.folders], 4),
         summary=summary,
@@ -61,18 +56,18 @@ def write_report(options: ReportOptions, progress: Progress) -> list[str]:
         runs=runs,
         cost_plots=figures.cost_plots(summary),
         curve_rows=figures.curve_plots(curves_of(drawn, predicted), figures.colours(summary)),
-        gallery=gallery.gallery(drawn, options.pictures, _figures_folder(options.output), progress),
+        gallery=gallery.gallery(drawn, options.pictures, folder, progress),
         unplanned=failed,
         max_drawn=MAX_DRAWN,
         command=_command(options),
         output=options.output,
     )
     progress("drawing")
-    _write_files(page, progress)
+    _write_files(page, folder, progress)
     return [*page.answer, "", str(options.output)]
 
 
-def _write_files(page: "Page", progress: Progress) -> None:
+def _write_files(page: "Page", folder: Path, progress: Callable[[str], None]) -> None:
     from hybrid_patch.report import figures, render
 
     output, summary = page.output, page.summary
@@ -82,17 +77,13 @@ def _write_files(page: "Page", progress: Progress) -> None:
     write_text(files[3], export.as_markdown(summary, page.answer))
     for plot in [*page.cost_plots, *(plot for row in page.curve_rows for plot in row)]:
         for file_format in ("svg", "png"):
-            files.append(_figures_folder(output) / f"{plot.name}.{file_format}")
+            files.append(folder / f"{plot.name}.{file_format}")
             write_bytes(files[-1], figures.rendered(plot, file_format))
     write_text(output, render.html(page))
     try:
         log_report(page.runs, page.title, summary, files)
     except Exception as error:  # the report on disk must not depend on wandb
         progress(f"wandb failed ({one_line(error)}); the report is on disk only")
-
-
-def _figures_folder(output: Path) -> Path:
-    return output.with_name(f"{output.stem}_figures")
 
 
 def _command(options: ReportOptions) -> str:
