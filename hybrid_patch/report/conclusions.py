@@ -38,24 +38,20 @@ def answer(summary: Summary) -> list[str]:
     for name, against in best.against.items():
         sentences += _comparison(name, against)
     if front := [member.label for member in summary.members if member.front]:
-        names = listed(front, MAX_FRONT, " and ")
-        sentences.append(f"No member is better in step time, memory and mean mIoU together than {names}.")
+        labels = listed(front, MAX_FRONT, " and ")
+        sentences.append(f"No member is better in step time, memory and mean mIoU together than {labels}.")
     return sentences + _baseline(summary, best)
 
 
 def _comparison(reference: str, against: Against) -> list[str]:
-    parts = [
-        f"{MEASURES[name].title} {verdict(against.comparisons[name], MEASURES[name].relative)}"
-        for name in MAIN_MEASURES
-        if name in against.comparisons
-    ]
+    found = {name: against.comparisons[name] for name in MAIN_MEASURES if name in against.comparisons}
+    parts = [f"{MEASURES[name].title} {verdict(each, MEASURES[name].relative)}" for name, each in found.items()]
     name = against.label if against.label == reference else f"{against.label} ({reference})"
     return [f"Against {name}: {'; '.join(parts)}."] if parts else []
 
 
 def _baseline(summary: Summary, best: ReportMember) -> list[str]:
-    raw = summary.baselines.get("raw bands")
-    if raw is None:
+    if (raw := summary.baselines.get("raw bands")) is None:
         return []
     warning = " The best member is not above them." if raw >= best.measures["miou"].mean else ""
     return [f"Raw bands have mIoU {score(raw)}.{warning}"]

@@ -1,4 +1,4 @@
-"""Tables for other programs: the members as JSON, CSV and Markdown, and all runs as CSV or Parquet."""
+"""For other programs: the members as JSON, CSV, Markdown and in Weights & Biases; all runs as CSV or Parquet."""
 
 import csv
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 from hybrid_patch.errors import require_extra
 from hybrid_patch.report import formatting, metrics
 from hybrid_patch.report.grouping import ReportMember, differing_keys, recipe_leaves
-from hybrid_patch.report.load_runs import Run
+from hybrid_patch.report.load_runs import Run, nested
 from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
 from hybrid_patch.report.statistics import Estimate
 from hybrid_patch.report.summary import Summary
@@ -94,7 +94,7 @@ def run_rows(members: Sequence[ReportMember]) -> list[Row]:
     as `cost.<name>` and `score.<name>`."""
     runs = [(member.label, run, recipe_leaves(run)) for member in members for run in member.runs]
     differing = differing_keys([recipe for _, _, recipe in runs if recipe])
-    rows = []
+    rows: list[Row] = []
     for label, run, recipe in runs:
         scores = run.evaluation.get("scores")
         scores = {**(scores if isinstance(scores, Mapping) else {}), **metrics.scores(run)}
@@ -165,3 +165,33 @@ def _line(cells: Sequence[str]) -> str:
 def _cell(text: str) -> str:
     """Names come from files: escape what would end a cell, begin a tag or change the type."""
     return re.sub(r"([\\|*])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+
+
+def log_report(runs: Sequence[Run], title: str, summary: Summary, files: Sequence[Path]) -> None:
+    """Log members, figures and files to the wandb project of the runs, if they have one; offline, below `wandb/`."""
+    loggers = (run.config.get("logger") for run in runs)
+    settings = next((each for each in loggers if nested(each, "name") == "wandb"), None)
+    if settings is None:
+        return
+    import wandb
+
+    run = wandb.init(
+        **{key: settings.get(key) for key in ("project", "entity", "group", "mode")},
+        name=f"report of {title}",
+        job_type="report",
+        dir=files[0].parent,
+        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+    )
+    keys = ("mean", "low", "high", "n")
+    table = wandb.Table(columns=["member", "state", "front", *(f"{name}_{key}" for name in MEASURES for key in keys)])
+    for member in summary.members:
+        values = (getattr(member.measures.get(name), key, None) for name in MEASURES for key in keys)
+        table.add_data(member.label, member.state, member.front, *values)
+    run.log({"members": table})
+    run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in files if path.suffix == ".png"})
+    artifact = wandb.Artifact("report", type="report")
+    artifact.add(table, "members")
+    for path in files:
+        artifact.add_file(str(path))
+    run.log_artifact(artifact)
+    run.finish()

@@ -167,7 +167,12 @@ def curve_plots(curves: Sequence[Curve], colour: Mapping[str, str]) -> list[list
 
 def _draw_curves(axes: Axes, curves: Sequence[Curve], over: str, colour: Mapping[str, str]) -> None:
     for curve in curves:
-        _draw_curve(axes, curve, over, colour[curve.label])
+        ink, marker = colour[curve.label], "o" if len(curve.y) < 12 else ""
+        axes.plot(curve.x[over], curve.y, color=ink, lw=1.3, alpha=0.85, marker=marker, ms=3.5)
+        for step, name in curve.changes:
+            x, y = (float(np.interp(step, curve.x["steps"], values)) for values in (curve.x[over], curve.y))
+            axes.plot(x, y, "|", ms=11, mew=1.6, color=ink)
+            axes.annotate(name, (x, y), (0, 8), textcoords="offset points", ha="center", fontsize=7, color=ink)
     axes.set_xlabel(CURVE_AXES[over][1])
     axes.set_ylabel({"loss": "loss", "probe": "probe mIoU"}[curves[0].kind])
     ends = [float(curve.x[over].max()) for curve in curves]
@@ -178,15 +183,6 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], over: str, colour: Mapping
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.flops(value).removesuffix("FLOP")))
         axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _draw_curve(axes: Axes, curve: Curve, over: str, colour: str) -> None:
-    marker = "o" if len(curve.y) < 12 else ""
-    axes.plot(curve.x[over], curve.y, color=colour, lw=1.3, alpha=0.85, marker=marker, ms=3.5)
-    for step, name in curve.changes:
-        x, y = (float(np.interp(step, curve.x["steps"], values)) for values in (curve.x[over], curve.y))
-        axes.plot(x, y, "|", ms=11, mew=1.6, color=colour)
-        axes.annotate(name, (x, y), (0, 8), textcoords="offset points", ha="center", fontsize=7, color=colour)
 
 
 def rendered(plot: Plot, file_format: str, legend: bool = True) -> bytes:

@@ -31,14 +31,10 @@ def _in_units(value: float | int, units: Mapping[str, float | int]) -> str:
     return f"{value / size:{'.0f' if value >= 99.95 * size else '.3g'}} {unit}"
 
 
-seconds = partial(_in_units, units={"s": 1, "ms": 1e-3})
-"""`52 ms`, `1.96 s`"""
-memory = partial(_in_units, units={"GiB": 2**30, "MiB": 2**20})
-"""`77 MiB`, `1.25 GiB`"""
-hours = partial(_in_units, units={"h": 1, "min": 1 / 60, "s": 1 / 3600, "ms": 1e-3 / 3600})
-"""`8.9 s`, `2.1 min`, `3.4 h`"""
+seconds = partial(_in_units, units={"s": 1, "ms": 1e-3})  # 52.4 ms, 1.96 s
+memory = partial(_in_units, units={"GiB": 2**30, "MiB": 2**20})  # 77 MiB, 1.25 GiB
+hours = partial(_in_units, units={"h": 1, "min": 1 / 60, "s": 1 / 3600, "ms": 1e-3 / 3600})  # 8.89 s, 2.1 min, 3.44 h
 flops = partial(_in_units, units={"PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6})
-"""`1.2 GFLOP`"""
 
 
 def number_of(n: int, noun: str) -> str:
@@ -71,7 +67,7 @@ def with_seeds(estimate: Estimate | None, number: Format) -> str:
     """`.341 (.320 to .362, 3 seeds)`"""
     if estimate is None:
         return NOTHING
-    return f"{number(estimate.mean)} ({_joined(interval(estimate, number), sample_size(estimate))})"
+    return f"{number(estimate.mean)} ({', '.join(filter(None, (interval(estimate, number), sample_size(estimate))))})"
 
 
 def comparison_seeds(comparison: Comparison) -> str:
@@ -85,8 +81,4 @@ def verdict(comparison: Comparison | None, number: Format) -> str:
     if comparison is None:
         return NOTHING
     shown = comparison.verdict if comparison.verdict == "no difference shown" else number(comparison.estimate.mean)
-    return f"{shown} ({_joined(interval(comparison.estimate, number), comparison_seeds(comparison))})"
-
-
-def _joined(*words: str) -> str:
-    return ", ".join(filter(None, words))
+    return f"{shown} ({', '.join(filter(None, (interval(comparison.estimate, number), comparison_seeds(comparison))))})"

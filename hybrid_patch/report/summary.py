@@ -93,9 +93,9 @@ def _has_score(member: ReportMember) -> bool:
 def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str]]) -> None:
     """Add the numbers of the runs that may be compared; if none may, of those that deviate as the first does."""
     member.notes += [f"{run.path.name}: {note}" for run in member.runs for note in run.notes]
-    for kind, measure in (("scores", _final_scores), ("costs", metrics.costs)):
-        values_of = [(run, measure(run), excluded[kind].get(run.path, "")) for run in member.runs]
-        with_values = [each for each in values_of if each[1]]
+    for kind, measure in (("scores", metrics.scores), ("costs", metrics.costs)):
+        runs = [run for run in member.runs if kind == "costs" or run.state == "done"]
+        with_values = [(run, x, excluded[kind].get(run.path, "")) for run in runs if (x := measure(run))]
         reasons = [reason for _, _, reason in with_values]
         member.excluded[kind] = "" if "" in reasons or not reasons else reasons[0]
         for number, (run, values, reason) in enumerate(with_values):
@@ -112,10 +112,6 @@ def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str
     for name, by_seed in member.by_seed.items():
         mean = geometric if MEASURES[name].kind == "costs" else over_seeds
         member.measures[name] = mean(list(by_seed.values()))
-
-
-def _final_scores(run: Run) -> dict[str, float]:
-    return metrics.scores(run) if run.state == "done" else {}
 
 
 def _comparisons(member: ReportMember, other: ReportMember) -> dict[str, Comparison]:

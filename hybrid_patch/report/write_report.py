@@ -6,17 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybrid_patch.errors import require_extra
-from hybrid_patch.report import export
-from hybrid_patch.report.benchmarks import read_benchmark, use_benchmark
-from hybrid_patch.report.conclusions import answer
-from hybrid_patch.report.curves import curves_of
+from hybrid_patch.report import benchmarks, conclusions, curves, export
 from hybrid_patch.report.formatting import listed
 from hybrid_patch.report.grouping import members_of, swept_keys
 from hybrid_patch.report.load_runs import find_runs, load_run, one_line
 from hybrid_patch.report.options import PICTURES, ReportOptions
 from hybrid_patch.report.predictions import predict_runs
 from hybrid_patch.report.summary import add_predictions, summarize
-from hybrid_patch.report.wandb_report import log_report
 from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
 
 if TYPE_CHECKING:  # a table needs none of its imports
@@ -42,8 +38,8 @@ def write_report(options: ReportOptions, progress: Callable[[str], None]) -> lis
     from hybrid_patch.report import figures, gallery, render
 
     summary = summarize(runs, axes)
-    if benchmark := read_benchmark(options.folders):
-        use_benchmark(benchmark, summary)
+    if benchmark := benchmarks.read_benchmark(options.folders):
+        benchmarks.use_benchmark(benchmark, summary)
     drawn = sorted(summary.members, key=lambda member: member.pure is None)[:MAX_DRAWN]  # pure ones, then the best
     progress("predicting their costs")
     predicted, failed = predict_runs([run for member in drawn for run in member.runs if run.state != "missing"])
@@ -52,10 +48,10 @@ def write_report(options: ReportOptions, progress: Callable[[str], None]) -> lis
     page = render.Page(
         title=listed([folder.absolute().name for folder in options.folders], 4),
         summary=summary,
-        answer=answer(summary),
+        answer=conclusions.answer(summary),
         runs=runs,
         cost_plots=figures.cost_plots(summary),
-        curve_rows=figures.curve_plots(curves_of(drawn, predicted), figures.colours(summary)),
+        curve_rows=figures.curve_plots(curves.curves_of(drawn, predicted), figures.colours(summary)),
         gallery=gallery.gallery(drawn, options.pictures, folder, progress),
         unplanned=failed,
         max_drawn=MAX_DRAWN,
@@ -81,7 +77,7 @@ def _write_files(page: "Page", folder: Path, progress: Callable[[str], None]) ->
             write_bytes(files[-1], figures.rendered(plot, file_format))
     write_text(output, render.html(page))
     try:
-        log_report(page.runs, page.title, summary, files)
+        export.log_report(page.runs, page.title, summary, files)
     except Exception as error:  # the report on disk must not depend on wandb
         progress(f"wandb failed ({one_line(error)}); the report is on disk only")
 
