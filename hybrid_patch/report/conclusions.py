@@ -26,8 +26,7 @@ def answer(summary: Summary) -> list[str]:
         ("no difference shown", "No difference is shown between it and {}."),
         ("too few seeds", "There are too few seeds for a verdict on {}."),
     ):
-        names = [label for label, comparison in others.items() if comparison.verdict == word]
-        if names:
+        if names := [label for label, comparison in others.items() if comparison.verdict == word]:
             sentences.append(text.format(listed(names, MAX_NAMES, " and ")))
     verdicts = sum(comparison.verdict != "too few seeds" for comparison in others.values())
     if verdicts >= MANY:

@@ -98,19 +98,11 @@ def run_rows(members: Sequence[ReportMember]) -> list[Row]:
     for label, run, recipe in runs:
         scores = run.evaluation.get("scores")
         scores = {**(scores if isinstance(scores, Mapping) else {}), **metrics.scores(run)}
-        rows.append(
-            {
-                "id": run.identity.get("run_id", run.path.name),
-                "path": str(run.path),
-                "member": label,
-                **{key: getattr(run, key) for key in ("state", "reason", "attempt")},
-                "commit": run.identity.get("commit"),
-                **{key: json.loads(recipe[key]) if key in recipe else None for key in differing},
-                **run.last_metrics,
-                **{f"cost.{name}": value for name, value in metrics.costs(run).items()},
-                **{f"score.{name}": value for name, value in scores.items()},
-            }
-        )
+        row: Row = {"id": run.identity.get("run_id", run.path.name), "path": str(run.path), "member": label}
+        row |= {"state": run.state, "reason": run.reason, "attempt": run.attempt, "commit": run.identity.get("commit")}
+        row |= {key: json.loads(recipe[key]) if key in recipe else None for key in differing}
+        row |= {**run.last_metrics, **{f"cost.{name}": value for name, value in metrics.costs(run).items()}}
+        rows.append(row | {f"score.{name}": value for name, value in scores.items()})
     return _uniform(rows)
 
 

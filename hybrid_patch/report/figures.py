@@ -21,12 +21,10 @@ from hybrid_patch.report.curves import Curve
 from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.summary import Summary
 
-INK = "#1f2328"
-"""The colour of text and axes in a file; on the page it becomes `currentColor`."""
+INK = "#1f2328"  # of text and axes in a file; on the page it becomes currentColor
 COLOURS = ("#0a7cc4", "#d9642b", "#2a9d62", "#a35fc0", "#c28a00", "#d14b8f", "#4a9fb0", "#8a8f3c", "#b0483f", "#6f7fd0")
 """Of members, in turn: visible on white and on black."""
-MARKERS = {"ps=8": "s", "ps=1": "D"}
-"""Of pure members; hybrids are round."""
+MARKERS = {"ps=8": "s", "ps=1": "D"}  # of pure members; hybrids are round
 MAX_LABELS, MAX_LENGTH = 12, 36
 """With more points, only the front and the pure members are labelled; and the characters of a label."""
 STYLE: dict[Any, Any] = {
@@ -73,8 +71,7 @@ def cost_plots(summary: Summary) -> list[Plot]:
     """mIoU against each cost that members have. Points have the id `point-<cost>-<number of the member>`."""
     plots = []
     for cost, (file, title, _, _) in COST_AXES.items():
-        members = {i: member for i, member in enumerate(summary.members) if member.comparable("miou", cost)}
-        if members:
+        if members := {i: each for i, each in enumerate(summary.members) if each.comparable("miou", cost)}:
             draw = functools.partial(_draw_costs, summary=summary, members=members, cost=cost)
             plots.append(Plot(f"miou_against_{file}", f"mIoU against {title}", draw, {}))
     return plots

@@ -59,8 +59,7 @@ def gallery(members: Sequence[ReportMember], count: int, folder: Path, progress:
     """The gallery of `count` tiles; it reuses pictures that an earlier report of the same runs left in the folder."""
     if not count:
         return Gallery()
-    drawn_runs = _runs_to_draw(members)
-    if not drawn_runs:
+    if not (drawn_runs := _runs_to_draw(members)):
         return Gallery(failure="No pictures: no run is done and has a checkpoint.")
     newest = [list_checkpoints(run.path / CHECKPOINTS)[-1][1] for _, run in drawn_runs]
     identities = [
@@ -76,15 +75,20 @@ def gallery(members: Sequence[ReportMember], count: int, folder: Path, progress:
         except (InputError, OSError, ValueError, RuntimeError) as error:  # no data, or a checkpoint of other code
             return Gallery(failure=f"No pictures: {one_line(error)}")
         write_json(cache, drawn)
-    return _from_files(drawn, folder)
+
+    def with_content(panel: Mapping[str, str]) -> dict[str, str]:
+        content = base64.b64encode((folder / panel["file"]).read_bytes()).decode()
+        return {"caption": panel["caption"], "src": f"data:image/png;base64,{content}"}
+
+    tiles = [{**tile, "rows": [list(map(with_content, row)) for row in tile["rows"]]} for tile in drawn["tiles"]]
+    return Gallery(tiles, drawn["classes"], drawn["reference"])
 
 
 def _runs_to_draw(members: Sequence[ReportMember]) -> list[DrawnRun]:
     """A run each of pure ps=8, the best hybrids, and pure ps=1, if done and on the data of the first."""
     candidates = []
     for member in members:
-        runs = [run for run in member.runs if run.state == "done" and list_checkpoints(run.path / CHECKPOINTS)]
-        if runs:
+        if runs := [run for run in member.runs if run.state == "done" and list_checkpoints(run.path / CHECKPOINTS)]:
             candidates.append((member, min(runs, key=lambda run: (not run.evaluation, run.seed or 0))))
     data = [nested(run.recipe, "data", "fingerprint") for _, run in candidates]
     same_data = [drawn for drawn, fingerprint in zip(candidates, data, strict=True) if fingerprint == data[0]]
@@ -102,8 +106,7 @@ def _draw(runs: Sequence[DrawnRun], count: int, folder: Path, progress: Callable
     source = open_source(data)
     split = "val" if len(source.indices("val")) else "train"
     candidates = read_tiles(source, split, max(CANDIDATES, count), first.config.data.timesteps)
-    shown = sorted(candidates, key=_class_entropy, reverse=True)[:count]
-    if not shown:
+    if not (shown := sorted(candidates, key=_class_entropy, reverse=True)[:count]):
         raise InputError("no tile of the data can be read")
     reference = next((member.label for member, _ in runs if member.pure is None), runs[0][0].label)
     embedded: dict[str, EmbeddedTiles] = {}
@@ -150,12 +153,3 @@ def _written(folder: Path, name: str, panel: Panel) -> dict[str, str]:
     image = Image.fromarray((np.clip(np.nan_to_num(panel.image), 0, 1) * 255).round().astype(np.uint8))
     write_whole(folder / name, lambda file: image.save(file, "png"))
     return {"caption": panel.caption, "file": name}
-
-
-def _from_files(drawn: Mapping[str, Any], folder: Path) -> Gallery:
-    def with_content(panel: Mapping[str, str]) -> dict[str, str]:
-        content = base64.b64encode((folder / panel["file"]).read_bytes()).decode()
-        return {"caption": panel["caption"], "src": f"data:image/png;base64,{content}"}
-
-    pictures = [{**tile, "rows": [list(map(with_content, row)) for row in tile["rows"]]} for tile in drawn["tiles"]]
-    return Gallery(pictures, drawn["classes"], drawn["reference"])

@@ -17,9 +17,8 @@ from hybrid_patch.runs.sweep_manifest import planned_runs
 
 CHOICES = ("patch", "upsampler", "curriculum", "model", "masking", "loss")
 """Config groups that an experiment chooses among: the axes, where neither a manifest nor the user names them."""
-NONE = "(none)"
-UNUSED = "–"
-"""The upsampler of a pure run."""
+NONE, UNUSED = "(none)", "–"
+"""An axis that a config lacks, and the upsampler of a pure run."""
 STATES = ("failed", "missing", "preempted", "running", "queued", "done")
 """The state of a member is the first of these that one of its runs is in."""
 
@@ -51,13 +50,9 @@ class ReportMember:
     Attributes:
         leaves: of the recipe, without the seed.
         values: by axis, for people.
-        label: unique among the members.
-        by_seed: what counts of its runs: a value per seed, by measure.
-        measures: means over seeds, by measure.
+        by_seed, measures: what counts of its runs, and its means, by measure.
         against: comparisons with the pure members, by `ps=8` and `ps=1`.
         excluded: why its `scores`, and why its `costs`, are not compared; empty where they are.
-        notes: on runs that do not count, and files that cannot be read.
-        front: whether it is on the Pareto front.
     """
 
     leaves: Leaves

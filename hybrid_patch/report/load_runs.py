@@ -119,12 +119,11 @@ def load_run(path: Path) -> Run:
 
 def columns(rows: Sequence[Any]) -> Columns:
     """Lines of the metrics as arrays; lines without a step are left out."""
-    valid = [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
-
-    def number(x: Any) -> float:
-        return x if isinstance(x, float | int) else np.nan
-
-    return {name: np.array([number(row.get(name)) for row in valid], float) for name in COLUMNS}
+    steps = [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
+    values = {
+        name: [row[name] if isinstance(row.get(name), float | int) else np.nan for row in steps] for name in COLUMNS
+    }
+    return {name: np.array(numbers, float) for name, numbers in values.items()}
 
 
 def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:

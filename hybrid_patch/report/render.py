@@ -27,14 +27,8 @@ MAX_VALUES, MAX_NAMES = 6, 6
 
 
 class Page(NamedTuple):
-    """All that a page is made of.
-
-    Attributes:
-        unplanned: why the costs of some runs, by directory, are not predicted.
-        max_drawn: members that have curves and predicted costs.
-        command: that wrote the page.
-        output: the page's file; links are relative to it.
-    """
+    """All that a page is made of. `unplanned` says by directory why costs are not predicted; `max_drawn` members have
+    curves and predicted costs; links are relative to `output`, the page's file."""
 
     title: str
     summary: Summary
@@ -55,6 +49,7 @@ def html(page: Page) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.globals |= {"formatting": formatting, "gallery": gallery, "inline": inline, "measures": MEASURES}
+    environment.globals["main_measures"] = MAIN_MEASURES
     summary = page.summary
     columns, members = summary.axes.columns, summary.members
     views = [_view(member, columns, page.output) for member in members]
@@ -98,32 +93,25 @@ def warnings(summary: Summary) -> list[str]:
     return sentences
 
 
-def provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def provenance(runs: Sequence[Run]) -> dict[str, str]:
     """Code, versions and machines of the runs; several values with their numbers of runs."""
     identities = [run.identity for run in runs if run.identity]
     if not identities:
-        return [("runs", "no run.json could be read")]
-
-    def values(name: str, *keys: str) -> tuple[str, str]:
+        return {"runs": "no run.json could be read"}
+    versions = dict.fromkeys(key for identity in identities for key in (identity.get("versions") or {}))
+    rows: dict[str, tuple[str, ...]] = {"commit": ("commit",), "uncommitted changes": ("dirty",)}
+    rows |= {**{name: ("versions", name) for name in versions}, "Python": ("python",), "host": ("machine", "host")}
+    rows |= {"cores": ("machine", "cpus"), "platform": ("machine", "platform")}
+    values: dict[str, str] = {}
+    for name, keys in rows.items():
         raw_values = (nested(identity, *keys) for identity in identities)
         counts = Counter(NOTHING if value is None else str(value) for value in raw_values).most_common()
         words = [value if len(counts) == 1 else f"{value} ({number} runs)" for value, number in counts]
         more = [f"{len(words) - MAX_VALUES} more"] if len(words) > MAX_VALUES else []
-        return name, "; ".join(words[:MAX_VALUES] + more)
-
+        values[name] = "; ".join(words[:MAX_VALUES] + more)
     began = sorted(identity["began"] for identity in identities if isinstance(identity.get("began"), float | int))
     days = [time.strftime("%Y-%m-%d %H:%M", time.localtime(x)) for x in (*began[:1], *began[-1:])]
-    versions = dict.fromkeys(key for identity in identities for key in (identity.get("versions") or {}))
-    return [
-        values("commit", "commit"),
-        values("uncommitted changes", "dirty"),
-        *(values(name, "versions", name) for name in versions),
-        values("Python", "python"),
-        values("host", "machine", "host"),
-        values("cores", "machine", "cpus"),
-        values("platform", "machine", "platform"),
-        ("started", " to ".join(dict.fromkeys(days))),
-    ]
+    return values | {"started": " to ".join(dict.fromkeys(days))}
 
 
 def _evaluated_by(runs: Sequence[Run]) -> str:
@@ -143,20 +131,13 @@ def _evaluated_by(runs: Sequence[Run]) -> str:
 
 def _view(member: ReportMember, columns: Sequence[str], output: Path) -> dict[str, Any]:
     """What the page says of a member besides its numbers."""
-    folder = output.parent
     states = Counter(run.state for run in member.runs)
     marks = [f"{kind} not compared" for kind, why in member.excluded.items() if why]
     if not_evaluated := sum(run.state == "done" and not run.evaluation for run in member.runs):
         marks.append("not evaluated" if not_evaluated == states["done"] else f"{not_evaluated} not evaluated")
-    numbers = [
-        f"{MEASURES[name].title} {formatting.with_seeds(member.measures[name], MEASURES[name].number)}"
-        for name in MAIN_MEASURES
-        if name in member.measures
-    ]
     return {
         "states": ", ".join(f"{number} {state}" for state, number in states.items()),
         "marks": marks,
-        "tooltip": "\n".join([member.label, *numbers, f"{number_of(len(member.runs), 'run')}; click to show"]),
         "filter_values": [*(member.values.get(name, NOTHING) for name in columns), member.state],
-        "runs": [run_row(run) | {"link": f"{quote(os.path.relpath(run.path, folder))}/"} for run in member.runs],
+        "runs": [run_row(run) | {"link": f"{quote(os.path.relpath(run.path, output.parent))}/"} for run in member.runs],
     }

@@ -32,7 +32,7 @@ class Axes:
 
 @dataclass
 class Best:
-    """The member of the highest mean mIoU, and its differences to those that may be compared with it, by label."""
+    """The member of the highest mean mIoU, and its differences to those that it may be compared with, by label."""
 
     label: str
     against: dict[str, Comparison]
@@ -46,8 +46,6 @@ class Summary:
         members: those of the highest mean mIoU first, those that cannot be compared last.
         best: None if no evaluation counts.
         missing_seeds: by label, seeds that a member lacks and at least two others have.
-        baselines: mean mIoU of each.
-        differences: between runs, besides what was swept over.
         states: number of runs in each.
     """
 
@@ -118,8 +116,7 @@ def _comparisons(member: ReportMember, other: ReportMember) -> dict[str, Compari
     """A member against a reference, in the measures in which both may be compared."""
     comparisons = {}
     for name, measure in MEASURES.items():
-        # Another number of steps takes other hours.
-        kinds = ("scores", "costs") if name == "hours" else (measure.kind,)
+        kinds = ("scores", "costs") if name == "hours" else (measure.kind,)  # other steps take other hours
         a, b = member.by_seed.get(name), other.by_seed.get(name)
         if a and b and not any(each.excluded[kind] for each in (member, other) for kind in kinds):
             comparisons[name] = ratio(a, b) if measure.kind == "costs" else difference(a, b)
@@ -128,8 +125,7 @@ def _comparisons(member: ReportMember, other: ReportMember) -> dict[str, Compari
 
 def add_predictions(summary: Summary, predictions: Mapping[Path, Prediction]) -> None:
     for member in summary.members:
-        planned = [(run, predictions[run.path]) for run in member.runs if run.path in predictions]
-        if planned:
+        if planned := [(run, predictions[run.path]) for run in member.runs if run.path in predictions]:
             prediction = planned[0][1]
             flops = next(filter(None, (flops_per_step(*each) for each in planned)), None)
             member.planned = Planned(flops, prediction.peak_memory_bytes, prediction.parameters)
