@@ -44,13 +44,15 @@ def compare_runs(runs: Sequence[Run], swept: Sequence[str]) -> tuple[list[Differ
     """What differs between runs but was not swept over, what prevents a comparison first; and by `scores` and `costs`
     how each run deviates from most: an empty text where it may be compared."""
     facts = {run.path: {key: x for key, x in _facts(run).items() if not is_swept(key, swept)} for run in runs}
-    with_measures = {
-        "scores": [run.path for run in runs if run.evaluation],
-        "costs": [run.path for run in runs if len(run.metrics["step"])],
+    paths = {
+        "scores": [x.path for x in runs if x.evaluation],
+        "costs": [x.path for x in runs if len(x.metrics["step"])],
     }
     excluded = {
-        kind: _deviations({path: {k: x for k, x in facts[path].items() if kind in _affected(k)} for path in paths})
-        for kind, paths in with_measures.items()
+        kind: _deviations(
+            {path: {k: x for k, x in facts[path].items() if kind in _affected(k)} for path in paths[kind]}
+        )
+        for kind in paths
     }
     return _differences([(run, facts[run.path]) for run in runs if facts[run.path]]), excluded
 

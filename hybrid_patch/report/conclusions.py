@@ -7,8 +7,7 @@ from hybrid_patch.report.summary import Summary
 
 MAX_NAMES, MAX_FRONT = 4, 8
 """Names that a sentence lists; it gives the number of the others."""
-MANY = 12
-"""From this number of verdicts on, a sentence says how many of them chance alone would produce."""
+MANY = 12  # verdicts: from here on a sentence says how many of them chance alone would produce
 
 
 def answer(summary: Summary) -> list[str]:

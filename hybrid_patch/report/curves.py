@@ -11,10 +11,8 @@ from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.load_runs import Run
 from hybrid_patch.report.predictions import Prediction, cumulative_flops
 
-POINTS = 120
-"""Of a curve: longer losses are reduced to medians of bins."""
-MAX_CHANGES = 20
-"""Changes of patch sizes that are marked; a training with more draws its sizes anew in each step."""
+POINTS = 120  # of a curve: longer losses are reduced to medians of bins
+MAX_CHANGES = 20  # of patch sizes that are marked: a training with more draws its sizes anew in each step
 Kind = Literal["loss", "probe"]
 
 

@@ -33,8 +33,7 @@ STYLE: dict[Any, Any] = {
 }
 GAP, LETTER_WIDTH = 10.0, 4.7
 """Points (1/72 inch) between a data point and its label, and per letter."""
-MAX_SPAN = 5.0
-"""Intervals of costs end at this multiple of the mean: two seeds on a busy machine may have any."""
+MAX_SPAN = 5.0  # intervals of costs end at this multiple of the mean: two seeds on a busy machine may have any
 
 
 class Plot(NamedTuple):

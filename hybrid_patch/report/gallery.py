@@ -33,12 +33,9 @@ log = logging.getLogger(__name__)
 Array = np.ndarray
 
 MAX_MEMBERS = 8
-TRAIN_TILES, TRAIN_PIXELS = 24, 20_000
-"""Of the probe of the pictures: fewer than of that of the scores."""
-CANDIDATES = 24
-"""Validation tiles, of which those with the most even mix of classes are drawn."""
-VERSION = 2
-"""Raised when the same runs would be drawn differently."""
+TRAIN_TILES, TRAIN_PIXELS = 24, 20_000  # of the probe of the pictures: fewer than of that of the scores
+CANDIDATES = 24  # validation tiles, of which those with the most even mix of classes are drawn
+VERSION = 2  # raised when the same runs would be drawn differently
 
 
 class Gallery(NamedTuple):
@@ -51,8 +48,7 @@ class Gallery(NamedTuple):
     failure: str = ""
 
 
-DrawnRun = tuple[ReportMember, Run]
-"""A member, and the run that represents it."""
+DrawnRun = tuple[ReportMember, Run]  # a member, and the run that represents it
 
 
 def gallery(members: Sequence[ReportMember], count: int, folder: Path, progress: Callable[[str], None]) -> Gallery:

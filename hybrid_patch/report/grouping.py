@@ -22,8 +22,7 @@ NONE, UNUSED = "(none)", "–"
 STATES = ("failed", "missing", "preempted", "running", "queued", "done")
 """The state of a member is the first of these that one of its runs is in."""
 
-Leaves = dict[str, str]
-"""Values of a config by dotted key, as JSON."""
+Leaves = dict[str, str]  # values of a config by dotted key, as JSON
 
 
 @dataclasses.dataclass

@@ -21,10 +21,8 @@ COLUMNS = (
     *("processing_patch_size", "output_patch_size", "probe_miou"),
 )
 """What a report reads of metrics.jsonl."""
-SILENT_SECONDS = 600.0
-"""From this age of its last heartbeat on, a running run is reported as silent."""
-RUN_FILES = (IDENTITY, CONFIG, STATUS)
-"""A folder with one of these is a run directory."""
+SILENT_SECONDS = 600.0  # from this age of its last heartbeat on, a running run is reported as silent
+RUN_FILES = (IDENTITY, CONFIG, STATUS)  # a folder with one of these is a run directory
 
 Columns = dict[str, Float[np.ndarray, " steps"]]
 
@@ -67,10 +65,8 @@ class Run:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """The run directories in folders, at any depth, and those that a sweep's manifest lists but do not exist yet.
-
-    Raises InputError for a folder that does not exist or has no run in it.
-    """
+    """The run directories in folders, at any depth, and those that so far only a sweep's manifest names. Raises
+    InputError for a folder without any."""
     paths: dict[Path, None] = {}
     for folder in folders:
         if not folder.is_dir():

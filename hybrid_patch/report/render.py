@@ -1,25 +1,25 @@
-"""Render the page: what its template is given, as text and HTML."""
+"""Write the page: what its template is given, and the files beside it."""
 
 import os
 import shlex
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import jinja2
 
-from hybrid_patch.report import formatting, gallery
-from hybrid_patch.report.export import run_row
-from hybrid_patch.report.figures import Plot, colours, inline
+from hybrid_patch.report import export, formatting, gallery
+from hybrid_patch.report.figures import Plot, colours, inline, rendered
 from hybrid_patch.report.formatting import NOTHING, listed, number_of
 from hybrid_patch.report.grouping import ReportMember
-from hybrid_patch.report.load_runs import Run, nested
+from hybrid_patch.report.load_runs import Run, nested, one_line
 from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
 from hybrid_patch.report.statistics import COVERAGE
 from hybrid_patch.report.summary import REFERENCES, Summary
+from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
 
 TEMPLATE = Path(__file__).parent / "template"
 MAX_VALUES, MAX_NAMES = 6, 6
@@ -43,8 +43,25 @@ class Page(NamedTuple):
     output: Path
 
 
+def write(page: Page, folder: Path, progress: Callable[[str], None]) -> None:
+    """Write the page and the files beside it."""
+    output, summary = page.output, page.summary
+    files = [output, *(output.with_suffix(suffix) for suffix in (".json", ".csv", ".md"))]
+    write_json(files[1], export.as_json(page.title, page.answer, summary))
+    write_text(files[2], export.as_csv(export.member_rows(summary)))
+    write_text(files[3], export.as_markdown(summary, page.answer))
+    for plot in [*page.cost_plots, *(plot for row in page.curve_rows for plot in row)]:
+        for file_format in ("svg", "png"):
+            files.append(folder / f"{plot.name}.{file_format}")
+            write_bytes(files[-1], rendered(plot, file_format))
+    write_text(output, html(page))
+    try:
+        export.log_report(page.runs, page.title, summary, files)
+    except Exception as error:  # the report on disk must not depend on wandb
+        progress(f"wandb failed ({one_line(error)}); the report is on disk only")
+
+
 def html(page: Page) -> str:
-    """The page as one file that needs no other."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -139,5 +156,7 @@ def _view(member: ReportMember, columns: Sequence[str], output: Path) -> dict[st
         "states": ", ".join(f"{number} {state}" for state, number in states.items()),
         "marks": marks,
         "filter_values": [*(member.values.get(name, NOTHING) for name in columns), member.state],
-        "runs": [run_row(run) | {"link": f"{quote(os.path.relpath(run.path, output.parent))}/"} for run in member.runs],
+        "runs": [
+            export.run_row(run) | {"link": f"{quote(os.path.relpath(run.path, output.parent))}/"} for run in member.runs
+        ],
     }

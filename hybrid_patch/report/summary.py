@@ -14,8 +14,7 @@ from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
 from hybrid_patch.report.predictions import Prediction, flops_per_step
 from hybrid_patch.report.statistics import Comparison, difference, geometric, over_seeds, ratio
 
-REFERENCES = (8, 1)
-"""Patch sizes of the pure members that others are compared with."""
+REFERENCES = (8, 1)  # patch sizes of the pure members that others are compared with
 TIME_NOTE = (
     "the median of a training's own steps after a warm-up, on a machine that may have been busy otherwise; "
     "hybrid-patch benchmark output=benchmark.json measures in rounds in which variants take turns."

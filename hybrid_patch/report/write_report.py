@@ -2,24 +2,18 @@
 
 import shlex
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hybrid_patch.errors import require_extra
 from hybrid_patch.report import benchmarks, conclusions, curves, export
 from hybrid_patch.report.formatting import listed
 from hybrid_patch.report.grouping import members_of, swept_keys
-from hybrid_patch.report.load_runs import find_runs, load_run, one_line
+from hybrid_patch.report.load_runs import find_runs, load_run
 from hybrid_patch.report.options import PICTURES, ReportOptions
 from hybrid_patch.report.predictions import predict_runs
 from hybrid_patch.report.summary import add_predictions, summarize
-from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
-
-if TYPE_CHECKING:  # a table needs none of its imports
-    from hybrid_patch.report.render import Page
 
 MAX_DRAWN = 24
-"""Members whose costs are predicted, which takes about a second for each shape, and whose curves are drawn."""
+"""Members whose curves are drawn, and whose costs are predicted: about a second for each shape."""
 
 
 def write_report(options: ReportOptions, progress: Callable[[str], None]) -> list[str]:
@@ -35,7 +29,7 @@ def write_report(options: ReportOptions, progress: Callable[[str], None]) -> lis
         export.write_table(export.run_rows(members_of(runs, axes)[0]), options.table)
         return [f"{len(runs)} runs: {options.table}"]
 
-    from hybrid_patch.report import figures, gallery, render
+    from hybrid_patch.report import figures, gallery, render  # a table needs none of their imports
 
     summary = summarize(runs, axes)
     if benchmark := benchmarks.read_benchmark(options.folders):
@@ -59,27 +53,8 @@ def write_report(options: ReportOptions, progress: Callable[[str], None]) -> lis
         output=options.output,
     )
     progress("drawing")
-    _write_files(page, folder, progress)
+    render.write(page, folder, progress)
     return [*page.answer, "", str(options.output)]
-
-
-def _write_files(page: "Page", folder: Path, progress: Callable[[str], None]) -> None:
-    from hybrid_patch.report import figures, render
-
-    output, summary = page.output, page.summary
-    files = [output, *(output.with_suffix(suffix) for suffix in (".json", ".csv", ".md"))]
-    write_json(files[1], export.as_json(page.title, page.answer, summary))
-    write_text(files[2], export.as_csv(export.member_rows(summary)))
-    write_text(files[3], export.as_markdown(summary, page.answer))
-    for plot in [*page.cost_plots, *(plot for row in page.curve_rows for plot in row)]:
-        for file_format in ("svg", "png"):
-            files.append(folder / f"{plot.name}.{file_format}")
-            write_bytes(files[-1], figures.rendered(plot, file_format))
-    write_text(output, render.html(page))
-    try:
-        export.log_report(page.runs, page.title, summary, files)
-    except Exception as error:  # the report on disk must not depend on wandb
-        progress(f"wandb failed ({one_line(error)}); the report is on disk only")
 
 
 def _command(options: ReportOptions) -> str:
