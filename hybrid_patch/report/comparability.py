@@ -30,10 +30,8 @@ Facts = dict[str, str]
 
 @dataclass(frozen=True)
 class Difference:
-    """A key of the facts with several values, and the names of the runs with each.
-
-    `effect`, what is not compared because of it: `scores`, `costs`, `scores and costs`; `flagged`: nothing.
-    """
+    """A key of the facts with several values, and the names of the runs with each. `effect` says what is not compared
+    because of it: `scores`, `costs` or `scores and costs`; `flagged`: nothing."""
 
     key: str
     values: dict[str, list[str]]
@@ -44,16 +42,9 @@ def compare_runs(runs: Sequence[Run], swept: Sequence[str]) -> tuple[list[Differ
     """What differs between runs but was not swept over, what prevents a comparison first; and by `scores` and `costs`
     how each run deviates from most: an empty text where it may be compared."""
     facts = {run.path: {key: x for key, x in _facts(run).items() if not is_swept(key, swept)} for run in runs}
-    paths = {
-        "scores": [x.path for x in runs if x.evaluation],
-        "costs": [x.path for x in runs if len(x.metrics["step"])],
-    }
-    excluded = {
-        kind: _deviations(
-            {path: {k: x for k, x in facts[path].items() if kind in _affected(k)} for path in paths[kind]}
-        )
-        for kind in paths
-    }
+    evaluated = [run.path for run in runs if run.evaluation]
+    begun = [run.path for run in runs if len(run.metrics["step"])]
+    excluded = {kind: _deviations(facts, paths, kind) for kind, paths in (("scores", evaluated), ("costs", begun))}
     return _differences([(run, facts[run.path]) for run in runs if facts[run.path]]), excluded
 
 
@@ -107,10 +98,11 @@ def _differences(known_facts: Sequence[tuple[Run, Facts]]) -> list[Difference]:
     return sorted(differing, key=lambda each: each.effect == "flagged")
 
 
-def _deviations(facts_by_run: Mapping[Path, Facts]) -> dict[Path, str]:
-    if not facts_by_run:
+def _deviations(all_facts: Mapping[Path, Facts], paths: Sequence[Path], kind: str) -> dict[Path, str]:
+    if not paths:
         return {}
-    counts = Counter(json.dumps(facts, sort_keys=True) for facts in facts_by_run.values())
+    relevant = {path: {key: x for key, x in all_facts[path].items() if kind in _affected(key)} for path in paths}
+    counts = Counter(json.dumps(facts, sort_keys=True) for facts in relevant.values())
     common: Facts = json.loads(counts.most_common(1)[0][0])
     return {
         path: "; ".join(
@@ -118,5 +110,5 @@ def _deviations(facts_by_run: Mapping[Path, Facts]) -> dict[Path, str]:
             for key in dict.fromkeys([*common, *facts])
             if facts.get(key) != common.get(key)
         )
-        for path, facts in facts_by_run.items()
+        for path, facts in relevant.items()
     }

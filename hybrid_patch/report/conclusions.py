@@ -5,8 +5,7 @@ from hybrid_patch.report.grouping import Against, ReportMember
 from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
 from hybrid_patch.report.summary import Summary
 
-MAX_NAMES, MAX_FRONT = 4, 8
-"""Names that a sentence lists; it gives the number of the others."""
+MAX_NAMES, MAX_FRONT = 4, 8  # names that a sentence lists; it gives the number of the others
 MANY = 12  # verdicts: from here on a sentence says how many of them chance alone would produce
 
 

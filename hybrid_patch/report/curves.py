@@ -17,10 +17,8 @@ Kind = Literal["loss", "probe"]
 
 
 class Curve(NamedTuple):
-    """A quantity of a run over its training, labelled by member.
-
-    `x` has `steps`, `minutes`, and `flops` where predicted; `changes`: after which steps patch sizes changed, to what.
-    """
+    """A quantity of a run, labelled by member, over `steps`, `minutes`, and `flops` where they are predicted; `changes`
+    are the steps after which the patch sizes changed, and to what."""
 
     label: str
     kind: Kind

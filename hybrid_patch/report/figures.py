@@ -31,8 +31,7 @@ STYLE: dict[Any, Any] = {
     **{"svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif", "text.parse_math": False},
     **{"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK},
 }
-GAP, LETTER_WIDTH = 10.0, 4.7
-"""Points (1/72 inch) between a data point and its label, and per letter."""
+GAP, LETTER_WIDTH = 10.0, 4.7  # points (1/72 inch) between a data point and its label, and per letter
 MAX_SPAN = 5.0  # intervals of costs end at this multiple of the mean: two seeds on a busy machine may have any
 
 

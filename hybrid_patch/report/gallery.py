@@ -1,7 +1,5 @@
-"""Pictures of the same tiles by several members, in common colours, with the maps of a linear probe of each.
-
-Each panel of `evaluate/pictures.py` becomes an image of its own, which the page lays out, scales and captions.
-"""
+"""Pictures of the same tiles by several members, in common colours, with the maps of a linear probe of each: the panels
+of `evaluate/pictures.py` as images of their own, which the page lays out, scales and captions."""
 
 import base64
 import json

@@ -35,7 +35,6 @@ class Run:
         state: queued, running, preempted, done or failed; `missing` if nothing can be read.
         identity: `run.json`: id, recipe, commit, versions, machine.
         metrics: `COLUMNS` by name, NaN where a line has none.
-        notes: what could not be read, and why.
     """
 
     path: Path

@@ -10,8 +10,7 @@ from hybrid_patch.report import formatting
 from hybrid_patch.report.formatting import Format
 from hybrid_patch.report.load_runs import Columns, Run, nested
 
-WARMUP, WARMUP_SHARE = 20, 0.25
-"""The first steps, whose time does not count: a number, or of a short training a share."""
+WARMUP, WARMUP_SHARE = 20, 0.25  # the first steps, whose time does not count: a number, or of few steps a share
 
 
 class Measure(NamedTuple):

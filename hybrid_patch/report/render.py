@@ -16,14 +16,13 @@ from hybrid_patch.report.figures import Plot, colours, inline, rendered
 from hybrid_patch.report.formatting import NOTHING, listed, number_of
 from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.load_runs import Run, nested, one_line
-from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
+from hybrid_patch.report.metrics import MEASURES
 from hybrid_patch.report.statistics import COVERAGE
 from hybrid_patch.report.summary import REFERENCES, Summary
 from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
 
 TEMPLATE = Path(__file__).parent / "template"
-MAX_VALUES, MAX_NAMES = 6, 6
-"""Values of a difference, and names of runs beside each, that are shown."""
+MAX_VALUES, MAX_NAMES = 6, 6  # values of a difference, and names of runs beside each, that are shown
 
 
 class Page(NamedTuple):
@@ -66,7 +65,6 @@ def html(page: Page) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.globals |= {"formatting": formatting, "gallery": gallery, "inline": inline, "measures": MEASURES}
-    environment.globals["main_measures"] = MAIN_MEASURES
     summary = page.summary
     columns, members = summary.axes.columns, summary.members
     views = [_view(member, columns, page.output) for member in members]

@@ -24,9 +24,7 @@ Verdict = Literal["more", "less", "no difference shown", "too few seeds"]
 @dataclass(frozen=True)
 class Estimate:
     """A mean over n seeds (of two unpaired samples: the smaller), and its interval, which a single seed does not have.
-
-    `how` is the method of the interval; `rounds`: of a benchmark, whose rounds n counts.
-    """
+    `how` is the interval's method; `rounds`: of a benchmark, whose rounds n counts."""
 
     mean: float
     low: float | None

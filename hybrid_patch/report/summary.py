@@ -45,7 +45,6 @@ class Summary:
         members: those of the highest mean mIoU first, those that cannot be compared last.
         best: None if no evaluation counts.
         missing_seeds: by label, seeds that a member lacks and at least two others have.
-        states: number of runs in each.
     """
 
     axes: Axes

@@ -12,8 +12,7 @@ from hybrid_patch.report.options import PICTURES, ReportOptions
 from hybrid_patch.report.predictions import predict_runs
 from hybrid_patch.report.summary import add_predictions, summarize
 
-MAX_DRAWN = 24
-"""Members whose curves are drawn, and whose costs are predicted: about a second for each shape."""
+MAX_DRAWN = 24  # members with curves and with predicted costs, which take about a second for each shape
 
 
 def write_report(options: ReportOptions, progress: Callable[[str], None]) -> list[str]:
