@@ -25,8 +25,8 @@ INK = "#1f2328"  # of text and axes in a file; on the page it becomes currentCol
 COLOURS = ("#0a7cc4", "#d9642b", "#2a9d62", "#a35fc0", "#c28a00", "#d14b8f", "#4a9fb0", "#8a8f3c", "#b0483f", "#6f7fd0")
 """Of members, in turn: visible on white and on black."""
 MARKERS = {"ps=8": "s", "ps=1": "D"}  # of pure members; hybrids are round
-MAX_LABELS, MAX_LENGTH = 12, 36
-"""With more points, only the front and the pure members are labelled; and the characters of a label."""
+MAX_LABELS = 12  # with more points, only the front and the pure members are labelled
+MAX_LENGTH = 36  # characters of a label
 STYLE: dict[Any, Any] = {
     **{"svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif", "text.parse_math": False},
     **{"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK},
