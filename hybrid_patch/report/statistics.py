@@ -90,8 +90,8 @@ def _estimate(*samples: np.ndarray) -> Estimate:
         variances = [x.var(ddof=1) / len(x) for x in samples]
         total = sum(variances)
         # Welch's degrees of freedom, of one sample n - 1; without any spread they do not matter.
-        terms = (variance**2 / (len(x) - 1) for variance, x in zip(variances, samples, strict=True))
-        freedom = total**2 / sum(terms) if total else 1
+        terms = ((variance / total) ** 2 / (len(x) - 1) for variance, x in zip(variances, samples, strict=True))
+        freedom = 1 / sum(terms) if total else 1
         half = float(stats.t.ppf(1 - TAIL, freedom) * math.sqrt(total))
         return Estimate(mean, mean - half, mean + half, n, "t")
     draws = np.zeros(DRAWS)
