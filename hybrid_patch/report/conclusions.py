@@ -41,8 +41,8 @@ def answer(summary: Summary) -> list[str]:
 
 
 def _comparison(reference: str, against: Against) -> list[str]:
-    found = {name: against.comparisons[name] for name in MAIN_MEASURES if name in against.comparisons}
-    parts = [f"{MEASURES[name].title} {verdict(each, MEASURES[name].relative)}" for name, each in found.items()]
+    main = {name: against.comparisons[name] for name in MAIN_MEASURES if name in against.comparisons}
+    parts = [f"{MEASURES[name].title} {verdict(each, MEASURES[name].relative)}" for name, each in main.items()]
     name = against.label if against.label == reference else f"{against.label} ({reference})"
     return [f"Against {name}: {'; '.join(parts)}."] if parts else []
 
