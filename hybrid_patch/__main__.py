@@ -17,6 +17,7 @@ COMMANDS = {
     "benchmark-loading": ("hybrid_patch.cost.loading_benchmark", "measure how fast batches are loaded"),
     "benchmark-embed": ("hybrid_patch.cost.map_benchmark", "measure the time to embed a scene, variants in turns"),
     "resume": ("hybrid_patch.resume", "go on with a run from its directory"),
+    "data describe": ("hybrid_patch.evaluate.describe", "describe a data set before anything is trained on it"),
     "launch": ("launch", "run sweeps on this machine's slots or on SLURM"),
 }
 """The module of each command, and what it does."""
@@ -25,6 +26,8 @@ COMMANDS = {
 def main() -> None:
     """Run the command that is named; without one, or with --help before it, list the commands."""
     name, *arguments = sys.argv[1:] or ["--help"]
+    if arguments and f"{name} {arguments[0]}" in COMMANDS:
+        name = f"{name} {arguments.pop(0)}"
     if name.startswith("-"):
         answer_help([name], help_text)
     with input_errors_end():

@@ -10,18 +10,26 @@ from pathlib import Path
 from typing import Annotated
 
 from hybrid_patch.config.command import run_command
-from hybrid_patch.config.options import Positional
+from hybrid_patch.config.options import Option, Positional
+from hybrid_patch.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
     run: Annotated[Path, Positional("DIR", "the run's directory")]
+    root: Annotated[str | None, Option("FOLDER", "where the data are now, if data.root has moved")] = None
 
 
 def resume(options: ResumeOptions) -> int:
     from hybrid_patch.config.compose import frozen_config
 
     config = dataclasses.replace(frozen_config(options.run), run_dir=str(options.run))
+    if options.root is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=options.root))
+    root = getattr(config.data, "root", None)
+    if root is not None and not Path(root).is_dir():
+        key = "root" if options.root else "data.root"
+        raise InputError(f"{key}={root}: there is no such folder; root=FOLDER says where the data are now")
     from hybrid_patch.train.attempt import train
 
     return train(config)

@@ -72,7 +72,9 @@ def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampli
     return Batch(pixels, valid, timestamps, masks, *by_role(masks, inputs), query_sampling, guide_mask, skipped)
 
 
-def read_crop(source: Source, index: int, window: Window, timesteps: Int[Array, " t"], series: int) -> Crop:
+def read_crop(
+    source: Source, index: int, window: Window, timesteps: Int[Array, " t"], series: int, labels: bool = True
+) -> Crop:
     """Read a window of a sample, normalised. Pixels outside the sample and modalities that it lacks are missing.
 
     Args:
@@ -82,7 +84,7 @@ def read_crop(source: Source, index: int, window: Window, timesteps: Int[Array, 
     Raises BrokenSampleError.
     """
     height, width, _ = source.shape(index)
-    sample = source.read(index, window.within(height, width), timesteps)
+    sample = source.read(index, window.within(height, width), timesteps, labels)
     return crop_of(sample, source.modalities, window, series)
 
 

@@ -104,7 +104,7 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         for _ in range(CROP_TRIES):
             window = Window.at_random(rng, height, width, tile)
             timesteps = np.sort(rng.permutation(length)[: data.timesteps])
-            sample = read_crop(self.source, index, window, timesteps, data.timesteps)
+            sample = read_crop(self.source, index, window, timesteps, data.timesteps, labels=False)
             if any(sample.valid[name].any() for name in self.inputs):
                 return sample
         return self._crop_around_data(index, tile, rng)
@@ -113,7 +113,7 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         """A crop of a sample that is mostly missing: around a valid pixel, at its timestep and others."""
         data = self.config.data
         height, width, length = self.source.shape(index)
-        whole = read_crop(self.source, index, Window(0, 0, height, width), np.arange(length), length)
+        whole = read_crop(self.source, index, Window(0, 0, height, width), np.arange(length), length, labels=False)
         valid_pixels = np.concatenate([np.argwhere(whole.valid[name]) for name in self.inputs])
         if len(valid_pixels) == 0:
             raise BrokenSampleError(f"{self.source.name(index)}: nothing but missing pixels")
@@ -124,7 +124,7 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         )
         others = rng.permutation(np.delete(np.arange(length), time))[: data.timesteps - 1]
         window = Window(top, left, tile, tile)
-        return read_crop(self.source, index, window, np.sort(np.append(others, time)), data.timesteps)
+        return read_crop(self.source, index, window, np.sort(np.append(others, time)), data.timesteps, labels=False)
 
 
 def batches(dataset: TrainingSteps, start: int, workers: int, pin_memory: bool) -> Iterable[Batch | BrokenSampleError]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Protocol, runtime_checkable
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from hybrid_patch.config.data_options import DataOptions
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.errors import require_extra
+from hybrid_patch.errors import InputError, require_extra
 
 Array = np.ndarray
 UNLABELLED = -1
@@ -75,14 +76,14 @@ class Source(Protocol):
 
     Attributes:
         modalities: what the samples hold, with statistics fitted (every continuous one has mean and std).
-        classes: names of the label classes, empty if there are no labels.
     """
 
     @property
     def modalities(self) -> Mapping[str, Modality]: ...
 
-    @property
-    def classes(self) -> tuple[str, ...]: ...
+    def class_names(self) -> tuple[str, ...]:
+        """The label classes; none if there are no labels. Raises InputError if the labels are none."""
+        ...
 
     def indices(self, split: str) -> Int[Array, " n"]:
         """Sample numbers of `train` or `val`, ascending. No ground is in both. May be empty for `val`."""
@@ -100,8 +101,8 @@ class Source(Protocol):
         """The path or name of a sample, for messages and pictures."""
         ...
 
-    def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
-        """Read a window of a sample at some of its timesteps (ascending indices below its T).
+    def read(self, index: int, window: Window, timesteps: Int[Array, " t"], labels: bool = True) -> Sample:
+        """Read a window of a sample at some of its timesteps (ascending indices below its T), with labels or without.
 
         Raises BrokenSampleError if the file is truncated, corrupt, or unreadable.
         """
@@ -121,5 +122,21 @@ def open_source(options: DataOptions) -> Source:
     if options.extra:
         require_extra(*options.extra)
     module, _, name = options.reader.partition(":")
-    source: Source = getattr(import_module(module), name)(options)
+    try:
+        source: Source = getattr(import_module(module), name)(options)
+    except BrokenSampleError as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"data.root={getattr(options, 'root', None)}: {error}") from error
+    for modality in source.modalities:
+        if modality != safe_name(modality):
+            raise InputError(f"data.modalities.{modality}: not a name that torch takes; try {safe_name(modality)}")
     return source
+
+
+def safe_name(name: str) -> str:
+    """The name of a modality as torch's containers of modules take it: no dots, and none of their own attributes."""
+    from torch import nn  # late: configs are checked without torch
+
+    plain = re.sub(r"\W", "_", name)
+    return f"{plain}_" if hasattr(nn.ModuleDict, plain) or hasattr(nn.ParameterDict, plain) else plain

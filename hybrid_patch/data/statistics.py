@@ -72,23 +72,24 @@ def fit(source: Source, tile: int) -> dict[str, Modality]:
         return dict(modalities)
     rng = np.random.default_rng(SEED)
     order = np.concatenate([rng.permutation(indices) for _ in range(-(-WINDOWS // len(indices)))])[:WINDOWS]
-    problem: BrokenSampleError | None = None
+    problems: dict[str, BrokenSampleError] = {}
     for index in order.tolist():
         try:
             height, width, length = source.shape(index)
             window = Window.at_random(rng, height, width, tile).within(height, width)
-            sample = source.read(index, window, np.sort(rng.permutation(length)[:TIMESTEPS]))
+            sample = source.read(index, window, np.sort(rng.permutation(length)[:TIMESTEPS]), labels=False)
         except BrokenSampleError as error:
-            log.warning("left out of the statistics: %s", error)
-            problem = error
+            problems[str(error)] = error
             continue
         for name in missing.keys() & sample.images.keys():
             image = sample.images[name]
             valid: Bool[Array, "h w t"] = sample.valid[name] & np.isfinite(image).all(-1)
             missing[name] = missing[name].merged(Moments.of(image[valid]))
     empty = [name for name, moments in missing.items() if moments.count == 0]
-    if problem is not None and len(empty) == len(missing):
-        raise problem
+    if problems and len(empty) == len(missing):
+        raise next(iter(problems.values()))
+    for line in problems:
+        log.warning("left out of the statistics: %s", line)
     if empty:
         raise InputError(
             f"data.modalities.{empty[0]}: no valid pixel in {len(order)} windows of training samples; "

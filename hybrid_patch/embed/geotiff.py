@@ -20,6 +20,7 @@ import rasterio
 import rasterio.shutil
 import torch
 from jaxtyping import Float, Shaped
+from rasterio.control import GroundControlPoint
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 from torch import Tensor
@@ -45,7 +46,8 @@ class MapFile(NamedTuple):
 
     Attributes:
         height, width: pixels.
-        crs, transform: rasterio's reference system (None: not georeferenced) and affine transform.
+        crs, transform: rasterio's reference system (None: there is none) and affine transform.
+        gcps: ground control points of the map, and their reference system.
         dtype: of its numbers. GDAL returns float16, numbers of half precision, as float32.
         descriptions: of the bands.
         scales, offsets: of the bands in int8: real value = scale × number + offset.
@@ -57,6 +59,7 @@ class MapFile(NamedTuple):
     width: int
     crs: Any
     transform: Affine
+    gcps: tuple[list[GroundControlPoint], Any]
     dtype: DType
     descriptions: Sequence[str]
     scales: Sequence[float]
@@ -106,9 +109,13 @@ class MapFile(NamedTuple):
         """A part of the map, or of an overview, as a GeoTIFF; `corner` is the row and column where it begins."""
         k, height, width = values.shape
         profile = {"height": height, "width": width, "count": k, "dtype": self.stored, "nodata": NODATA[self.dtype]}
-        if self.crs is not None:
-            transform = self.transform * Affine.translation(*corner[::-1]) * Affine.scale(2**level)
-            profile |= {"crs": self.crs, "transform": transform}
+        if not self.transform.is_identity:
+            profile["transform"] = self.transform * Affine.translation(*corner[::-1]) * Affine.scale(2**level)
+        points, points_crs = self.gcps
+        if points:  # of the whole map, which is right in the first part: the others' places are not looked at
+            profile["gcps"] = scaled_points((points, points_crs), 2**level)[0]
+        if self.crs is not None or points:
+            profile["crs"] = self.crs or points_crs
         if self.dtype == "float16":
             profile["nbits"] = 16
         # In memory first: GDAL may not report a full disk.
@@ -158,10 +165,35 @@ class MapFile(NamedTuple):
             with into.open("rb") as file:
                 os.fsync(file.fileno())
             _check_complete(into)
+            self._check_placed(into)
         except OSError:
             raise
         except Exception as error:  # rasterio's errors, and GDAL's, whose classes are private to rasterio
             raise OSError(f"{into.name}: {error}") from error
+
+    def _check_placed(self, path: Path) -> None:
+        """Raise OSError if the file is not where the map is on the ground, or has other bands."""
+        with rasterio.open(path) as file:
+            points, points_crs = file.gcps
+            kept = {
+                "size": (file.height, file.width, file.count) == (self.height, self.width, len(self.descriptions)),
+                "transform": np.allclose(tuple(file.transform), tuple(self.transform), rtol=1e-12, atol=0),
+                "reference system": (file.crs, points_crs) == (self.crs, self.gcps[1]),
+                "control points": np.array_equal(_positions(points), _positions(self.gcps[0])),
+            }
+        lost = ", ".join(name for name, same in kept.items() if not same)
+        if lost:
+            raise OSError(f"{path.name}: GDAL has written another {lost} than the scene's")
+
+
+def _positions(points: Sequence[GroundControlPoint]) -> list[tuple[float, ...]]:
+    return [(point.row, point.col, point.x, point.y) for point in points]
+
+
+def scaled_points(gcps: tuple[list[GroundControlPoint], Any], factor: int) -> tuple[list[GroundControlPoint], Any]:
+    """Ground control points, and their reference system, of an image whose pixels are `factor` times as wide."""
+    points, crs = gcps
+    return [GroundControlPoint(p.row / factor, p.col / factor, p.x, p.y, p.z) for p in points], crs
 
 
 def halve(values: Shaped[Array, "k h w"], nodata: float) -> Shaped[Array, "k h2 w2"]:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Shaped
 from rasterio.transform import Affine
 
 from hybrid_patch.data.source import Window
-from hybrid_patch.embed.geotiff import OVERVIEWS, MapFile
+from hybrid_patch.embed.geotiff import OVERVIEWS, MapFile, scaled_points
 from hybrid_patch.embed.map_parts import PartsFolder, divide
 from hybrid_patch.embed.options import MapOptions
 from hybrid_patch.embed.pipeline import Pipeline, Stopped, batch_from_memory, sample_scene
@@ -179,7 +179,8 @@ def _map_file(model: TrainedModel, scene: SceneReader, options: MapOptions, basi
         height=-(-scene.grid.height // unit),
         width=-(-scene.grid.width // unit),
         crs=scene.grid.crs,
-        transform=scene.grid.transform * Affine.scale(unit),
+        transform=scene.grid.transform * Affine.scale(unit) if scene.grid.has_transform else Affine.identity(),
+        gcps=scaled_points(scene.grid.gcps, unit),
         dtype=options.dtype,
         descriptions=bands,
         scales=scales,

@@ -30,9 +30,10 @@ class MapOptions:
         Amount | None, Option("PIXELS", "that neighbouring windows share (default: a quarter of the training's tile)")
     ] = None
     batch: Annotated[Count | None, Option("N", "windows that are embedded together (default: by free memory)")] = None
+    tile: Annotated[str | None, Option("NAME", "which tile of a folder of several")] = None
     date: Annotated[
         datetime.date | None,
-        Option("2024-05-31", "of an input of one date, if neither its name nor its tag TIFFTAG_DATETIME has it"),
+        Option("2024-05-31", "of an input of one date; or which of several, for a run of single dates"),
     ] = None
     nodata: Annotated[float | None, Option("VALUE", "what means 'no data' in files that do not say")] = None
     missing_bands: Annotated[
@@ -52,7 +53,19 @@ class MapOptions:
 
     def identity(self) -> dict[str, Any]:
         """The options that change the numbers or the form of the map, as plain values."""
-        names = ["dims", "reduce", "dtype", "overlap", "date", "nodata", "missing_bands", "resolution", "grid", "cog"]
+        names = [
+            "dims",
+            "reduce",
+            "dtype",
+            "overlap",
+            "tile",
+            "date",
+            "nodata",
+            "missing_bands",
+            "resolution",
+            "grid",
+            "cog",
+        ]
         return {name: getattr(self, name) for name in names} | {"date": str(self.date) if self.date else None}
 
 

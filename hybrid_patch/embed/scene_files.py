@@ -1,7 +1,6 @@
 """Which files a scene is made of: their modalities, dates and bands, and whether they fit what a run was trained on."""
 
 import datetime
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +9,17 @@ from typing import NamedTuple
 import numpy as np
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
-from hybrid_patch.data.rasters.scene import (
-    Layer,
+from hybrid_patch.data.rasters.filenames import (
+    FilesByPlace,
     Series,
-    by_date,
-    check_grid,
-    dates_of,
-    scene_files,
-    tifs,
+    add,
+    by_place,
+    find_date,
+    labels_location,
+    tifs_below,
 )
+from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
+from hybrid_patch.data.rasters.scene import Layer, check_grid, dates_of, finest, scene_files
 from hybrid_patch.data.rasters.tables import read_meta
 from hybrid_patch.data.source import BrokenSampleError
 from hybrid_patch.embed.options import MapOptions
@@ -28,8 +28,6 @@ from hybrid_patch.errors import InputError
 
 MAX_GSD_CHANGE = 0.1
 """Relative difference of the pixel size from the training's that is accepted."""
-DATE = re.compile(r"(?<!\d)(\d{4})(-?)(\d{2})\2(\d{2})(?!\d)")
-"""2024-05-31 or 20240531."""
 TAG = "TIFFTAG_DATETIME"
 
 
@@ -47,16 +45,6 @@ def find_scene(options: MapOptions, modalities: Mapping[str, Modality], timestep
         raise InputError(str(error)) from error
 
 
-def date_in(text: str) -> datetime.date | None:
-    """The first date in a text, as 2024-05-31 or 20240531."""
-    for year, _, month, day in DATE.findall(text):
-        try:
-            return datetime.date(int(year), int(month), int(day))
-        except ValueError:
-            continue
-    return None
-
-
 class _Finder(NamedTuple):
     """What `find_scene` works with; it adds to the notes."""
 
@@ -67,22 +55,20 @@ class _Finder(NamedTuple):
 
     def find(self, timesteps: int) -> SceneReader:
         """The scene."""
-        series: dict[str, Series] = {}
-        for name, paths in self._paths().items():
-            if self.modalities[name].temporal:
-                series[name] = by_date(paths, self._date)
-            elif len(paths) == 1:
-                series[name] = {None: paths[0]}
-            else:
-                raise InputError(f"input={self.root}: {len(paths)} files of the static modality {name}; takes one")
+        places = {name: by_place(location, paths) for name, (location, paths) in self._paths().items()}
+        tile = self._tile(places)
+        series = {
+            name: self._series(name, files[tile] if tile in files else next(iter(files.values())))
+            for name, files in places.items()
+            if tile in files or len(files) == 1
+        }
         dates = self._dates(dates_of(series.values()), timesteps)
         scene = scene_files(self.root.name, series, dates)
-        grid = self.files.header(scene.paths[0])
-        layers = {}
-        for name, placed in scene.files.items():
-            headers = [self.files.header(path) for path in placed.values()]
-            layers[name] = self._layer(name, headers)
-            for header in headers:
+        headers = {name: [self.files.header(p) for p in placed.values()] for name, placed in scene.files.items()}
+        grid = finest(header for each in headers.values() for header in each)
+        layers = {name: self._layer(name, each) for name, each in headers.items()}
+        for name, each in headers.items():
+            for header in each:
                 check_grid(header, grid)
                 self._check_resolution(header, name)
         missing = [name for name in self.modalities if name not in layers]
@@ -90,31 +76,60 @@ class _Finder(NamedTuple):
             self.notes.append(f"not in the input, so missing: {', '.join(missing)}")
         return SceneReader(self.files, scene, layers, tuple(dates), grid, tuple(self.notes))
 
+    def _tile(self, places: Mapping[str, FilesByPlace]) -> str | None:
+        """The tile that is asked for, or the only one. Raises InputError if there are several."""
+        names = sorted({name for files in places.values() if len(files) > 1 for name in files})
+        if self.options.tile is not None and self.options.tile not in names:
+            raise InputError(f"tile={self.options.tile}: not in {self.root}; it has {', '.join(names) or 'one alone'}")
+        if names and self.options.tile is None:
+            raise InputError(f"input={self.root}: holds {len(names)} tiles; name one: tile={names[0]}")
+        return self.options.tile
+
+    def _series(self, name: str, found: Series) -> Series:
+        """The files of a modality, with dates if it has timesteps, else one file."""
+        if self.modalities[name].temporal:
+            series: Series = {}
+            for date, path in found.items():
+                add(
+                    series,
+                    self.options.date if len(found) == 1 and self.options.date else date or self._date(path),
+                    path,
+                )
+            return series
+        if len(found) > 1 and self.options.date not in found:
+            raise InputError(
+                f"input={self.root}: {len(found)} dates of {name}, of which the run takes one; choose it with "
+                f"date={next(iter(found))}"
+            )
+        return {None: found[self.options.date] if len(found) > 1 else next(iter(found.values()))}
+
     @property
     def root(self) -> Path:
         """The input."""
         return self.options.input
 
-    def _paths(self) -> dict[str, list[Path]]:
-        """The files of each modality, in order."""
+    def _paths(self) -> dict[str, tuple[Path, list[Path]]]:
+        """The folder and the files of each modality, in order."""
         if self.root.is_file():
-            return {self._modality_of(self.root): [self.root]}
+            return {self._modality_of(self.root): (self.root, [self.root])}
         by_name = {}
-        for name in self.modalities:
-            place = next((p for p in (self.root / name, self.root / f"{name}.tif") if p.exists()), None)
+        for name, modality in self.modalities.items():
+            wanted = [self.root / each for each in (name, f"{name}.tif", modality.files) if each not in (None, ".")]
+            place = next((place for place in wanted if place.exists()), None)
             if place is not None:
-                by_name[name] = tifs(place) if place.is_dir() else [place]
-                if not by_name[name]:
+                by_name[name] = place, tifs_below(place) if place.is_dir() else [place]
+                if not by_name[name][1]:
                     raise InputError(f"{place}: no .tif files in this folder")
         if by_name:
             return by_name
-        paths = tifs(self.root)
+        labels = labels_location(self.root, None)
+        paths = [path for path in tifs_below(self.root) if labels is None or not path.is_relative_to(labels)]
         if not paths:
             raise InputError(
                 f"input={self.root}: holds no .tif file, and nothing called {' or '.join(self.modalities)} as the "
                 "run's inputs are"
             )
-        return {self._modality_of(paths[0]): paths}
+        return {self._modality_of(paths[0]): (self.root, paths)}
 
     def _modality_of(self, path: Path) -> str:
         """The input modality of a file: the one with the largest share of its bands in the file."""
@@ -139,12 +154,12 @@ class _Finder(NamedTuple):
         return Layer(name, self.modalities[name], read_meta(folder / "meta.json"), self.options.nodata)
 
     def _date(self, path: Path) -> datetime.date:
-        date = self.options.date or date_in(path.name) or date_in(self.files.tags(path).get(TAG, "").replace(":", "-"))
-        if date is None:
+        found = find_date(self.files.tags(path).get(TAG, "").replace(":", "-"))
+        if found is None:
             raise InputError(
                 f"{path}: no date in its name (2024-05-31) nor in its tag {TAG}; give it with date=2024-05-31"
             )
-        return date
+        return found.date
 
     def _dates(self, dates: Sequence[datetime.date], max_dates: int) -> Sequence[datetime.date]:
         """As many of the dates as the run takes, evenly spread."""
@@ -159,7 +174,7 @@ class _Finder(NamedTuple):
         """How the files of a modality are read, without the band sets that one of the files lacks a band of."""
         first = headers[0]
         layer = self._bare_layer(name, first.path)
-        bands, band_sets, names = layer.modality.bands, layer.modality.band_sets, layer.names(first)
+        bands, band_sets, names = layer.modality.bands, layer.modality.band_sets, tuple(layer.bands(first))
         unused = [band for band in names if band.casefold() not in {b.casefold() for b in bands}]
         if unused:
             self.notes.append(f"{first.path.name}: bands not used: {', '.join(unused)}")
@@ -175,7 +190,7 @@ class _Finder(NamedTuple):
         header = next(iter(missing.values()))
         problem = (
             f"{header.path}: has no band {', '.join(map(repr, missing))} of modality {name!r}; "
-            f"it has {', '.join(layer.names(header))}"
+            f"it has {', '.join(layer.bands(header))}"
         )
         nothing_left = len(absent) == len(band_sets)
         if self.options.missing_bands == "error":

@@ -87,8 +87,8 @@ def evaluate(
             break
         features_of = _features(kind, model, settings)
         train = read_tiles(source, "train", settings.tiles, timesteps)
-        classifiers = _fit(kind, features_of, train, settings) if source.classes and split == "val" else []
-        counts = {name: ConfusionCounts(source.classes) for _, name, _ in classifiers}
+        classifiers = _fit(kind, features_of, train, settings) if source.class_names() and split == "val" else []
+        counts = {name: ConfusionCounts(source.class_names()) for _, name, _ in classifiers}
         for tile in read_tiles(source, split, settings.tiles, timesteps):
             values = features_of(tile)
             predictions = [tile.predict(predict, values) for _, _, predict in classifiers]
@@ -150,7 +150,7 @@ def _report(
         "processing_patch_size": model.sizes.processing,
         "output_patch_size": model.sizes.output,
         "settings": dataclasses.asdict(settings),
-        "classes": list(source.classes),
+        "classes": list(source.class_names()),
         "tiles": {k: size if settings.tiles is None else min(size, settings.tiles) for k, size in sizes.items()},
         "features": by_kind,
         "structure": None if structure is None else structure._asdict(),

@@ -188,7 +188,7 @@ def draw_tiles(
     for number, (tile, _, predicted) in enumerate(drawn):
         paths.append(folder / f"tile_{number}.png")
         embeddings = {f"embedding, {name}": images[number] for name, images in colours.items()}
-        painter = ClassColours(source.classes)
+        painter = ClassColours(source.class_names())
         predictions = {} if predicted is None or tile.pooled else {PROBE: predicted}
         rows = tile_panels(tile, source, painter, embeddings, predictions)
         if predictions and tile.labels is not None:
@@ -198,7 +198,7 @@ def draw_tiles(
         title = f"{Path(tile.name).name} · step {model.step}"
         if tile.pooled and tile.labels is not None and predicted is not None:
             label, prediction = (
-                source.classes[x] if x != UNLABELLED else "none" for x in (*tile.labels[0], *predicted[0])
+                source.class_names()[x] if x != UNLABELLED else "none" for x in (*tile.labels[0], *predicted[0])
             )
             title += f" · label: {label}, {PROBE}: {prediction}"
         _draw(paths[-1], title, rows, painter.legend())

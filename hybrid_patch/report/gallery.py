@@ -109,11 +109,11 @@ def _draw(runs: Sequence[DrawnRun], count: int, folder: Path, progress: Callable
         progress(f"pictures: {label}")
         features = embedding_of(model, evaluation.pooling)
         embedded[label] = EmbeddedTiles(label, [features(tile) for tile in shown], label == reference)
-        if source.classes and split == "val" and not shown[0].pooled:
+        if source.class_names() and split == "val" and not shown[0].pooled:
             maps = _predicted(features, source, model.config.data.timesteps, shown, embedded[label].values)
             predicted |= {f"probe of {label}": maps} if maps else {}
     colours = common_colours(list(embedded.values()), embedded[reference])
-    class_colours = ClassColours(source.classes)
+    class_colours = ClassColours(source.class_names())
     pictures = []
     for number, tile in enumerate(shown):
         embeddings, predictions = ({label: x[number] for label, x in of.items()} for of in (colours, predicted))

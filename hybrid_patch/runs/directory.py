@@ -75,6 +75,11 @@ class RunDirectory(LockedFolder):
             write_text(self.config, config_yaml, flush)
             write_json(self._identity, identity, flush)
 
+    def describe_data(self, description: dict[str, Any]) -> None:
+        """Add what the data are to the identity."""
+        with self.held():
+            write_json(self._identity, {**self.identity(), "data": description})
+
     def status(self) -> dict[str, Any]:
         """The content of `status.json`; empty if the run has not begun."""
         try:

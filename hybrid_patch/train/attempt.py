@@ -1,5 +1,6 @@
 """One attempt at a run: lock its directory, train, evaluate, and record how it ended."""
 
+import dataclasses
 import logging
 from contextlib import nullcontext
 from importlib import import_module
@@ -9,17 +10,21 @@ from lightning_fabric import Fabric
 
 from hybrid_patch.config import recipe
 from hybrid_patch.config.compose import as_yaml
+from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.recipe import Identity
-from hybrid_patch.config.schema import Config
-from hybrid_patch.data.source import open_source
+from hybrid_patch.config.schema import Config, Data
+from hybrid_patch.data.description import describe
+from hybrid_patch.data.source import Source, open_source
 from hybrid_patch.errors import DONE, FAILED, LOST, STOPPED, InputError
 from hybrid_patch.runs.atomic_files import remove_parts
+from hybrid_patch.runs.checkpoints import Checkpoint
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.failure import ERROR, cause_of, last_frame
 from hybrid_patch.runs.lock import LostLockError
 from hybrid_patch.runs.progress import start_logging
 from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.stop_signal import StopRequest, stop_requests
+from hybrid_patch.train import checkpointing
 from hybrid_patch.train.distributed import open_fabric, together
 from hybrid_patch.train.step import TrainingModule
 from hybrid_patch.train.trainer import Trainer, missing_evaluation
@@ -62,12 +67,16 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
         # A fault in its libraries must show before the training; others are spared a quarter of their start.
         import_module("hybrid_patch.evaluate.evaluation")
     try:
-        source = open_source(config.data)
+        checkpoint = checkpointing.newest(fabric, run.checkpoints)
+        source = open_source(data_of(config.data, checkpoint))
+        if fabric.is_global_zero and "data" not in run.identity():
+            look_at_data(config, source, run)
         torch.manual_seed(config.seed)
         module = TrainingModule(config, source.modalities)
         counts = module.parameter_counts()
         log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
-        trainer = Trainer(config, fabric, run, source, module)
+        log.info("device: %s, processes: %d", fabric.device.type, fabric.world_size)
+        trainer = Trainer(config, fabric, run, source, module, checkpoint)
         code, reason = trainer.fit(stop)
         trainer.logger.close()
     except LostLockError:
@@ -82,6 +91,28 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
         run.set_status(state, reason, step=trainer.step, **failure)
     log.info("%s%s", run.path, f": {reason}" if reason else "")
     return code
+
+
+def data_of(data: Data, checkpoint: Checkpoint | None) -> Data:
+    """The options of the data, with the modalities and statistics of an earlier attempt, whatever the files say now."""
+    if checkpoint is None:
+        return data
+    modalities = {name: Modality(**fields) for name, fields in checkpoint.state["modalities"].items()}
+    return dataclasses.replace(data, modalities=modalities)
+
+
+def look_at_data(config: Config, source: Source, run: RunDirectory) -> None:
+    """Log what the data are, and keep it in the run's identity, with a picture where the run is evaluated."""
+    evaluated = config.evaluation.tiles != 0
+    description = describe(source, labels=evaluated)
+    for line in description.lines():
+        (log.warning if line.startswith("warning: ") else log.info)("%s", line.removeprefix("warning: "))
+    run.describe_data(description.plain())
+    if evaluated and not missing_evaluation():
+        from hybrid_patch.evaluate.describe import draw_samples
+
+        run.pictures.mkdir(exist_ok=True)
+        draw_samples(source, run.pictures / "data.png")
 
 
 def record_failure(run: RunDirectory, error: BaseException) -> None:

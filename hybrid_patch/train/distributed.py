@@ -5,12 +5,15 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning_fabric.strategies.strategy import Strategy
@@ -32,10 +35,12 @@ def open_fabric(config: Config) -> Fabric:
     runtime = config.runtime
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
-    # Where SLURM is installed, a run that was not started by srun is meant so.
-    warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
     fabric = Fabric(
-        accelerator=accelerator(runtime), devices=runtime.processes, num_nodes=runtime.nodes, strategy=strategy(config)
+        accelerator=accelerator(runtime),
+        devices=runtime.processes,
+        num_nodes=runtime.nodes,
+        strategy=strategy(config),
+        plugins=[cluster_environment(runtime)],
     )
     if fabric.local_rank == 0:
         os.environ[FIRST] = str(os.getpid())
@@ -43,6 +48,36 @@ def open_fabric(config: Config) -> Fabric:
         end_with_first()
     fabric.launch()
     return fabric
+
+
+def cluster_environment(runtime: Runtime) -> ClusterEnvironment:
+    """Who starts the processes: torchrun (whose variables `launch` sets), srun, or the first process itself.
+
+    A job's own variables (`SLURM_NTASKS`, ...) say nothing of that: they are around everything that is started in its
+    allocation, by hand too. Those of a step are only where srun has started this process, or a parent of it.
+
+    Raises InputError if others have started another number of processes than the config says.
+    """
+    environment, size = os.environ, runtime.world_size
+    if TorchElasticEnvironment.detect():
+        started = environment.get("WORLD_SIZE")
+        if started != str(size):
+            raise InputError(
+                f"runtime.processes={runtime.processes}: torchrun has started {started} processes, the config says "
+                f"{size}; give both the same"
+            )
+        return TorchElasticEnvironment()
+    if size > 1 and "SLURM_STEP_ID" in environment and environment.get("SLURM_STEP_NUM_TASKS") == str(size):
+        # Lightning wants to know this, and srun does not always tell.
+        environment.setdefault("SLURM_NTASKS_PER_NODE", str(runtime.processes))
+        environment["SLURM_NTASKS"] = str(size)
+        return SLURMEnvironment(auto_requeue=False)
+    if runtime.nodes > 1:
+        raise InputError(
+            f"runtime.nodes={runtime.nodes}: several machines need hybrid-patch launch, torchrun, or "
+            f"srun --nodes={runtime.nodes} --ntasks-per-node={runtime.processes}"
+        )
+    return LightningEnvironment()
 
 
 def strategy(config: Config) -> Strategy | str:

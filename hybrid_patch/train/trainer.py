@@ -20,6 +20,7 @@ from hybrid_patch.errors import DONE, FAILED, STOPPED, InputError, require_extra
 from hybrid_patch.loss.all_gather import global_sum
 from hybrid_patch.model.hybrid import HybridModel
 from hybrid_patch.runs.atomic_files import write_json
+from hybrid_patch.runs.checkpoints import Checkpoint
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.lock import LostLockError
 from hybrid_patch.runs.progress import progress
@@ -44,14 +45,20 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, fabric: Fabric, run: RunDirectory, source: Source, module: TrainingModule
+        self,
+        config: Config,
+        fabric: Fabric,
+        run: RunDirectory,
+        source: Source,
+        module: TrainingModule,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self.config, self.fabric, self.run, self.source, self.module = config, fabric, run, source, module
         self.steps = config.trainer.steps
         self.training_step = FabricStep(module, config, fabric)
         self.step = 0
         self.counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
-        self._resume()
+        self._resume(checkpoint)
         self.logger = MetricLogger()
         if fabric.is_global_zero:
             run.set_status("running", attempt=run.status().get("attempt", 0) + 1, step=self.step, steps=self.steps)
@@ -195,8 +202,8 @@ class Trainer:
         }
         checkpointing.save(self.fabric, self.run, self.step, state, self.config.trainer.keep_checkpoints)
 
-    def _resume(self) -> None:
-        checkpoint = checkpointing.newest(self.fabric, self.run.checkpoints)
+    def _resume(self, checkpoint: Checkpoint | None) -> None:
+        """Continue from a checkpoint, if there is one."""
         if checkpoint is not None:
             checkpointing.restore(self.fabric, self.module, self.training_step.optimizer, checkpoint)
             self.step, self.counters = checkpoint.step, dict(checkpoint.state["counters"])

@@ -24,7 +24,9 @@ class Memory:
     """Ten samples of 20 × 24 pixels and 3 timesteps whose optical values tell where they come from."""
 
     modalities: Mapping[str, Modality] = MODALITIES
-    classes = ("a", "b", "c", "d")
+
+    def class_names(self) -> tuple[str, ...]:
+        return ("a", "b", "c", "d")
 
     def __init__(
         self,
@@ -48,20 +50,20 @@ class Memory:
     def name(self, index: int) -> str:
         return f"sample {index}"
 
-    def read(self, index: int, window: Window, timesteps: Array) -> Sample:
+    def read(self, index: int, window: Window, timesteps: Array, labels: bool = True) -> Sample:
         if index in self.broken:
             raise BrokenSampleError(f"sample {index}: truncated")
         rows = np.arange(window.top, window.top + window.height)[:, None, None]
         columns = np.arange(window.left, window.left + window.width)[None, :, None]
         optical = np.stack(np.broadcast_arrays(index, rows, columns, timesteps[None, None]), -1).astype(np.float32)
-        labels = np.zeros(optical.shape[:2], np.int16)
-        cover = np.full((*labels.shape, 1, 1), 20, np.float32)
+        classes = np.zeros(optical.shape[:2], np.int16)
+        cover = np.full((*classes.shape, 1, 1), 20, np.float32)
         valid_mask = np.full(optical.shape[:3], index not in self.empty)
         if self.only is not None:
             valid_mask = (optical[..., 1:] == self.only).all(-1)
         images = {"optical": optical, "cover": cover}  # and no height
-        valid = {"optical": valid_mask, "cover": np.ones((*labels.shape, 1), bool)}
-        return Sample(images, valid, np.stack([timesteps + 1] * 3, -1), None, labels)
+        valid = {"optical": valid_mask, "cover": np.ones((*classes.shape, 1), bool)}
+        return Sample(images, valid, np.stack([timesteps + 1] * 3, -1), None, classes)
 
 
 def steps(source: Memory, *overrides: str, rank: int = 0, world: int = 1) -> TrainingSteps:

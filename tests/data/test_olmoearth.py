@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def test_reading_packed_series_is_scattering_them_whole(data: st.DataObject, tim
     window = Window(top, left, data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left)))
     steps = np.array(sorted(data.draw(st.sets(st.integers(0, len(mask) - 1), min_size=1))))
     area = (slice(top, top + window.height), slice(left, left + window.width))
-    images, read_mask = read_packed(packed, window, mask, steps)
+    images, read_mask = read_packed(packed, window, mask, steps, {})
     np.testing.assert_array_equal(images, full[area][:, :, steps])
     np.testing.assert_array_equal(read_mask, valid[area][:, :, steps])
 
@@ -83,7 +84,7 @@ def test_a_window_is_the_same_part_of_the_whole(folder: Path) -> None:
 def test_labels_are_worldcover_classes_declared_or_not(folder: Path, declared: dict[str, Modality]) -> None:
     source = OlmoEarthSource(config(folder, declared))
     labels = whole(source, 0).labels
-    assert source.classes == tuple(WORLDCOVER.values())
+    assert source.class_names() == tuple(WORLDCOVER.values())
     assert labels is not None
     assert labels.reshape(-1)[:13].tolist() == [*range(11), UNLABELLED, UNLABELLED]
     if "worldcover" in declared:
@@ -95,7 +96,7 @@ def test_without_worldcover_there_are_no_labels(tmp_path: Path) -> None:
     write(tmp_path, 0, {"sentinel2_l2a": [True] * LENGTH})
     index(tmp_path, ["0,1"], "sentinel2_l2a")
     source = OlmoEarthSource(config(tmp_path, {"sentinel2_l2a": MODALITIES["sentinel2_l2a"]}))
-    assert source.classes == ()
+    assert source.class_names() == ()
     assert whole(source, 0).labels is None
 
 
@@ -253,3 +254,37 @@ def test_the_stand_in_file(shared_data: Path, tmp_path: Path) -> None:
     with_statistics = with_given_statistics(declared, str(shared_data / "olmoearth_norm"))
     with pytest.raises(BrokenSampleError, match=r"sample_0\.h5"):
         whole(OlmoEarthSource(config(tmp_path, with_statistics)), 0)
+
+
+# --- what a file says about itself -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([1, 12, 2021], "timestamps has the month 12; its columns are day 1-31, month 0-11, year"),
+        ([2021, 3, 1], "timestamps has the day 2021"),
+        ([1, 3, 21], "timestamps has the year 21"),
+    ],
+)
+def test_timestamps_out_of_range_are_named_with_file_and_value(folder: Path, row: list[int], message: str) -> None:
+    path = folder / "sample_0.h5"
+    with h5py.File(path, "r+") as file:
+        file["timestamps"][2] = row
+    source = OlmoEarthSource(config(folder))
+    with pytest.raises(BrokenSampleError, match=re.escape(f"{path}: {message}")):
+        source.shape(0)
+
+
+def test_scale_offset_and_fill_value_of_an_array(folder: Path) -> None:
+    path = folder / "sample_0.h5"
+    with h5py.File(path, "r+") as file:
+        array = file["sentinel2_l2a"]
+        array[0, 0, 0] = 7
+        raw = array[()]
+        array.attrs.update({"scale_factor": 0.5, "add_offset": -3.0, "_FillValue": 7})
+    sample = whole(OlmoEarthSource(config(folder)), 0)
+    mask = sample.valid["sentinel2_l2a"].any((0, 1))
+    valid, images = (array["sentinel2_l2a"][:, :, mask] for array in (sample.valid, sample.images))
+    fill = (raw == 7).any(-1)
+    assert fill[0, 0, 0]
+    np.testing.assert_array_equal(valid, ~fill)
+    np.testing.assert_array_equal(images[~fill], (raw * 0.5 - 3.0)[~fill].astype(np.float32))

@@ -47,13 +47,15 @@ def test_mistakes_in_the_configuration_name_key_and_value(tiles: Path, series: P
     expect_line(config(tmp_path / "nowhere"), "no such folder")
     expect_line(config(tmp_path), "data.modalities.<name>.files")
     expect_line(config(tiles, labels="truth"), "data.labels=truth: no such file")
-    expect_line(config(series, labels="s2"), "data.labels=s2: must be one file")
+    expect_line(config(series, labels="s2"), "no label file is called as an image is; the first is 2021-01-15.tif")
     expect_line(config(tiles, modalities={"x": modality("a")}), "data.modalities.x.files")
-    expect_line(config(tiles, modalities={"x": modality("nir", files="images")}), "t0.tif: has no band 'nir'")
-    expect_line(config(tiles, modalities={"x": modality("red", files="images", temporal=True)}), "must be false")
-    expect_line(config(series, modalities={"s2": modality("B02")}), "temporal: must be true")
+    expect_line(config(tiles, modalities={"x": modality("nir", files="images")}), "has no band 'nir'")
+    expect_line(
+        config(tiles, modalities={"x": modality("red", files="images", temporal=True)}), "have no dates in their names"
+    )
+    expect_line(config(series, modalities={"s2": modality("B02")}), "holds 3 dates of one place")
     mixed = {"s2": modality("B02", temporal=True, files=str(series / "s2")), "images": modality("red")}
-    expect_line(config(tiles, modalities=mixed), "either all tiles or all of one scene")
+    expect_line(config(tiles, modalities=mixed), "the files of a tile are told by their names")
 
 
 def test_a_series_with_a_wrong_file_is_one_line(tmp_path: Path) -> None:
@@ -65,7 +67,7 @@ def test_a_series_with_a_wrong_file_is_one_line(tmp_path: Path) -> None:
     write(wrong, ramp(1, 20, 20), ("b",))
     expect_line(config(tmp_path), f"{wrong}: has no band 'a'")
     wrong.rename(wrong.with_name("2021-02-31.tif"))
-    expect_line(config(tmp_path), "2021-02-31, which is no date")
+    expect_line(config(tmp_path), "2021-01-01.tif has a date and 2021-02-31.tif has none")
     wrong.with_name("2021-02-31.tif").rename(wrong.with_name("2021-01-01_b.tif"))
     expect_line(config(tmp_path), "has the same date")
     wrong.with_name("2021-01-01_b.tif").rename(wrong.with_name("undated.tif"))
@@ -109,8 +111,9 @@ def _rename_bands(path: Path) -> None:
 def test_a_broken_tile_is_named_and_the_others_are_read(tmp_path: Path, victim: str, damage: Any) -> None:
     noise = np.random.default_rng(0).integers(0, 250, (4, 64, 64), np.uint8)
     for number, image in enumerate(noise):
-        write(tmp_path / f"images/t{number}.tif", image[None], ("a",), compress="deflate")
-        write(tmp_path / f"labels/t{number}.tif", image[None], compress="deflate")
+        place = Affine(10, 0, 664000 + 1000 * number, 0, -10, 5612120)
+        write(tmp_path / f"images/t{number}.tif", image[None], ("a",), compress="deflate", transform=place)
+        write(tmp_path / f"labels/t{number}.tif", image[None], compress="deflate", transform=place)
     path = tmp_path / victim
     if damage is not Path.unlink:
         damage(path)

@@ -60,7 +60,7 @@ def test_index_csv_decides_splits_and_groups(tiles: Path, tmp_path: Path) -> Non
     assert source.indices("train").tolist() == [0, 2]
     assert source.indices("val").tolist() == [1]
     assert source.group(0) == source.group(2) != source.group(1)
-    assert source.classes == ()
+    assert source.class_names() == ()
     assert whole(source, 0).labels is None
 
 

@@ -39,7 +39,7 @@ def test_tiles_are_found_with_bands_gsd_and_labels(tiles: Path) -> None:
         False,
         10.0,
     )
-    assert source.classes == ("0", "1", "2")
+    assert source.class_names() == ("0", "1", "2")
     sample = whole(source, 4)
     assert source.name(4).endswith("t4.tif")
     np.testing.assert_array_equal(sample.images["images"][:, :, 0], np.moveaxis(ramp(3, 24, 20, 4), 0, -1))
@@ -92,7 +92,7 @@ def test_labels_are_no_modality_and_no_data_is_no_label(series: Path, tmp_path: 
     names = ("No data", "a", "b")
     source = RasterSource(config(series, label_classes=names, label_nodata=2))
     labels = whole(source, 0).labels
-    assert source.classes == names
+    assert source.class_names() == names
     # 0 is named 'no data', 2 is declared, 3 is beyond the names.
     assert labels is not None
     assert np.unique(labels).tolist() == [UNLABELLED, 1]
@@ -179,7 +179,7 @@ def test_real_tiles_need_no_options(shared_data: Path) -> None:
     assert len(source.indices("val")) == 57
     groups = [{source.group(int(i)) for i in source.indices(split)} for split in ("train", "val")]
     assert not groups[0] & groups[1]
-    assert len(source.classes) == 11
+    assert len(source.class_names()) == 11
     assert source.modalities["images"].gsd == 30
     assert source.modalities["images"].bands[4] == "nir"
     labels = whole(source, 0).labels
@@ -194,7 +194,7 @@ def test_real_optical_series_needs_no_options(shared_data: Path) -> None:
     read = [whole(source, int(i)).labels for i in source.indices("train")]
     labels = np.stack([label for label in read if label is not None])
     assert len(labels) == len(read)
-    assert source.classes[0] == "no data"
+    assert source.class_names()[0] == "no data"
     assert UNLABELLED in labels
     assert 0 not in labels
 
@@ -205,7 +205,7 @@ def test_real_series_of_several_sensors_needs_no_options(shared_data: Path) -> N
     sample = whole(source, 3)
     assert sample.valid["s2"].any((0, 1)).tolist() == [True, False, False, *[True] * 9]
     assert sample.valid["s1"].all()
-    assert source.classes == ("0", "1")
+    assert source.class_names() == ("0", "1")
     assert source.modalities["s2"].mean is not None
     assert max(source.modalities["s2"].mean) < 5000  # Nodata, 65535, has not been counted.
     subset = {"s2": modality("b08", "B04", temporal=True)}

@@ -25,7 +25,9 @@ class Scenes:
     """A source of random images with gaps, and a record of what was asked for."""
 
     modalities: Mapping[str, Modality] = {"optical": OPTICAL}
-    classes = ()
+
+    def class_names(self) -> tuple[str, ...]:
+        return ()
 
     def __init__(self, broken: tuple[int, ...] = (), valid_share: float = 0.7, samples: Array = SAMPLES) -> None:
         rng = np.random.default_rng(1)
@@ -47,7 +49,7 @@ class Scenes:
     def shape(self, index: int) -> tuple[int, int, int]:
         return SHAPE
 
-    def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
+    def read(self, index: int, window: Window, timesteps: Int[Array, " t"], labels: bool = True) -> Sample:
         self.asked.append((index, window))
         if index in self.broken:
             raise BrokenSampleError(f"scene {index}")

@@ -25,6 +25,7 @@ from hybrid_patch.model.tokens import Positions
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.stop_signal import StopRequest
 from hybrid_patch.train.attempt import prepare
+from hybrid_patch.train.checkpointing import newest
 from hybrid_patch.train.step import TrainingModule
 from hybrid_patch.train.trainer import Trainer
 
@@ -182,7 +183,8 @@ def trained_run(folder: Path, *overrides: str, steps: int = 2, stop_after: int |
     def trainer() -> Trainer:
         torch.manual_seed(config.seed)
         module = TrainingModule(config, source.modalities)
-        return Trainer(config, Fabric(accelerator="cpu", devices=1), run, source, module)
+        fabric = Fabric(accelerator="cpu", devices=1)
+        return Trainer(config, fabric, run, source, module, newest(fabric, run.checkpoints))
 
     if stop_after is not None:
         assert trainer().fit(StopAfter(stop_after))[0] == STOPPED

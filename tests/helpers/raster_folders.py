@@ -76,8 +76,9 @@ def expect_line(given_config: Rasters, message: str) -> None:
 def make_tiles(root: Path) -> Path:
     """Eight tiles of 24 × 20 pixels with labels."""
     for number in range(8):
-        write(root / f"images/t{number}.tif", ramp(3, 24, 20, number), ("blue", "green", "red"))
-        write(root / f"labels/t{number}.tif", np.full((1, 24, 20), number % 3, np.uint8), nodata=255)
+        place = Affine(10, 0, 664000 + 200 * number, 0, -10, 5612120)
+        write(root / f"images/t{number}.tif", ramp(3, 24, 20, number), ("blue", "green", "red"), transform=place)
+        write(root / f"labels/t{number}.tif", np.full((1, 24, 20), number % 3, np.uint8), nodata=255, transform=place)
     return root
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -44,13 +45,19 @@ def values(height: int, width: int, seed: int = 0) -> Array:
 
 
 def write(
-    path: Path, image: Array, names: Sequence[str] = BANDS, pixel: float = 10.0, nodata: int | None = -9999
+    path: Path,
+    image: Array,
+    names: Sequence[str] = BANDS,
+    pixel: float = 10.0,
+    nodata: int | None = -9999,
+    **elsewhere: Any,
 ) -> Path:
-    """A GeoTIFF in UTM, its bands named."""
+    """A GeoTIFF in UTM, unless it is said to be elsewhere; its bands named."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count, height, width = image.shape
     profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": image.dtype}
     place = {"crs": "EPSG:32633", "transform": from_origin(500_000, 5_100_000, pixel, pixel), "nodata": nodata}
+    place = {key: value for key, value in {**place, **elsewhere}.items() if value is not None}
     with rasterio.open(path, "w", **profile, **place) as dataset:
         dataset.write(image)
         for number, name in enumerate(names, 1):

@@ -26,6 +26,7 @@ from hybrid_patch.data.source import open_source
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.stop_signal import StopRequest
 from hybrid_patch.train.attempt import prepare
+from hybrid_patch.train.checkpointing import newest
 from hybrid_patch.train.metric_logger import MetricLogger
 from hybrid_patch.train.optimizer import build_optimizer, learning_rate
 from hybrid_patch.train.step import TrainingModule
@@ -42,7 +43,8 @@ def trainer_for(config: Config) -> Trainer:
     source = open_source(config.data)
     torch.manual_seed(config.seed)
     fabric = Fabric(accelerator="cpu", devices=1)
-    return Trainer(config, fabric, run, source, TrainingModule(config, source.modalities))
+    module = TrainingModule(config, source.modalities)
+    return Trainer(config, fabric, run, source, module, newest(fabric, run.checkpoints))
 
 
 def trainer_for_again(trainer: Trainer) -> Trainer:

@@ -1,6 +1,6 @@
 """The HDF5 files of the OlmoEarth layout: opening one, and reading its arrays."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from hybrid_patch.data.source import Array, BrokenSampleError, Window
 
 MISSING = -99999
+DATE_RANGES = {"day": (1, 31), "month": (0, 11), "year": (1900, 2100)}
+"""Of the columns of `timestamps`: the first and the last value."""
 
 
 class SampleFiles:
@@ -60,10 +62,16 @@ def sides_of(file: h5py.File, modalities: Iterable[str]) -> tuple[int, int]:
 
 
 def timestamps_of(file: h5py.File) -> Int[Array, "t 3"]:
-    """Day, month (0-11), year of the timesteps."""
+    """Day, month (0-11), year of the timesteps. Raises ValueError if one of them is none."""
     timestamps = np.asarray(file["timestamps"][()])
     if timestamps.ndim != 2 or timestamps.shape[1] != 3 or not len(timestamps):
         raise ValueError(f"timestamps is an array {list(timestamps.shape)}, not [T, 3]")
+    for column, (name, (first, last)) in enumerate(DATE_RANGES.items()):
+        wrong = (timestamps[:, column] < first) | (timestamps[:, column] > last)
+        if wrong.any():
+            raise ValueError(
+                f"timestamps has the {name} {timestamps[wrong, column][0]}; its columns are day 1-31, month 0-11, year"
+            )
     return timestamps.astype(np.int64)
 
 
@@ -88,9 +96,17 @@ def dataset_of(file: h5py.File, name: str, shape: tuple[int, ...]) -> Any:
 
 
 def read_packed(
-    dataset: Any, window: Window, mask: Bool[Array, " t"], timesteps: Int[Array, " k"]
+    dataset: Any,
+    window: Window,
+    mask: Bool[Array, " t"],
+    timesteps: Int[Array, " k"],
+    attributes: Mapping[str, Any],
 ) -> tuple[Float[Array, "h w k c"], Bool[Array, "h w k"]]:
-    """A window of a packed series at some timesteps: each one's image, zeros and invalid where the mask is False."""
+    """A window of a packed series at some timesteps: each one's image, zeros and invalid where the mask is False.
+
+    Of the array's attributes, `scale_factor`, `add_offset` and `_FillValue` (or `missing_value`) count, as in the CF
+    conventions: fill values are compared before scaling.
+    """
     images = np.zeros((window.height, window.width, len(timesteps), dataset.shape[3]), np.float32)
     valid = np.zeros(images.shape[:3], bool)
     stored = np.flatnonzero(mask[timesteps])
@@ -99,8 +115,11 @@ def read_packed(
         # One contiguous read: HDF5 decompresses a chunk anew for every piece of a scattered one.
         first, last = int(packed[0]), int(packed[-1])
         series: Shaped[Array, "h w p c"] = dataset[(*window.slices, slice(first, last + 1))]
-        values = series[:, :, packed - first].astype(np.float32)
-        good = (np.isfinite(values) & (values != MISSING)).all(-1)
+        raw = series[:, :, packed - first]
+        fills = [MISSING, *(attributes[name] for name in ("_FillValue", "missing_value") if name in attributes)]
+        scale, offset = float(attributes.get("scale_factor", 1)), float(attributes.get("add_offset", 0))
+        values = raw.astype(np.float32) if (scale, offset) == (1, 0) else (raw * scale + offset).astype(np.float32)
+        good = (np.isfinite(values) & ~np.isin(raw, np.concatenate([np.ravel(fill) for fill in fills]))).all(-1)
         values[~good] = 0
         images[:, :, stored], valid[:, :, stored] = values, good
     return images, valid

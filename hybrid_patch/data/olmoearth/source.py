@@ -55,7 +55,6 @@ class OlmoEarthSource:
         self._root = Path(config.root)
         self._metadata = read_metadata(config.metadata_file())
         self._labelled = "worldcover" in self._metadata.columns
-        self.classes: tuple[str, ...] = tuple(WORLDCOVER.values()) if self._labelled else ()
         self._files = sample_file.SampleFiles()
         # An array, as a dictionary would grow over an epoch.
         self._shapes = np.zeros((len(self._metadata.numbers), 3), np.int32)
@@ -71,6 +70,10 @@ class OlmoEarthSource:
         self.modalities = fit(self, config.tile)
         self._read_names = tuple(self.modalities)
         self._files.close()
+
+    def class_names(self) -> tuple[str, ...]:
+        """Those of WorldCover, if the folder has it."""
+        return tuple(WORLDCOVER.values()) if self._labelled else ()
 
     def indices(self, split: str) -> Int[Array, " n"]:
         """Sample numbers (rows of the metadata in the order of sample_index) of `train` or `val`."""
@@ -92,7 +95,7 @@ class OlmoEarthSource:
         """The path of the sample's file."""
         return str(self._path(index))
 
-    def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
+    def read(self, index: int, window: Window, timesteps: Int[Array, " t"], labels: bool = True) -> Sample:
         """Read a window of a sample at some of its timesteps; see `Source.read`."""
         images, valid = {}, {}
         with self._files.opened(self._path(index)) as file:
@@ -104,17 +107,16 @@ class OlmoEarthSource:
                 mask = sample_file.timestep_mask(file, name, modality.temporal, len(timestamps))
                 dataset = sample_file.dataset_of(file, name, (*sides, int(mask.sum()), len(modality.bands)))
                 steps = timesteps if modality.temporal else np.zeros(1, np.int64)
-                images[name], valid[name] = sample_file.read_packed(dataset, window, mask, steps)
-            labels = None
-            if self._labelled:
-                labels = np.full((window.height, window.width), UNLABELLED, np.int64)
+                images[name], valid[name] = sample_file.read_packed(dataset, window, mask, steps, dataset.attrs)
+            classes = None
+            if labels and self._labelled:
+                classes = np.full((window.height, window.width), UNLABELLED, np.int64)
                 if "worldcover" in file:
-                    labels = _class_of(
-                        sample_file.dataset_of(file, "worldcover", (*sides, 1, 1))[window.slices][..., 0, 0]
-                    )
+                    worldcover = sample_file.dataset_of(file, "worldcover", (*sides, 1, 1))
+                    classes = _class_of(worldcover[window.slices][..., 0, 0])
             latlon = np.asarray(file["latlon"][()], np.float64) if "latlon" in file else None
         self._files.close()
-        return Sample(images, valid, timestamps[timesteps], latlon, labels)
+        return Sample(images, valid, timestamps[timesteps], latlon, classes)
 
     def _path(self, index: int) -> Path:
         return self._root / f"sample_{self._metadata.numbers[index]}.h5"

@@ -1,6 +1,5 @@
 """Folders of GeoTIFFs: single-date tiles, or a dated series."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -10,6 +9,7 @@ from pydantic.dataclasses import dataclass
 from hybrid_patch.config.data_options import DataOptions, content, data_root, digest, folder_problems
 from hybrid_patch.config.field_types import Aside, Count, Fraction
 from hybrid_patch.config.modality import STRICT
+from hybrid_patch.data.rasters.filenames import labels_location, tifs_below
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -43,19 +43,20 @@ class Rasters(DataOptions):
             yield f"data.labels={self.labels}: there is no {labels}; give a path relative to data.root, or null"
 
     def fingerprint(self) -> str:
-        """Of the relative paths and sizes of all .tif files, and of `index.csv` and `meta.json`.
+        """Of the relative paths and sizes of the GeoTIFFs that are read, and of the tables and `meta.json`.
 
         No image is opened, so a change of pixels that leaves every size as it was goes unseen.
         """
         root = data_root(self.root)
-        sizes = []
-        for folder, subfolders, names in os.walk(root, followlinks=True):
-            # Hidden folders hold what tools have left, and not the person's images.
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            for path in (Path(folder, name) for name in names if name.lower().endswith((".tif", ".tiff"))):
-                sizes.append((path.relative_to(root).as_posix(), path.stat().st_size))
+        tables = [root / name for name in ("index.csv", "index.parquet", "meta.json")]
+        places = [root / (modality.files or name) for name, modality in self.modalities.items()]
+        if not places and (root / "images").is_dir():
+            places = [root / "images"]
+        places += [place for place in [labels_location(root, self.labels)] if place is not None and places]
+        listed = (path for path in tifs_below(root) if not places or any(path.is_relative_to(p) for p in places))
+        sizes = [(path.relative_to(root).as_posix(), path.stat().st_size) for path in listed]
         listing = "\n".join(f"{name}\t{size}" for name, size in sorted(sizes))
-        return digest([listing.encode(), *(content(root / name) for name in ("index.csv", "meta.json"))])
+        return digest([listing.encode(), *map(content, tables)])
 
 
 OPTIONS = Rasters

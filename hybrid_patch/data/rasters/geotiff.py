@@ -22,61 +22,94 @@ METRES_PER_DEGREE = 111_320.0
 """Along a meridian, and along the equator."""
 
 
+MASK_NAMES = ("", "alpha", "mask")
+"""What a band is called that GDAL takes for the mask of the others; a band of any other name is none."""
+
+
 @dataclass(frozen=True)
 class Header:
     """A GeoTIFF's size, place and bands.
 
     Attributes:
-        names: the descriptions of its bands (an alpha band left out); empty if any is missing or two are the same.
-        count: the number of its bands, without an alpha band.
-        nodata: the nodata value of each band, alpha too, if it has one.
-        masked: whether it has a mask or an alpha band.
-        crs, transform: rasterio's coordinate reference system (None: not georeferenced) and affine transform.
+        bands: the numbers of its bands in the file, from 1, without `mask_band`.
+        names: the descriptions of `bands`; empty if any is missing or two are the same.
+        mask_band: the number of the band that is the mask of the others (an alpha band); None: there is none.
+        scales: what the values of each band of the file are multiplied by, and then added to.
+        declares_nodata: for each band of the file, whether it has a nodata value.
+        masked: for each band of the file, whether GDAL has a mask of it, by a nodata value, a mask or a sidecar file.
+        crs, transform: rasterio's coordinate reference system (None: there is none) and affine transform.
+        gcps: ground control points and their reference system, as rasterio has them.
     """
 
     path: Path
     height: int
     width: int
+    bands: tuple[int, ...]
     names: tuple[str, ...]
-    count: int
-    nodata: tuple[float | None, ...]
-    masked: bool
+    mask_band: int | None
+    scales: tuple[tuple[float, float], ...]
+    declares_nodata: tuple[bool, ...]
+    masked: tuple[bool, ...]
     crs: Any
     transform: Any
+    gcps: tuple[list[Any], Any]
+
+    @property
+    def all_bands(self) -> tuple[int, ...]:
+        """The numbers of its bands, the mask too."""
+        return self.bands if self.mask_band is None else tuple(sorted((*self.bands, self.mask_band)))
+
+    @property
+    def has_transform(self) -> bool:
+        """Whether the pixels have a place in some reference system, named or not."""
+        return not self.transform.is_identity
 
     @property
     def georeferenced(self) -> bool:
         """Whether the pixels have a place on the ground."""
-        return self.crs is not None and not self.transform.is_identity
+        return self.crs is not None and self.has_transform
 
     def same_grid(self, other: "Header") -> bool:
-        """Whether both files have the same pixels on the ground (to 0.01 pixel); True if one is not georeferenced."""
-        if (self.height, self.width) != (other.height, other.width):
-            return False
-        if not (self.georeferenced and other.georeferenced):
-            return True
+        """Whether both files have the same pixels on the ground, as far as they say where they are."""
+        return self.ratio(other) == 1
+
+    def ratio(self, grid: "Header") -> int:
+        """How many pixels of a grid, along each side, one of this file covers; 0 if they do not fit.
+
+        They fit if the files cover the same ground, to 0.01 pixel, and the ratio is a whole number. Transforms are
+        compared if both files have one, reference systems if both have one that is tied to the earth.
+        """
+        ratio = grid.height // self.height
+        if (self.height * ratio, self.width * ratio) != (grid.height, grid.width):
+            return 0
+        if not (self.has_transform and grid.has_transform):
+            return ratio
+        if _on_earth(self.crs) and _on_earth(grid.crs) and self.crs != grid.crs:
+            return 0
         near = 0.01 * max(abs(self.transform.a), abs(self.transform.b))
         # The far corner too: a small difference of the pixel size adds up.
-        far = float(self.width), float(self.height)
-        mine, theirs = ((*grid.position(0.0, 0.0), *grid.position(*far)) for grid in (self, other))
-        return bool(self.crs == other.crs) and all(abs(a - b) <= near for a, b in zip(mine, theirs, strict=True))
+        mine, theirs = ((*h.position(0.0, 0.0), *h.position(h.width, h.height)) for h in (self, grid))
+        return ratio if all(abs(a - b) <= near for a, b in zip(mine, theirs, strict=True)) else 0
 
-    def position(self, column: float, row: float) -> tuple[float, float]:
+    def position(self, column: float | int, row: float | int) -> tuple[float, float]:
         """Coordinates, in the file's reference system, of a point given in pixels from the upper left corner."""
         t = self.transform
         return t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f
 
     def latlon(self, window: Window) -> Float[Array, "2"] | None:
-        """Latitude and longitude, degrees, of a window's centre; None if the file is not georeferenced."""
-        if not self.georeferenced:
+        """Latitude and longitude, degrees, of a window's centre; None if the file does not tell."""
+        if not (self.has_transform and _on_earth(self.crs)):
             return None
         x, y = self.position(window.left + window.width / 2, window.top + window.height / 2)
-        longitude, latitude = reproject_points(self.crs, "EPSG:4326", [x], [y])
+        try:
+            longitude, latitude = reproject_points(self.crs, "EPSG:4326", [x], [y])
+        except Exception:  # PROJ knows no way from this system; the class of GDAL's exceptions is private to rasterio
+            return None
         return np.array([latitude[0], longitude[0]])
 
     def gsd(self) -> float | None:
-        """Metres per pixel (the mean of both directions; degrees as at the middle); None if not georeferenced."""
-        if not self.georeferenced:
+        """Metres per pixel (the mean of both directions; degrees as at the middle); None if the file does not tell."""
+        if not (self.has_transform and _on_earth(self.crs)):
             return None
         width = float(np.hypot(self.transform.a, self.transform.d))
         height = float(np.hypot(self.transform.b, self.transform.e))
@@ -84,6 +117,11 @@ class Header:
             _, latitude = self.position(self.width / 2, self.height / 2)
             return METRES_PER_DEGREE * (width * float(np.cos(np.radians(latitude))) + height) / 2
         return float(self.crs.linear_units_factor[1]) * (width + height) / 2
+
+
+def _on_earth(crs: Any) -> bool:
+    """Whether a reference system is projected or geographic, and not a local one of which only the name is known."""
+    return crs is not None and bool(crs.is_projected or crs.is_geographic)
 
 
 class RasterFiles:
@@ -113,8 +151,10 @@ class RasterFiles:
     ) -> tuple[Float[Array, "h w c"], Bool[Array, "h w"]]:
         """Values (float32) of some bands (counted from 1) in a window, and where all of them are valid.
 
-        A pixel is invalid where a band has the file's nodata value (`nodata`, where the file declares none), where its
-        mask or alpha band excludes it, or where a value is not finite in float32. Invalid pixels are 0.
+        Values are scaled and offset as the file says. A pixel is invalid where GDAL's mask of one of the bands excludes
+        it (nodata values, with their tolerance; masks in the file or beside it; an alpha band, unless it is one of
+        `bands`), where a band that declares no nodata value has `nodata`, before scaling, and where a value is not
+        finite in float32. Invalid pixels are 0.
 
         Raises BrokenSampleError.
         """
@@ -122,20 +162,23 @@ class RasterFiles:
         if window.top + window.height > header.height or window.left + window.width > header.width:
             raise BrokenSampleError(f"{path}: is {header.height}×{header.width}, too small for {window}")
         area = RasterWindow(window.left, window.top, window.width, window.height)
-        valid = np.ones((window.height, window.width), bool)
+        masked = [band for band in bands if header.masked[band - 1]]
         try:
             raw: Shaped[Array, "c h w"] = dataset.read(list(bands), window=area)
-            if header.masked:
-                valid &= dataset.read_masks(1, window=area) > 0
+            masks: Shaped[Array, "m h w"] = dataset.read_masks(masked, window=area) if masked else raw[:0]
+            if header.mask_band is not None and header.mask_band not in bands:
+                masks = np.concatenate([masks, dataset.read([header.mask_band], window=area)])
         except (RasterioError, OSError) as error:
             self._opened.cache_clear()
             raise BrokenSampleError(f"{path}: {_reason(error)}") from error
+        valid: Bool[Array, "h w"] = np.asarray((masks > 0).all(0))
+        for values, band in zip(raw, bands, strict=True):
+            if nodata is not None and not header.declares_nodata[band - 1]:
+                valid &= values != nodata
+        scales = np.array([header.scales[band - 1] for band in bands])
         with np.errstate(over="ignore", invalid="ignore"):
-            for values, band in zip(raw, bands, strict=True):
-                declared = header.nodata[band - 1]
-                missing = nodata if declared is None else declared
-                if missing is not None:
-                    valid &= values != missing
+            if (scales != (1, 0)).any():
+                raw = raw * scales[:, 0, None, None] + scales[:, 1, None, None]
             image = np.moveaxis(raw, 0, -1).astype(np.float32)
         valid &= np.isfinite(image).all(-1)
         image[~valid] = 0
@@ -160,20 +203,34 @@ def _open(path: Path) -> tuple[Any, Header]:
 
 
 def _header(path: Path, dataset: Any) -> Header:
-    bands = [i for i, meaning in enumerate(dataset.colorinterp) if meaning != ColorInterp.alpha]
-    names = tuple((dataset.descriptions[i] or "").strip() for i in bands)
-    if not all(names) or len(set(names)) < len(names):
-        names = ()
+    """The header of an open file. Raises BrokenSampleError if it is not one image of real numbers."""
+    if dataset.subdatasets:
+        count = len(dataset.subdatasets)
+        raise BrokenSampleError(f"{path}: holds {count} images (pages or subdatasets); write them as bands of one")
+    if np.dtype(dataset.dtypes[0]).kind == "c":
+        raise BrokenSampleError(
+            f"{path}: holds complex numbers ({dataset.dtypes[0]}); write amplitude and phase, or real and imaginary "
+            "parts, as bands"
+        )
+    descriptions = [(name or "").strip() for name in dataset.descriptions]
+    alpha = [i for i, meaning in enumerate(dataset.colorinterp) if meaning == ColorInterp.alpha and dataset.count > 1]
+    mask_band = next((i + 1 for i in alpha if descriptions[i].casefold() in MASK_NAMES), None)
+    bands = tuple(band for band in dataset.indexes if band != mask_band)
+    names = tuple(descriptions[band - 1] for band in bands)
+    flags = [set(each) for each in dataset.mask_flag_enums]
     return Header(
         path=path,
         height=dataset.height,
         width=dataset.width,
-        names=names,
-        count=len(bands),
-        nodata=tuple(None if value is None else float(value) for value in dataset.nodatavals),
-        masked=MaskFlags.per_dataset in dataset.mask_flag_enums[0],
+        bands=bands,
+        names=names if all(names) and len(set(names)) == len(names) else (),
+        mask_band=mask_band,
+        scales=tuple(zip(dataset.scales, dataset.offsets, strict=True)),
+        declares_nodata=tuple(value is not None for value in dataset.nodatavals),
+        masked=tuple(not each & {MaskFlags.all_valid, MaskFlags.alpha} for each in flags),
         crs=dataset.crs,
         transform=dataset.transform,
+        gcps=dataset.gcps,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
-from hybrid_patch.data.rasters.scene import check_grid
+from hybrid_patch.data.rasters.scene import read_window
 from hybrid_patch.data.source import UNLABELLED, Array, BrokenSampleError, Window
 from hybrid_patch.errors import InputError
 
@@ -31,8 +31,7 @@ class Labels:
 
     def read(self, files: RasterFiles, path: Path, window: Window, grid: Header) -> Int[Array, "h w"]:
         """Class index per pixel, `UNLABELLED` where there is none. Raises BrokenSampleError, as `Layer.read` does."""
-        check_grid(files.header(path), grid, BrokenSampleError)
-        values, valid = files.read(path, (1,), window)
+        values, valid = read_window(files, path, _one_band(files.header(path)).bands, window, grid)
         codes = values[..., 0].astype(np.int64)
         valid &= (codes == values[..., 0]) & (codes >= 0) & (codes < len(self.classes))
         valid &= ~np.isin(codes, self.unlabelled)
@@ -53,6 +52,13 @@ def find_labels(files: RasterFiles, paths: Sequence[Path], names: tuple[str, ...
     return Labels(names, tuple(unlabelled))
 
 
+def _one_band(header: Header) -> Header:
+    """The same header. Raises InputError if there are several bands: labels in colours."""
+    if len(header.bands) > 1:
+        raise InputError(f"{header.path}: labels of {len(header.bands)} bands; write one band of class numbers")
+    return header
+
+
 def _plain(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
@@ -61,8 +67,8 @@ def _largest(files: RasterFiles, paths: Sequence[Path], unlabelled: Sequence[int
     largest = -1
     for path in paths:
         try:
-            header = files.header(path)
-            values, valid = files.read(path, (1,), Window(0, 0, header.height, header.width))
+            header = _one_band(files.header(path))
+            values, valid = files.read(path, header.bands, Window(0, 0, header.height, header.width))
         except BrokenSampleError:
             continue  # Reported when the sample itself is read.
         codes = values[..., 0][valid & ~np.isin(values[..., 0], unlabelled)]

@@ -1,41 +1,44 @@
-"""Find out what a folder of GeoTIFFs is: tiles or a dated series, which modalities, and where their files are."""
+"""Find out what a folder of GeoTIFFs is: its tiles or its one scene, the modalities, and how they are read."""
 
-import datetime
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hybrid_patch.config.data_options import data_root
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.data.rasters import Rasters, scene
+from hybrid_patch.data.rasters import Rasters, discovery, scene
+from hybrid_patch.data.rasters.discovery import Sensor
+from hybrid_patch.data.rasters.filenames import FilesByPlace, labels_location, place_of, plain, tifs_below
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
-from hybrid_patch.data.rasters.tables import Meta, TileIndex, read_index, read_meta
+from hybrid_patch.data.rasters.ground import ground_groups
+from hybrid_patch.data.rasters.tables import Meta, Row, TileIndex, read_meta, read_table, tile_index
 from hybrid_patch.data.source import BrokenSampleError
 from hybrid_patch.errors import InputError
 
 DEFAULT_GSD = 10.0
 """Metres per pixel where neither meta.json nor the files have it."""
-ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
+MAX_GSD_CHANGE = 0.1
+"""Relative difference of the pixel sizes of tiles that is accepted."""
 
-FilesByTile = dict[str, scene.Series]
-"""The files of a modality: by tile, then by date."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a folder by modality, tile and date, and how they are read. A dated series is the only tile.
+    """The files of a folder by modality, tile and date, and how they are read. A scene is the only tile.
 
     Attributes:
         index: the tiles.
         files: by modality; no tile lacks all of them.
         labels: the file of each labelled tile.
         layers: by modality, without statistics yet.
-        grid: the header of one of a series' files; None for tiles, each of which has its own.
+        grid: of the scene; None for tiles, each of which has its own.
     """
 
     index: TileIndex
-    files: Mapping[str, FilesByTile]
+    files: Mapping[str, FilesByPlace]
     labels: Mapping[str, Path]
     layers: Mapping[str, scene.Layer]
     meta: Meta
@@ -49,126 +52,118 @@ class Layout:
 
 
 def find_layout(config: Rasters, files: RasterFiles) -> Layout:
-    """Look at the folder. The headers of a series' files are read, of tiles only the first.
+    """Look at the folder; one header is read of each tile and modality, and all headers of a scene.
 
     Raises InputError: no such folder, nothing to read in it, a declared modality or band that is not there, files of
-    one scene on different grids.
+    one place on different grids, tiles of different pixel sizes.
     """
     root = data_root(config.root)
     meta = read_meta(root / "meta.json")
-    labels = _find_labels(root, config.labels)
-    locations = {name: _location(root, name, modality) for name, modality in config.modalities.items()}
-    locations = locations or _look_around(root, labels, files)
-    kinds = {name: _kind(location) for name, location in locations.items()}
-    tiled = [name for name, kind in kinds.items() if kind == "tiles"]
-    if tiled and len(tiled) < len(kinds):
-        other = next(name for name in kinds if name not in tiled)
-        raise InputError(
-            f"data.modalities: {locations[tiled[0]]} holds tiles and {locations[other]} a {kinds[other]} image; "
-            "the files of a folder are either all tiles or all of one scene"
-        )
-    if labels and labels.is_dir() != bool(tiled):
-        needed = "a folder, one file per tile" if tiled else "one file, as the images are of one scene"
-        raise InputError(f"data.labels={labels.relative_to(root)}: must be {needed}")
-    by_tile = {name: _by_tile(location, kinds[name], root.name) for name, location in locations.items()}
-    headers = {name: _first_header(_paths(tiles), files, root) for name, tiles in by_tile.items()}
-    layers = {
-        name: _layer(name, config.modalities.get(name), kinds[name], header, meta) for name, header in headers.items()
-    }
-    if not tiled:
-        grid = next(iter(headers.values()))
-        label_files = {root.name: labels} if labels else {}
-        layout = Layout(TileIndex((root.name,)), by_tile, label_files, layers, meta, grid)
-        _check_files(layout, grid, files)
-        return layout
-    index = read_index(root, frozenset[str]().union(*by_tile.values()))
+    table = read_table(root)
+    labels = None
+    if table is not None and "path" in table[1][0]:
+        sensors = discovery.sensors_of_table(root, table[1], config.modalities)
+        label_files = {tile: series[None] for tile, series in sensors.pop("labels", Sensor(root, {})).places.items()}
+        index = tile_index(*table, discovery.tile_of, ())
+    else:
+        labels = labels_location(root, config.labels)
+        sensors = discovery.find_sensors(root, config.modalities, labels, files)
+        sensors = _one_scene(root, sensors) if table is None else sensors
+        all_tiles = dict.fromkeys(tile for sensor in sensors.values() for tile in sensor.places)
+        index, label_files = TileIndex(tuple(sorted(all_tiles))), _label_files(labels, all_tiles)
+        if table is not None:
+            index = tile_index(*table, lambda row: _listed_tile(row, sensors, root), all_tiles)
+    sensors = {name: _of_one_date(name, sensor, config.modalities.get(name)) for name, sensor in sensors.items()}
+    _check_names(sensors)
     for tile in index.names:
-        if not any(tile in tiles for tiles in by_tile.values()):
-            for name, tiles in by_tile.items():
-                tiles[tile] = {None: locations[name] / tile}  # Reported when it is read.
-    label_files = {path.name: path for path in scene.tifs(labels)} if labels else {}
-    return Layout(index, by_tile, label_files, layers, meta, None)
+        if not any(tile in sensor.places for sensor in sensors.values()):
+            for sensor in sensors.values():
+                sensor.places[tile] = {None: sensor.location / f"{tile}.tif"}  # Reported when it is read.
+    headers = {name: _first_header(sensor.paths(), files, root) for name, sensor in sensors.items()}
+    layers = {
+        name: _layer(name, config.modalities.get(name), sensors[name], headers[name], meta, root) for name in sensors
+    }
+    by_tile = {name: sensor.places for name, sensor in sensors.items()}
+    is_scene = table is None and len(index.names) == 1
+    layout = Layout(index, by_tile, label_files, layers, meta, scene.finest(headers.values()) if is_scene else None)
+    if is_scene:
+        _check_scene(layout, files)
+        return layout
+    return replace(layout, index=_with_ground(index, _check_tiles(layout, files), root))
 
 
-# --- where things are -------------------------------------------------------------------------------------------------
-def _find_labels(root: Path, given: str | None) -> Path | None:
-    if given is not None:
-        if not (root / given).exists():
-            raise InputError(f"data.labels={given}: no such file or folder under {root}")
-        return root / given
-    return next((root / name for name in ("labels", "labels.tif") if (root / name).exists()), None)
+def _one_scene(root: Path, sensors: dict[str, Sensor]) -> dict[str, Sensor]:
+    """Files of a single place in every modality are of one scene, however they are called."""
+    if any(len(sensor.places) > 1 for sensor in sensors.values()):
+        return sensors
+    return {name: Sensor(at, {root.name: next(iter(places.values()))}) for name, (at, places) in sensors.items()}
 
 
-def _location(root: Path, name: str, modality: Modality) -> Path:
-    """The folder or file of a declared modality."""
-    wanted = [modality.files] if modality.files is not None else [name, f"{name}.tif"]
-    for location in wanted:
-        if (root / location).exists():
-            return root / location
-    raise InputError(f"data.modalities.{name}.files: neither folder nor file {' or '.join(wanted)} under {root}")
+def _of_one_date(name: str, sensor: Sensor, declared: Modality | None) -> Sensor:
+    """The same files, without their dates where a modality is declared to be static and each place has one.
 
-
-def _look_around(root: Path, labels: Path | None, files: RasterFiles) -> dict[str, Path]:
-    """The modalities of a folder that nobody has described: `images/` with tiles, else dated and static images."""
-    images = root / "images"
-    if images.is_dir() and scene.tifs(images) and _kind(images) == "tiles":
-        return {"images": images}
-    no_images = (labels, root / "labels", root / "labels.tif")
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path not in no_images and scene.tifs(path)]
-    locations = {path.name: path for path in folders if _kind(path) == "dated"}
-    singles = (path for path in scene.tifs(root) if path not in no_images)
-    try:
-        locations |= {path.stem: path for path in singles if files.header(path).count == 1}
-    except BrokenSampleError as error:
-        raise InputError(str(error)) from error
-    if not locations:
+    Raises InputError if a place has several, or if the modality is declared to have dates and the files have none.
+    """
+    if declared is None or declared.temporal == sensor.dated:
+        return sensor
+    if declared.temporal:
         raise InputError(
-            f"data.root={root}: found neither images/*.tif, nor a folder of .tif files whose names start with a date "
-            "(2024-05-31), nor single-band .tif files; say where the images are with data.modalities.<name>.files"
+            f"data.modalities.{name}.temporal=true: the files in {sensor.location} have no dates in their names; "
+            "give them dates (2024-05-31), or train with temporal=false"
         )
-    return locations
-
-
-def _kind(location: Path) -> str:
-    """`static` (one file), `dated` or `tiles` (a folder)."""
-    if location.is_file():
-        return "static"
-    paths = scene.tifs(location)
-    if not paths:
-        raise InputError(f"{location}: no .tif files in this folder")
-    undated = [path for path in paths if not ISO_DATE.match(path.name)]
-    if undated and len(undated) < len(paths):
-        dated = next(path for path in paths if path not in undated)
+    series = next((series for series in sensor.places.values() if len(series) > 1), None)
+    if series is not None:
         raise InputError(
-            f"{location}: {dated.name} has a date and {undated[0].name} has none; a series has dates in all"
+            f"data.modalities.{name}.temporal=false: {sensor.location} holds {len(series)} dates of one place, and a "
+            "static modality takes one; list one for each in index.csv (path, tile), or train with temporal=true"
         )
-    return "tiles" if undated else "dated"
+    return Sensor(sensor.location, {place: {None: next(iter(s.values()))} for place, s in sensor.places.items()})
 
 
-def _by_tile(location: Path, kind: str, name: str) -> FilesByTile:
-    """The files at a location; `name` is what a tile without a name of its own is called."""
-    match kind:
-        case "tiles":
-            return {path.name: {None: path} for path in scene.tifs(location)}
-        case "dated":
-            return {name: scene.by_date(scene.tifs(location), _date)}
-        case _:
-            return {name: {None: location}}
+def _check_names(sensors: Mapping[str, Sensor]) -> None:
+    """Raises InputError if the files of a modality have no name in common with those of another."""
+    for name, sensor in sensors.items():
+        others = {tile: other.location for key, other in sensors.items() if key != name for tile in other.places}
+        if others and not sensor.places.keys() & others.keys():
+            tile, other = min(sensor.places) or "none but a date", min(others)
+            raise InputError(
+                f"data.modalities: {sensor.location} has no tile that {others[other]} has; its first name is {tile}, "
+                f"there it is {other or 'none but a date'}; the files of a tile are told by their names"
+            )
 
 
-def _date(path: Path) -> datetime.date:
-    try:
-        return datetime.date.fromisoformat(path.name[:10])
-    except ValueError as error:
-        raise InputError(f"{path}: its name starts with {path.name[:10]}, which is no date") from error
+def _listed_tile(row: Row, sensors: Mapping[str, Sensor], root: Path) -> str:
+    """The tile of a row that lists a file: by its name, or its path below the folder or that of a modality."""
+    path = Path(row["file"])
+    name = plain(path.with_suffix("").as_posix())
+    for sensor in sensors.values():
+        prefix = sensor.location.relative_to(root).as_posix()
+        if name not in sensor.places and name.startswith(f"{prefix}/"):
+            return name.removeprefix(f"{prefix}/")
+    return name
 
 
-def _paths(tiles: FilesByTile) -> Iterator[Path]:
-    return (path for series in tiles.values() for path in series.values())
+def _label_files(labels: Path | None, tiles: Iterable[str]) -> dict[str, Path]:
+    """The label file of each tile that has one. Raises InputError if there is none for any of them."""
+    if labels is None:
+        return {}
+    paths = {place_of(path, labels): path for path in (tifs_below(labels) if labels.is_dir() else [labels])}
+    names = list(tiles)
+    if len(names) == 1 and len(paths) == 1:
+        return dict(zip(names, paths.values(), strict=True))
+    unmatched = [path for name, path in paths.items() if name not in names]
+    if len(unmatched) == len(paths):
+        raise InputError(
+            f"{labels}: no label file is called as an image is; the first is {unmatched[0].name}, an image {names[0]}"
+        )
+    if unmatched:
+        what = "1 label file matches" if len(unmatched) == 1 else f"{len(unmatched)} label files match"
+        log.warning("%s: %s no image, %s first", labels, what, unmatched[0].name)
+    return {name: path for name, path in paths.items() if name in names}
 
 
 # --- what the modalities are ------------------------------------------------------------------------------------------
-def _first_header(paths: Iterator[Path], files: RasterFiles, root: Path) -> Header:
+def _first_header(paths: Iterable[Path], files: RasterFiles, root: Path) -> Header:
     """The header of the first file that can be opened: one broken file must not keep the others from being used."""
     problem = ""
     for path in paths:
@@ -179,30 +174,71 @@ def _first_header(paths: Iterator[Path], files: RasterFiles, root: Path) -> Head
     raise InputError(f"data.root={root}: no file can be opened; the first: {problem}")
 
 
-def _layer(name: str, declared: Modality | None, kind: str, header: Header, meta: Meta) -> scene.Layer:
+def _layer(name: str, declared: Modality | None, sensor: Sensor, header: Header, meta: Meta, root: Path) -> scene.Layer:
     """How a modality is read: as it is declared, else as its first file and meta.json describe it."""
-    dated = kind == "dated"
+    dated = sensor.dated
     if declared is None:
-        bands = header.names or meta.names("bands", name)
-        bands = bands if len(bands) == header.count else scene.numbered_bands(header)
+        bands = tuple(scene.bands_of(header, meta.names("bands", name)))
         gsd = meta.number("resolution_m", name) or header.gsd() or DEFAULT_GSD
-        return scene.Layer(name, Modality(bands=bands, band_sets=(bands,), temporal=dated, gsd=gsd), meta)
-    if declared.temporal != dated:
-        why = "its files have dates" if dated else "its files have no dates"
-        raise InputError(f"data.modalities.{name}.temporal: must be {str(dated).lower()}, as {why}")
+        location = sensor.location.relative_to(root).as_posix()
+        declared = Modality(bands=bands, band_sets=(bands,), temporal=dated, gsd=gsd, files=location)
     layer = scene.Layer(name, declared, meta)
-    layer.match(header)
+    matched = layer.match(header)
+    if header.mask_band is not None and header.mask_band not in matched:
+        log.warning("%s: band %d is taken as the mask of the others", header.path, header.mask_band)
     return layer
 
 
-def _check_files(layout: Layout, grid: Header, files: RasterFiles) -> None:
+def _check_scene(layout: Layout, files: RasterFiles) -> None:
     """All files of a scene are on one grid and have the bands; one that cannot be opened is reported when read."""
-    checks = [(path, layer) for name, layer in layout.layers.items() for path in _paths(layout.files[name])]
-    for path, layer in [*checks, *((path, None) for path in layout.labels.values())]:
-        try:
-            header = files.header(path)
-        except BrokenSampleError:
-            continue
-        scene.check_grid(header, grid)
-        if layer is not None:
-            layer.match(header)
+    assert layout.grid is not None
+    paths = {name: [p for series in tiles.values() for p in series.values()] for name, tiles in layout.files.items()}
+    for name, each in {**paths, "": layout.labels.values()}.items():
+        for path in each:
+            try:
+                header = files.header(path)
+            except BrokenSampleError:
+                continue
+            scene.check_grid(header, layout.grid)
+            if name:
+                layout.layers[name].match(header)
+
+
+def _check_tiles(layout: Layout, files: RasterFiles) -> dict[str, Header]:
+    """The tiles of a modality have pixels of one size. Returns a header of each tile. Raises InputError."""
+    headers: dict[str, Header] = {}
+    for name, tiles in layout.files.items():
+        first: tuple[Path, float] | None = None
+        for tile in (tile for tile in layout.index.names if tile in tiles):
+            try:
+                header = headers[tile] = files.header(next(iter(tiles[tile].values())))
+            except BrokenSampleError:
+                continue
+            gsd = header.gsd()
+            if gsd is None:
+                continue
+            first = first or (header.path, gsd)
+            if abs(math.log(gsd / first[1])) > math.log(1 + MAX_GSD_CHANGE):
+                raise InputError(
+                    f"{header.path}: has pixels of {gsd:.4g} m, but {first[0]} of {name} has {first[1]:.4g} m; "
+                    "resample one of them (gdalwarp -tr), or leave it out by index.csv"
+                )
+    return headers
+
+
+def _with_ground(index: TileIndex, headers: Mapping[str, Header], root: Path) -> TileIndex:
+    """The same tiles, those that share ground in one group, unless the table says which are."""
+    if index.groups is not None:
+        return index
+    groups = ground_groups(headers)
+    if index.splits is None:
+        return replace(index, groups=tuple(groups.get(tile, tile) for tile in index.names))
+    seen: dict[str, tuple[str, str]] = {}
+    for tile, split in zip(index.names, index.splits, strict=True):
+        other, before = seen.setdefault(groups.get(tile, tile), (tile, split))
+        if {split, before} == {"train", "val"}:
+            log.warning(
+                "%s: %s (%s) and %s (%s) share ground; name groups in index.csv", root, tile, split, other, before
+            )
+            break
+    return index

@@ -1,7 +1,7 @@
 """The files of one place: their dates, bands and grid. Training, evaluation and maps read them through this module."""
 
 import datetime
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hybrid_patch.config.modality import Modality
+from hybrid_patch.data.rasters.filenames import Series
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.tables import Meta
 from hybrid_patch.data.source import Array, BrokenSampleError, Window, timestamps_of
 from hybrid_patch.errors import InputError
-
-Series = Mapping[datetime.date | None, Path]
-"""The files of a modality by date; a static modality has one file, of date None."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +36,6 @@ class SceneFiles:
     def paths(self) -> list[Path]:
         """All image files."""
         return [path for series in self.files.values() for path in series.values()]
-
-
-def tifs(folder: Path) -> list[Path]:
-    """The GeoTIFFs of a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".tif", ".tiff"))
-
-
-def by_date(paths: Iterable[Path], date_of: Callable[[Path], datetime.date]) -> dict[datetime.date | None, Path]:
-    """The files of a series. Raises InputError if two have the same date."""
-    series: dict[datetime.date | None, Path] = {}
-    for path in paths:
-        date = date_of(path)
-        if date in series:
-            raise InputError(
-                f"{path}: another file has the same date, {series[date].name}; a series has one file a day"
-            )
-        series[date] = path
-    return series
 
 
 def dates_of(series: Iterable[Series]) -> list[datetime.date]:
@@ -98,22 +78,14 @@ class Layer:
         sets = self.modality.band_set_channels if self.modality.kind == "continuous" else ((0,),)
         return sorted(channel for number, each in enumerate(sets) if number not in self.absent for channel in each)
 
-    def names(self, header: Header) -> tuple[str, ...]:
-        """What a file's bands are called: by the file, else by meta.json if that names as many, else as the modality
-        names them, in order, if that has as many; else band_1, band_2, ....
-        """
-        fallback, bands = self.meta.names("bands", self.name), self.modality.bands
-        names = header.names or (fallback if len(fallback) == header.count else ())
-        numbered = numbered_bands(header)
-        if not names and len(bands) == header.count and not set(bands) & set(numbered):
-            names = bands
-        return names or numbered
+    def bands(self, header: Header) -> dict[str, int]:
+        """The bands of a file; see `bands_of`."""
+        return bands_of(header, self.meta.names("bands", self.name), self.modality.bands)
 
     def positions(self, header: Header) -> tuple[int | None, ...]:
         """The number of each of the modality's bands in a file, from 1, whatever the case; None if it is missing."""
-        names = self.names(header)
-        exact = {name: number for number, name in enumerate(names, 1)}
-        folded = {name.casefold(): number for number, name in enumerate(names, 1)}
+        exact = self.bands(header)
+        folded = {name.casefold(): number for name, number in exact.items()}
         return tuple(exact.get(band, folded.get(band.casefold())) for band in self.modality.bands)
 
     def match(self, header: Header) -> list[int]:
@@ -124,7 +96,7 @@ class Layer:
             if position is None:
                 raise InputError(
                     f"{header.path}: has no band {self.modality.bands[channel]!r} of modality {self.name!r}; "
-                    f"it has {', '.join(self.names(header))}"
+                    f"it has {', '.join(self.bands(header))}"
                 )
             matched.append(position)
         return matched
@@ -136,14 +108,12 @@ class Layer:
 
         Raises BrokenSampleError, also for a file that is not on the scene's grid or lacks a band.
         """
-        header = files.header(path)
         try:
-            check_grid(header, grid)
-            bands = self.match(header)
+            bands = self.match(files.header(path))
         except InputError as error:
             raise BrokenSampleError(str(error)) from error
         nodata = self.meta.number("nodata", self.name) if self.nodata is None else self.nodata
-        values, valid = files.read(path, bands, window, nodata)
+        values, valid = read_window(files, path, bands, window, grid, nodata)
         if not self.absent:
             return values, valid
         image = np.zeros((*valid.shape, len(self.modality.bands)), np.float32)
@@ -175,14 +145,48 @@ def read_images(
     return images, valid
 
 
-def numbered_bands(header: Header) -> tuple[str, ...]:
-    """Names for bands that have none."""
-    return tuple(f"band_{number}" for number in range(1, header.count + 1))
+def bands_of(header: Header, *others: tuple[str, ...]) -> dict[str, int]:
+    """The bands of a file: their names, and their numbers in it.
+
+    They are called what the file says, else the first of `others` that names as many, else band_1, band_2, .... A mask
+    that others count is a band.
+    """
+    numbered = {f"band_{number}": number for number in header.bands}
+    for names in (header.names, *others):
+        for numbers in (header.bands, header.all_bands):
+            if len(names) == len(numbers) and not numbered.keys() & set(names):
+                return dict(zip(names, numbers, strict=True))
+    return numbered
+
+
+def read_window(
+    files: RasterFiles, path: Path, bands: Sequence[int], window: Window, grid: Header, nodata: float | None = None
+) -> tuple[Float[Array, "h w c"], Bool[Array, "h w"]]:
+    """As `RasterFiles.read`, in a window of a scene's grid; pixels of a coarser file are repeated.
+
+    Raises BrokenSampleError, also for a file that does not fit the grid.
+    """
+    header = files.header(path)
+    check_grid(header, grid, BrokenSampleError)
+    ratio = header.ratio(grid)
+    if ratio == 1:
+        return files.read(path, bands, window, nodata)
+    top, left = window.top // ratio, window.left // ratio
+    height, width = -(-(window.top + window.height) // ratio) - top, -(-(window.left + window.width) // ratio) - left
+    coarse = files.read(path, bands, Window(top, left, height, width), nodata)
+    inside = Window(window.top - top * ratio, window.left - left * ratio, window.height, window.width).slices
+    values, valid = (array.repeat(ratio, 0).repeat(ratio, 1)[inside] for array in coarse)
+    return values, valid
+
+
+def finest(headers: Iterable[Header]) -> Header:
+    """The header with the most pixels: that of a scene's grid."""
+    return max(headers, key=lambda header: header.height * header.width)
 
 
 def check_grid(header: Header, grid: Header, error: type[Exception] = InputError) -> None:
-    """Raises an error if a file does not have the pixels of the others of its scene."""
-    if not header.same_grid(grid):
+    """Raises an error if the pixels of a file are not those of its scene's grid, or whole numbers of them."""
+    if not header.ratio(grid):
         raise error(
             f"{header.path}: {header.height}×{header.width} pixels at {tuple(header.transform)[:6]}, but {grid.path} "
             f"has {grid.height}×{grid.width} at {tuple(grid.transform)[:6]}; warp them to one grid"

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -9,9 +10,9 @@ from jaxtyping import Int, Shaped
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.rasters import Rasters
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
-from hybrid_patch.data.rasters.labels import find_labels
+from hybrid_patch.data.rasters.labels import Labels, find_labels
 from hybrid_patch.data.rasters.layout import Layout, find_layout
-from hybrid_patch.data.rasters.scene import SceneFiles, read_images
+from hybrid_patch.data.rasters.scene import SceneFiles, finest, read_images
 from hybrid_patch.data.source import UNLABELLED, Array, Sample, Window
 from hybrid_patch.data.split import hold_out, split_blocks
 from hybrid_patch.data.statistics import fit
@@ -30,19 +31,26 @@ class RasterSource:
         self._files = RasterFiles()
         self._layout = layout = find_layout(config, self._files)
         self.modalities: Mapping[str, Modality] = {name: layer.modality for name, layer in layout.layers.items()}
-        self.classes: tuple[str, ...] = tuple(config.label_classes or layout.meta.names("classes"))
-        label_files = [layout.labels[tile] for tile in layout.index.names if tile in layout.labels]
-        self._labels = self._tile_labels = None
-        if label_files:
-            self._labels = find_labels(self._files, label_files, self.classes, config.label_nodata)
-            self.classes = self._labels.classes
-        elif layout.index.labels is not None:
-            self._tile_labels = layout.index.labels
-            self.classes = self.classes or tuple(sorted({*self._tile_labels} - {""}))
-        else:
-            self.classes = ()
+        self._config = config
         self._splits, self._groups, self._blocks = _divide(layout, config)
         self.modalities = fit(self, config.tile)
+
+    @cached_property
+    def _labels(self) -> Labels | None:
+        """How the files of pixels' classes are read; they are looked at when somebody asks."""
+        paths = [self._layout.labels[tile] for tile in self._layout.index.names if tile in self._layout.labels]
+        return find_labels(self._files, paths, self._names, self._config.label_nodata) if paths else None
+
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes. Raises InputError if the label files do not fit."""
+        if self._labels is not None:
+            return self._labels.classes
+        tile_labels = self._layout.index.labels
+        return () if tile_labels is None else self._names or tuple(sorted({*tile_labels} - {""}))
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(self._config.label_classes or self._layout.meta.names("classes"))
 
     def indices(self, split: str) -> Int[Array, " n"]:
         """Sample numbers of `train` or `val`."""
@@ -64,26 +72,26 @@ class RasterSource:
         rows, columns = self._blocks[index].slices
         return f"{self._layout.index.names[0]}[{rows.start}:{rows.stop}, {columns.start}:{columns.stop}]"
 
-    def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
+    def read(self, index: int, window: Window, timesteps: Int[Array, " t"], labels: bool = True) -> Sample:
         """Read a window of a sample at some of its timesteps; see `Source.read`."""
         scene, block, grid = self._sample(index)
         area = Window(block.top + window.top, block.left + window.left, window.height, window.width)
         images, valid = read_images(self._files, scene, self._layout.layers, grid, area, timesteps)
-        labels = None
-        if self._labels:
-            labels = np.full((window.height, window.width), UNLABELLED, np.int64)
+        classes, label = None, None
+        if labels and self._labels is not None:
+            classes = np.full((window.height, window.width), UNLABELLED, np.int64)
             if scene.labels:
-                labels = self._labels.read(self._files, scene.labels, area, grid)
-        label = None
-        if self._tile_labels is not None:
-            tile_label = self._tile_labels[index]
-            label = self.classes.index(tile_label) if tile_label in self.classes else UNLABELLED
-        return Sample(images, valid, scene.timestamps[timesteps], grid.latlon(area), labels, label)
+                classes = self._labels.read(self._files, scene.labels, area, grid)
+        elif labels and self._layout.index.labels is not None:
+            name, names = self._layout.index.labels[index], self.class_names()
+            label = names.index(name) if name in names else UNLABELLED
+        return Sample(images, valid, scene.timestamps[timesteps], grid.latlon(area), classes, label)
 
     def _sample(self, index: int) -> tuple[SceneFiles, Window, Header]:
         """The files of a sample, which part of them it is, and their grid."""
         scene = self._layout.tile(0 if self._blocks else index)
-        grid = self._layout.grid or self._files.header(scene.paths[0])
+        paths = (next(iter(series.values())) for series in scene.files.values())
+        grid = self._layout.grid or finest(map(self._files.header, paths))
         block = self._blocks[index] if self._blocks else Window(0, 0, grid.height, grid.width)
         return scene, block, grid
 

@@ -41,8 +41,11 @@ class SyntheticSource:
         self.modalities: Mapping[str, Modality] = {
             name: _with_statistics(name, modality) for name, modality in config.modalities.items()
         }
-        self.classes = CLASSES
         self._scenes: dict[int, SyntheticScene] = {}
+
+    def class_names(self) -> tuple[str, ...]:
+        """The land cover of the scenes."""
+        return CLASSES
 
     def indices(self, split: str) -> Int[Array, " n"]:
         """Sample numbers of `train` or `val`."""
@@ -61,7 +64,7 @@ class SyntheticSource:
         """The scene's number and seed."""
         return f"synthetic scene {index} of seed {self._config.scene_seed}"
 
-    def read(self, index: int, window: Window, timesteps: Int[Array, " t"]) -> Sample:
+    def read(self, index: int, window: Window, timesteps: Int[Array, " t"], labels: bool = True) -> Sample:
         """Make a window of a scene at some of its timesteps."""
         scene = self._scene(index)
         images, valid = {}, {}
@@ -75,8 +78,8 @@ class SyntheticSource:
                 image = np.stack([pixels(t, window) for t in timesteps.tolist()], axis=2)
                 valid[name] = scene.valid_mask(name, timesteps, window)
             images[name] = np.where(valid[name][..., None], image[..., channels], np.float32(0))
-        labels = scene.ground.classes[scene.ground.objects[window.slices]]
-        return Sample(images, valid, scene.timestamps[timesteps], scene.latlon, labels)
+        classes = scene.ground.classes[scene.ground.objects[window.slices]] if labels else None
+        return Sample(images, valid, scene.timestamps[timesteps], scene.latlon, classes)
 
     def _scene(self, index: int) -> SyntheticScene:
         """The scene, from memory if it was read lately."""
