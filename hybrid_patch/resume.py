@@ -7,7 +7,7 @@ of a submitted sweep start, and how a run is gone on with by hand. Exit codes as
 import dataclasses
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from hybrid_patch.config.command import run_command
 from hybrid_patch.config.options import Option, Positional
@@ -25,7 +25,8 @@ def resume(options: ResumeOptions) -> int:
 
     config = dataclasses.replace(frozen_config(options.run), run_dir=str(options.run))
     if options.root is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=options.root))
+        data: Any = config.data
+        config = dataclasses.replace(config, data=dataclasses.replace(data, root=options.root))
     root = getattr(config.data, "root", None)
     if root is not None and not Path(root).is_dir():
         key = "root" if options.root else "data.root"

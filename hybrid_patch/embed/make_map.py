@@ -71,7 +71,7 @@ def make_map(model: TrainedModel, options: MapOptions, log: Log = print, stop: o
         began = time.monotonic()
         inputs = {name: model.modalities[name] for name in model.inputs}
         scene = find_scene(options, inputs, model.config.data.timesteps)
-        for note in scene.notes:
+        for note in (*scene.notes, *scene.outside_training(model.config.data.tile)):
             log(note)
         job = _prepare(model, scene, options, log)
         prepared = time.monotonic()

@@ -18,6 +18,10 @@ from hybrid_patch.errors import InputError
 Array = np.ndarray
 
 
+MIN_NORMALISED, MAX_NORMALISED = -1.0, 2.0
+"""Of the median of a scene's normalised values: six standard deviations to each side of the training's mean."""
+
+
 @dataclass(frozen=True)
 class SceneReader:
     """The files of a scene, all on one grid, open for reading in windows. Not for several threads at once.
@@ -64,6 +68,18 @@ class SceneReader:
             for number in layer.absent:
                 crop.pixels[name][..., layer.modality.band_set_channels[number]] = 0
         return crop
+
+    def outside_training(self, side: int) -> Iterator[str]:
+        """A line for each modality whose normalised values are far from those of a training, which are around 0.5."""
+        crops = list(self.windows_with_data(side, 8))
+        for name, layer in self.layers.items():
+            values = np.concatenate([crop.pixels[name][crop.valid[name]] for crop in crops] or [np.zeros((0, 1))])
+            middle = float(np.median(values[:, layer.channels])) if len(values) else 0.5
+            if not MIN_NORMALISED <= middle <= MAX_NORMALISED:
+                yield (
+                    f"warning: {name}: normalised values around {middle:.3g}, far outside what the run was trained on "
+                    "(0 to 1): other units, or an offset that the files do not declare?"
+                )
 
     def windows_with_data(self, side: int, count: int) -> Iterator[Crop]:
         """Up to `count` windows with something in them, spread over the scene.

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hybrid_patch.config.modality import Modality
+from hybrid_patch.data.rasters.discovery import joined
 from hybrid_patch.data.rasters.filenames import (
     FilesByPlace,
     Series,
@@ -55,7 +56,9 @@ class _Finder(NamedTuple):
 
     def find(self, timesteps: int) -> SceneReader:
         """The scene."""
-        places = {name: by_place(location, paths) for name, (location, paths) in self._paths().items()}
+        places = {
+            name: joined(by_place(location, paths), self.files) for name, (location, paths) in self._paths().items()
+        }
         tile = self._tile(places)
         series = {
             name: self._series(name, files[tile] if tile in files else next(iter(files.values())))

@@ -201,7 +201,7 @@ def draw_tiles(
                 source.class_names()[x] if x != UNLABELLED else "none" for x in (*tile.labels[0], *predicted[0])
             )
             title += f" · label: {label}, {PROBE}: {prediction}"
-        _draw(paths[-1], title, rows, painter.legend())
+        draw_panels(paths[-1], title, rows, painter.legend())
     return paths
 
 
@@ -215,7 +215,8 @@ def _caption(sizes: PatchSizes) -> str:
     return f"{sizes.processing}→{sizes.output}" if sizes.factor > 1 else f"ps={sizes.output}"
 
 
-def _draw(path: Path, title: str, rows: Sequence[Sequence[Panel]], legend: Sequence[tuple[str, str]]) -> None:
+def draw_panels(path: Path, title: str, rows: Sequence[Sequence[Panel]], legend: Sequence[tuple[str, str]]) -> None:
+    """Write rows of panels, a title and a legend of colours as a PNG."""
     columns = max(map(len, rows))
     figure = Figure(figsize=(3.4 * columns, 3.7 * len(rows) + 0.7), layout="constrained")
     FigureCanvasAgg(figure)

@@ -49,7 +49,7 @@ def find_sensors(
             paths = [path for path in paths if path != labels and labels not in path.parents]
         if not paths:
             raise InputError(f"{location}: no .tif files in this folder")
-        sensors[name] = Sensor(location, _joined(by_place(location, paths), files))
+        sensors[name] = Sensor(location, joined(by_place(location, paths), files))
     return sensors
 
 
@@ -132,7 +132,7 @@ def _same_bands(headers: Sequence[Header]) -> bool:
     return len({(len(header.bands), header.names) for header in headers}) == 1
 
 
-def _joined(places: FilesByPlace, files: RasterFiles) -> FilesByPlace:
+def joined(places: FilesByPlace, files: RasterFiles) -> FilesByPlace:
     """Dated files of the same pixels on the ground are of one place, whatever they are called.
 
     The names of products have more in them than place and date: a satellite, an orbit, a version.
