@@ -175,13 +175,13 @@ class MapFile(NamedTuple):
         """Raise OSError if the file is not where the map is on the ground, or has other bands."""
         with rasterio.open(path) as file:
             points, points_crs = file.gcps
-            kept = {
+            same = {
                 "size": (file.height, file.width, file.count) == (self.height, self.width, len(self.descriptions)),
                 "transform": np.allclose(tuple(file.transform), tuple(self.transform), rtol=1e-12, atol=0),
                 "reference system": (file.crs, points_crs) == (self.crs, self.gcps[1]),
                 "control points": np.array_equal(_positions(points), _positions(self.gcps[0])),
             }
-        lost = ", ".join(name for name, same in kept.items() if not same)
+        lost = ", ".join(name for name, equal in same.items() if not equal)
         if lost:
             raise OSError(f"{path.name}: GDAL has written another {lost} than the scene's")
 

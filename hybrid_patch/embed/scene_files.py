@@ -11,10 +11,10 @@ import numpy as np
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.rasters.discovery import joined
 from hybrid_patch.data.rasters.filenames import (
-    FilesByPlace,
+    FilesByTile,
     Series,
     add,
-    by_place,
+    by_tile,
     find_date,
     labels_location,
     tifs_below,
@@ -56,13 +56,13 @@ class _Finder(NamedTuple):
 
     def find(self, timesteps: int) -> SceneReader:
         """The scene."""
-        places = {
-            name: joined(by_place(location, paths), self.files) for name, (location, paths) in self._paths().items()
+        tiles = {
+            name: joined(by_tile(location, paths), self.files) for name, (location, paths) in self._paths().items()
         }
-        tile = self._tile(places)
+        tile = self._tile(tiles)
         series = {
             name: self._series(name, files[tile] if tile in files else next(iter(files.values())))
-            for name, files in places.items()
+            for name, files in tiles.items()
             if tile in files or len(files) == 1
         }
         dates = self._dates(dates_of(series.values()), timesteps)
@@ -79,32 +79,29 @@ class _Finder(NamedTuple):
             self.notes.append(f"not in the input, so missing: {', '.join(missing)}")
         return SceneReader(self.files, scene, layers, tuple(dates), grid, tuple(self.notes))
 
-    def _tile(self, places: Mapping[str, FilesByPlace]) -> str | None:
+    def _tile(self, tiles: Mapping[str, FilesByTile]) -> str | None:
         """The tile that is asked for, or the only one. Raises InputError if there are several."""
-        names = sorted({name for files in places.values() if len(files) > 1 for name in files})
+        names = sorted({name for files in tiles.values() if len(files) > 1 for name in files})
         if self.options.tile is not None and self.options.tile not in names:
             raise InputError(f"tile={self.options.tile}: not in {self.root}; it has {', '.join(names) or 'one alone'}")
         if names and self.options.tile is None:
             raise InputError(f"input={self.root}: holds {len(names)} tiles; name one: tile={names[0]}")
         return self.options.tile
 
-    def _series(self, name: str, found: Series) -> Series:
+    def _series(self, name: str, files: Series) -> Series:
         """The files of a modality, with dates if it has timesteps, else one file."""
         if self.modalities[name].temporal:
             series: Series = {}
-            for date, path in found.items():
-                add(
-                    series,
-                    self.options.date if len(found) == 1 and self.options.date else date or self._date(path),
-                    path,
-                )
+            for date, path in files.items():
+                only = self.options.date if len(files) == 1 else None
+                add(series, only or date or self._date(path), path)
             return series
-        if len(found) > 1 and self.options.date not in found:
+        if len(files) > 1 and self.options.date not in files:
             raise InputError(
-                f"input={self.root}: {len(found)} dates of {name}, of which the run takes one; choose it with "
-                f"date={next(iter(found))}"
+                f"input={self.root}: {len(files)} dates of {name}, and the run takes one; choose it with "
+                f"date={next(iter(files))}"
             )
-        return {None: found[self.options.date] if len(found) > 1 else next(iter(found.values()))}
+        return {None: files[self.options.date] if len(files) > 1 else next(iter(files.values()))}
 
     @property
     def root(self) -> Path:
@@ -157,12 +154,12 @@ class _Finder(NamedTuple):
         return Layer(name, self.modalities[name], read_meta(folder / "meta.json"), self.options.nodata)
 
     def _date(self, path: Path) -> datetime.date:
-        found = find_date(self.files.tags(path).get(TAG, "").replace(":", "-"))
-        if found is None:
+        dated = find_date(self.files.tags(path).get(TAG, "").replace(":", "-"))
+        if dated is None:
             raise InputError(
                 f"{path}: no date in its name (2024-05-31) nor in its tag {TAG}; give it with date=2024-05-31"
             )
-        return found.date
+        return dated.date
 
     def _dates(self, dates: Sequence[datetime.date], max_dates: int) -> Sequence[datetime.date]:
         """As many of the dates as the run takes, evenly spread."""

@@ -30,14 +30,20 @@ def make(root: Path, image: Array | None = None, *, odd: float = 1.0) -> Path:
 def test_figures(tmp_path: Path) -> None:
     image = RNG.uniform(0.1, 0.4, (2, 32, 32)).astype(np.float32)
     image[:, :8] = -1
-    found = describe(RasterSource(config(make(tmp_path, image), label_classes=("field", "water"))))
-    assert found.samples == {"train": 6, "val": 2}
-    assert (found.groups, found.looked_at, found.height, found.timesteps, found.dates) == (8, 8, (32, 32), (1, 1), None)
-    assert found.modalities["images"].missing == pytest.approx(0.25)
-    assert found.classes == {"field": pytest.approx(2 / 3), "water": pytest.approx(1 / 3)}
-    assert found.labelled == pytest.approx(0.75)
-    assert found.warnings == ()
-    text = "\n".join(found.lines())
+    description = describe(RasterSource(config(make(tmp_path, image), label_classes=("field", "water"))))
+    assert description.samples == {"train": 6, "val": 2}
+    assert (
+        description.groups,
+        description.looked_at,
+        description.height,
+        description.timesteps,
+        description.dates,
+    ) == (8, 8, (32, 32), (1, 1), None)
+    assert description.modalities["images"].missing == pytest.approx(0.25)
+    assert description.classes == {"field": pytest.approx(2 / 3), "water": pytest.approx(1 / 3)}
+    assert description.labelled == pytest.approx(0.75)
+    assert description.warnings == ()
+    text = "\n".join(description.lines())
     assert "samples: 6 train, 2 val; groups: 8; looked at: 8" in text
     assert "images: 2 bands, static, 10 m, 25.0% missing" in text
     assert "classes: field 66.7%, water 33.3%; 75.0% labelled" in text

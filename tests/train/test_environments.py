@@ -51,7 +51,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def around(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
+def surround(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
@@ -61,12 +61,12 @@ def around(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
 def test_a_job_around_it_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, tasks: str, overrides: tuple[str, ...]
 ) -> None:
-    around(monkeypatch, **JOB, SLURM_NTASKS=tasks, SLURM_NTASKS_PER_NODE=tasks)
+    surround(monkeypatch, **JOB, SLURM_NTASKS=tasks, SLURM_NTASKS_PER_NODE=tasks)
     assert isinstance(cluster_environment(runtime(*overrides)), LightningEnvironment)
 
 
 def test_a_step_of_as_many_tasks_is_what_srun_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    around(monkeypatch, **JOB, SLURM_NTASKS="8", SLURM_STEP_ID="3", SLURM_STEP_NUM_TASKS="2")
+    surround(monkeypatch, **JOB, SLURM_NTASKS="8", SLURM_STEP_ID="3", SLURM_STEP_NUM_TASKS="2")
     environment = cluster_environment(runtime(*TWO))
     assert isinstance(environment, SLURMEnvironment)
     assert environment.world_size() == 2
@@ -75,7 +75,7 @@ def test_a_step_of_as_many_tasks_is_what_srun_has_started(monkeypatch: pytest.Mo
 
 
 def test_torchrun_and_the_config_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    around(monkeypatch, **TORCHRUN, WORLD_SIZE="2")
+    surround(monkeypatch, **TORCHRUN, WORLD_SIZE="2")
     assert isinstance(cluster_environment(runtime(*TWO)), TorchElasticEnvironment)
     with pytest.raises(InputError, match="torchrun has started 2 processes, the config says 1"):
         cluster_environment(runtime())

@@ -49,11 +49,11 @@ class Rasters(DataOptions):
         """
         root = data_root(self.root)
         tables = [root / name for name in ("index.csv", "index.parquet", "meta.json")]
-        places = [root / (modality.files or name) for name, modality in self.modalities.items()]
-        if not places and (root / "images").is_dir():
-            places = [root / "images"]
-        places += [place for place in [labels_location(root, self.labels)] if place is not None and places]
-        listed = (path for path in tifs_below(root) if not places or any(path.is_relative_to(p) for p in places))
+        locations = [root / (modality.files or name) for name, modality in self.modalities.items()]
+        if not locations and (root / "images").is_dir():
+            locations = [root / "images"]
+        locations += [place for place in [labels_location(root, self.labels)] if place is not None and locations]
+        listed = (path for path in tifs_below(root) if not locations or any(path.is_relative_to(p) for p in locations))
         sizes = [(path.relative_to(root).as_posix(), path.stat().st_size) for path in listed]
         listing = "\n".join(f"{name}\t{size}" for name, size in sorted(sizes))
         return digest([listing.encode(), *map(content, tables)])

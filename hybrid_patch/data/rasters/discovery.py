@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.data.rasters.filenames import FilesByPlace, add, by_place, find_date, names_labels, plain, tifs_below
+from hybrid_patch.data.rasters.filenames import FilesByTile, add, by_tile, find_date, names_labels, plain, tifs_below
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.tables import Row
 from hybrid_patch.data.source import BrokenSampleError, safe_name
@@ -21,20 +21,20 @@ class Sensor(NamedTuple):
 
     Attributes:
         location: the folder or the file.
-        places: the files, by place and date.
+        tiles: the files, by place and date.
     """
 
     location: Path
-    places: FilesByPlace
+    tiles: FilesByTile
 
     @property
     def dated(self) -> bool:
         """Whether its files have dates."""
-        return any(date is not None for series in self.places.values() for date in series)
+        return any(date is not None for series in self.tiles.values() for date in series)
 
     def paths(self) -> list[Path]:
         """All files."""
-        return [path for series in self.places.values() for path in series.values()]
+        return [path for series in self.tiles.values() for path in series.values()]
 
 
 def find_sensors(
@@ -49,7 +49,7 @@ def find_sensors(
             paths = [path for path in paths if path != labels and labels not in path.parents]
         if not paths:
             raise InputError(f"{location}: no .tif files in this folder")
-        sensors[name] = Sensor(location, joined(by_place(location, paths), files))
+        sensors[name] = Sensor(location, joined(by_tile(location, paths), files))
     return sensors
 
 
@@ -68,7 +68,7 @@ def sensors_of_table(root: Path, rows: Sequence[Row], declared: Mapping[str, Mod
         except ValueError:
             raise InputError(f"{root}: the table has the date {row['date']!r}; write it as 2024-05-31") from None
         path = root / row["path"]
-        series = sensors.setdefault(name, Sensor(root, {})).places.setdefault(tile_of(row), {})
+        series = sensors.setdefault(name, Sensor(root, {})).tiles.setdefault(tile_of(row), {})
         add(series, None if name == "labels" else date, path)
     missing = [name for name in declared if name not in sensors]
     if missing:
@@ -97,9 +97,9 @@ def _look_around(root: Path, labels: Path | None, files: RasterFiles) -> dict[st
     entries = [
         path for path in sorted(root.iterdir()) if path.name[0] != "." and path != labels and not names_labels(path)
     ]
-    own = set(tifs_below(root))
-    folders = [path for path in entries if path.is_dir() and any(path in tif.parents for tif in own)]
-    singles = [path for path in entries if path in own]
+    below = set(tifs_below(root))
+    folders = [path for path in entries if path.is_dir() and any(path in tif.parents for tif in below)]
+    singles = [path for path in entries if path in below]
     try:
         dates = [find_date(folder.name) for folder in folders]
         if folders and not all(dates) and not _are_places(folders, files):
@@ -117,7 +117,7 @@ def _look_around(root: Path, labels: Path | None, files: RasterFiles) -> dict[st
 
 
 def _are_places(folders: Sequence[Path], files: RasterFiles) -> bool:
-    """Whether some folders hold the same bands at different places, and not different bands of one place."""
+    """Whether some folders hold the same bands at different tiles, and not different bands of one place."""
     headers = [files.header(tifs_below(folder)[0]) for folder in folders]
     return len(folders) > 1 and _same_bands(headers) and not all(h.same_grid(headers[0]) for h in headers)
 
@@ -132,16 +132,16 @@ def _same_bands(headers: Sequence[Header]) -> bool:
     return len({(len(header.bands), header.names) for header in headers}) == 1
 
 
-def joined(places: FilesByPlace, files: RasterFiles) -> FilesByPlace:
+def joined(tiles: FilesByTile, files: RasterFiles) -> FilesByTile:
     """Dated files of the same pixels on the ground are of one place, whatever they are called.
 
     The names of products have more in them than place and date: a satellite, an orbit, a version.
     """
-    if len(places) == 1 or any(None in series for series in places.values()):
-        return places
-    joined: FilesByPlace = {}
+    if len(tiles) == 1 or any(None in series for series in tiles.values()):
+        return tiles
+    joined: FilesByTile = {}
     grids: dict[object, str] = {}
-    for place, series in places.items():
+    for place, series in tiles.items():
         key: object = place
         try:
             header = files.header(next(iter(series.values())))

@@ -18,7 +18,7 @@ SEPARATORS = " _-./"
 
 Series = dict[datetime.date | None, Path]
 """The files of a modality at one place, by date; of a static modality one file, of date None."""
-FilesByPlace = dict[str, Series]
+FilesByTile = dict[str, Series]
 
 
 class Dated(NamedTuple):
@@ -97,12 +97,12 @@ def plain(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
-def place_of(path: Path, location: Path) -> str:
+def tile_name(path: Path, location: Path) -> str:
     """What a file without a date is called: its path below a folder, without the suffix."""
     return plain(path.relative_to(location).with_suffix("").as_posix()) if path != location else plain(path.stem)
 
 
-def by_place(location: Path, paths: Iterable[Path]) -> FilesByPlace:
+def by_tile(location: Path, paths: Iterable[Path]) -> FilesByTile:
     """The files of a modality by place and date.
 
     A file's place is its path without the date, and without what stands before or after the date in all of them:
@@ -110,21 +110,21 @@ def by_place(location: Path, paths: Iterable[Path]) -> FilesByPlace:
 
     Raises InputError if some files have dates and others none, or two files the same place and date.
     """
-    dates = {path: find_date(place_of(path, location)) for path in paths}
+    dates = {path: find_date(tile_name(path, location)) for path in paths}
     dated = {path: each for path, each in dates.items() if each is not None}
     if not dated:
-        return {place_of(path, location): {None: path} for path in dates}
+        return {tile_name(path, location): {None: path} for path in dates}
     undated = next((path for path in dates if path not in dated), None)
     if undated is not None:
         raise InputError(
             f"{location}: {next(iter(dated)).name} has a date and {undated.name} has none; a series has dates in all"
         )
     befores, afters = ({getattr(each, part) for each in dated.values()} for part in ("before", "after"))
-    places: FilesByPlace = {}
+    tiles: FilesByTile = {}
     for path, (before, date, after) in dated.items():
         place = "_".join(filter(None, [before * (len(befores) > 1), after * (len(afters) > 1)]))
-        add(places.setdefault(place, {}), date, path)
-    return places
+        add(tiles.setdefault(place, {}), date, path)
+    return tiles
 
 
 def add(series: Series, date: datetime.date | None, path: Path) -> None:

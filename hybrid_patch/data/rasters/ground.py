@@ -35,10 +35,10 @@ def ground_groups(headers: Mapping[str, Header]) -> dict[str, str]:
 def _neighbours(headers: Mapping[str, Header]) -> Iterator[tuple[str, str]]:
     """Pairs of tiles whose boxes in longitude and latitude touch a common cell of a coarse net."""
     boxes = {tile: _box(header) for tile, header in headers.items()}
-    known = {tile: box for tile, box in boxes.items() if box is not None}
-    side = max((max(box[2] - box[0], box[3] - box[1]) for box in known.values()), default=1.0)
+    located = {tile: box for tile, box in boxes.items() if box is not None}
+    side = max((max(box[2] - box[0], box[3] - box[1]) for box in located.values()), default=1.0)
     cells: dict[tuple[int, int], list[str]] = defaultdict(list)
-    for tile, box in known.items():
+    for tile, box in located.items():
         west, south, east, north = (int(np.floor(edge / side)) for edge in box)
         for cell in itertools.product(range(west, east + 1), range(south, north + 1)):
             cells[cell].append(tile)

@@ -10,7 +10,7 @@ from hybrid_patch.config.data_options import data_root
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.rasters import Rasters, discovery, scene
 from hybrid_patch.data.rasters.discovery import Sensor
-from hybrid_patch.data.rasters.filenames import FilesByPlace, labels_location, place_of, plain, tifs_below
+from hybrid_patch.data.rasters.filenames import FilesByTile, labels_location, plain, tifs_below, tile_name
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.ground import ground_groups
 from hybrid_patch.data.rasters.tables import Meta, Row, TileIndex, read_meta, read_table, tile_index
@@ -38,7 +38,7 @@ class Layout:
     """
 
     index: TileIndex
-    files: Mapping[str, FilesByPlace]
+    files: Mapping[str, FilesByTile]
     labels: Mapping[str, Path]
     layers: Mapping[str, scene.Layer]
     meta: Meta
@@ -63,27 +63,27 @@ def find_layout(config: Rasters, files: RasterFiles) -> Layout:
     labels = None
     if table is not None and "path" in table[1][0]:
         sensors = discovery.sensors_of_table(root, table[1], config.modalities)
-        label_files = {tile: series[None] for tile, series in sensors.pop("labels", Sensor(root, {})).places.items()}
+        label_files = {tile: series[None] for tile, series in sensors.pop("labels", Sensor(root, {})).tiles.items()}
         index = tile_index(*table, discovery.tile_of, ())
     else:
         labels = labels_location(root, config.labels)
         sensors = discovery.find_sensors(root, config.modalities, labels, files)
         sensors = _one_scene(root, sensors) if table is None else sensors
-        all_tiles = dict.fromkeys(tile for sensor in sensors.values() for tile in sensor.places)
+        all_tiles = dict.fromkeys(tile for sensor in sensors.values() for tile in sensor.tiles)
         index, label_files = TileIndex(tuple(sorted(all_tiles))), _label_files(labels, all_tiles)
         if table is not None:
             index = tile_index(*table, lambda row: _listed_tile(row, sensors, root), all_tiles)
     sensors = {name: _of_one_date(name, sensor, config.modalities.get(name)) for name, sensor in sensors.items()}
     _check_names(sensors)
     for tile in index.names:
-        if not any(tile in sensor.places for sensor in sensors.values()):
+        if not any(tile in sensor.tiles for sensor in sensors.values()):
             for sensor in sensors.values():
-                sensor.places[tile] = {None: sensor.location / f"{tile}.tif"}  # Reported when it is read.
+                sensor.tiles[tile] = {None: sensor.location / f"{tile}.tif"}  # Reported when it is read.
     headers = {name: _first_header(sensor.paths(), files, root) for name, sensor in sensors.items()}
     layers = {
         name: _layer(name, config.modalities.get(name), sensors[name], headers[name], meta, root) for name in sensors
     }
-    by_tile = {name: sensor.places for name, sensor in sensors.items()}
+    by_tile = {name: sensor.tiles for name, sensor in sensors.items()}
     is_scene = table is None and len(index.names) == 1
     layout = Layout(index, by_tile, label_files, layers, meta, scene.finest(headers.values()) if is_scene else None)
     if is_scene:
@@ -94,9 +94,9 @@ def find_layout(config: Rasters, files: RasterFiles) -> Layout:
 
 def _one_scene(root: Path, sensors: dict[str, Sensor]) -> dict[str, Sensor]:
     """Files of a single place in every modality are of one scene, however they are called."""
-    if any(len(sensor.places) > 1 for sensor in sensors.values()):
+    if any(len(sensor.tiles) > 1 for sensor in sensors.values()):
         return sensors
-    return {name: Sensor(at, {root.name: next(iter(places.values()))}) for name, (at, places) in sensors.items()}
+    return {name: Sensor(at, {root.name: next(iter(tiles.values()))}) for name, (at, tiles) in sensors.items()}
 
 
 def _of_one_date(name: str, sensor: Sensor, declared: Modality | None) -> Sensor:
@@ -111,21 +111,21 @@ def _of_one_date(name: str, sensor: Sensor, declared: Modality | None) -> Sensor
             f"data.modalities.{name}.temporal=true: the files in {sensor.location} have no dates in their names; "
             "give them dates (2024-05-31), or train with temporal=false"
         )
-    series = next((series for series in sensor.places.values() if len(series) > 1), None)
+    series = next((series for series in sensor.tiles.values() if len(series) > 1), None)
     if series is not None:
         raise InputError(
             f"data.modalities.{name}.temporal=false: {sensor.location} holds {len(series)} dates of one place, and a "
             "static modality takes one; list one for each in index.csv (path, tile), or train with temporal=true"
         )
-    return Sensor(sensor.location, {place: {None: next(iter(s.values()))} for place, s in sensor.places.items()})
+    return Sensor(sensor.location, {place: {None: next(iter(s.values()))} for place, s in sensor.tiles.items()})
 
 
 def _check_names(sensors: Mapping[str, Sensor]) -> None:
     """Raises InputError if the files of a modality have no name in common with those of another."""
     for name, sensor in sensors.items():
-        others = {tile: other.location for key, other in sensors.items() if key != name for tile in other.places}
-        if others and not sensor.places.keys() & others.keys():
-            tile, other = min(sensor.places) or "none but a date", min(others)
+        others = {tile: other.location for key, other in sensors.items() if key != name for tile in other.tiles}
+        if others and not sensor.tiles.keys() & others.keys():
+            tile, other = min(sensor.tiles) or "none but a date", min(others)
             raise InputError(
                 f"data.modalities: {sensor.location} has no tile that {others[other]} has; its first name is {tile}, "
                 f"there it is {other or 'none but a date'}; the files of a tile are told by their names"
@@ -138,7 +138,7 @@ def _listed_tile(row: Row, sensors: Mapping[str, Sensor], root: Path) -> str:
     name = plain(path.with_suffix("").as_posix())
     for sensor in sensors.values():
         prefix = sensor.location.relative_to(root).as_posix()
-        if name not in sensor.places and name.startswith(f"{prefix}/"):
+        if name not in sensor.tiles and name.startswith(f"{prefix}/"):
             return name.removeprefix(f"{prefix}/")
     return name
 
@@ -147,7 +147,7 @@ def _label_files(labels: Path | None, tiles: Iterable[str]) -> dict[str, Path]:
     """The label file of each tile that has one. Raises InputError if there is none for any of them."""
     if labels is None:
         return {}
-    paths = {place_of(path, labels): path for path in (tifs_below(labels) if labels.is_dir() else [labels])}
+    paths = {tile_name(path, labels): path for path in (tifs_below(labels) if labels.is_dir() else [labels])}
     names = list(tiles)
     if len(names) == 1 and len(paths) == 1:
         return dict(zip(names, paths.values(), strict=True))
@@ -233,9 +233,9 @@ def _with_ground(index: TileIndex, headers: Mapping[str, Header], root: Path) ->
     groups = ground_groups(headers)
     if index.splits is None:
         return replace(index, groups=tuple(groups.get(tile, tile) for tile in index.names))
-    seen: dict[str, tuple[str, str]] = {}
+    first: dict[str, tuple[str, str]] = {}
     for tile, split in zip(index.names, index.splits, strict=True):
-        other, before = seen.setdefault(groups.get(tile, tile), (tile, split))
+        other, before = first.setdefault(groups.get(tile, tile), (tile, split))
         if {split, before} == {"train", "val"}:
             log.warning(
                 "%s: %s (%s) and %s (%s) share ground; name groups in index.csv", root, tile, split, other, before
