@@ -180,6 +180,8 @@ class _Finder(NamedTuple):
             self.notes.append(f"{first.path.name}: bands not used: {', '.join(unused)}")
         if names == tuple(bands) and not first.names:
             self.notes.append(f"{first.path.name}: its bands have no names; taken in order: {', '.join(names)}")
+        if first.mask_band is not None and first.mask_band not in layer.positions(first):
+            self.notes.append(f"{first.path.name}: band {first.mask_band} is taken as the mask of the others")
         missing: dict[str, Header] = {}
         for header in headers:
             positions = zip(bands, layer.positions(header), strict=True)

@@ -49,7 +49,8 @@ class Rasters(DataOptions):
         """
         root = data_root(self.root)
         tables = [root / name for name in ("index.csv", "index.parquet", "meta.json")]
-        locations = [root / (modality.files or name) for name, modality in self.modalities.items()]
+        named = ((modality.files, name, f"{name}.tif") for name, modality in self.modalities.items())
+        locations = [root / each for names in named for each in names if each is not None]
         if not locations and (root / "images").is_dir():
             locations = [root / "images"]
         locations += [place for place in [labels_location(root, self.labels)] if place is not None and locations]

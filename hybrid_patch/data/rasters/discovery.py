@@ -83,7 +83,7 @@ def tile_of(row: Row) -> str:
 
 def _location(root: Path, name: str, modality: Modality) -> Path:
     """The folder or file of a declared modality."""
-    wanted = [modality.files] if modality.files is not None else [name, f"{name}.tif"]
+    wanted = [each for each in (modality.files, name, f"{name}.tif") if each is not None]
     for location in wanted:
         if (root / location).exists():
             return root / location
