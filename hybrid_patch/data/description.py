@@ -16,6 +16,8 @@ SIDE, TIMESTEPS = 128, 4
 """Pixels a side and timesteps that are read of each, at most."""
 MAX_LEVEL_RATIO = 30.0
 """Between a tile's values and the usual, above which its units are taken for others. Water and snow differ by 20."""
+MIN_NORMALISED, MAX_NORMALISED, MIN_DEVIATION = -1.0, 2.0, 0.002
+"""Of the median and the deviation of normalised values, which are 0.5 and 0.25 in a training."""
 MIN_FILL_SHARE, MAX_FILL_DISTANCE = 1e-3, 20.0
 """A value is taken for a fill value if this share of the pixels has it, as far beyond the others' 1 % to 99 %."""
 
@@ -186,6 +188,11 @@ def _warnings(source: Source, name: str, read: Mapping[int, Sample]) -> Iterator
                 f"{' and others' if len(odd) > 3 else ''}, around {usual:.3g} in most: other units?"
             )
     if pixels:
+        first = next(iter(pixels))
+        normalised, _ = modality.normalise(pixels[first], np.ones(len(pixels[first]), bool))
+        if far_off(normalised):
+            these = f"values around {np.median(pixels[first]):.3g} in {source.name(first)}"
+            yield f"data.modalities.{name}: {these}, far from its declared mean and std: other units?"
         values = np.concatenate(list(pixels.values()))
         for band, column in zip(modality.bands, values.T, strict=True):
             fill = _fill_value(column)
@@ -196,6 +203,15 @@ def _warnings(source: Source, name: str, read: Mapping[int, Sample]) -> Iterator
                     f"data.modalities.{name}: {share:.1%} of band {band} is {fill:g}, far from the rest, first in "
                     f"{source.name(first)}: a fill value? give it as nodata in the files or meta.json"
                 )
+
+
+def far_off(normalised: Float[Array, "n c"]) -> bool:
+    """Whether normalised values are in other units than those that gave the mean and the deviation.
+
+    A single band may have little spread, as heights in a plain do.
+    """
+    flat = normalised.shape[-1] > 1 and normalised.std(0).max() < MIN_DEVIATION
+    return bool(flat or not MIN_NORMALISED <= np.median(normalised) <= MAX_NORMALISED)
 
 
 def _fill_value(values: Float[Array, " n"]) -> float | None:

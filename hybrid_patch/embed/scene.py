@@ -10,16 +10,13 @@ import numpy as np
 
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.crops import Crop, crop_of
+from hybrid_patch.data.description import far_off
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.scene import Layer, SceneFiles, read_images
 from hybrid_patch.data.source import BrokenSampleError, Sample, Window
 from hybrid_patch.errors import InputError
 
 Array = np.ndarray
-
-
-MIN_NORMALISED, MAX_NORMALISED = -1.0, 2.0
-"""Of the median of a scene's normalised values: six standard deviations to each side of the training's mean."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +67,15 @@ class SceneReader:
         return crop
 
     def outside_training(self, side: int) -> Iterator[str]:
-        """A line for each modality whose normalised values are far from those of a training, which are around 0.5."""
+        """A line for each modality whose normalised values are far from those of a training."""
         crops = list(self.windows_with_data(side, 8))
         for name, layer in self.layers.items():
-            values = np.concatenate([crop.pixels[name][crop.valid[name]] for crop in crops] or [np.zeros((0, 1))])
-            middle = float(np.median(values[:, layer.channels])) if len(values) else 0.5
-            if not MIN_NORMALISED <= middle <= MAX_NORMALISED:
+            values = [crop.pixels[name][crop.valid[name]][:, layer.channels] for crop in crops]
+            if any(map(len, values)) and far_off(normalised := np.concatenate(values)):
+                spread = normalised.std(0).max()
                 yield (
-                    f"warning: {name}: normalised values around {middle:.3g}, far outside what the run was trained on "
-                    "(0 to 1): other units, or an offset that the files do not declare?"
+                    f"warning: {name}: normalised values of {np.median(normalised):.3g} ± {spread:.2g}, far from "
+                    "the training's 0.5 ± 0.25: other units, or an offset that the files do not declare?"
                 )
 
     def windows_with_data(self, side: int, count: int) -> Iterator[Crop]:

@@ -1,10 +1,11 @@
 """What is said of a data set at the start of a run, and by `hybrid-patch data describe`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from raster_folders import Array, config, write
+from raster_folders import Array, config, modality, write
 from rasterio import Affine
 
 from hybrid_patch.data.description import describe
@@ -53,6 +54,12 @@ def test_a_tile_in_other_units_is_named(tmp_path: Path) -> None:
     (line,) = describe(RasterSource(config(make(tmp_path, odd=1e4)))).warnings
     assert "t7.tif" in line
     assert "other units?" in line
+
+
+def test_values_far_from_the_declared_statistics_are_said(tmp_path: Path) -> None:
+    declared = {"images": replace(modality("a", "b"), mean=(2500.0, 2500.0), std=(1000.0, 1000.0))}
+    (line,) = describe(RasterSource(config(make(tmp_path, odd=1), modalities=declared))).warnings
+    assert "far from its declared mean and std: other units?" in line
 
 
 def test_a_fill_value_that_nobody_declares_is_named(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_a_geoparquet_of_files(tmp_path: Path) -> None:
     check_table(RasterSource(config(tmp_path)))
 
 
-@pytest.mark.parametrize("form", ["images/t{}.tif", "t{}.tif ", "t{}.TIF", "t{}"])
+@pytest.mark.parametrize("form", ["images/t{}.tif", "images\\\\t{}.tif", "t{}.tif ", "t{}.TIF", "t{}"])
 def test_an_index_names_files_as_people_write_them(tmp_path: Path, form: str) -> None:
     for number in range(6):
         write(tmp_path / f"images/t{number}.tif", image(number), **place(number))

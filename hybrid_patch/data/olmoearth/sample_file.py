@@ -67,7 +67,7 @@ def timestamps_of(file: h5py.File) -> Int[Array, "t 3"]:
     if timestamps.ndim != 2 or timestamps.shape[1] != 3 or not len(timestamps):
         raise ValueError(f"timestamps is an array {list(timestamps.shape)}, not [T, 3]")
     for column, (name, (first, last)) in enumerate(DATE_RANGES.items()):
-        wrong = (timestamps[:, column] < first) | (timestamps[:, column] > last)
+        wrong = ~((timestamps[:, column] >= first) & (timestamps[:, column] <= last))  # NaN too
         if wrong.any():
             raise ValueError(
                 f"timestamps has the {name} {timestamps[wrong, column][0]}; its columns are day 1-31, month 0-11, year"

@@ -105,7 +105,8 @@ class Header:
             longitude, latitude = reproject_points(self.crs, "EPSG:4326", [x], [y])
         except Exception:  # PROJ knows no way from this system; the class of GDAL's exceptions is private to rasterio
             return None
-        return np.array([latitude[0], longitude[0]])
+        latlon = np.array([latitude[0], longitude[0]])
+        return latlon if np.isfinite(latlon).all() else None
 
     def gsd(self) -> float | None:
         """Metres per pixel (the mean of both directions; degrees as at the middle); None if the file does not tell."""
@@ -207,7 +208,7 @@ def _header(path: Path, dataset: Any) -> Header:
     if dataset.subdatasets:
         count = len(dataset.subdatasets)
         raise BrokenSampleError(f"{path}: holds {count} images (pages or subdatasets); write them as bands of one")
-    if np.dtype(dataset.dtypes[0]).kind == "c":
+    if "complex" in dataset.dtypes[0]:  # complex_int16 too, which numpy does not know
         raise BrokenSampleError(
             f"{path}: holds complex numbers ({dataset.dtypes[0]}); write amplitude and phase, or real and imaginary "
             "parts, as bands"

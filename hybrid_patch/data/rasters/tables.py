@@ -64,7 +64,7 @@ def _csv_rows(path: Path) -> list[Row]:
     for number, row in enumerate(rows, 2):
         if any(row[column] is None for column in columns):
             raise InputError(f"{path}: line {number} has fewer fields than the header")
-    return [{column.strip(): plain(row[column]) for column in columns} for row in rows]
+    return [{column.strip(): plain(row[column]).replace("\\", "/") for column in columns} for row in rows]
 
 
 def _parquet_rows(path: Path) -> list[Row]:
