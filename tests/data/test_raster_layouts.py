@@ -241,6 +241,16 @@ def test_an_index_names_files_as_people_write_them(tmp_path: Path, form: str) ->
     assert all(whole(source, number).valid["images"].all() for number in range(6))
 
 
+def test_an_index_beside_a_folder_elsewhere_and_names_with_dots(tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path / f"elsewhere/S2.L2A.t{number}.tif", image(number), ("a", "b"), **place(number))
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/index.csv").write_text("file\nS2.L2A.t0\nS2.L2A.t1.tif\nS2.L2A.t3\n")
+    declared = {"s2": modality("a", "b", files=str(tmp_path / "elsewhere"))}
+    source = RasterSource(config(tmp_path / "root", modalities=declared))
+    assert [whole(source, index).images["s2"][0, 0, 0, 0] for index in range(3)] == [0, 1000, 3000]
+
+
 def test_names_in_other_normal_forms_of_unicode_are_the_same(tmp_path: Path) -> None:
     write(tmp_path / "images/Zu\u0308rich.tif", image(0), **place(0))
     write(tmp_path / "images/Bern.tif", image(1), **place(1))

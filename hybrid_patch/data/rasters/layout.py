@@ -10,7 +10,7 @@ from hybrid_patch.config.data_options import data_root
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.rasters import Rasters, discovery, scene
 from hybrid_patch.data.rasters.discovery import Sensor
-from hybrid_patch.data.rasters.filenames import FilesByTile, labels_location, plain, tifs_below, tile_name
+from hybrid_patch.data.rasters.filenames import FilesByTile, is_tif, labels_location, plain, tifs_below, tile_name
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.ground import ground_groups
 from hybrid_patch.data.rasters.tables import Meta, Row, TileIndex, read_meta, read_table, tile_index
@@ -135,12 +135,11 @@ def _check_names(sensors: Mapping[str, Sensor]) -> None:
 def _listed_tile(row: Row, sensors: Mapping[str, Sensor], root: Path) -> str:
     """The tile of a row that lists a file: by its name, or its path below the folder or that of a modality."""
     path = Path(row["file"])
-    name = plain(path.with_suffix("").as_posix())
+    path = path.with_suffix("") if is_tif(path.name) else path  # other dots are of the name
     for sensor in sensors.values():
-        prefix = sensor.location.relative_to(root).as_posix()
-        if name not in sensor.tiles and name.startswith(f"{prefix}/"):
-            return name.removeprefix(f"{prefix}/")
-    return name
+        if path.as_posix() not in sensor.tiles and (root / path).is_relative_to(sensor.location):
+            path = (root / path).relative_to(sensor.location)
+    return plain(path.as_posix())
 
 
 def _label_files(labels: Path | None, tiles: Iterable[str]) -> dict[str, Path]:
