@@ -62,7 +62,7 @@ class Overrides:
 
     def takes(self, key: str) -> bool:
         if self.groups:
-            return key.lstrip("+~").partition(".")[0] in self.groups
+            return key.lstrip("+").partition(".")[0] in self.groups
         return re.fullmatch(KEY, key) is not None
 
 

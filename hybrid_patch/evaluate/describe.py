@@ -28,7 +28,7 @@ class DescribeOptions:
                 "data=OPTION": "the source, as in hybrid-patch train: data=rasters data.root=FOLDER",
                 "data.KEY=VALUE": "a value of the source",
             },
-            groups=("data",),
+            groups=("data", "~data"),
         ),
     ] = ()
     picture: Annotated[OutputFile | None, Option("FILE.png", "four samples and their labels (default: none)")] = None

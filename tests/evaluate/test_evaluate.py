@@ -11,6 +11,7 @@ from building import TINY, trained_run
 from matplotlib.image import imread
 from olmoearth_folder import make_folder
 from raster_folders import write
+from rasterio import Affine
 
 from hybrid_patch.config.options import parse
 from hybrid_patch.errors import InputError
@@ -31,10 +32,11 @@ def make_labelled_tiles(root: Path, bands: tuple[str, ...] = BANDS, labels: bool
         values = {"blue": 50 * rng.random((24, 32)), "red": 100.0 * (classes == 1), "nir": 100.0 * (classes == 2)}
         values = {name: x + 10 * rng.random((24, 32)) for name, x in values.items()}
         image = np.stack([values.get(name.lower(), np.zeros((24, 32))) for name in bands]).astype(np.float32)
-        write(root / f"images/t{number}.tif", image, bands)
+        place = Affine(10, 0, 664000 + 1000 * number, 0, -10, 5612120)
+        write(root / f"images/t{number}.tif", image, bands, transform=place)
         if labels:
             written = np.where(np.arange(24)[:, None] < 22, classes, 255)  # the last rows have none
-            write(root / f"labels/t{number}.tif", written[None].astype(np.uint8), nodata=255)
+            write(root / f"labels/t{number}.tif", written[None].astype(np.uint8), nodata=255, transform=place)
     return root
 
 
