@@ -40,7 +40,7 @@ def sizes_at(config: Config, step: int) -> PatchSizes:
 
 
 def sizes_after(config: Config, steps: int) -> PatchSizes:
-    """The patch sizes at which a model is used after so many steps: the last step's, or the last stage's if mixed."""
+    """The patch sizes at which a model is used after `steps` steps: the last step's, or the last stage's if mixed."""
     if config.curriculum.order == "mixed":
         return all_sizes(config.curriculum)[-1]
     return sizes_at(config, max(steps - 1, 0))

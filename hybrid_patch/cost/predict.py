@@ -34,7 +34,7 @@ B = TypeVar("B")
 BATCHES = 2.0 ** np.arange(32)
 """Numbers of samples for which the moment of highest memory is looked up."""
 FEW = 2
-"""Up to so many items are done in this process: starting others takes seconds."""
+"""Items that are done in this process, at most: starting others takes seconds."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,7 +80,7 @@ def draw_samples(source: Source, path: Path, count: int = 4) -> None:
 
 
 def _spread(indices: Sequence[int], count: int) -> list[int]:
-    """Up to so many of some numbers, evenly spread."""
+    """Up to `count` of some numbers, evenly spread."""
     return [int(indices[i]) for i in np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int))]
 
 
