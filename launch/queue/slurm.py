@@ -27,6 +27,8 @@ TIMEOUT = 120
 """Seconds that a SLURM command may take."""
 OPTIONS = ("SBATCH_", "SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_")
 """Prefixes of variables that would override a script's options, hide jobs, or carry another job's into a new one."""
+SITE = ("SLURM_CONF", "SLURM_JWT")
+"""Variables that say where the cluster is, and who asks."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,8 @@ def _job_states(job: str) -> dict[int, str]:
 
 
 def output_of(*command: str) -> str:
-    """The output of a SLURM command, called without the variables of `OPTIONS`. Raises QueueSilentError if it fails."""
-    plain = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith(OPTIONS)}
+    """The output of a SLURM command, called without `OPTIONS`. Raises QueueSilentError if it fails."""
+    plain = {name: value for name, value in os.environ.items() if name in SITE or not name.startswith(OPTIONS)}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=plain, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
