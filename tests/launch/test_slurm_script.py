@@ -49,16 +49,9 @@ def test_a_script_requests_what_a_member_needs_and_ends_as_our_process() -> None
 
 
 def test_slurm_commands_see_no_variables_of_a_job_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (
-        "SBATCH_PARTITION",
-        "SLURM_NTASKS",
-        "SLURM_CONF",
-        "SLURM_JWT",
-        "SLURM_CONFIG",
-        "SQUEUE_STATES",
-        "SLURMD_NODENAME",
-    ):
+    site = {"SLURM_CONF", "SLURM_JWT", "SLURMD_NODENAME"}
+    for name in ("SBATCH_PARTITION", "SLURM_NTASKS", "SLURM_CONFIG", "SQUEUE_STATES", *site):
         monkeypatch.setenv(name, "x")
     names = {line.partition("=")[0] for line in output_of("env").splitlines()}
     slurm_names = {name for name in names if name.startswith(("SBATCH", "SLURM", "SQUEUE"))}
-    assert slurm_names == set(site)
+    assert slurm_names == site
