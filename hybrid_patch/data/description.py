@@ -1,14 +1,13 @@
 """What a data set is: figures of its samples, bands, dates and classes, and what looks wrong in its values."""
 
 import datetime
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from hybrid_patch.data.source import UNLABELLED, Array, BrokenSampleError, Sample, Source, Window
+from hybrid_patch.data.source import UNLABELLED, Array, BrokenSampleError, Sample, Source, Window, evenly
 
 SAMPLES = 24
 """Samples that are looked at, at most, spread over all."""
@@ -68,10 +67,6 @@ class Description:
     labelled: float
     warnings: tuple[str, ...]
 
-    def plain(self) -> dict[str, Any]:
-        """As dictionaries, lists and numbers."""
-        return asdict(self)
-
     def lines(self) -> Iterator[str]:
         """For people: a line for each kind of figure."""
         counts = ", ".join(f"{count} {split}" for split, count in self.samples.items())
@@ -121,14 +116,12 @@ def describe(source: Source, labels: bool = True) -> Description:
 
 
 def _samples(source: Source, indices: Array, labels: bool) -> Iterator[tuple[int, Sample]]:
-    for index in (
-        indices[np.unique(np.linspace(0, len(indices) - 1, SAMPLES).astype(int))].tolist() if len(indices) else ()
-    ):
+    for index in indices[evenly(len(indices), SAMPLES)].tolist():
         try:
             height, width, length = source.shape(index)
             top, left = max(height - SIDE, 0) // 2, max(width - SIDE, 0) // 2
-            steps = np.unique(np.linspace(0, length - 1, min(length, TIMESTEPS)).astype(np.int64))
-            yield index, source.read(index, Window(top, left, min(height, SIDE), min(width, SIDE)), steps, labels)
+            window = Window(top, left, min(height, SIDE), min(width, SIDE))
+            yield index, source.read(index, window, evenly(length, TIMESTEPS), labels)
         except BrokenSampleError:
             continue
 
@@ -140,15 +133,12 @@ def _days(sample: Sample) -> Iterator[datetime.date]:
             yield datetime.date(year, month + 1, day)
 
 
-def _labels(samples: Any, classes: int) -> Array:
+def _labels(samples: Iterable[Sample], classes: int) -> Array:
     """How many pixels, or samples, have each class; the last number is of those without a label."""
     counts = np.zeros(classes + 1, np.int64)
     for sample in samples:
-        labels = (
-            sample.labels
-            if sample.labels is not None
-            else np.array([UNLABELLED if sample.label is None else sample.label])
-        )
+        label = UNLABELLED if sample.label is None else sample.label
+        labels = np.array([label]) if sample.labels is None else sample.labels
         counts += np.bincount(np.where(labels == UNLABELLED, classes, labels).ravel(), minlength=classes + 1)
     return counts
 

@@ -140,3 +140,8 @@ def safe_name(name: str) -> str:
 
     plain = re.sub(r"\W", "_", name)
     return f"{plain}_" if hasattr(nn.ModuleDict, plain) or hasattr(nn.ParameterDict, plain) else plain
+
+
+def evenly(length: int, count: int) -> Int[Array, " n"]:
+    """At most `count` of `length` numbers, from the first to the last."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))

@@ -20,15 +20,13 @@ from hybrid_patch.data.rasters.filenames import (
     tifs_below,
 )
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
-from hybrid_patch.data.rasters.scene import Layer, check_grid, dates_of, finest, scene_files
+from hybrid_patch.data.rasters.scene import MAX_GSD_CHANGE, Layer, check_grid, dates_of, finest, scene_files
 from hybrid_patch.data.rasters.tables import read_meta
 from hybrid_patch.data.source import BrokenSampleError
 from hybrid_patch.embed.options import MapOptions
 from hybrid_patch.embed.scene import SceneReader
 from hybrid_patch.errors import InputError
 
-MAX_GSD_CHANGE = 0.1
-"""Relative difference of the pixel size from the training's that is accepted."""
 TAG = "TIFFTAG_DATETIME"
 
 

@@ -4,7 +4,6 @@ Samples and how they are split, bands, dates, pixel sizes, statistics, classes w
 values that look wrong. Every training begins with the same figures, and keeps them in its run.json.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ import numpy as np
 
 from hybrid_patch.config.command import run_command
 from hybrid_patch.config.options import Option, OutputFile, Overrides
-from hybrid_patch.data.source import BrokenSampleError, Source, Window, open_source
+from hybrid_patch.data.source import BrokenSampleError, Source, Window, evenly, open_source
 from hybrid_patch.errors import require_extra
 
 
@@ -62,13 +61,16 @@ def draw_samples(source: Source, path: Path, count: int = 4) -> None:
     name, colours = drawn_modality(source.modalities), ClassColours(source.class_names())
     images: list[Panel] = []
     labels: list[Panel] = []
-    for index in _spread([*source.indices("train"), *source.indices("val")], 3 * count):
+    indices = np.concatenate([source.indices("train"), source.indices("val")])
+    for index in indices[evenly(len(indices), 3 * count)].tolist():
+        if len(images) == count:
+            break
         try:
             height, width, length = source.shape(index)
             crop = read_crop(source, index, Window(0, 0, min(height, 256), min(width, 256)), np.arange(length), length)
         except BrokenSampleError:
             continue
-        if len(images) == count or not crop.valid[name].any():
+        if not crop.valid[name].any():
             continue
         clearest = int(crop.valid[name].sum((0, 1)).argmax())
         image = crop.pixels[name][:, :, clearest][..., visible_channels(source.modalities[name])]
@@ -77,11 +79,6 @@ def draw_samples(source: Source, path: Path, count: int = 4) -> None:
             labels.append(Panel("labels", colours.paint(crop.labels)))
     if images:
         draw_panels(path, f"{name}, {len(images)} samples", [images, labels] if labels else [images], colours.legend())
-
-
-def _spread(indices: Sequence[int], count: int) -> list[int]:
-    """Up to `count` of some numbers, evenly spread."""
-    return [int(indices[i]) for i in np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int))]
 
 
 if __name__ == "__main__":

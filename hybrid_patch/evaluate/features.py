@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from hybrid_patch.data.crops import Crop, read_crop
-from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Source, Window
+from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Source, Window, evenly
 from hybrid_patch.embed.per_pixel import Pooling
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.evaluate.label_maps import block_majority, blocks, per_pixel
@@ -64,12 +64,12 @@ def read_tiles(source: Source, split: str, max_tiles: int | None, timesteps: int
     """At most `max_tiles` samples, spread over a split, at up to `timesteps` timesteps; broken ones are skipped."""
     indices = source.indices(split)
     if max_tiles is not None:
-        indices = indices[_evenly(len(indices), max_tiles)]
+        indices = indices[evenly(len(indices), max_tiles)]
     inputs = [name for name, modality in source.modalities.items() if not modality.decode_only]
     for index in indices.tolist():
         try:
             height, width, length = source.shape(index)
-            whole = read_crop(source, index, Window(0, 0, height, width), _evenly(length, timesteps), timesteps)
+            whole = read_crop(source, index, Window(0, 0, height, width), evenly(length, timesteps), timesteps)
         except BrokenSampleError as error:
             log.warning("left out of the evaluation: %s", error)
             continue
@@ -120,8 +120,3 @@ def majority(side: int) -> Features:
         return block_majority(tile.labels, side)[..., None].astype(np.float32)
 
     return majorities
-
-
-def _evenly(length: int, count: int) -> Int[Array, " n"]:
-    """At most `count` of `length` numbers, from the first to the last."""
-    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))

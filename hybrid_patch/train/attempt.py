@@ -107,7 +107,7 @@ def look_at_data(config: Config, source: Source, run: RunDirectory) -> None:
     description = describe(source, labels=evaluated)
     for line in description.lines():
         (log.warning if line.startswith("warning: ") else log.info)("%s", line.removeprefix("warning: "))
-    run.describe_data(description.plain())
+    run.describe_data(dataclasses.asdict(description))
     if evaluated and not missing_evaluation():
         from hybrid_patch.evaluate.describe import draw_samples
 

@@ -97,9 +97,9 @@ def _look_around(root: Path, labels: Path | None, files: RasterFiles) -> dict[st
     entries = [
         path for path in sorted(root.iterdir()) if path.name[0] != "." and path != labels and not names_labels(path)
     ]
-    below = set(tifs_below(root))
-    folders = [path for path in entries if path.is_dir() and any(path in tif.parents for tif in below)]
-    singles = [path for path in entries if path in below]
+    with_tifs = {root / tif.relative_to(root).parts[0] for tif in tifs_below(root)}
+    folders = [path for path in entries if path in with_tifs and path.is_dir()]
+    singles = [path for path in entries if path in with_tifs and not path.is_dir()]
     try:
         dates = [find_date(folder.name) for folder in folders]
         if folders and not all(dates) and not _are_places(folders, files):

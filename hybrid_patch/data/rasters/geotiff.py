@@ -64,11 +64,6 @@ class Header:
         """Whether the pixels have a place in some reference system, named or not."""
         return not self.transform.is_identity
 
-    @property
-    def georeferenced(self) -> bool:
-        """Whether the pixels have a place on the ground."""
-        return self.crs is not None and self.has_transform
-
     def same_grid(self, other: "Header") -> bool:
         """Whether both files have the same pixels on the ground, as far as they say where they are."""
         return self.ratio(other) == 1
@@ -195,7 +190,7 @@ def _open(path: Path) -> tuple[Any, Header]:
     """A dataset, which closes when nothing refers to it any more, and its header."""
     try:
         with warnings.catch_warnings():
-            # Tiles without a place on the ground are fine: see `Header.georeferenced`.
+            # Tiles without a place on the ground are fine: see `Header.has_transform`.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             dataset = rasterio.open(path)
             return dataset, _header(path, dataset)

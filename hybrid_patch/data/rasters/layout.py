@@ -19,8 +19,6 @@ from hybrid_patch.errors import InputError
 
 DEFAULT_GSD = 10.0
 """Metres per pixel where neither meta.json nor the files have it."""
-MAX_GSD_CHANGE = 0.1
-"""Relative difference of the pixel sizes of tiles that is accepted."""
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +58,6 @@ def find_layout(config: Rasters, files: RasterFiles) -> Layout:
     root = data_root(config.root)
     meta = read_meta(root / "meta.json")
     table = read_table(root)
-    labels = None
     if table is not None and "path" in table[1][0]:
         sensors = discovery.sensors_of_table(root, table[1], config.modalities)
         label_files = {tile: series[None] for tile, series in sensors.pop("labels", Sensor(root, {})).tiles.items()}
@@ -147,14 +144,13 @@ def _label_files(labels: Path | None, tiles: Iterable[str]) -> dict[str, Path]:
     if labels is None:
         return {}
     paths = {tile_name(path, labels): path for path in (tifs_below(labels) if labels.is_dir() else [labels])}
-    names = list(tiles)
+    names = dict.fromkeys(tiles)
     if len(names) == 1 and len(paths) == 1:
         return dict(zip(names, paths.values(), strict=True))
     unmatched = [path for name, path in paths.items() if name not in names]
     if len(unmatched) == len(paths):
-        raise InputError(
-            f"{labels}: no label file is called as an image is; the first is {unmatched[0].name}, an image {names[0]}"
-        )
+        first = f"the first is {unmatched[0].name}, an image {next(iter(names))}"
+        raise InputError(f"{labels}: no label file is called as an image is; {first}")
     if unmatched:
         what = "1 label file matches" if len(unmatched) == 1 else f"{len(unmatched)} label files match"
         log.warning("%s: %s no image, %s first", labels, what, unmatched[0].name)
@@ -217,7 +213,7 @@ def _check_tiles(layout: Layout, files: RasterFiles) -> dict[str, Header]:
             if gsd is None:
                 continue
             first = first or (header.path, gsd)
-            if abs(math.log(gsd / first[1])) > math.log(1 + MAX_GSD_CHANGE):
+            if abs(math.log(gsd / first[1])) > math.log(1 + scene.MAX_GSD_CHANGE):
                 raise InputError(
                     f"{header.path}: has pixels of {gsd:.4g} m, but {first[0]} of {name} has {first[1]:.4g} m; "
                     "resample one of them (gdalwarp -tr), or leave it out by index.csv"

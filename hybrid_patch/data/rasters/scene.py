@@ -16,6 +16,9 @@ from hybrid_patch.data.rasters.tables import Meta
 from hybrid_patch.data.source import Array, BrokenSampleError, Window, timestamps_of
 from hybrid_patch.errors import InputError
 
+MAX_GSD_CHANGE = 0.1
+"""Relative difference of pixel sizes that is accepted: among tiles, and of a scene from the training."""
+
 
 @dataclass(frozen=True)
 class SceneFiles:
