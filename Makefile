@@ -7,13 +7,14 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := $(BIN) -m pytest -n $(JOBS) --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint slow gpu-check clean
+.PHONY: help setup demo test lint slow fire gpu-check clean
 
 help:
 	@echo "make setup   .venv with all that is needed to run, test and change the code"
 	@echo "make demo    train three small models on synthetic scenes and compare them"
 	@echo "make test    lint, types and tests"
 	@echo "make slow    the slower tests"
+	@echo "make fire    faults injected for real, one row each: tried and survived (FAULTS=SIGTERM: rows with that word)"
 	@echo "make gpu-check  whether all of it works on this machine's GPU, and how fast: gpu.json (8 minutes)"
 	@echo "make clean   remove .venv and all that was built; runs/ stays"
 	@echo "Another Python: make setup PYTHON=python3.12 (after make clean)"
@@ -48,7 +49,7 @@ lint: $(VENV)/dev
 	$(VENV)/bin/lint-imports --no-cache
 
 # One thread per worker: threads of several workers that spin on the same cores are many times slower.
-test slow: export OMP_NUM_THREADS := 1
+test slow fire: export OMP_NUM_THREADS := 1
 test: lint
 	$(PYTEST)
 
@@ -58,6 +59,9 @@ gpu-check:
 
 slow: $(VENV)/dev
 	$(PYTEST) -m slow
+
+fire: $(VENV)/dev
+	$(BIN) -m tests.fire.campaign $(JOBS) $(FAULTS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
