@@ -1,23 +1,20 @@
 """The status of a sweep's members, from their run directories and from their queues."""
 
-import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from hybrid_patch.runs.atomic_files import last_lines
-from hybrid_patch.runs.directory import METRICS, RunDirectory
-from hybrid_patch.runs.lock import STALE_SECONDS, holder_text, is_alive
+from hybrid_patch.runs.directory import RunDirectory, Status
+from hybrid_patch.runs.lock import STALE_SECONDS
+from hybrid_patch.runs.records import DamagedFileError
 from launch.queue.choice import queue_of
 from launch.queue.interface import Live, QueueSilentError
 from launch.sweep import Submission, Sweep, SweepMember
 
-State = Literal["done", "running", "queued", "stopped", "stale", "failed", "missing"]
+State = Literal["done", "running", "queued", "stopped", "stale", "failed", "missing", "damaged"]
 POLL = 2.0
 """Seconds between looks at a sweep."""
 log = logging.getLogger(__name__)
@@ -29,7 +26,8 @@ class MemberStatus:
 
     Attributes:
         state: `done`, `failed`: as the run reports; `running`, `stale`: it reports running, and is alive or not;
-            `queued`: a queue has it; `stopped`: saved, and no queue has it; `missing`: neither begun nor queued.
+            `queued`: a queue has it; `stopped`: saved, and no queue has it; `missing`: neither begun nor queued;
+            `damaged`: its status cannot be read.
         rate: steps per second.
         live: whether a queue still has it, which may last a while after a machine has died.
     """
@@ -48,7 +46,7 @@ class MemberStatus:
     @property
     def resubmittable(self) -> bool:
         """Whether it will only be finished if it is submitted again."""
-        return self.state in ("stopped", "stale", "failed", "missing") and not self.live
+        return self.state in ("stopped", "stale", "failed", "missing", "damaged") and not self.live
 
     @property
     def active(self) -> bool:
@@ -102,54 +100,54 @@ def watched(sweep: Sweep, members: Sequence[SweepMember] | None = None) -> Itera
 
 
 def member_status(run: RunDirectory, member: SweepMember, live: Live | None) -> MemberStatus:
-    status = run.status()
-    if not status:
+    remedy = "hybrid-patch launch resume makes it anew"
+    try:
+        status = run.status()
+    except (DamagedFileError, OSError) as error:
+        reason = str(error.with_remedy(remedy) if isinstance(error, DamagedFileError) else error)
+        return MemberStatus(member=member, state="damaged", reason=reason, live=live is not None or run.alive())
+    if not status.state:
         return MemberStatus(member=member, state="queued" if live else "missing")
-    holder, heartbeat = run.holder(), status["heartbeat"]
-    state = _state(status, is_alive(holder, heartbeat), live)
-    last = last_metrics(run.path / METRICS)
-    seconds = last.get("step_seconds", 0.0) + last.get("data_seconds", 0.0)
-    reason = status["reason"]
+    state = _state(status, run.alive(), live)
+    last = run.last_metrics()
+    seconds = sum(last.get(name) or 0.0 for name in ("step_seconds", "data_seconds"))
+    reason = status.reason
     if state == "stale":
-        last_holder = holder_text(holder) or f"host {status['host']}"
-        reason = f"no sign of life for {time.time() - heartbeat:.0f} s; was {last_holder}"
+        try:
+            last_holder = str(run.holder() or f"host {status.host}")
+        except DamagedFileError as error:
+            last_holder = f"host {status.host} ({error.with_remedy(remedy)})"
+        reason = f"no sign of life for {time.time() - status.heartbeat:.0f} s; was {last_holder}"
         reason += "; its queue still has it, and may start it again" if live else ""
     return MemberStatus(
         member=member,
         state=state,
-        step=max(last.get("step", 0), status["step"]) if state == "running" else status["step"],
-        steps=status.get("steps"),
+        step=max(last.get("step", 0), status.step) if state == "running" else status.step,
+        steps=status.steps,
         rate=1 / seconds if seconds else None,
         loss=last.get("loss"),
         reason=reason,
-        cause=status.get("cause", ""),
-        frame=status.get("frame", ""),
+        cause=status.cause,
+        frame=status.frame,
         live=live is not None,
     )
 
 
-def _state(status: dict[str, Any], held: bool, live: Live | None) -> State:
+def _state(status: Status, held: bool, live: Live | None) -> State:
     """The state of a run, whose lock is `held` by a living process or not."""
-    if status["state"] == "done":
+    if status.state == "done":
         return "done"
-    if status["state"] == "running":
-        recent = time.time() - status["heartbeat"] < STALE_SECONDS
+    if status.state == "running":
+        recent = time.time() - status.heartbeat < STALE_SECONDS
         if recent and (held or live == "running"):
             return "running"
         return "queued" if live == "waiting" and not held else "stale"
     if live:
         return "queued"
-    return "failed" if status["state"] == "failed" else "stopped"
+    return "failed" if status.state == "failed" else "stopped"
 
 
 def counts(statuses: Iterable[MemberStatus]) -> str:
     """The number of members in each state: `3 done, 1 running`."""
     numbers = Counter(each.state for each in statuses)
     return ", ".join(f"{numbers[state]} {state}" for state in get_args(State) if numbers[state]) or "no members"
-
-
-def last_metrics(path: Path) -> dict[str, Any]:
-    for line in reversed(last_lines(path)) if path.exists() else ():
-        with suppress(ValueError):
-            return json.loads(line)
-    return {}

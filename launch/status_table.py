@@ -15,8 +15,8 @@ MAX_LINES = 40
 """Of more members, only those that run or need a look get a line; the rest are counted."""
 MAX_LABEL = 70
 """Width of the first column."""
-COLOURS = {"done": "green", "running": "cyan", "stale": "red", "failed": "red", "stopped": "yellow"}
-SHOWN = ("running", "stale", "stopped")
+COLOURS = {"done": "green", "running": "cyan", "stale": "red", "failed": "red", "damaged": "red", "stopped": "yellow"}
+SHOWN = ("running", "stale", "damaged", "stopped")
 """States of members that get a line in a long table, the most urgent first."""
 
 
@@ -70,7 +70,7 @@ def with_failures(name: str, statuses: Sequence[MemberStatus]) -> Group:
         if each.state == "failed":
             where = f" at {each.frame}" if each.frame else ""
             groups.setdefault(f"{each.cause or 'error'}{where}", []).append(each)
-        elif each.state == "stale" or (each.state == "missing" and each.reason):
+        elif each.state in ("stale", "damaged") or (each.state == "missing" and each.reason):
             groups.setdefault(each.state, []).append(each)
     lines = []
     for cause, members in sorted(groups.items(), key=lambda pair: -len(pair[1])):

@@ -12,6 +12,7 @@ import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from hybrid_patch.config import messages
@@ -21,6 +22,7 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.upsamplers import ASK_CLASS
 from hybrid_patch.errors import InputError
+from hybrid_patch.runs.records import DamagedFileError, read_yaml
 
 T = TypeVar("T")
 
@@ -59,8 +61,7 @@ def held_to(schema: type[T], plain: dict[str, Any], sources: Sources, context: d
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 NAME = "config.yaml"
-# The loader and dumper in C are ten times faster; both are part of PyYAML's wheels.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# In C, ten times faster; part of PyYAML's wheels.
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -71,9 +72,14 @@ def as_yaml(config: Config) -> str:
 def frozen_config(folder: Path) -> Config:
     """The config of the run in a directory, read without Hydra's groups. Raises InputError if there is none."""
     path = folder / NAME
-    if not path.is_file():
+    plain = read_yaml(path)
+    if plain is None:
         raise InputError(f"run={folder}: not a run directory; there is no {NAME} in it")
-    return held_to_schema(OmegaConf.create(yaml.load(path.read_text(), Loader=LOADER)), Sources())
+    try:
+        config = OmegaConf.create(plain)
+    except OmegaConfBaseException as error:
+        raise DamagedFileError(path, error) from None
+    return held_to_schema(config, Sources())
 
 
 def plain_values(config: Config) -> dict[str, Any]:

@@ -27,9 +27,10 @@ from hybrid_patch.embed.scene_files import find_scene
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.embed.windows import Tiling
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.directory import IDENTITY
+from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.progress import pixel_progress
 from hybrid_patch.runs.provenance import provenance
+from hybrid_patch.runs.records import DamagedFileError
 
 Array = np.ndarray
 Log = Callable[[str], None]
@@ -152,8 +153,8 @@ def _reduction(options: MapOptions, model: TrainedModel) -> tuple[Reduce, int]:
 
 def _run_id(model: TrainedModel) -> str:
     try:
-        return str(json.loads((model.run / IDENTITY).read_text())["run_id"])
-    except (OSError, ValueError, KeyError):
+        return str(RunDirectory(model.run).identity()["run_id"])
+    except (OSError, DamagedFileError):
         return model.run.resolve().name
 
 

@@ -1,19 +1,17 @@
 """Read run directories, however incomplete: what is there, and notes on what cannot be read."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 from jaxtyping import Float
 
-from hybrid_patch.config.compose import LOADER
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.directory import CONFIG, EVALUATION, IDENTITY, METRICS, STATUS, RunDirectory
+from hybrid_patch.runs.directory import CONFIG, IDENTITY, METRICS, STATUS, Row, RunDirectory, Status
+from hybrid_patch.runs.records import DamagedFileError, read_yaml
 from hybrid_patch.runs.sweep_manifest import MANIFEST, planned_runs
 
 COLUMNS = (
@@ -24,6 +22,7 @@ COLUMNS = (
 SILENT_SECONDS = 600.0  # from this age of its last heartbeat on, a running run is reported as silent
 RUN_FILES = (IDENTITY, CONFIG, STATUS)  # a folder with one of these is a run directory
 
+T = TypeVar("T")
 Columns = dict[str, Float[np.ndarray, " steps"]]
 
 
@@ -91,48 +90,43 @@ def load_run(path: Path) -> Run:
     if not path.is_dir():
         return Run(path)
     notes: list[str] = []
-    identity, status, evaluation = (_mapping(path / name, json.loads, notes) for name in (IDENTITY, STATUS, EVALUATION))
-    config = _mapping(path / CONFIG, lambda text: yaml.load(text, LOADER), notes)
-    try:
-        rows = RunDirectory(path).metrics()
-    except (OSError, ValueError) as error:
-        notes.append(f"{METRICS}: {one_line(error)}")
-        rows = []
-    state, reason = str(status.get("state", "")), str(status.get("reason", ""))
+    run = RunDirectory(path)
+    nothing: Row = {}
+    identity = _whole(run.identity, nothing, notes) if run.exists() else nothing
+    status = _whole(run.status, Status(), notes)
+    evaluation = _whole(run.evaluated, nothing, notes)
+    config = _whole(lambda: read_yaml(path / CONFIG), None, notes) or {}
+    rows = _whole(run.metrics, list[Row](), notes)
+    state: str
+    state, reason = status.state, status.reason
     if not state:
         state, reason = ("queued", "has not begun") if config or identity else ("missing", "nothing in it can be read")
-    elif state == "running" and isinstance(status.get("heartbeat"), float | int):
-        silent = time.time() - status["heartbeat"]
+    elif state == "running":
+        silent = time.time() - status.heartbeat
         if silent > SILENT_SECONDS:
             reason = f"no sign of life for {silent / 3600:.1f} hours"
-    metrics, expected = columns(rows), status.get("step")
-    if state == "done" and isinstance(expected, int) and len(metrics["step"]) < expected:
-        notes.append(f"{METRICS}: {len(metrics['step'])} whole lines of {expected}")
+    metrics = columns(rows)
+    if state == "done" and len(metrics["step"]) < status.step:
+        notes.append(f"{METRICS}: {len(metrics['step'])} whole lines of {status.step}")
     last = rows[-1] if rows else {}
-    return Run(path, state, reason, status.get("attempt"), config, identity, metrics, last, evaluation, tuple(notes))
+    return Run(path, state, reason, status.attempt or None, config, identity, metrics, last, evaluation, tuple(notes))
 
 
-def columns(rows: Sequence[Any]) -> Columns:
-    """Lines of the metrics as arrays; lines without a step are left out."""
-    steps = [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
-    values = {
-        name: [row[name] if isinstance(row.get(name), float | int) else np.nan for row in steps] for name in COLUMNS
-    }
+def columns(rows: Sequence[Row]) -> Columns:
+    """Lines of the metrics as arrays."""
+    values = {name: [row[name] if row.get(name) is not None else np.nan for row in rows] for name in COLUMNS}
     return {name: np.array(numbers, float) for name, numbers in values.items()}
 
 
-def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:
-    """A file's object; empty without one, and with a note if it cannot be read."""
-    if not path.exists():
-        return {}
+def _whole(read: Callable[[], T], without: T, notes: list[str]) -> T:
+    """What a file holds; `without` it, and a note, if it cannot be read."""
     try:
-        value = parse(path.read_text())
-        if not isinstance(value, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        notes.append(f"{path.name}: {one_line(error)}")
-        return {}
-    return {str(key): item for key, item in value.items()}
+        return read()
+    except DamagedFileError as error:
+        notes.append(f"{error.path.name}: {error.why}")
+    except OSError as error:
+        notes.append(one_line(error))
+    return without
 
 
 def nested(node: Any, *keys: str) -> Any:

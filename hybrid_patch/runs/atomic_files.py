@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -61,15 +61,6 @@ def append_line(path: Path, line: str) -> None:
             file.seek(-1, os.SEEK_END)
             torn = file.read(1) != b"\n"
         file.write(("\n" if torn else "").encode() + line.encode() + b"\n")
-
-
-def whole_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON lines file, without torn lines; none if there is no file."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict)]  # the beginning of a number is a number
 
 
 def write_bytes(path: Path, content: bytes, flush: bool = True) -> None:

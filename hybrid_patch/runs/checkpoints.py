@@ -1,37 +1,68 @@
 """Checkpoints: whole or absent; the newest readable one is found without being named."""
 
 import logging
-import pickle
 import re
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_whole
+from hybrid_patch.runs.records import DamagedFileError, not_a_file, set_aside
 
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"step_(\d{9})\.(pt|shards)")
-DAMAGED = (RuntimeError, EOFError, ValueError, KeyError, FileNotFoundError, pickle.UnpicklingError)
-"""Errors of a checkpoint of which a part is lost; any other (no memory) is not its fault."""
+
+
+class Counters(TypedDict):
+    """Of steps without a finite loss, in all and lately, and of skipped samples."""
+
+    bad_steps: int
+    bad_in_a_row: int
+    skipped: int
+
+
+class State(TypedDict):
+    """What a checkpoint holds: state dicts, and the modalities with their statistics as plain values."""
+
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, extra="forbid", strict=True)  # type: ignore[misc]
+
+    model: dict[str, Tensor]
+    objective: dict[str, Tensor]
+    optimizer: "OptimizerState"
+    counters: Counters
+    modalities: dict[str, dict[str, Any]]
+
+
+class OptimizerState(TypedDict):
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, extra="forbid", strict=True)  # type: ignore[misc]
+
+    state: dict[int, dict[str, Tensor]]
+    param_groups: list[dict[str, Any]]
+
+
+STATES = TypeAdapter(State)
+Weights = Literal["model", "objective"]
 
 
 class Checkpoint(NamedTuple):
     """The state that was saved after a step, on the CPU, and the file or folder it was read from."""
 
     step: int
-    state: dict[str, Any]
+    state: State
     path: Path
 
-    def refuse_other_weights(self, part: str, expected: Mapping[str, Tensor]) -> None:
+    def refuse_other_weights(self, part: Weights, expected: Mapping[str, Tensor]) -> None:
         """Raises InputError if a part's weights have other names or shapes than expected."""
-        weights: Mapping[str, Tensor] = self.state[part]
+        weights = self.state[part]
         for name in {**expected, **weights}:
             expected_shape, shape = (str(list(w[name].shape)) if name in w else "absent" for w in (expected, weights))
             if shape != expected_shape:
@@ -68,30 +99,47 @@ def prune_checkpoints(folder: Path, keep_newest: int) -> None:
             old.unlink()
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint of either form, on the CPU, without running code from it. Raises one of `DAMAGED`."""
-    if path.suffix == ".pt":
-        return torch.load(path, map_location="cpu", weights_only=True)
-    from hybrid_patch.runs.sharded_checkpoint import read_sharded
+def read_checkpoint(path: Path) -> State:
+    """The state of a checkpoint of either form, on the CPU, without running code from it. Raises DamagedFileError."""
+    try:
+        if path.suffix == ".pt":
+            if special := not_a_file(path):
+                raise DamagedFileError(path, special)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            from hybrid_patch.runs.sharded_checkpoint import read_sharded
 
-    return read_sharded(path)
+            state = read_sharded(path)
+        return STATES.validate_python(state)
+    except (MemoryError, DamagedFileError):
+        raise
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise DamagedFileError(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):  # a part is lost
+            raise
+        raise DamagedFileError(path, error) from None
+    except Exception as error:  # whatever torch and pickle make of garbage
+        raise DamagedFileError(path, (str(error).splitlines() or [type(error).__name__])[0]) from None
 
 
-def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint; None if there is none. Damaged ones are reported, renamed to `….damaged`, and passed over.
+def newest_checkpoint(folder: Path, covered: int | None = None) -> Checkpoint | None:
+    """The newest checkpoint, of at most `covered` steps; None if there is none. Others are reported and moved aside.
 
-    Raises InputError if all are damaged: whether to begin the run anew is for a person to decide.
+    Raises InputError if none is left: whether to begin the run anew is for a person to decide.
     """
     checkpoints = list_checkpoints(folder)
     for step, path in reversed(checkpoints):
+        if covered is not None and step > covered:
+            log.warning("%s is ahead of the metrics, which end at step %d; trying the one before it", path, covered)
+            set_aside(path, "ahead")
+            continue
         try:
             return Checkpoint(step, read_checkpoint(path), path)
-        except DAMAGED as error:
-            log.warning("%s cannot be read (%s), trying the one before it", path, (str(error).splitlines() or [""])[0])
-            damaged = path.with_name(f"{path.name}.damaged")
-            if damaged.is_dir():  # of the same step, before: a folder does not replace another by itself
-                shutil.rmtree(damaged)
-            path.rename(damaged)
-    if checkpoints or any(folder.glob("*.damaged")):
+        except DamagedFileError as error:
+            log.warning("%s; trying the one before it", error)
+            set_aside(path)
+    if checkpoints or any(folder.glob("*.damaged*")):
         raise InputError(f"{folder}: no checkpoint there can be read; remove the folder to begin the run anew")
     return None

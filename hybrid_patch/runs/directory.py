@@ -8,11 +8,26 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from hybrid_patch.runs.atomic_files import whole_rows, write_json, write_text
-from hybrid_patch.runs.lock import HEARTBEAT_SECONDS, LOCK_FILES, LockedFolder, LostLockError
+from pydantic import AfterValidator, Field, FiniteFloat
+
+from hybrid_patch.runs.atomic_files import write_json, write_text
+from hybrid_patch.runs.lock import HEARTBEAT_SECONDS, LOCK_FILES, STALE_SECONDS, LockedFolder, LostLockError, is_alive
+from hybrid_patch.runs.records import (
+    DamagedFileError,
+    Parser,
+    last_row,
+    not_a_file,
+    parser,
+    read_file,
+    read_record,
+    read_rows,
+    read_yaml,
+    set_aside,
+)
 
 CONFIG = "config.yaml"
 """The resolved config."""
@@ -31,7 +46,59 @@ CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
 FILES = {CONFIG, IDENTITY, STATUS, METRICS, EVALUATION, LOG, OUTPUT, ATTEMPTS, CHECKPOINTS, PICTURES, *LOCK_FILES}
 
+LINES_LOST = "lines_lost"
+"""In the first line of metrics whose former lines a person gave up: up to which step."""
+Row = dict[str, Any]
+
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """The state of a run, as in `status.json`; an empty state if it has not begun.
+
+    Attributes:
+        heartbeat: the last sign of life, in seconds since 1970.
+        attempt: of which this is the state, from 1.
+        step, steps: optimizer steps made, and in all.
+        cause, frame: of a failure: its kind, and the place in the code.
+    """
+
+    state: Literal["", "queued", "running", "preempted", "done", "failed"] = ""
+    reason: str = ""
+    heartbeat: FiniteFloat = 0.0
+    attempt: Annotated[int, Field(ge=0)] = 0
+    step: Annotated[int, Field(ge=0)] = 0
+    steps: Annotated[int, Field(ge=0)] | None = None
+    host: str = ""
+    pid: int = 0
+    cause: str = ""
+    frame: str = ""
+
+
+def _with_state(status: Status) -> Status:
+    if not status.state:
+        raise ValueError("it has no state")
+    return status
+
+
+def _with_step(row: Row) -> Row:
+    if not isinstance(row.get("step"), int) or row["step"] < 1:
+        raise ValueError("it has no step")
+    return row
+
+
+def _with_recipe(identity: dict[str, Any]) -> dict[str, Any]:
+    for key, kind in (("run_id", str), ("recipe", dict)):
+        if not isinstance(identity.get(key), kind):
+            raise ValueError(f"it has no {key}")
+    return identity
+
+
+IDENTITY_OF: Parser[dict[str, Any]] = parser(Annotated[dict[str, Any], AfterValidator(_with_recipe)])
+STATUS_OF: Parser[Status] = parser(Annotated[Status, AfterValidator(_with_state)])
+OBJECT_OF: Parser[dict[str, Any]] = parser(dict[str, Any])
+ROW_OF: Parser[Row] = parser(Annotated[dict[str, int | float | None], AfterValidator(_with_step)])
 
 
 class RunDirectory(LockedFolder):
@@ -50,6 +117,7 @@ class RunDirectory(LockedFolder):
         self._identity = path / IDENTITY
         self._status = path / STATUS
         self._step = 0
+        self._current = Status()
 
     def exists(self) -> bool:
         return self._identity.exists()
@@ -57,43 +125,103 @@ class RunDirectory(LockedFolder):
     def foreign_files(self) -> list[str]:
         """Names of up to three files in the directory that no run writes."""
         names = sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
-        return [name for name in names if name not in FILES and not name.endswith(".part")][:3]
+        return [name for name in names if name not in FILES and ".part" not in name and ".damaged" not in name][:3]
 
     def identity(self) -> dict[str, Any]:
-        return json.loads(self._identity.read_text())
+        """The content of `run.json`. Raises DamagedFileError, also if there is none."""
+        identity = read_record(self._identity, IDENTITY_OF)
+        if identity is None:
+            raise DamagedFileError(self._identity, "absent")
+        return identity
 
     def recipe(self) -> dict[str, Any]:
         return self.identity()["recipe"]
 
     def lock(self) -> None:
         """Keep other attempts out until `unlock` or this process's end. Raises InputError if one is at work."""
-        self.acquire(self.status().get("heartbeat", 0.0))
+        self.acquire(self.status_if_whole().heartbeat)
+
+    def alive(self) -> bool:
+        """Whether an attempt is at work: its process lives, as far as can be told."""
+        heartbeat = self.status_if_whole().heartbeat
+        try:
+            return is_alive(self.holder(), heartbeat)
+        except DamagedFileError:  # a living attempt makes it anew at its next heartbeat
+            return time.time() - heartbeat < STALE_SECONDS
 
     def begin(self, config_yaml: str, identity: dict[str, Any], flush: bool = True) -> None:
-        """Write what never changes: the config, and the identity with its `provenance`."""
+        """Write the config, and the identity with its `provenance` unless the run has one: it keeps its results."""
         with self.held():
-            write_text(self.config, config_yaml, flush)
-            write_json(self._identity, identity, flush)
+            try:
+                same = read_file(self.config) == config_yaml.encode()
+                if not same:
+                    read_yaml(self.config)
+            except DamagedFileError:
+                set_aside(self.config)
+                same = False
+            if not same:
+                write_text(self.config, config_yaml, flush)
+            if not self.exists():
+                write_json(self._identity, identity, flush)
 
     def describe_data(self, description: dict[str, Any]) -> None:
         """Add what the data are to the identity."""
         with self.held():
             write_json(self._identity, {**self.identity(), "data": description})
 
-    def status(self) -> dict[str, Any]:
-        """The content of `status.json`; empty if the run has not begun."""
+    def status(self) -> Status:
+        """The content of `status.json`; an empty `Status` if the run has not begun. Raises DamagedFileError."""
+        return read_record(self._status, STATUS_OF) or Status()
+
+    def status_if_whole(self) -> Status:
+        """The status; as of a run that has not begun if its file is damaged, for whoever will make it anew."""
         try:
-            return json.loads(self._status.read_text())
-        except FileNotFoundError:
-            return {}
+            return self.status()
+        except DamagedFileError:
+            return Status()
+
+    def evaluated(self) -> dict[str, Any]:
+        """The content of `evaluation.json`; empty if there is none. Raises DamagedFileError."""
+        return read_record(self.evaluation, OBJECT_OF) or {}
+
+    def mend(self) -> list[str]:
+        """Move aside what is damaged and can be made anew: for the attempt that has the lock. Returns what it did."""
+        lines = []
+        with self.held():
+            for path, reads in {
+                self.config: lambda: read_yaml(self.config),
+                self._identity: lambda: read_record(self._identity, IDENTITY_OF),
+                self._status: self.status,
+                **dict.fromkeys((self.attempts, self.log, self.output, self.evaluation)),
+            }.items():
+                try:
+                    why = not_a_file(path)
+                    if not why and reads is not None:
+                        reads()
+                except DamagedFileError as error:
+                    why = error.why
+                if why:
+                    lines.append(f"damaged: {path}, {why}; made anew, and kept as {set_aside(path).name}")
+        return lines
 
     def set_status(self, state: str, reason: str = "", **more: int | str) -> None:
-        """Write `status.json`: the state (queued, running, preempted, done, failed) and what else has changed."""
-        now = {"state": state, "reason": reason, "heartbeat": time.time()}
-        who = {"host": socket.gethostname(), "pid": os.getpid()}
+        """Write `status.json`: the state and what else has changed."""
         with self.held():
-            before = {key: value for key, value in self.status().items() if key not in ("cause", "frame")}
-            write_json(self._status, {"attempt": 1, "step": 0, **before, **more, **now, **who})
+            before = replace(self._last_status(), cause="", frame="")
+            changes: dict[str, Any] = {"attempt": max(before.attempt, 1), **more, "state": state, "reason": reason}
+            self._write_status(replace(before, **changes, host=socket.gethostname(), pid=os.getpid()))
+
+    def _last_status(self) -> Status:
+        """The status to change: if its file is damaged, what this object last wrote."""
+        try:
+            return self.status()
+        except DamagedFileError:
+            set_aside(self._status)
+            return self._current
+
+    def _write_status(self, status: Status) -> None:
+        self._current = replace(status, heartbeat=time.time())
+        write_json(self._status, asdict(self._current))
 
     @contextmanager
     def heartbeats(self) -> Iterator[None]:
@@ -104,10 +232,9 @@ class RunDirectory(LockedFolder):
             while not ended.wait(HEARTBEAT_SECONDS):
                 try:
                     with self.held():
-                        status = self.status()
-                        if status.get("state") == "running":
-                            step = max(status["step"], self._step)
-                            write_json(self._status, status | {"heartbeat": time.time(), "step": step})
+                        status = self._last_status()
+                        if status.state == "running":
+                            self._write_status(replace(status, step=max(status.step, self._step)))
                 except LostLockError:
                     return  # the run itself ends at its next write
                 except OSError as error:
@@ -121,15 +248,28 @@ class RunDirectory(LockedFolder):
             ended.set()
             thread.join()
 
-    def truncate_metrics(self, steps: int) -> int:
-        """Drop the metrics after the first `steps` steps, and torn lines. Returns the number of lines left."""
+    def covered_steps(self) -> int | None:
+        """How many steps the metrics have without a gap, from the first on; None if there is no such file."""
+        rows = self.metrics()
+        if not os.path.lexists(self._metrics):
+            return None
+        covered = int(rows[0].get(LINES_LOST) or 0) - 1 if rows and LINES_LOST in rows[0] else 0
+        for row in rows:
+            if row["step"] != covered + 1:
+                break
+            covered += 1
+        return covered
+
+    def restore_metrics(self, steps: int) -> None:
+        """Leave the metrics of the first `steps` steps, one line each; without the file, a line that says so."""
         with self.held():
             rows = [row for row in self.metrics() if row["step"] <= steps]
-            if self._metrics.exists():
-                write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
-        return len(rows)
+            if steps and not self._metrics.exists():
+                log.warning("%s is gone, and with it the lines of %d steps", self._metrics, steps)
+                rows = [{"step": steps, LINES_LOST: steps}]
+            write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def add_metrics(self, row: dict[str, Any]) -> None:
+    def add_metrics(self, row: Row) -> None:
         """Append a line, whose step the next heartbeat reports."""
         with self.held(), self._metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -139,6 +279,12 @@ class RunDirectory(LockedFolder):
         with self._metrics.open("a") as file:
             os.fsync(file.fileno())
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The metrics of all steps, oldest first."""
-        return whole_rows(self._metrics)
+    def last_metrics(self) -> Row:
+        """The last whole line of the metrics; empty if there is none."""
+        return last_row(self._metrics, ROW_OF) or {}
+
+    def metrics(self) -> list[Row]:
+        """The metrics of all steps, one row each, in order; lines that say none are left out. Raises DamagedFileError
+        if the file is no file."""
+        by_step: dict[int, Row] = {row["step"]: row for row in read_rows(self._metrics, ROW_OF)}
+        return [by_step[step] for step in sorted(by_step)]

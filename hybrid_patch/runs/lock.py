@@ -6,7 +6,6 @@ later attempt has replaced ends.
 """
 
 import fcntl
-import json
 import os
 import socket
 import threading
@@ -14,13 +13,15 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import psutil
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json
+from hybrid_patch.runs.records import DamagedFileError, Parser, not_a_file, parser, read_record, set_aside
 
 HEARTBEAT_SECONDS = 10.0
 """Between the heartbeats of a running run."""
@@ -35,6 +36,33 @@ class LostLockError(Exception):
     """Another attempt has taken the run over; this one must write nothing more."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """The process that holds a lock, identified uniquely across machines.
+
+    Attributes:
+        machine: the boot of a machine, and the namespace of its process ids.
+        began: when the process did; None if the machine does not tell.
+        job, restart: of SLURM.
+        time: when it took the lock, in seconds since 1970.
+    """
+
+    token: str
+    host: str
+    machine: str
+    pid: int
+    began: float | None
+    job: str | None
+    restart: str
+    time: float
+
+    def __str__(self) -> str:
+        return f"host {self.host}, process {self.pid}" + (f", job {self.job}" if self.job else "")
+
+
+HOLDER_OF: Parser[Holder] = parser(Holder)
+
+
 class LockedFolder:
     """A folder with a lock, whether or not this object holds it."""
 
@@ -45,41 +73,61 @@ class LockedFolder:
         self._threads = threading.RLock()
         self._inside = False
 
-    def holder(self) -> dict[str, Any]:
-        """The holder's host, process and job; empty if nobody holds the lock."""
-        try:
-            return json.loads(self._holder.read_text())
-        except FileNotFoundError:
-            return {}
+    def holder(self) -> Holder | None:
+        """Who holds the lock; None if nobody does. Raises DamagedFileError."""
+        return read_record(self._holder, HOLDER_OF)
 
     def acquire(self, heartbeat: float) -> None:
         """Take the lock. Raises InputError if its holder is alive (elsewhere: by the time of its last `heartbeat`)."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self._exclusive():
-            holder = self.holder()
-            if holder.get("token") != self._token and is_alive(holder, heartbeat):
-                other = f"another process is at work on this run ({holder_text(holder)})"
+            try:
+                holder = self.holder()
+            except DamagedFileError as error:
+                if time.time() - heartbeat < STALE_SECONDS:
+                    raise error.with_remedy("the run was alive a moment ago; try again in two minutes") from None
+                set_aside(self._holder)
+                holder = None
+            if holder is not None and holder.token != self._token and is_alive(holder, heartbeat):
+                other = f"another process is at work on this run ({holder})"
                 raise InputError(f"run_dir={self.path}: {other}; wait for it, or end it")
             token = uuid.uuid4().hex
-            write_json(self._holder, {"token": token, **_myself()})
+            self._write(token)
             self._token = token  # not before: where the disk is full, the file still names another
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Around a single write. Raises LostLockError if another attempt has the lock now."""
         with self._exclusive():
-            if self._token is not None and self.holder().get("token") != self._token:
-                by = holder_text(self.holder()) or "nobody"
-                raise LostLockError(f"{self.path}: this attempt has lost the run; it is held by {by}")
+            if self._token is not None:
+                self._refuse_another(self._token)
             yield
 
     def unlock(self) -> None:
         if self._token is None:
             return
         with self._exclusive():
-            if self.holder().get("token") == self._token:
+            try:
+                self._refuse_another(self._token)
                 self._holder.unlink()
+            except LostLockError:
+                pass
             self._token = None
+
+    def _refuse_another(self, token: str) -> None:
+        """Raises LostLockError unless the lock is this object's. A damaged one is: who takes it writes a whole file."""
+        try:
+            holder = self.holder()
+        except DamagedFileError:
+            set_aside(self._holder)
+            self._write(token)
+            return
+        if holder is None or holder.token != token:
+            by = holder or "nobody"
+            raise LostLockError(f"{self.path}: this attempt has lost the run; it is held by {by}")
+
+    def _write(self, token: str) -> None:
+        write_json(self._holder, asdict(_myself(token)))
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -88,6 +136,8 @@ class LockedFolder:
             if self._inside:
                 yield
                 return
+            if not_a_file(self.path / MUTEX):
+                set_aside(self.path / MUTEX)
             with (self.path / MUTEX).open("a") as file:  # closing it gives the lock back
                 self._wait_for_turn(file)
                 self._inside = True
@@ -109,34 +159,27 @@ class LockedFolder:
                 time.sleep(0.02)
 
 
-def holder_text(holder: dict[str, Any]) -> str:
-    """The holder of a lock for messages; empty if there is none."""
-    if not holder:
-        return ""
-    return f"host {holder['host']}, process {holder['pid']}" + (f", job {holder['job']}" if holder["job"] else "")
-
-
-def is_alive(holder: dict[str, Any], heartbeat: float) -> bool:
+def is_alive(holder: Holder | None, heartbeat: float) -> bool:
     """Whether the holder of a lock still runs, by the process table here, by the heartbeat elsewhere.
 
     A holder whose own job the scheduler has started again counts as dead: if it still runs, it is an orphan.
     """
-    if not holder:
+    if holder is None:
         return False
     me = _myself()
-    if me["job"] is not None and holder["job"] == me["job"] and holder["restart"] != me["restart"]:
+    if me.job is not None and holder.job == me.job and holder.restart != me.restart:
         return False
-    if holder["machine"] == _machine():
+    if holder.machine == me.machine:
         return process_here(holder) is not None
-    return time.time() - max(heartbeat, holder["time"]) < STALE_SECONDS
+    return time.time() - max(heartbeat, holder.time) < STALE_SECONDS
 
 
-def process_here(holder: dict[str, Any]) -> int | None:
+def process_here(holder: Holder | None) -> int | None:
     """The process id of a lock's holder if it runs on this machine."""
-    if not holder or holder["machine"] != _machine():
+    if holder is None or holder.machine != _machine():
         return None
-    began = _start_time(holder["pid"])
-    return holder["pid"] if began is not None and began == holder["began"] else None
+    began = _start_time(holder.pid)
+    return holder.pid if began is not None and began == holder.began else None
 
 
 def _machine() -> str:
@@ -147,17 +190,17 @@ def _machine() -> str:
     return f"{machine} {space}"
 
 
-def _myself() -> dict[str, Any]:
-    """This process, identified uniquely across machines."""
-    return {
-        "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
-        "machine": _machine(),
-        "pid": os.getpid(),
-        "began": _start_time(os.getpid()),
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "restart": os.environ.get("SLURM_RESTART_COUNT", "0"),
-        "time": time.time(),
-    }
+def _myself(token: str = "") -> Holder:
+    return Holder(
+        token=token,
+        host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        machine=_machine(),
+        pid=os.getpid(),
+        began=_start_time(os.getpid()),
+        job=os.environ.get("SLURM_JOB_ID"),
+        restart=os.environ.get("SLURM_RESTART_COUNT", "0"),
+        time=time.time(),
+    )
 
 
 def _start_time(pid: int) -> float | None:
@@ -165,5 +208,5 @@ def _start_time(pid: int) -> float | None:
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, ValueError, OverflowError):  # also of a number that no process has
         return None

@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 
 from hybrid_patch.config import recipe
-from hybrid_patch.config.compose import as_yaml
+from hybrid_patch.config.compose import as_yaml, frozen_config
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.recipe import Identity
 from hybrid_patch.config.schema import Config, Data
@@ -18,11 +18,12 @@ from hybrid_patch.data.source import Source, open_source
 from hybrid_patch.errors import DONE, FAILED, LOST, STOPPED, InputError
 from hybrid_patch.runs.atomic_files import remove_parts
 from hybrid_patch.runs.checkpoints import Checkpoint
-from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.directory import IDENTITY, RunDirectory
 from hybrid_patch.runs.failure import ERROR, cause_of, last_frame
 from hybrid_patch.runs.lock import LostLockError
 from hybrid_patch.runs.progress import start_logging
 from hybrid_patch.runs.provenance import provenance
+from hybrid_patch.runs.records import DamagedFileError
 from hybrid_patch.runs.stop_signal import StopRequest, stop_requests
 from hybrid_patch.train import checkpointing
 from hybrid_patch.train.distributed import open_fabric, together
@@ -44,8 +45,10 @@ def train(config: Config) -> int:
     with stop_requests() as stop:
         fabric = open_fabric(config)
         first = fabric.is_global_zero
-        together(fabric, lambda: prepare(run, config, identity))
+        mended = together(fabric, lambda: prepare(run, config, identity))
         start_logging(run.log if first else None, quiet=not first)
+        for line in mended or ():
+            log.warning("%s", line)
         try:
             with run.heartbeats() if first else nullcontext():
                 code = attempt(config, fabric, run, stop)
@@ -60,14 +63,14 @@ def train(config: Config) -> int:
 
 def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest) -> int:
     """Train until done or stopped; the first process records the outcome in the status. Returns the exit code."""
-    if run.status().get("state") == "done":
+    if run.status().state == "done":
         log.info("%s is done already", run.path)
         return DONE
     if config.evaluation.tiles != 0 and not missing_evaluation():
         # A fault in its libraries must show before the training; others are spared a quarter of their start.
         import_module("hybrid_patch.evaluate.evaluation")
     try:
-        checkpoint = checkpointing.newest(fabric, run.checkpoints)
+        checkpoint = checkpointing.newest(fabric, run)
         source = open_source(data_of(config.data, checkpoint))
         if fabric.is_global_zero and "data" not in run.identity():
             look_at_data(config, source, run)
@@ -97,7 +100,11 @@ def data_of(data: Data, checkpoint: Checkpoint | None) -> Data:
     """The options of the data, with the modalities and statistics of an earlier attempt, whatever the files say now."""
     if checkpoint is None:
         return data
-    modalities = {name: Modality(**fields) for name, fields in checkpoint.state["modalities"].items()}
+    try:
+        modalities = {name: Modality(**fields) for name, fields in checkpoint.state["modalities"].items()}
+    except (TypeError, ValueError) as error:
+        remedy = "move it away to go on from the one before"
+        raise DamagedFileError(checkpoint.path, f"modalities: {error}", remedy) from None
     return dataclasses.replace(data, modalities=modalities)
 
 
@@ -126,16 +133,29 @@ def record_failure(run: RunDirectory, error: BaseException) -> None:
 
 def refuse_another_run(run: RunDirectory, identity: Identity) -> None:
     """Raises InputError if the directory holds a run of another recipe, or files that belong to no run."""
-    changed = recipe.difference(run.recipe(), identity["recipe"]) if run.exists() else []
-    if changed:
+    if not run.exists():
+        if files := run.foreign_files():
+            reason = f"holds other files ({', '.join(files)}); choose a new or empty directory"
+            raise InputError(f"run_dir={run.path}: {reason}")
+        return
+    try:
+        before = run.recipe()
+    except DamagedFileError as error:
+        if error.path.name != IDENTITY:
+            raise
+        # The config beside it says what the run was, but for the data, which are what they are.
+        fingerprint = identity["recipe"]["data"]["fingerprint"]
+        before = recipe.recipe(frozen_config(run.path), lambda data: fingerprint)
+    if changed := recipe.difference(before, identity["recipe"]):
         raise InputError(f"run_dir={run.path}: holds another run ({'; '.join(changed)}); choose another directory")
-    if not run.exists() and (files := run.foreign_files()):
-        raise InputError(f"run_dir={run.path}: holds other files ({', '.join(files)}); choose a new or empty directory")
 
 
-def prepare(run: RunDirectory, config: Config, identity: Identity) -> None:
-    """Lock the directory, and begin the run unless it has begun. Raises InputError if another process is at work."""
+def prepare(run: RunDirectory, config: Config, identity: Identity) -> list[str]:
+    """Lock the directory, mend it, and begin the run unless it has begun. Returns what was mended, in lines. Raises
+    InputError if another process is at work."""
     run.lock()
     remove_parts(run.path)
-    if not run.exists():
+    mended = run.mend()
+    if not (run.exists() and run.config.exists()):
         run.begin(as_yaml(config), {**identity, **provenance()})
+    return mended

@@ -1,18 +1,20 @@
 """Checkpoints of a run in several processes, each of which holds all weights or a shard of them."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch.nn import Module
 from torch.optim import Optimizer
 
 from hybrid_patch.config.schema import Config
+from hybrid_patch.errors import InputError
 from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.runs import checkpoints
-from hybrid_patch.runs.checkpoints import Checkpoint
-from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.checkpoints import Checkpoint, Weights
+from hybrid_patch.runs.directory import METRICS, RunDirectory
+from hybrid_patch.runs.records import DamagedFileError, set_aside
 from hybrid_patch.runs.sharded_checkpoint import write_sharded
 from hybrid_patch.train import fsdp
 from hybrid_patch.train.distributed import together
@@ -37,14 +39,31 @@ def save(fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], ke
     fabric.barrier()
 
 
-def newest(fabric: Fabric, folder: Path) -> Checkpoint | None:
-    """`newest_checkpoint` of the first process, in all. If it raises InputError, the others end."""
-    checkpoint = together(fabric, lambda: checkpoints.newest_checkpoint(folder))
+def newest(fabric: Fabric, run: RunDirectory) -> Checkpoint | None:
+    """The newest checkpoint that the metrics cover, read by the first process for all. If it raises InputError, the
+    others end."""
+    checkpoint = together(fabric, lambda: _newest(run))
     newest = fabric.broadcast(None if checkpoint is None else (checkpoint.step, checkpoint.path))
     if newest is None or checkpoint is not None:
         return checkpoint
     step, path = newest
     return Checkpoint(step, checkpoints.read_checkpoint(path), path)
+
+
+def _newest(run: RunDirectory) -> Checkpoint | None:
+    path, saved = run.path / METRICS, checkpoints.list_checkpoints(run.checkpoints)
+    remedy = f"move it away to go on without its lines, and also {run.checkpoints} to begin the run anew"
+    try:
+        covered = run.covered_steps()
+        if covered is not None and saved and covered < saved[0][0]:
+            why = f"it has the first {covered} steps, and the first checkpoint is of step {saved[0][0]}"
+            raise DamagedFileError(path, why)
+    except DamagedFileError as error:
+        if saved:
+            raise error.with_remedy(remedy) from None
+        set_aside(path)
+        covered = None
+    return checkpoints.newest_checkpoint(run.checkpoints, covered)
 
 
 def restore(fabric: Fabric, module: TrainingModule, optimizer: Optimizer, checkpoint: Checkpoint) -> None:
@@ -53,18 +72,36 @@ def restore(fabric: Fabric, module: TrainingModule, optimizer: Optimizer, checkp
     If the weights are those of another model version, the first process raises InputError, and the others end.
     """
     state = checkpoint.state
-    parts = {"model": module.model, "objective": module.objective}
+    parts: dict[Weights, Module] = {"model": module.model, "objective": module.objective}
     current = {name: part.state_dict() for name, part in parts.items()}
     together(fabric, lambda: [checkpoint.refuse_other_weights(name, weights) for name, weights in current.items()])
     for name, part in parts.items():
         part.load_state_dict({key: fsdp.shard_like(tensor, current[name][key]) for key, tensor in state[name].items()})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    full_states: Mapping[int, Mapping[str, Tensor]] = state["optimizer"]["state"]
+    together(fabric, lambda: refuse_other_optimizer(checkpoint, optimizer, parameters))
     states = {
         index: {name: fsdp.shard_like(tensor, parameters[index]) for name, tensor in values.items()}
-        for index, values in full_states.items()
+        for index, values in state["optimizer"]["state"].items()
     }
     optimizer.load_state_dict({**state["optimizer"], "state": states})
+
+
+def refuse_other_optimizer(checkpoint: Checkpoint, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
+    """Raises InputError if the optimizer's state is not one of these parameters."""
+    saved, groups = checkpoint.state["optimizer"], optimizer.state_dict()["param_groups"]
+    different = [
+        f"the state of parameter {index}"
+        for index, values in saved["state"].items()
+        if not 0 <= index < len(parameters)
+        or any(tensor.dim() and tensor.shape != parameters[index].shape for tensor in values.values())
+    ]
+    if [(group.keys(), group["params"]) for group in groups] != [
+        (group.keys(), group.get("params")) for group in saved["param_groups"]
+    ]:
+        different.append("the groups of parameters")
+    if different:
+        remedy = "move it away to go on from the one before, or use that version"
+        raise InputError(f"{checkpoint.path}: the optimizer there is another ({different[0]}); {remedy}")
 
 
 def full_model(fabric: Fabric, config: Config, module: TrainingModule) -> HybridModel | None:

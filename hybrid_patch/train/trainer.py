@@ -20,7 +20,7 @@ from hybrid_patch.errors import DONE, FAILED, STOPPED, InputError, require_extra
 from hybrid_patch.loss.all_gather import global_sum
 from hybrid_patch.model.hybrid import HybridModel
 from hybrid_patch.runs.atomic_files import write_json
-from hybrid_patch.runs.checkpoints import Checkpoint
+from hybrid_patch.runs.checkpoints import Checkpoint, Counters
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.lock import LostLockError
 from hybrid_patch.runs.progress import progress
@@ -57,11 +57,11 @@ class Trainer:
         self.steps = config.trainer.steps
         self.training_step = FabricStep(module, config, fabric)
         self.step = 0
-        self.counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
+        self.counters: Counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
         self._resume(checkpoint)
         self.logger = MetricLogger()
         if fabric.is_global_zero:
-            run.set_status("running", attempt=run.status().get("attempt", 0) + 1, step=self.step, steps=self.steps)
+            run.set_status("running", attempt=run.status().attempt + 1, step=self.step, steps=self.steps)
             self.logger = open_logger(config.logger, run.identity()["run_id"], run.path, dataclasses.asdict(config))
 
     def fit(self, stop: StopRequest) -> tuple[int, str]:
@@ -206,14 +206,12 @@ class Trainer:
         """Continue from a checkpoint, if there is one."""
         if checkpoint is not None:
             checkpointing.restore(self.fabric, self.module, self.training_step.optimizer, checkpoint)
-            self.step, self.counters = checkpoint.step, dict(checkpoint.state["counters"])
+            self.step, self.counters = checkpoint.step, checkpoint.state["counters"]
             if self.counters["bad_in_a_row"] >= self.config.trainer.max_bad_steps:
                 self.counters["bad_in_a_row"] = 0  # a run that gave up gets another try
             log.info("going on after step %d", self.step)
         if self.fabric.is_global_zero:
-            rows = self.run.truncate_metrics(self.step)
-            if rows < self.step:
-                log.warning("metrics.jsonl has only %d of the first %d steps", rows, self.step)
+            self.run.restore_metrics(self.step)
 
 
 def missing_evaluation() -> str:

@@ -14,10 +14,11 @@ from typing import Literal
 
 from hybrid_patch.errors import BAD_INPUT as BAD_INPUT_CODE
 from hybrid_patch.errors import LOST, InputError
-from hybrid_patch.runs.atomic_files import append_line, last_lines, whole_rows
+from hybrid_patch.runs.atomic_files import append_line, last_lines
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.failure import BAD_INPUT, DISK_FULL, ERROR, OUT_OF_MEMORY, cause_of
-from hybrid_patch.runs.lock import LostLockError, is_alive
+from hybrid_patch.runs.lock import LostLockError
+from hybrid_patch.runs.records import DamagedFileError, Parser, not_a_file, parser, read_rows, set_aside
 from launch.queue.process import QueueProcess, retry_when_full
 
 POLL = 2.0
@@ -35,6 +36,21 @@ class Outcome:
     cause: str = ""
     reason: str = ""
     frame: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndedAttempt(Outcome):
+    """A line of `attempts.jsonl`: how an attempt of a submission, by its number, ended, and where."""
+
+    submission: int
+    attempt: int
+    step: int
+    host: str
+    job: str | None
+    ended: float
+
+
+ENDED_ATTEMPT_OF: Parser[EndedAttempt] = parser(EndedAttempt)
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ class Attempts:
     def make(self) -> Outcome:
         """Start the member until it is done, has used up its retries, or is asked to stop."""
         while True:
-            while _at_work(self.run):
+            while self.run.alive():
                 if self.process.stopping(self.member):
                     return Outcome("stopped", PREEMPTED, "asked to stop while another attempt is at work")
                 time.sleep(POLL)
@@ -75,26 +91,28 @@ class Attempts:
 
     def _outcome_before(self) -> Outcome | None:
         """The outcome of a member that needs no attempt, else None. Records a former attempt that vanished."""
-        state = self.run.status().get("state")
+        state = self.run.status_if_whole().state
         if state == "done":
             return Outcome("done")
         if state == "running":
             gone = Outcome("failed", MACHINE_LOST, "its machine, or what had started it, went away")
             self._write_status(gone)
             self._record(gone)
-        rows = [row for row in whole_rows(self.run.attempts) if row["submission"] == self.process.submission.number]
+        rows = [row for row in ended_attempts(self.run) if row.submission == self.process.submission.number]
         if rows:
-            cause = rows[-1]["cause"]
-            if sum(row["cause"] == cause for row in rows) > self.process.submission.cluster.retries.of(cause):
-                return Outcome("failed", cause, rows[-1]["reason"], rows[-1]["frame"])
+            cause = rows[-1].cause
+            if sum(row.cause == cause for row in rows) > self.process.submission.cluster.retries.of(cause):
+                return Outcome("failed", cause, rows[-1].reason, rows[-1].frame)
         if self.process.stopping(self.member):
             return Outcome("stopped", PREEMPTED, "asked to stop before it began")
         return None
 
     def _start(self) -> Outcome | None:
         """The outcome of one attempt; None if another has begun meanwhile."""
-        before, kills_before = self.run.status(), _oom_kills()
+        before, kills_before = self.run.status_if_whole(), _oom_kills()
         try:
+            if not_a_file(self.run.output):
+                set_aside(self.run.output)
             with self.run.output.open("ab") as output:
                 child = subprocess.Popen(
                     [*self.command, sys.executable, "-u", "-m", "hybrid_patch.resume", str(self.run.path)],
@@ -110,17 +128,17 @@ class Attempts:
             self._write_status(outcome)
             return outcome
         code = self.process.wait(self.member, child)
-        status = self.run.status()
-        if status.get("state") == "done":
+        status = self.run.status_if_whole()
+        if status.state == "done":
             return Outcome("done")
         if code == LOST:
             return Outcome("elsewhere", reason="another attempt has taken it over")
-        if code == BAD_INPUT_CODE and _at_work(self.run):
+        if code == BAD_INPUT_CODE and self.run.alive():
             return None  # both were started before either had the lock
-        if status != before and status.get("state") == "preempted":
-            return Outcome("stopped", PREEMPTED, status["reason"])
-        if status != before and status.get("state") == "failed" and status.get("cause"):
-            return Outcome("failed", status["cause"], status["reason"], status["frame"])
+        if status != before and status.state == "preempted":
+            return Outcome("stopped", PREEMPTED, status.reason)
+        if status != before and status.state == "failed" and status.cause:
+            return Outcome("failed", status.cause, status.reason, status.frame)
         outcome = self._unreported(code, out_of_memory=_oom_kills() > kills_before)
         self._write_status(outcome)
         return outcome
@@ -161,22 +179,27 @@ class Attempts:
         retry_when_full(write)
 
     def _record(self, outcome: Outcome) -> None:
-        status = self.run.status()
-        row = {
-            "submission": self.process.submission.number,
+        status = self.run.status_if_whole()
+        row = EndedAttempt(
+            submission=self.process.submission.number,
             **asdict(outcome),
-            "attempt": status.get("attempt", 0),
-            "step": status.get("step", 0),
-            "host": os.environ.get("SLURMD_NODENAME") or status.get("host"),
-            "job": os.environ.get("SLURM_JOB_ID"),
-            "ended": time.time(),
-        }
-        retry_when_full(lambda: append_line(self.run.attempts, json.dumps(row)))
+            attempt=status.attempt,
+            step=status.step,
+            host=os.environ.get("SLURMD_NODENAME") or status.host,
+            job=os.environ.get("SLURM_JOB_ID"),
+            ended=time.time(),
+        )
+        if not_a_file(self.run.attempts):
+            set_aside(self.run.attempts)
+        retry_when_full(lambda: append_line(self.run.attempts, json.dumps(asdict(row))))
 
 
-def _at_work(run: RunDirectory) -> bool:
-    """Whether a living process holds a run's lock."""
-    return is_alive(run.holder(), run.status().get("heartbeat", 0.0))
+def ended_attempts(run: RunDirectory) -> list[EndedAttempt]:
+    """The attempts of a run's `attempts.jsonl`, without torn lines."""
+    try:
+        return read_rows(run.attempts, ENDED_ATTEMPT_OF)
+    except DamagedFileError:
+        return []
 
 
 def _oom_kills() -> int:

@@ -1,6 +1,7 @@
 """This machine as a queue: a background process that outlives the terminal."""
 
 import fcntl
+import logging
 import os
 import shutil
 import signal
@@ -14,12 +15,14 @@ import psutil
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.lock import process_here
+from hybrid_patch.runs.records import DamagedFileError
 from launch.config import Local
 from launch.queue.interface import Live, Queue
 from launch.queue.local_slots import slots_of, visible_gpus
 from launch.sweep import Submission, SweepMember
 
 LOG, LOCK = "queue.txt", "queue.lock"
+log = logging.getLogger(__name__)
 
 
 class LocalQueue(Queue):
@@ -75,7 +78,13 @@ class LocalQueue(Queue):
         servers = {server_pid(each) for each in submission.sweep.submissions()}
         for member in members:
             submission.mark("cancelled", member)
-            pid = process_here(submission.sweep.run(member).holder())
+            try:
+                pid = process_here(submission.sweep.run(member).holder())
+            except DamagedFileError as error:
+                log.warning(
+                    "%s", error.with_remedy("cancel again in a minute, when a living training has made it anew")
+                )
+                continue
             if pid is not None:
                 with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has ended meanwhile
                     if psutil.Process(pid).ppid() not in servers:

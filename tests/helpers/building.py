@@ -184,7 +184,7 @@ def trained_run(folder: Path, *overrides: str, steps: int = 2, stop_after: int |
         torch.manual_seed(config.seed)
         module = TrainingModule(config, source.modalities)
         fabric = Fabric(accelerator="cpu", devices=1)
-        return Trainer(config, fabric, run, source, module, newest(fabric, run.checkpoints))
+        return Trainer(config, fabric, run, source, module, newest(fabric, run))
 
     if stop_after is not None:
         assert trainer().fit(StopAfter(stop_after))[0] == STOPPED

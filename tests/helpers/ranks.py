@@ -65,7 +65,7 @@ def train_together(folder: Path, *runs: Ranked) -> None:
 def state_of(run_dir: Path, step: int | None = None) -> dict[str, Any]:
     """Of the checkpoint after a step, or of the newest one."""
     states = dict(list_checkpoints(run_dir / "checkpoints"))
-    return read_checkpoint(states[max(states) if step is None else step])
+    return dict(read_checkpoint(states[max(states) if step is None else step]))
 
 
 def weights_of(run_dir: Path) -> dict[str, Tensor]:

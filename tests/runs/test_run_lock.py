@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.directory import RunDirectory
-from hybrid_patch.runs.lock import STALE_SECONDS, LostLockError, is_alive
+from hybrid_patch.runs.lock import STALE_SECONDS, Holder, LostLockError, is_alive
 
 
 def holder_of(run: RunDirectory) -> dict[str, object]:
@@ -33,7 +33,7 @@ def test_the_twin_of_a_requeued_job_takes_over_and_the_orphan_can_write_no_more(
     for write in (
         lambda: orphan.add_metrics({"step": 2}),
         lambda: orphan.set_status("running"),
-        lambda: orphan.truncate_metrics(0),
+        lambda: orphan.restore_metrics(0),
         lambda: orphan.begin("", {}),
     ):
         with pytest.raises(LostLockError):
@@ -43,7 +43,7 @@ def test_the_twin_of_a_requeued_job_takes_over_and_the_orphan_can_write_no_more(
     orphan.unlock()  # not its own any more
     assert holder_of(twin)["restart"] == "1"
     twin.unlock()
-    assert twin.holder() == {}
+    assert twin.holder() is None
 
 
 def test_another_job_waits_for_the_living_and_not_for_the_dead(tmp_path: Path) -> None:
@@ -69,8 +69,10 @@ def test_another_job_waits_for_the_living_and_not_for_the_dead(tmp_path: Path) -
 @given(st.floats(0, 10 * STALE_SECONDS), st.booleans())
 def test_on_another_machine_the_heartbeat_decides(age: float, same_job: bool) -> None:
     now = time.time()
-    holder = {"machine": "elsewhere", "pid": 1, "began": 0.0, "job": "5" if same_job else None, "restart": "0"}
-    holder["time"] = now - 20 * STALE_SECONDS
+    holder = Holder(
+        token="", host="n1", machine="elsewhere", pid=1, began=0.0, job="5" if same_job else None, restart="0",
+        time=now - 20 * STALE_SECONDS,
+    )  # fmt: skip
     assert is_alive(holder, now - age) == (age < STALE_SECONDS) or abs(age - STALE_SECONDS) < 1
 
 
@@ -79,14 +81,14 @@ def test_heartbeats_come_during_a_long_step(tmp_path: Path, monkeypatch: pytest.
     run = RunDirectory(tmp_path)
     run.lock()
     run.set_status("running", step=0)
-    before = run.status()["heartbeat"]
+    before = run.status().heartbeat
     with run.heartbeats():
         run.add_metrics({"step": 3})
-        while run.status()["heartbeat"] == before:
+        while run.status().heartbeat == before:
             time.sleep(0.01)
-    assert run.status()["step"] in (0, 3)
+    assert run.status().step in (0, 3)
     run.set_status("done", step=4)
-    assert run.status()["state"] == "done"
+    assert run.status().state == "done"
 
 
 def test_a_training_that_has_lost_its_run_ends_with_76(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def trainer_for(config: Config) -> Trainer:
     torch.manual_seed(config.seed)
     fabric = Fabric(accelerator="cpu", devices=1)
     module = TrainingModule(config, source.modalities)
-    return Trainer(config, fabric, run, source, module, newest(fabric, run.checkpoints))
+    return Trainer(config, fabric, run, source, module, newest(fabric, run))
 
 
 def trainer_for_again(trainer: Trainer) -> Trainer:
@@ -320,7 +320,7 @@ def test_a_broken_sample_ends_the_run_with_one_line(tmp_path: Path, runtime: str
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error:"))
     assert "images/0.tif" in line
     assert "data.on_error=skip" in line
-    assert RunDirectory(tmp_path / "run").status()["state"] == "failed"
+    assert RunDirectory(tmp_path / "run").status().state == "failed"
 
 
 def test_too_many_skipped_samples_stop_the_run(tmp_path: Path) -> None:
@@ -328,6 +328,6 @@ def test_too_many_skipped_samples_stop_the_run(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "data.max_skipped" in done.stderr
     run = RunDirectory(tmp_path / "run")
-    assert run.status()["state"] == "failed"
+    assert run.status().state == "failed"
     assert run.metrics()[-1]["skipped"] > 5
     assert "images/0.tif" in run.log.read_text()
