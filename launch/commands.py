@@ -1,19 +1,22 @@
 """The commands that start and stop members: plan, submit, cancel, resume."""
 
 import shlex
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, get_args
 
 from hybrid_patch.config.options import Flag, Option, Overrides, Positional
-from hybrid_patch.errors import DONE, InputError
+from hybrid_patch.errors import DONE, FAILED, InputError
 from hybrid_patch.runs.provenance import provenance
+from hybrid_patch.runs.records import DamagedFileError
 from launch.config import read_cluster
 from launch.queue.choice import queue_of
 from launch.snapshot import snapshot_code
 from launch.status import MemberStatus, State, counts, member_statuses
 from launch.status_table import overview, show
-from launch.submit import SweepRequest, hand_over, plan_memory, request_sweep, submit
+from launch.submit import SweepRequest, frozen_again, hand_over, plan_memory, request_sweep, submit
 from launch.sweep import Sweep, SweepMember, chosen_sweep, find_member, sweeps
 
 ClusterWords = Annotated[
@@ -115,7 +118,7 @@ def cancel_members(sweep: Sweep, members: Sequence[SweepMember]) -> None:
     """Cancel members in every submission that has them."""
     ids = {member.id for member in members}
     for submission in sweep.submissions():
-        if submitted := ids.intersection(submission.members):
+        if submitted := ids.intersection(submission.ids):
             queue_of(submission.cluster).cancel(submission, submitted)
 
 
@@ -128,7 +131,7 @@ def resume_command(options: ResumeOptions) -> int:
     cluster = read_cluster(options.cluster, before=before.cluster)
     with sweep.locked():
         statuses = member_statuses(sweep)
-        states = ("failed", "stale") if options.failed_only else get_args(State)
+        states = ("failed", "stale", "damaged") if options.failed_only else get_args(State)
         members = [each.member for each in statuses if each.resubmittable and each.state in states]
         if not members:
             print(f"nothing to resume: {counts(statuses)}")
@@ -139,11 +142,14 @@ def resume_command(options: ResumeOptions) -> int:
         queue_of(cluster).check(members)
         if cluster.needs_plan and any(member.memory is None for member in members):
             raise InputError("cluster.memory=plan: these members were submitted without a plan; submit them with it")
-        if lost := sum(not sweep.run(member.id).exists() for member in members):
-            raise InputError(f"{sweep.name}: {lost} members have no directory; submit them again")
-        submission, line = hand_over(sweep, members, snapshot_code(sweep.code, cluster.dirty), cluster, before.cwd)
-    print(f"submitted {len(submission.members)} members of {sweep.name} again: {line}")
-    return DONE
+        code = snapshot_code(sweep.code, cluster.dirty)
+        members, unfit = frozen_again(sweep, members, code)
+        for reason in unfit:
+            print(f"not submitted: {reason}", file=sys.stderr)
+        if members:
+            submission, line = hand_over(sweep, members, code, cluster, before.cwd)
+            print(f"submitted {len(submission.members)} members of {sweep.name} again: {line}")
+    return FAILED if unfit else DONE
 
 
 def _notes(request: SweepRequest, statuses: Sequence[MemberStatus]) -> list[str]:
@@ -154,8 +160,9 @@ def _notes(request: SweepRequest, statuses: Sequence[MemberStatus]) -> list[str]
     by_commit: dict[str, list[MemberStatus]] = {}
     for each in statuses:
         run = request.sweep.run(each.member.id)
-        if each.state != "missing" and run.exists() and (other := run.identity().get("commit")) != commit:
-            by_commit.setdefault(str(other), []).append(each)
+        with suppress(DamagedFileError):
+            if each.state != "missing" and run.exists() and (other := run.identity().get("commit")) != commit:
+                by_commit.setdefault(str(other), []).append(each)
     for other, members in by_commit.items():
         done = sum(each.state == "done" for each in members)
         notes.append(f"{len(members)} members were begun from another commit, {other[:12]} ({done} of them are done)")

@@ -75,7 +75,7 @@ def member_statuses(
             if not patient:
                 raise
             log.warning("%s; what is not done is taken for queued", error)
-            live |= {member: "waiting" for each in submissions for member in each.members}
+            live |= {member: "waiting" for each in submissions for member in each.ids}
     members = sweep.members().values() if members is None else members
     statuses = [member_status(sweep.run(member.id), member, live.get(member.id)) for member in members]
     if any(each.state in ("stale", "missing") for each in statuses):

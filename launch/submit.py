@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hybrid_patch.config.compose import as_yaml
+from hybrid_patch.config.compose import as_yaml, compose
 from hybrid_patch.config.recipe import Identity, identity, read_once
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.sweep import each_config, sweep_members
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.atomic_files import write_json, write_text
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.provenance import SNAPSHOT, provenance
+from hybrid_patch.runs.records import DamagedFileError, read_yaml
 from launch.config import Cluster, Slurm
 from launch.queue.choice import queue_of
 from launch.queue.interface import QueueSilentError
 from launch.snapshot import snapshot_code
 from launch.status import MemberStatus, member_statuses
-from launch.sweep import RUNS, SUBMISSION, Submission, Sweep, SweepMember
+from launch.sweep import RUNS, Submission, Sweep, SweepMember, write_submission
 
 if TYPE_CHECKING:
     from hybrid_patch.cost.devices import Device
@@ -142,13 +142,12 @@ def submit(request: SweepRequest, cluster: Cluster) -> tuple[Submission | None, 
         if not todo:
             return None, before, ""
         code = snapshot_code(sweep.code, cluster.dirty)
-        record = {**provenance(), **json.loads((code / SNAPSHOT).read_text())}
+        record = _record(code)
         frozen = [each for each in request.valid if each.member.id in todo]
         for each in frozen:
             _freeze(sweep.run(each.member.id), each, record)
-        # A running job reads its members' resources in the manifest: those entries must not change.
-        unchanged = sweep.members().keys() - todo
-        sweep.add([member for member in request.members() if member.id not in unchanged])
+        before_that = sweep.members().keys() - todo
+        sweep.add([member for member in request.members() if member.id not in before_that])
         submission, line = hand_over(sweep, [each.member for each in frozen], code, cluster, str(Path.cwd()))
     return submission, before, line
 
@@ -158,27 +157,50 @@ def hand_over(
 ) -> tuple[Submission, str]:
     """Give frozen members to a queue. Returns the submission and the queue's line. Raises InputError."""
     os.sync()  # the members' files were not flushed one by one
-    number = max((each.number for each in sweep.submissions()), default=0) + 1
+    number = max((int(folder.name) for folder in sweep.submission_folders() if folder.name.isdigit()), default=0) + 1
     submission = Submission(
         folder=sweep.submissions_folder / f"{number:04d}",
         number=number,
         cluster=cluster,
         code=str(code),
         cwd=cwd,
-        members=tuple(member.id for member in members),
+        members=tuple(members),
         name=f"{sweep.name}-{number}-{uuid.uuid4().hex[:8]}",
     )
-    record = SUBMISSION.dump_python(submission, mode="json", exclude={"folder"})
-    write_json(submission.folder / "submission.json", record)
+    write_submission(submission)
     return submission, queue_of(cluster).submit(submission)
 
 
+def frozen_again(sweep: Sweep, members: Sequence[SweepMember], code: Path) -> tuple[list[SweepMember], list[str]]:
+    """Freeze anew the members whose config is damaged or gone, where their arguments still give the same run.
+
+    Returns the members that can start, and a line for each of the others.
+    """
+    record, whole, lines = _record(code), [], []
+    for member in members:
+        run = sweep.run(member.id)
+        try:
+            if run.exists() and read_yaml(run.config) is not None:
+                whole.append(member)
+                continue
+            why = f"{run.config}: absent"
+        except DamagedFileError as error:
+            why = str(error)
+        try:
+            config = compose(member.arguments)
+            if (now := identity(config))["run_id"] != member.id:
+                raise InputError(f"its arguments give another run now, {now['run_id']}; submit that")
+            _freeze(run, ValidMember(member, config, now), record)
+            whole.append(member)
+        except InputError as error:
+            lines.append(f"{member.id}: {why}; {error}")
+    return whole, lines
+
+
+def _record(code: Path) -> dict[str, Any]:
+    return {**provenance(), **json.loads((code / SNAPSHOT).read_text())}
+
+
 def _freeze(run: RunDirectory, valid: ValidMember, record: dict[str, Any]) -> None:
-    """Write a member's config and identity; of one that has begun before, only the config, which keeps its results."""
     run.path.mkdir(parents=True, exist_ok=True)
-    text = as_yaml(valid.config)
-    if not run.exists():
-        run.begin(text, {**valid.identity, **record}, flush=False)
-    elif run.config.read_text() != text:
-        with run.held():
-            write_text(run.config, text)
+    run.begin(as_yaml(valid.config), {**valid.identity, **record}, flush=False)

@@ -2,22 +2,26 @@
 
 import fcntl
 import json
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json
 from hybrid_patch.runs.directory import RunDirectory
-from hybrid_patch.runs.sweep_manifest import MANIFEST
+from hybrid_patch.runs.records import DamagedFileError, Parser, parsed, parser, read_record, set_aside
+from hybrid_patch.runs.sweep_manifest import MANIFEST, SUBMISSION, SUBMISSIONS
 from launch.config import Cluster
 
 RUNS = Path("runs")
+log = logging.getLogger(__name__)
 Marker = Literal["cancelled", "ended"]
 """cancelled: asks the queue to drop the member; ended: left by the queue when it is done with the member."""
 
@@ -41,12 +45,17 @@ class SweepMember:
     memory: int | None = None
 
 
-MEMBERS = TypeAdapter(list[SweepMember])
+@dataclass(frozen=True)
+class Manifest:
+    members: tuple[SweepMember, ...]
+
+
+MANIFEST_OF: Parser[Manifest] = parser(Manifest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """Members that were handed to a queue together, by their ids.
+    """Members that were handed to a queue together.
 
     Attributes:
         number: within the sweep, from 1.
@@ -59,8 +68,12 @@ class Submission:
     cluster: Cluster
     code: str
     cwd: str
-    members: tuple[str, ...]
+    members: tuple[SweepMember, ...]
     name: str
+
+    @property
+    def ids(self) -> list[str]:
+        return [member.id for member in self.members]
 
     @property
     def sweep(self) -> "Sweep":
@@ -81,16 +94,24 @@ class Submission:
 
     def waiting(self) -> set[str]:
         """The members that its queue, if it is alive, has not ended with and was not asked to drop."""
-        return set(self.members) - self.marked("cancelled") - self.marked("ended")
+        return set(self.ids) - self.marked("cancelled") - self.marked("ended")
 
 
-SUBMISSION = TypeAdapter(Submission)
+_WITH_FOLDER = TypeAdapter(Submission)
+_OBJECT_OF: Parser[dict[str, Any]] = parser(dict[str, Any])
+_SUBMISSION_OF: Parser[Submission] = parser(Submission)
+
+
+def write_submission(submission: Submission) -> None:
+    record = _WITH_FOLDER.dump_python(submission, mode="json", exclude={"folder"})
+    write_json(submission.folder / SUBMISSION, record)
 
 
 def read_submission(folder: Path) -> Submission:
-    folder = folder.absolute()
-    plain = json.loads((folder / "submission.json").read_text())
-    return SUBMISSION.validate_json(json.dumps({**plain, "folder": str(folder)}))
+    """The submission in a folder. Raises DamagedFileError, also if there is none."""
+    path = folder.absolute() / SUBMISSION
+    plain = read_record(path, _OBJECT_OF) or {}
+    return parsed(path, json.dumps({**plain, "folder": str(path.parent)}).encode(), _SUBMISSION_OF)
 
 
 class Sweep:
@@ -101,7 +122,7 @@ class Sweep:
         self.name = self.folder.name
         self._manifest = self.folder / MANIFEST
         self.code = self._manifest.with_name("code")
-        self.submissions_folder = self._manifest.with_name("submissions")
+        self.submissions_folder = self.folder / SUBMISSIONS
 
     def exists(self) -> bool:
         return self._manifest.exists()
@@ -110,17 +131,43 @@ class Sweep:
         return RunDirectory(self.folder / member)
 
     def members(self) -> dict[str, SweepMember]:
-        """All members that were ever submitted, by id, in order."""
-        rows = json.loads(self._manifest.read_text())["members"] if self.exists() else []
-        return {member.id: member for member in MEMBERS.validate_python(rows)}
+        """All members that were ever submitted, by id, in order; of a damaged manifest, those of its submissions."""
+        try:
+            manifest = read_record(self._manifest, MANIFEST_OF)
+            members: Iterable[SweepMember] = manifest.members if manifest else ()
+        except DamagedFileError as error:
+            _warn_once(str(error.with_remedy("the submissions tell its members; submit or resume writes it anew")))
+            members = (member for submission in self.submissions() for member in submission.members)
+        return {member.id: member for member in members}
 
     def add(self, members: Sequence[SweepMember]) -> None:
         """Put members into the manifest, in place of former entries of the same id."""
-        entries = self.members() | {member.id: member for member in members}
-        write_json(self._manifest, {"members": MEMBERS.dump_python(list(entries.values()), mode="json")})
+        self._write(self.members() | {member.id: member for member in members})
+
+    def _write(self, members: Mapping[str, SweepMember]) -> None:
+        write_json(self._manifest, {"members": [asdict(member) for member in members.values()]})
+
+    def _mend(self) -> None:
+        """Write a damaged manifest anew."""
+        try:
+            read_record(self._manifest, MANIFEST_OF)
+        except DamagedFileError:
+            members = self.members()
+            set_aside(self._manifest)
+            self._write(members)
 
     def submissions(self) -> list[Submission]:
-        return [read_submission(path.parent) for path in sorted(self.submissions_folder.glob("*/submission.json"))]
+        """All that can be read; for a damaged one, a warning."""
+        submissions = []
+        for folder in self.submission_folders():
+            try:
+                submissions.append(read_submission(folder))
+            except DamagedFileError as error:
+                _warn_once(str(error.with_remedy("its members are judged by their own files alone")))
+        return submissions
+
+    def submission_folders(self) -> list[Path]:
+        return [path.parent for path in sorted(self.submissions_folder.glob(f"*/{SUBMISSION}"))]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -131,7 +178,14 @@ class Sweep:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 raise InputError(f"sweep {self.name}: is being submitted by another process; try again") from None
+            self._mend()
             yield
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """A command that watches a sweep reads its files again and again."""
+    log.warning("%s", text)
 
 
 def sweeps() -> list[Sweep]:

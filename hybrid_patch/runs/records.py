@@ -76,10 +76,11 @@ def not_a_file(path: Path) -> str:
 def read_record(path: Path, parse: Parser[T]) -> T | None:
     """The object of a JSON file; None if there is no such file. Raises DamagedFileError."""
     content = read_file(path, LARGEST_RECORD)
-    return None if content is None else _parsed(path, content, parse)
+    return None if content is None else parsed(path, content, parse)
 
 
-def _parsed(path: Path, content: bytes, parse: Parser[T]) -> T:
+def parsed(path: Path, content: bytes, parse: Parser[T]) -> T:
+    """The object that a file's content is. Raises DamagedFileError."""
     if not content.strip(b"\0 \r\n\t"):
         raise DamagedFileError(path, "empty")
     try:

@@ -1,11 +1,16 @@
 """The manifest of a submitted sweep: its runs, and the arguments of each."""
 
-import json
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from hybrid_patch.runs.records import DamagedFileError, Parser, parser, read_record
+
 MANIFEST = Path("launch") / "manifest.json"
-"""Within a sweep's folder."""
+SUBMISSIONS = Path("launch") / "submissions"
+"""Within a sweep's folder. A submission's record lists its members as the manifest does."""
+SUBMISSION = "submission.json"
 
 
 class PlannedRun(NamedTuple):
@@ -15,10 +20,28 @@ class PlannedRun(NamedTuple):
     arguments: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Member:
+    id: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Members:
+    members: tuple[_Member, ...]
+
+
+_MEMBERS_OF: Parser[_Members] = parser(_Members)
+
+
 def planned_runs(sweep: Path) -> list[PlannedRun]:
-    """The runs of a sweep's folder, in order; empty if it has no manifest that can be read."""
-    try:
-        rows = json.loads((sweep / MANIFEST).read_text())["members"]
-        return [PlannedRun(sweep / row["id"], tuple(row["arguments"])) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    """The runs of a sweep's folder, in order: of its manifest or, if that cannot be read, of its submissions."""
+    for files in ([sweep / MANIFEST], sorted((sweep / SUBMISSIONS).glob(f"*/{SUBMISSION}"))):
+        records = []
+        for file in files:
+            with suppress(DamagedFileError, OSError):
+                records.append(read_record(file, _MEMBERS_OF))
+        members = {member.id: member for record in records if record is not None for member in record.members}
+        if members:
+            return [PlannedRun(sweep / member.id, member.arguments) for member in members.values()]
+    return []

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Collection
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -97,8 +98,12 @@ class LocalQueue(Queue):
 
 def is_served(submission: Submission) -> bool:
     """Whether the process of a submission's queue is alive: it holds the lock."""
+    return is_locked(submission.folder / LOCK)
+
+
+def is_locked(path: Path) -> bool:
     try:
-        with (submission.folder / LOCK).open() as lock:
+        with path.open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

@@ -21,7 +21,7 @@ class Server(QueueProcess):
         super().__init__(folder)
         assert isinstance(self.submission.cluster, Local)
         self.slots = slots_of(self.submission.cluster)
-        self.waiting = deque(self.members[name] for name in self.submission.members)
+        self.waiting = deque(self.submission.members)
         self.queue_lock = threading.Lock()
 
     def serve(self) -> None:

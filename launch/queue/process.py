@@ -20,7 +20,6 @@ PATIENCE = 30
 class QueueProcess:
     def __init__(self, folder: Path) -> None:
         self.submission = read_submission(folder)
-        self.members = self.submission.sweep.members()
         self.forward = signal.SIGTERM
         self.signals: set[int] = set()
         self._children: dict[str, subprocess.Popen[bytes]] = {}

@@ -61,10 +61,9 @@ class SlurmQueue(Queue):
 
     def submit(self, submission: Submission) -> str:
         """Call sbatch for each array, after recording the arrays under unique names."""
-        members = submission.sweep.members()
         by_need: dict[Resources, list[str]] = {}
-        for name in submission.members:
-            by_need.setdefault(resources_of(self._cluster, members[name]), []).append(name)
+        for member in submission.members:
+            by_need.setdefault(resources_of(self._cluster, member), []).append(member.id)
         limit, pack = _array_limit(), self._cluster.pack
         planned = [(need, groups) for need, names in by_need.items() for groups in _chunks(_chunks(names, pack), limit)]
         arrays = [Array(f"{submission.name}-{i}", groups) for i, (_, groups) in enumerate(planned)]

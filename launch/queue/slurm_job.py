@@ -33,7 +33,7 @@ class Job(QueueProcess):
         assert isinstance(self.submission.cluster, Slurm)
         self.pack = self.submission.cluster.pack
         group = read_arrays(self.submission)[array].groups[int(os.environ["SLURM_ARRAY_TASK_ID"])]
-        self.group = [self.members[name] for name in group]
+        self.group = [member for member in self.submission.members if member.id in group]
         if self.group[0].nodes > 1:
             self.forward = signal.SIGUSR2  # srun ends on SIGTERM; it forwards all other signals
         self.outcomes: dict[str, Outcome] = {}

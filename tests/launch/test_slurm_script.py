@@ -32,7 +32,7 @@ def test_a_script_requests_what_a_member_needs_and_ends_as_our_process() -> None
     assert isinstance(cluster, Slurm)
     need = resources_of(cluster, MEMBER)
     submission = Submission(
-        folder=Path("/folder"), number=1, cluster=cluster, code="/code here", cwd="/work", members=("a",), name="x"
+        folder=Path("/folder"), number=1, cluster=cluster, code="/code here", cwd="/work", members=(MEMBER,), name="x"
     )
     lines = script(submission, 0, "x-0", 3, need).splitlines()
     options = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
