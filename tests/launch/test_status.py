@@ -35,7 +35,13 @@ def test_a_queue_whose_process_is_not_known_yet_is_alive(tmp_path: Path) -> None
     cluster = read_cluster([])
     assert isinstance(cluster, Local)
     submission = Submission(
-        folder=tmp_path, number=1, cluster=cluster, code="", cwd=str(tmp_path), members=(MEMBER, replace(MEMBER, id="b")), name="x"
+        folder=tmp_path,
+        number=1,
+        cluster=cluster,
+        code="",
+        cwd=str(tmp_path),
+        members=(MEMBER, replace(MEMBER, id="b")),
+        name="x",
     )
     submission.mark("ended", "b")
     assert LocalQueue(cluster).live([submission]) == {}

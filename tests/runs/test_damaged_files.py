@@ -184,7 +184,13 @@ def test_what_can_be_proved_is_mended_and_no_step_is_lost_or_doubled(whole: Path
 
 def test_a_run_damaged_in_many_ways_at_once_is_mended(whole: Path, stopped: Path) -> None:
     """A sample of the above, for the suite."""
-    for damage in ("lines doubled", "lock.json, empty", "status.json, a folder", "run.json, NUL bytes", "log.txt, a fifo"):
+    for damage in (
+        "lines doubled",
+        "lock.json, empty",
+        "status.json, a folder",
+        "run.json, NUL bytes",
+        "log.txt, a fifo",
+    ):
         MENDED[damage](stopped)
     done = train(stopped)
     assert done.returncode == 0, done.stderr
@@ -257,7 +263,10 @@ OTHERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     ),
     "groups without a rate": changed(
         "optimizer",
-        lambda state: {**state, "param_groups": [{k: v for k, v in g.items() if k != "lr"} for g in state["param_groups"]]},
+        lambda state: {
+            **state,
+            "param_groups": [{k: v for k, v in g.items() if k != "lr"} for g in state["param_groups"]],
+        },
     ),
     "modalities with other fields": changed(
         "modalities", lambda modalities: {name: {"bands": ["a"]} for name in modalities}
