@@ -21,17 +21,17 @@ class PlannedRun(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Member:
+class _PlannedMember:
     id: str
     arguments: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Members:
-    members: tuple[_Member, ...]
+class _SweepRecord:
+    members: tuple[_PlannedMember, ...]
 
 
-_MEMBERS_OF: Parser[_Members] = parser(_Members)
+_SWEEP_RECORD_OF: Parser[_SweepRecord] = parser(_SweepRecord)
 
 
 def planned_runs(sweep: Path) -> list[PlannedRun]:
@@ -40,7 +40,7 @@ def planned_runs(sweep: Path) -> list[PlannedRun]:
         records = []
         for file in files:
             with suppress(DamagedFileError, OSError):
-                records.append(read_record(file, _MEMBERS_OF))
+                records.append(read_record(file, _SWEEP_RECORD_OF))
         members = {member.id: member for record in records if record is not None for member in record.members}
         if members:
             return [PlannedRun(sweep / member.id, member.arguments) for member in members.values()]
