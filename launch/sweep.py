@@ -125,7 +125,7 @@ class Sweep:
         self.submissions_folder = self.folder / SUBMISSIONS
 
     def exists(self) -> bool:
-        return self._manifest.exists()
+        return os.path.lexists(self._manifest)
 
     def run(self, member: str) -> RunDirectory:
         return RunDirectory(self.folder / member)
@@ -189,7 +189,8 @@ def _warn_once(text: str) -> None:
 
 
 def sweeps() -> list[Sweep]:
-    return [Sweep(path.parents[1]) for path in sorted(RUNS.glob(f"*/{MANIFEST}"))]
+    folders = [Sweep(path.parent) for path in sorted(RUNS.glob(f"*/{MANIFEST.parent}"))]
+    return [sweep for sweep in folders if sweep.exists()]
 
 
 def chosen_sweep(name: str | None) -> Sweep:
