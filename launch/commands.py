@@ -5,9 +5,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, get_args
 
 from hybrid_patch.config.options import Flag, Option, Overrides, Positional
+from hybrid_patch.config.overrides import key_of
 from hybrid_patch.errors import DONE, FAILED, InputError
 from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.records import DamagedFileError
@@ -125,10 +127,12 @@ def cancel_members(sweep: Sweep, members: Sequence[SweepMember]) -> None:
 def resume_command(options: ResumeOptions) -> int:
     """Submit again what failed, was stopped or is missing, with the configs of its first submission."""
     sweep = chosen_sweep(options.sweep)
-    if not sweep.submissions():
+    before = next(reversed(sweep.submissions()), None)
+    if before is None and not sweep.damaged_submissions():
         raise InputError(f"{sweep.name}: was never handed to a queue; submit it again")
-    before = sweep.submissions()[-1]
-    cluster = read_cluster(options.cluster, before=before.cluster)
+    if before is None and "cluster" not in map(key_of, options.cluster):
+        raise InputError(f"{sweep.name}: the record of its queue is damaged; name one, cluster=local or cluster=slurm")
+    cluster = read_cluster(options.cluster, before=before.cluster if before else None)
     with sweep.locked():
         statuses = member_statuses(sweep)
         states = ("failed", "stale", "damaged") if options.failed_only else get_args(State)
@@ -147,7 +151,7 @@ def resume_command(options: ResumeOptions) -> int:
         for reason in unfit:
             print(f"not submitted: {reason}", file=sys.stderr)
         if members:
-            submission, line = hand_over(sweep, members, code, cluster, before.cwd)
+            submission, line = hand_over(sweep, members, code, cluster, before.cwd if before else str(Path.cwd()))
             print(f"submitted {len(submission.members)} members of {sweep.name} again: {line}")
     return FAILED if unfit else DONE
 

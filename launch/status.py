@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from hybrid_patch.runs.directory import RunDirectory, Status
 from hybrid_patch.runs.lock import STALE_SECONDS
 from hybrid_patch.runs.records import DamagedFileError
-from launch.queue.choice import queue_of
+from launch.queue.choice import has_queue, queue_of
 from launch.queue.interface import Live, QueueSilentError
 from launch.sweep import Submission, Sweep, SweepMember
 
@@ -76,6 +76,8 @@ def member_statuses(
                 raise
             log.warning("%s; what is not done is taken for queued", error)
             live |= {member: "waiting" for each in submissions for member in each.ids}
+    if any(has_queue(folder) for folder in sweep.damaged_submissions()):  # of which members, nobody can tell
+        live = {**dict.fromkeys(sweep.members(), "waiting"), **live}
     members = sweep.members().values() if members is None else members
     statuses = [member_status(sweep.run(member.id), member, live.get(member.id)) for member in members]
     if any(each.state in ("stale", "missing") for each in statuses):

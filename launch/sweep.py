@@ -158,16 +158,24 @@ class Sweep:
 
     def submissions(self) -> list[Submission]:
         """All that can be read; for a damaged one, a warning."""
-        submissions = []
+        return self._read_submissions()[0]
+
+    def damaged_submissions(self) -> list[Path]:
+        """The folders of those that cannot be read."""
+        return self._read_submissions()[1]
+
+    def _read_submissions(self) -> tuple[list[Submission], list[Path]]:
+        submissions, damaged = [], []
         for folder in self.submission_folders():
             try:
                 submissions.append(read_submission(folder))
             except DamagedFileError as error:
                 _warn_once(str(error.with_remedy("its members are judged by their own files alone")))
-        return submissions
+                damaged.append(folder)
+        return submissions, damaged
 
     def submission_folders(self) -> list[Path]:
-        return [path.parent for path in sorted(self.submissions_folder.glob(f"*/{SUBMISSION}"))]
+        return [folder for folder in sorted(self.submissions_folder.glob("*")) if os.path.lexists(folder / SUBMISSION)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -46,6 +46,8 @@ CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
 FILES = {CONFIG, IDENTITY, STATUS, METRICS, EVALUATION, LOG, OUTPUT, ATTEMPTS, CHECKPOINTS, PICTURES, *LOCK_FILES}
 
+ENDED = ("preempted", "done", "failed")
+"""States in which no attempt is at work."""
 LINES_LOST = "lines_lost"
 """In the first line of metrics whose former lines a person gave up: up to which step."""
 Row = dict[str, Any]
@@ -139,15 +141,16 @@ class RunDirectory(LockedFolder):
 
     def lock(self) -> None:
         """Keep other attempts out until `unlock` or this process's end. Raises InputError if one is at work."""
-        self.acquire(self.status_if_whole().heartbeat)
+        status = self.status_if_whole()
+        self.acquire(status.heartbeat, ended=status.state in ENDED)
 
     def alive(self) -> bool:
         """Whether an attempt is at work: its process lives, as far as can be told."""
-        heartbeat = self.status_if_whole().heartbeat
+        status = self.status_if_whole()
         try:
-            return is_alive(self.holder(), heartbeat)
+            return is_alive(self.holder(), status.heartbeat)
         except DamagedFileError:  # a living attempt makes it anew at its next heartbeat
-            return time.time() - heartbeat < STALE_SECONDS
+            return status.state not in ENDED and time.time() - status.heartbeat < STALE_SECONDS
 
     def begin(self, config_yaml: str, identity: dict[str, Any], flush: bool = True) -> None:
         """Write the config, and the identity with its `provenance` unless the run has one: it keeps its results."""

@@ -77,14 +77,17 @@ class LockedFolder:
         """Who holds the lock; None if nobody does. Raises DamagedFileError."""
         return read_record(self._holder, HOLDER_OF)
 
-    def acquire(self, heartbeat: float) -> None:
-        """Take the lock. Raises InputError if its holder is alive (elsewhere: by the time of its last `heartbeat`)."""
+    def acquire(self, heartbeat: float, ended: bool = False) -> None:
+        """Take the lock. Raises InputError if its holder is alive (elsewhere: by the time of its last `heartbeat`).
+
+        A damaged lock does not name its holder: it is taken if the last attempt has `ended`, or its heartbeats have.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         with self._exclusive():
             try:
                 holder = self.holder()
             except DamagedFileError as error:
-                if time.time() - heartbeat < STALE_SECONDS:
+                if not ended and time.time() - heartbeat < STALE_SECONDS:
                     raise error.with_remedy("the run was alive a moment ago; try again in two minutes") from None
                 set_aside(self._holder)
                 holder = None

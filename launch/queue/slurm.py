@@ -1,6 +1,5 @@
 """A SLURM cluster as a queue: arrays of jobs, each with one or several members."""
 
-import json
 import os
 import re
 import shutil
@@ -8,10 +7,12 @@ import subprocess
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json, write_text
+from hybrid_patch.runs.records import Parser, parser, read_record
 from launch.config import Slurm
 from launch.queue.interface import Live, Queue, QueueSilentError
 from launch.queue.slurm_script import Resources, resources_of, script
@@ -38,6 +39,9 @@ class Array:
     name: str
     groups: list[list[str]]
     job: str | None = None
+
+
+ARRAYS_OF: Parser[list[Array]] = parser(list[Array])
 
 
 class SlurmQueue(Queue):
@@ -120,9 +124,18 @@ def _jobs(submissions: Collection[Submission]) -> Iterator[tuple[str, set[str], 
             yield submission, set(groups[int(index)]), f"{number}_{index}", "running" if state in RUNNING else "waiting"
 
 
+def has_jobs(folder: Path) -> bool:
+    """Whether jobs of a submission wait or run, by their names in a folder. Raises QueueSilentError."""
+    names = {array.name for array in _arrays_in(folder)}
+    return not names.isdisjoint(output_of("squeue", "--all", "--noheader", "--format=%j").split())
+
+
 def read_arrays(submission: Submission) -> list[Array]:
-    file = submission.folder / ARRAYS
-    return [Array(**row) for row in json.loads(file.read_text())] if file.exists() else []
+    return _arrays_in(submission.folder)
+
+
+def _arrays_in(folder: Path) -> list[Array]:
+    return read_record(folder / ARRAYS, ARRAYS_OF) or []
 
 
 def _write(submission: Submission, arrays: Sequence[Array]) -> None:

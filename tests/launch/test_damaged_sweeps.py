@@ -1,5 +1,6 @@
 """One member's bad file, or the sweep's own, takes nothing from the others."""
 
+import fcntl
 import json
 import shutil
 from collections.abc import Callable
@@ -87,8 +88,10 @@ def test_a_bad_file_of_the_sweep_hides_no_member(
     assert status_command(StatusOptions(sweep="mine")) == 1
     assert states(stopped) == ["done", "stopped", "done"]
     assert cancel_command(CancelOptions(name="mine")) == 0
-    with Sweep(stopped / "runs" / "mine").locked():
-        pass
+    queue = () if name == "manifest.json" else ("cluster=local",)
+    shutil.rmtree(stopped / "runs/mine/launch/submissions/0001/cancelled", ignore_errors=True)
+    assert resume_command(ResumeOptions(sweep="mine", cluster=queue, dry_run=True)) == 0
+    assert "dry_run: 1 members would be submitted again" in capsys.readouterr().out
     if name == "manifest.json":
         assert [run.name for run in run_directories(stopped)] == ids
 
@@ -160,3 +163,14 @@ def test_the_page_has_the_members_of_a_damaged_manifest(stopped: Path, way: str)
 def run_directories_by_hand(folder: Path) -> list[Path]:
     submission = folder / "runs/mine/launch/submissions/0001/submission.json"
     return [folder / "runs/mine" / row["id"] for row in json.loads(submission.read_text())["members"]]
+
+
+def test_a_damaged_submission_whose_queue_lives_is_not_submitted_twice(
+    stopped: Path,
+) -> None:
+    submission = stopped / "runs/mine/launch/submissions/0001"
+    (submission / "submission.json").write_text("{")
+    with (submission / "queue.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert states(stopped) == ["done", "queued", "done"]
+    assert states(stopped) == ["done", "stopped", "done"]
