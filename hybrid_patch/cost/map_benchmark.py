@@ -117,6 +117,7 @@ def map_run(scene: Path, model: "TrainedModel", patches: bool) -> Callable[[], d
 
     def run() -> dict[str, float]:
         report = make_map(model, options, lambda text: None)
+        assert report is not None  # there is no map before
         output.unlink()
         return report.phases
 

@@ -140,10 +140,12 @@ class MapFile(NamedTuple):
     def join(self, path: Path, parts: Mapping[Path, Window]) -> None:
         """Write a VRT of all parts, which are in its folder, and one of each of their overviews.
 
-        GDAL describes the first part in a VRT, with the metadata of the whole map; then the others are added to it.
+        GDAL describes the first part in a VRT, with the metadata of the whole map; then the others are added to it. A
+        VRT of an earlier start is removed before: to replace one, GDAL deletes files that it names, which are parts.
         """
         for level in range(self.levels + 1):
             joined = _at_level(path, level)
+            joined.unlink(missing_ok=True)
             rasterio.shutil.copy(_at_level(next(iter(parts)), level), joined, driver="VRT")
             root = ElementTree.parse(joined).getroot()
             width, height = (str(-(-side // 2**level)) for side in (self.width, self.height))
@@ -184,6 +186,15 @@ class MapFile(NamedTuple):
         lost = ", ".join(name for name, equal in same.items() if not equal)
         if lost:
             raise OSError(f"{path.name}: GDAL has written another {lost} than the scene's")
+
+
+def tags_of(path: Path) -> dict[str, str]:
+    """The tags of a GeoTIFF; none of anything else."""
+    try:
+        with rasterio.open(path) as file:
+            return file.tags()
+    except rasterio.RasterioIOError:
+        return {}
 
 
 def _positions(points: Sequence[GroundControlPoint]) -> list[tuple[float, ...]]:

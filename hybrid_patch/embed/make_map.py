@@ -18,7 +18,7 @@ from rasterio.transform import Affine
 
 from hybrid_patch.data.source import Window
 from hybrid_patch.embed.geotiff import OVERVIEWS, MapFile, scaled_points
-from hybrid_patch.embed.map_parts import PartsFolder, divide
+from hybrid_patch.embed.map_parts import JOB_TAG, PartsFolder, divide
 from hybrid_patch.embed.options import MapOptions
 from hybrid_patch.embed.pipeline import Pipeline, Stopped, batch_from_memory, sample_scene
 from hybrid_patch.embed.reduction import Basis, Reduce, fit_basis, rounded
@@ -63,18 +63,23 @@ class _Job(NamedTuple):
     missing: list[list[Window]]
 
 
-def make_map(model: TrainedModel, options: MapOptions, log: Log = print, stop: object = None) -> MapReport:
-    """Embed a scene into a file; `log` is called with messages, and `stop` becomes true when the user asks to stop.
+def make_map(model: TrainedModel, options: MapOptions, log: Log = print, stop: object = None) -> MapReport | None:
+    """Embed a scene into a file, unless it is done already (None).
 
-    Raises InputError, one line, after which only resumable parts are left; Stopped.
+    `log` is called with messages, and `stop` becomes true when the user asks to stop. Raises InputError, one line, after
+    which only resumable parts are left; Stopped; LostLockError.
     """
     with rasterio.Env(**GDAL):
         began = time.monotonic()
         inputs = {name: model.modalities[name] for name in model.inputs}
         scene = find_scene(options, inputs, model.config.data.timesteps)
+        identity = {"run": _run_id(model), "step": model.step, **options.identity(), "files": scene.identity()}
+        folder = PartsFolder(options.output, identity)
+        if folder.finished():
+            return None
         for note in (*scene.notes, *scene.outside_training(model.config.data.tile)):
             log(note)
-        job = _prepare(model, scene, options, log)
+        job = _prepare(model, scene, options, folder, log)
         prepared = time.monotonic()
         try:
             _embed(job, scene, stop)
@@ -93,20 +98,18 @@ def make_map(model: TrainedModel, options: MapOptions, log: Log = print, stop: o
     return MapReport(phases, job.pipeline.seconds, scene.grid.height * scene.grid.width, size)
 
 
-def _prepare(model: TrainedModel, scene: SceneReader, options: MapOptions, log: Log) -> _Job:
+def _prepare(model: TrainedModel, scene: SceneReader, options: MapOptions, folder: PartsFolder, log: Log) -> _Job:
     """Fit the basis (or load that of an earlier start), find the missing parts, and check the free disk space."""
     reduce, dims = _reduction(options, model)
     unit = model.sizes.output if options.grid == "patch" else 1
     tiling = Tiling(*(x // unit for x in model.tiling(options.overlap)))
-    folder = PartsFolder(options.output)
-    identity = {"run": _run_id(model), "step": model.step, **options.identity(), "files": scene.identity()}
-    resumed = folder.resume(identity)
+    resumed = folder.resume()
     if resumed is None:
         sample, images = sample_scene(model, scene)
         basis, batch = fit_basis(sample, reduce, dims), options.batch or batch_from_memory(model, scene, dims)
     else:
         basis, batch = resumed
-    file = _map_file(model, scene, options, basis, unit)
+    file = _map_file(model, scene, options, basis, unit, folder.job_id)
     pipeline = Pipeline(model, scene, basis, file, tiling, unit, batch)
     columns = divide(file, tiling.side)
     done = {part for column in columns for part in column if folder.file(part).exists()}
@@ -123,7 +126,7 @@ def _prepare(model: TrainedModel, scene: SceneReader, options: MapOptions, log: 
     pixels = (1 + OVERVIEWS * options.cog) * (_pixels(chain(*missing)) + file.height * file.width)
     _check_disk(options.output, pixels * file.pixel_bytes * ratio * DISK_MARGIN)
     if resumed is None:
-        folder.begin(identity, basis, batch)
+        folder.begin(basis, batch)
     log(
         f"{scene.grid.height}×{scene.grid.width} pixels, {dims} numbers each as {options.dtype}; windows of "
         f"{tiling.side * unit} pixels, {batch} at a time; {sum(map(len, missing))} parts to make"
@@ -158,7 +161,7 @@ def _run_id(model: TrainedModel) -> str:
         return model.run.resolve().name
 
 
-def _map_file(model: TrainedModel, scene: SceneReader, options: MapOptions, basis: Basis, unit: int) -> MapFile:
+def _map_file(model: TrainedModel, scene: SceneReader, options: MapOptions, basis: Basis, unit: int, job: str) -> MapFile:
     bands = basis.descriptions()
     scales, offsets = basis.scale.tolist(), basis.offset.tolist()
     tags = {
@@ -186,7 +189,7 @@ def _map_file(model: TrainedModel, scene: SceneReader, options: MapOptions, basi
         descriptions=bands,
         scales=scales,
         offsets=offsets,
-        tags={f"EMBEDDING_{key}": text for key, text in tags.items()},
+        tags={f"EMBEDDING_{key}": text for key, text in tags.items()} | {JOB_TAG: job},
         cog=options.cog,
     )
 
@@ -209,6 +212,7 @@ def _embed(job: _Job, scene: SceneReader, stop: object) -> None:
     pipeline, total = job.pipeline, _pixels(job.parts)
 
     def write(part: Window, values: Shaped[Array, "k h w"]) -> None:
+        job.folder.check_held()
         pipeline.file.write_part(job.folder.file(part), values, (part.top, part.left))
 
     done = total - _pixels(chain(*job.missing))
@@ -222,6 +226,7 @@ def _copy(job: _Job, stop: object) -> None:
     The copy runs in a thread because GDAL ignores signals. After Stopped it continues until the process ends.
     """
     file, folder = job.pipeline.file, job.folder
+    folder.check_held()
     file.join(folder.joined, {folder.file(part): part for part in job.parts})
     with rasterio.Env(GDAL_CACHEMAX=max(GDAL["GDAL_CACHEMAX"], file.cache(file.block))):
         copy = ThreadPoolExecutor(1).submit(file.copy, folder.joined, folder.copy)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hybrid_patch.config.options import Amount, Count, Option, OutputFile, Positional
-from hybrid_patch.errors import InputError
 
 DType = Literal["float32", "float16", "int8"]
 
@@ -46,10 +45,6 @@ class MapOptions:
         Literal["pixel", "patch"], Option("", "patch: one pixel of the map for each output patch of the model")
     ] = "pixel"
     cog: Annotated[bool, Option("", "false: a tiled GeoTIFF without overviews, quicker and smaller")] = True
-
-    def __post_init__(self) -> None:
-        if self.output.exists():
-            raise InputError(f"output={self.output}: exists already; remove it or name another")
 
     def identity(self) -> dict[str, Any]:
         """The options that change the numbers or the form of the map, as plain values."""
