@@ -16,7 +16,7 @@ from hybrid_patch.config.command import run_command
 from hybrid_patch.embed.options import EmbedOptions
 from hybrid_patch.errors import DONE, INTERRUPTED, LOST, STOPPED, require_extra
 from hybrid_patch.runs.lock import LostLockError
-from hybrid_patch.runs.stop_signal import stop_requests
+from hybrid_patch.runs.stop_signal import Stopped, stop_requests
 
 
 def main() -> None:
@@ -30,7 +30,6 @@ def embed(options: EmbedOptions) -> int:
     log = partial(print, file=sys.stderr, flush=True)
     with stop_requests() as stop:
         from hybrid_patch.embed.make_map import make_map
-        from hybrid_patch.embed.pipeline import Stopped
         from hybrid_patch.embed.trained_model import load
 
         try:

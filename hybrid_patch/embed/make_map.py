@@ -20,7 +20,7 @@ from hybrid_patch.data.source import Window
 from hybrid_patch.embed.geotiff import OVERVIEWS, MapFile, scaled_points
 from hybrid_patch.embed.map_parts import JOB_TAG, PartsFolder, divide
 from hybrid_patch.embed.options import MapOptions
-from hybrid_patch.embed.pipeline import Pipeline, Stopped, batch_from_memory, sample_scene
+from hybrid_patch.embed.pipeline import Pipeline, batch_from_memory, sample_scene
 from hybrid_patch.embed.reduction import Basis, Reduce, fit_basis, rounded
 from hybrid_patch.embed.scene import SceneReader
 from hybrid_patch.embed.scene_files import find_scene
@@ -31,6 +31,7 @@ from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.progress import pixel_progress
 from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.records import DamagedFileError
+from hybrid_patch.runs.stop_signal import Stopped
 
 Array = np.ndarray
 Log = Callable[[str], None]
@@ -161,7 +162,9 @@ def _run_id(model: TrainedModel) -> str:
         return model.run.resolve().name
 
 
-def _map_file(model: TrainedModel, scene: SceneReader, options: MapOptions, basis: Basis, unit: int, job: str) -> MapFile:
+def _map_file(
+    model: TrainedModel, scene: SceneReader, options: MapOptions, basis: Basis, unit: int, job: str
+) -> MapFile:
     bands = basis.descriptions()
     scales, offsets = basis.scale.tolist(), basis.offset.tolist()
     tags = {

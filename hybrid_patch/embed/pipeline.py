@@ -24,6 +24,7 @@ from hybrid_patch.embed.scene import SceneReader
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.embed.windows import Blender, Tiling
 from hybrid_patch.errors import InputError
+from hybrid_patch.runs.stop_signal import Stopped
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -43,10 +44,6 @@ SAMPLE_SHARE, MIN_SAMPLE_WINDOWS, MAX_SAMPLE_WINDOWS = 1 / 8, 8, 64
 """Of a scene's windows, those that are sampled."""
 SAMPLE_PIXELS, SAMPLE_BATCH = 32_768, 4
 """Pixels of a sample, and its windows that are embedded together."""
-
-
-class Stopped(Exception):
-    """The user asked to stop; finished parts are kept."""
 
 
 @dataclass

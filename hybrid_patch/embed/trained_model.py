@@ -26,6 +26,7 @@ from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.tokens import Positions
 from hybrid_patch.runs.checkpoints import newest_checkpoint
 from hybrid_patch.runs.directory import CHECKPOINTS
+from hybrid_patch.runs.stop_signal import Check, proceed
 
 Array = np.ndarray
 WINDOWS = 16
@@ -123,7 +124,9 @@ class TrainedModel:
         embedding[~whole.any_valid(self.inputs)] = np.nan
         return embedding
 
-    def embed_whole(self, whole: Crop, tiling: Tiling, pooling: Pooling = "mean") -> Float[Array, "h w d"]:
+    def embed_whole(
+        self, whole: Crop, tiling: Tiling, pooling: Pooling = "mean", check: Check = proceed
+    ) -> Float[Array, "h w d"]:
         """Embed an image in memory, in windows; zeros where there is no data."""
         height, width = next(iter(whole.valid.values())).shape[:2]
         side, lefts = tiling.side, tiling.starts(width)
@@ -131,6 +134,7 @@ class TrainedModel:
 
         def row(top: int) -> Iterator[Float[Tensor, "n side side d"]]:
             for start in range(0, len(lefts), WINDOWS):
+                check()
                 crops = [whole.window(Window(top, left, side, side)) for left in lefts[start : start + WINDOWS]]
                 yield self.embed_crops(crops, pooling)
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import logging
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from hybrid_patch.data.source import Source, open_source
 from hybrid_patch.embed.trained_model import TrainedModel, load
 from hybrid_patch.evaluate import features
 from hybrid_patch.evaluate.features import Features, Tile, read_tiles
-from hybrid_patch.evaluate.knn import fit_knn
+from hybrid_patch.evaluate.knn import fit_knn, in_blocks
 from hybrid_patch.evaluate.linear_probe import fit_linear_probe
 from hybrid_patch.evaluate.options import EvaluateOptions
 from hybrid_patch.evaluate.pictures import DrawnTile, draw_tiles
@@ -23,8 +24,9 @@ from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, sample_pi
 from hybrid_patch.evaluate.scores import ConfusionCounts
 from hybrid_patch.evaluate.settings import settings_of
 from hybrid_patch.evaluate.unsupervised import Structure, StructureAccumulator
-from hybrid_patch.runs.atomic_files import write_json
+from hybrid_patch.runs.atomic_files import write_bytes, write_json
 from hybrid_patch.runs.provenance import provenance
+from hybrid_patch.runs.stop_signal import Check, proceed
 
 Array = np.ndarray
 log = logging.getLogger(__name__)
@@ -43,22 +45,35 @@ class Fitted(NamedTuple):
     predict: Callable[[Float[Array, "n d"]], Int[Array, " n"]]
 
 
-def evaluate_run(options: EvaluateOptions) -> dict[str, Any]:
-    """Evaluate a finished run: write its report and its pictures, and return the report. Raises InputError."""
+def evaluate_run(options: EvaluateOptions, check: Check = proceed) -> dict[str, Any]:
+    """Evaluate a finished run: write its report and its pictures, and return the report.
+
+    Raises InputError, and what `check` raises; then nothing is written.
+    """
     began = time.monotonic()
     model = load(options.run)
     others = {name: load(path) for name, path in options.others.items()}
     data, evaluation = settings_of(model, options.overrides)
-    report, _ = evaluate(model, open_source(data), evaluation, options.pictures, others)
-    report = {
-        "run": str(options.run),
-        "data": {"name": data.name, "root": getattr(data, "root", None), "fingerprint": data.fingerprint()},
-        **report,
-        "seconds": time.monotonic() - began,
-        "machine": provenance(),
-    }
-    write_json(options.report, report)
+    with tempfile.TemporaryDirectory() as folder:
+        report, drawn = evaluate(model, open_source(data), evaluation, Path(folder), others, check)
+        report = {
+            "run": str(options.run),
+            "data": {"name": data.name, "root": getattr(data, "root", None), "fingerprint": data.fingerprint()},
+            **report,
+            "seconds": time.monotonic() - began,
+            "machine": provenance(),
+        }
+        write_evaluation(options.report, report, options.pictures, drawn)
     return report
+
+
+def write_evaluation(path: Path, report: Mapping[str, Any], pictures: Path, drawn: Sequence[Path]) -> list[Path]:
+    """Write a report, after the pictures that were drawn elsewhere; returns the pictures."""
+    paths = [pictures / picture.name for picture in drawn]
+    for picture, written in zip(drawn, paths, strict=True):
+        write_bytes(written, picture.read_bytes())
+    write_json(path, report)
+    return paths
 
 
 def evaluate(
@@ -67,12 +82,14 @@ def evaluate(
     settings: Evaluation,
     pictures: Path,
     others: Mapping[str, TrainedModel] | None = None,
+    check: Check = proceed,
 ) -> tuple[dict[str, Any], list[Path]]:
     """Evaluate a model on a source, with pictures of it (and of `others`, by name) in a folder.
 
     Returns the report, as in `evaluation.json`, and the pictures. Classifiers learn on tiles of the train split and are
     scored on all labelled pixels of tiles of the val split. Without labels or a val split, there are only the figures
-    that need none. Where whole tiles have labels, the mean embedding of a tile's pixels is classified.
+    that need none. Where whole tiles have labels, the mean embedding of a tile's pixels is classified. `check` is called
+    every second or so.
     """
     timesteps = model.config.data.timesteps
     split = "val" if len(source.indices("val")) else "train"
@@ -85,11 +102,12 @@ def evaluate(
             continue
         if kind != EMBEDDING and not by_kind:
             break
-        features_of = _features(kind, model, settings)
-        train = read_tiles(source, "train", settings.tiles, timesteps)
-        classifiers = _fit(kind, features_of, train, settings) if source.class_names() and split == "val" else []
+        features_of = _features(kind, model, settings, check)
+        train = read_tiles(source, "train", settings.tiles, timesteps, check)
+        labelled = source.class_names() and split == "val"
+        classifiers = _fit(kind, features_of, train, settings, check) if labelled else []
         counts = {name: ConfusionCounts(source.class_names()) for _, name, _ in classifiers}
-        for tile in read_tiles(source, split, settings.tiles, timesteps):
+        for tile in read_tiles(source, split, settings.tiles, timesteps, check):
             values = features_of(tile)
             predictions = [tile.predict(predict, values) for _, _, predict in classifiers]
             for (seed, name, _), predicted in zip(classifiers, predictions, strict=True):
@@ -103,20 +121,20 @@ def evaluate(
             by_kind[kind] = {name: count.report() for name, count in counts.items()}
             log.info("scored: %s", kind)
     report = _report(model, source, settings, by_kind, structure.result())
-    return report, draw_tiles(pictures, model, source, drawn, others or {})
+    return report, draw_tiles(pictures, model, source, drawn, others or {}, check)
 
 
-def _features(kind: str, model: TrainedModel, settings: Evaluation) -> Features:
+def _features(kind: str, model: TrainedModel, settings: Evaluation, check: Check) -> Features:
     if kind == RAW:
         return features.raw_bands(model.inputs)
     if kind == MEANS:
         return features.patch_means(model.inputs, MIXED_SIDE)
     if kind == ORACLE:
         return features.majority(MIXED_SIDE)
-    return features.embedding_of(features.untrained(model) if kind == UNTRAINED else model, settings.pooling)
+    return features.embedding_of(features.untrained(model) if kind == UNTRAINED else model, settings.pooling, check)
 
 
-def _fit(kind: str, features_of: Features, train: Iterable[Tile], settings: Evaluation) -> list[Fitted]:
+def _fit(kind: str, features_of: Features, train: Iterable[Tile], settings: Evaluation, check: Check) -> list[Fitted]:
     """For every seed a linear probe and, unless `knn_pixels` is 0, a kNN classifier; none if labels are too few."""
     if kind == ORACLE:  # its feature is the class
         return [Fitted(0, MAJORITY, lambda values: values[:, 0].astype(np.int64))]
@@ -127,13 +145,14 @@ def _fit(kind: str, features_of: Features, train: Iterable[Tile], settings: Eval
         return []
     fitted = []
     for seed, sample in enumerate(samples):
-        probe = fit_linear_probe(*sample)
+        probe = fit_linear_probe(*sample, check)
         if not probe.converged:
             log.warning("the linear probe of seed %d has not converged", seed)
         fitted.append(Fitted(seed, LINEAR, probe.predict))
         if settings.knn_pixels:
             rng = np.random.default_rng(seed)
-            fitted.append(Fitted(seed, KNN, fit_knn(sample.features, sample.labels, settings.knn_pixels, rng).predict))
+            knn = fit_knn(sample.features, sample.labels, settings.knn_pixels, rng)
+            fitted.append(Fitted(seed, KNN, in_blocks(knn.predict, check)))
     return fitted
 
 

@@ -14,6 +14,7 @@ from hybrid_patch.embed.per_pixel import Pooling
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.evaluate.label_maps import block_majority, blocks, per_pixel
 from hybrid_patch.model.hybrid import build_model
+from hybrid_patch.runs.stop_signal import Check, proceed
 
 Array = np.ndarray
 log = logging.getLogger(__name__)
@@ -60,13 +61,16 @@ Features = Callable[[Tile], Float[Array, "h w n"]]
 """What a classifier gets to see of a tile: a vector for each pixel."""
 
 
-def read_tiles(source: Source, split: str, max_tiles: int | None, timesteps: int) -> Iterator[Tile]:
+def read_tiles(
+    source: Source, split: str, max_tiles: int | None, timesteps: int, check: Check = proceed
+) -> Iterator[Tile]:
     """At most `max_tiles` samples, spread over a split, at up to `timesteps` timesteps; broken ones are skipped."""
     indices = source.indices(split)
     if max_tiles is not None:
         indices = indices[evenly(len(indices), max_tiles)]
     inputs = [name for name, modality in source.modalities.items() if not modality.decode_only]
     for index in indices.tolist():
+        check()
         try:
             height, width, length = source.shape(index)
             whole = read_crop(source, index, Window(0, 0, height, width), evenly(length, timesteps), timesteps)
@@ -80,10 +84,10 @@ def read_tiles(source: Source, split: str, max_tiles: int | None, timesteps: int
         yield Tile(source.name(index), source.group(index), whole, valid_mask, labels)
 
 
-def embedding_of(model: TrainedModel, pooling: Pooling) -> Features:
+def embedding_of(model: TrainedModel, pooling: Pooling, check: Check = proceed) -> Features:
     """A model's embedding, in half-overlapping windows of the training's tile side."""
     tiling = model.tiling(model.side // 2)
-    return lambda tile: model.embed_whole(tile.whole, tiling, pooling)
+    return lambda tile: model.embed_whole(tile.whole, tiling, pooling, check)
 
 
 def untrained(model: TrainedModel) -> TrainedModel:

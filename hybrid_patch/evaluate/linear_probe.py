@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import minimize
 
+from hybrid_patch.runs.stop_signal import Check, proceed
+
 Array = np.ndarray
 
 WEIGHT_DECAYS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -36,7 +38,9 @@ class LinearProbe:
         return self.classes[logits.argmax(1)]
 
 
-def fit_linear_probe(features: Float[Array, "n d"], labels: Int[Array, " n"], tiles: Int[Array, " n"]) -> LinearProbe:
+def fit_linear_probe(
+    features: Float[Array, "n d"], labels: Int[Array, " n"], tiles: Int[Array, " n"], check: Check = proceed
+) -> LinearProbe:
     """A probe with the penalty that scores best on a held-out quarter of the tiles, fitted on all pixels.
 
     Whole tiles are held out because pixels of one tile are too similar to validate each other. `labels` must have at
@@ -48,14 +52,16 @@ def fit_linear_probe(features: Float[Array, "n d"], labels: Int[Array, " n"], ti
     training = np.flatnonzero(~held_out)[::step]
 
     def score(decay: float) -> float:
-        probe = logistic_regression(features[training], labels[training], decay)
+        probe = logistic_regression(features[training], labels[training], decay, check)
         return float((probe.predict(features[held_out]) == labels[held_out]).mean())
 
     best = max(WEIGHT_DECAYS, key=score) if can_search else WEIGHT_DECAYS[len(WEIGHT_DECAYS) // 2]
-    return logistic_regression(features, labels, best)
+    return logistic_regression(features, labels, best, check)
 
 
-def logistic_regression(features: Float[Array, "n d"], labels: Int[Array, " n"], decay: float) -> LinearProbe:
+def logistic_regression(
+    features: Float[Array, "n d"], labels: Int[Array, " n"], decay: float, check: Check = proceed
+) -> LinearProbe:
     """The minimum of the mean cross-entropy plus `decay / 2 · |weight|^2` (the bias is free).
 
     L-BFGS, preconditioned: in its coordinates the covariance of the standardised features plus the penalty is the
@@ -75,6 +81,7 @@ def logistic_regression(features: Float[Array, "n d"], labels: Int[Array, " n"],
     truth, c, rows = truth.reshape(-1), len(classes), np.arange(n)
 
     def loss_and_gradient(flat: Float[Array, " _"]) -> tuple[float, Float[Array, " _"]]:
+        check()
         parameters = flat.reshape(d + 1, c)
         logits = whitened @ parameters[:d].astype(np.float32) + parameters[d].astype(np.float32)
         logits -= logits.max(1, keepdims=True)

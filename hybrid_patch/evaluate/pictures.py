@@ -21,6 +21,7 @@ from hybrid_patch.data.source import UNLABELLED, Source
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.evaluate.features import Tile, embedding_of
 from hybrid_patch.runs.atomic_files import write_whole
+from hybrid_patch.runs.stop_signal import Check
 
 Array = np.ndarray
 Image = Float[Array, "h w 3"]
@@ -168,7 +169,12 @@ def tile_panels(
 
 
 def draw_tiles(
-    folder: Path, model: TrainedModel, source: Source, drawn: Sequence[DrawnTile], others: Mapping[str, TrainedModel]
+    folder: Path,
+    model: TrainedModel,
+    source: Source,
+    drawn: Sequence[DrawnTile],
+    others: Mapping[str, TrainedModel],
+    check: Check,
 ) -> list[Path]:
     """Draw a figure per tile, `tile_<n>.png`: image, embeddings, and labels, predictions and errors if there are any.
 
@@ -181,11 +187,12 @@ def draw_tiles(
     embedded = [reference]
     if sizes.factor > 1 and reference.values[0].shape[-1] == model.config.model.encoder.width:
         coarse = dataclasses.replace(model, sizes=PatchSizes(sizes.processing, sizes.processing))
-        embedded = [_embed(f"tokens at {sizes.processing}", coarse, drawn, True), reference]
-    embedded += [_embed(f"{name}, {_caption(other.sizes)}", other, drawn, False) for name, other in others.items()]
+        embedded = [_embed(f"tokens at {sizes.processing}", coarse, drawn, True, check), reference]
+    embedded += [_embed(f"{name}, {_caption(each.sizes)}", each, drawn, False, check) for name, each in others.items()]
     colours = common_colours(embedded, reference)
     paths = []
     for number, (tile, _, predicted) in enumerate(drawn):
+        check()
         paths.append(folder / f"tile_{number}.png")
         embeddings = {f"embedding, {name}": images[number] for name, images in colours.items()}
         painter = ClassColours(source.class_names())
@@ -205,8 +212,8 @@ def draw_tiles(
     return paths
 
 
-def _embed(name: str, model: TrainedModel, drawn: Sequence[DrawnTile], same_space: bool) -> EmbeddedTiles:
-    features = embedding_of(model, "mean")
+def _embed(name: str, model: TrainedModel, drawn: Sequence[DrawnTile], same_space: bool, check: Check) -> EmbeddedTiles:
+    features = embedding_of(model, "mean", check)
     return EmbeddedTiles(name, [features(tile.tile) for tile in drawn], same_space)
 
 

@@ -278,8 +278,14 @@ class RunDirectory(LockedFolder):
             file.write(json.dumps(row) + "\n")
         self._step = row["step"]
 
+    def replace_metrics(self, row: dict[str, Any]) -> None:
+        """Write the line of a step anew."""
+        with self.held():
+            rows = [row if each["step"] == row["step"] else each for each in self.metrics()]
+            write_text(self._metrics, "".join(json.dumps(each) + "\n" for each in rows))
+
     def flush_metrics(self) -> None:
-        with self._metrics.open("a") as file:
+        with self.held(), self._metrics.open("a") as file:
             os.fsync(file.fileno())
 
     def last_metrics(self) -> Row:

@@ -5,12 +5,15 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn
+
+from hybrid_patch.errors import InputError
+from hybrid_patch.runs.lock import LostLockError
 
 LINE_SECONDS = 10.0
 """Between plain lines."""
@@ -18,17 +21,30 @@ LINE_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
-def start_logging(path: Path | None, quiet: bool) -> None:
-    """Send messages to the terminal (`quiet`: warnings only), and to a log file with the time."""
+class LogFile(logging.FileHandler):
+    """A log file with the time, written within `permit`, which may raise: then a line is left out."""
+
+    def __init__(self, path: Path, permit: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__(path)
+        self.permit = permit
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Here rather than in `emit`, which holds the handler's lock: nobody must wait for `permit` with that."""
+        with suppress(LostLockError, InputError, OSError), self.permit():
+            return super().handle(record)
+        return False
+
+
+def start_logging(file: LogFile | None, quiet: bool) -> None:
+    """Send messages to the terminal (`quiet`: warnings only), and to a log file."""
     root = logging.getLogger()
     root.setLevel(logging.WARNING if quiet else logging.INFO)
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # the reader of a file reports what is wrong with it
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(logging.Formatter("%(message)s"))
     root.handlers = [terminal]
-    if path is not None:
-        file = logging.FileHandler(path)
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    if file is not None:
         root.addHandler(file)
 
 

@@ -1,11 +1,22 @@
-"""Signals that ask a run to stop at the next step boundary."""
+"""Signals that ask a run to stop at the next step boundary, and long work at its next check."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+Check = Callable[[], None]
+"""What long work calls often. It may raise what ends the work: `Stopped`."""
+
+
+class Stopped(Exception):
+    """The user asked to stop."""
+
+
+def proceed() -> None:
+    """A `Check` that ends nothing."""
 
 
 class StopRequest:
@@ -22,6 +33,11 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+    def check(self) -> None:
+        """Raises Stopped once there has been a signal."""
+        if self:
+            raise Stopped
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 import dataclasses
 import logging
+import tempfile
 from contextlib import nullcontext
 from importlib import import_module
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -16,12 +18,12 @@ from hybrid_patch.config.schema import Config, Data
 from hybrid_patch.data.description import describe
 from hybrid_patch.data.source import Source, open_source
 from hybrid_patch.errors import DONE, FAILED, LOST, STOPPED, InputError
-from hybrid_patch.runs.atomic_files import remove_parts
+from hybrid_patch.runs.atomic_files import remove_parts, write_bytes
 from hybrid_patch.runs.checkpoints import Checkpoint
 from hybrid_patch.runs.directory import IDENTITY, RunDirectory
 from hybrid_patch.runs.failure import ERROR, cause_of, last_frame
 from hybrid_patch.runs.lock import LostLockError
-from hybrid_patch.runs.progress import start_logging
+from hybrid_patch.runs.progress import LogFile, start_logging
 from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.records import DamagedFileError
 from hybrid_patch.runs.stop_signal import StopRequest, stop_requests
@@ -46,7 +48,7 @@ def train(config: Config) -> int:
         fabric = open_fabric(config)
         first = fabric.is_global_zero
         mended = together(fabric, lambda: prepare(run, config, identity))
-        start_logging(run.log if first else None, quiet=not first)
+        start_logging(LogFile(run.log, run.held) if first else None, quiet=not first)
         for line in mended or ():
             log.warning("%s", line)
         try:
@@ -118,8 +120,11 @@ def look_at_data(config: Config, source: Source, run: RunDirectory) -> None:
     if evaluated and not missing_evaluation():
         from hybrid_patch.evaluate.describe import draw_samples
 
-        run.pictures.mkdir(exist_ok=True)
-        draw_samples(source, run.pictures / "data.png")
+        with tempfile.TemporaryDirectory() as folder:
+            draw_samples(source, drawn := Path(folder) / "data.png")
+            if drawn.exists():
+                with run.held():
+                    write_bytes(run.pictures / drawn.name, drawn.read_bytes())
 
 
 def record_failure(run: RunDirectory, error: BaseException) -> None:
@@ -154,7 +159,8 @@ def prepare(run: RunDirectory, config: Config, identity: Identity) -> list[str]:
     """Lock the directory, mend it, and begin the run unless it has begun. Returns what was mended, in lines. Raises
     InputError if another process is at work."""
     run.lock()
-    remove_parts(run.path)
+    with run.held():
+        remove_parts(run.path)
     mended = run.mend()
     if not (run.exists() and run.config.exists()):
         run.begin(as_yaml(config), {**identity, **provenance()})

@@ -3,7 +3,9 @@
 import dataclasses
 import logging
 import math
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +21,11 @@ from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.errors import DONE, FAILED, STOPPED, InputError, require_extra
 from hybrid_patch.loss.all_gather import global_sum
 from hybrid_patch.model.hybrid import HybridModel
-from hybrid_patch.runs.atomic_files import write_json
 from hybrid_patch.runs.checkpoints import Checkpoint, Counters
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.lock import LostLockError
 from hybrid_patch.runs.progress import progress
-from hybrid_patch.runs.stop_signal import StopRequest
+from hybrid_patch.runs.stop_signal import Check, Stopped, StopRequest
 from hybrid_patch.train import checkpointing
 from hybrid_patch.train.distributed import end_together
 from hybrid_patch.train.metric_logger import MetricLogger, open_logger
@@ -34,6 +35,10 @@ from hybrid_patch.train.step import SKIPPED, FabricStep, TrainingModule
 
 MIN_SAMPLES = 50
 """The share of skipped samples is taken of at least this many."""
+CHECK_SECONDS = 1.0
+"""Between looks of an evaluation at whether to stop."""
+EVALUATED = "evaluation_seconds"
+"""The metric of a step whose evaluation has ended, in success or not."""
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +62,7 @@ class Trainer:
         self.steps = config.trainer.steps
         self.training_step = FabricStep(module, config, fabric)
         self.step = 0
+        self.saved = -1
         self.counters: Counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
         self._resume(checkpoint)
         self.logger = MetricLogger()
@@ -65,7 +71,20 @@ class Trainer:
             self.logger = open_logger(config.logger, run.identity()["run_id"], run.path, dataclasses.asdict(config))
 
     def fit(self, stop: StopRequest) -> tuple[int, str]:
-        """Train to the last step, or until asked to stop. Returns the exit code, and why if it is not 0."""
+        """Train to the last step, or until asked to stop. Returns the exit code, and why if it is not 0.
+
+        An evaluation that an earlier attempt did not end comes first.
+        """
+        try:
+            if (row := self._row_to_evaluate()) is not None:
+                self._evaluate(row, stop)
+            return self._train(stop)
+        except Stopped as stopped:
+            self._save()
+            name = stop.signal.name if stop.signal else "a signal to another process"
+            return STOPPED, f"stopped by {name} {stopped} {self.step}, saved"
+
+    def _train(self, stop: StopRequest) -> tuple[int, str]:
         config, fabric = self.config, self.fabric
         dataset = TrainingSteps(self.source, config, fabric.global_rank, fabric.world_size)
         memory = PeakMemory(fabric.device)
@@ -76,12 +95,12 @@ class Trainer:
             loaded = batches(dataset, self.step, config.runtime.workers, pin_memory=fabric.device.type == "cuda")
             for item in on_device(loaded, fabric.device):
                 broken, stopping = self._agreed(isinstance(item, BrokenSampleError), bool(stop))
-                if broken or stopping:
+                if broken:
                     self._save()
                     hint = "data.on_error=skip goes on without"
                     end_together(fabric, f"{item}; {hint}" if isinstance(item, BrokenSampleError) else "")
-                    name = stop.signal.name if stop.signal else "a signal to another process"
-                    return STOPPED, f"stopped by {name} after step {self.step}, saved"
+                if stopping:
+                    raise Stopped("after step")
                 assert isinstance(item, Batch)
                 sizes = sizes_at(config, self.step)
                 if staged and sizes != logged:
@@ -91,15 +110,17 @@ class Trainer:
                 row = self._train_step(item, sizes)
                 seconds = time.perf_counter() - began
                 row |= {"step_seconds": seconds, "data_seconds": began - waiting, "peak_memory_bytes": memory.bytes()}
-                last = self.step == self.steps
-                if last or (config.evaluation.every and self.step % config.evaluation.every == 0):
-                    row |= self._evaluate()
-                self._record(row)
+                if fabric.is_global_zero:
+                    self.run.add_metrics(row)
                 report(self.step, row["loss"] if row["loss"] is not None else math.nan)
                 failure = self._failure()
                 every = config.trainer.checkpoint_every
-                if last or failure or (every and self.step % every == 0):
+                if self.step == self.steps or failure or (every and self.step % every == 0):
                     self._save()
+                if failure or not self._evaluation_due():
+                    self.logger.log_metrics(row)
+                else:
+                    self._evaluate(row, stop)
                 if failure:
                     return FAILED, failure
                 waiting = time.perf_counter()
@@ -146,46 +167,84 @@ class Trainer:
             return list(mine)
         return global_sum(torch.tensor(mine, dtype=torch.int32, device=self.fabric.device)).bool().tolist()
 
-    def _record(self, row: dict[str, Any]) -> None:
-        if self.fabric.is_global_zero:
-            self.run.add_metrics(row)
-            self.logger.log_metrics(row)
+    def _evaluation_due(self) -> bool:
+        """Whether an evaluation belongs to the last step that was made."""
+        settings, last = self.config.evaluation, self.step == self.steps
+        if settings.tiles == 0 or not self.step or not (last or (settings.every and self.step % settings.every == 0)):
+            return False
+        missing = missing_evaluation()
+        if missing and last and self.fabric.is_global_zero:
+            log.warning("no evaluation: %s", missing)
+        return not missing
 
-    def _evaluate(self) -> dict[str, float]:
-        """Scores of the embeddings, beside evaluation.json and pictures; none after an error, which is logged."""
-        scores: dict[str, float] = {}
-        if self.config.evaluation.tiles == 0:
-            return scores
-        if missing := missing_evaluation():
-            if self.step == self.steps and self.fabric.is_global_zero:
-                log.warning("no evaluation: %s", missing)
-            return scores
+    def _row_to_evaluate(self) -> dict[str, Any] | None:
+        """The metrics of the step before, whose evaluation an earlier attempt did not end; None if it did."""
+        if not self._evaluation_due():
+            return None
+        row: dict[str, Any] = {"step": self.step}
+        if self.fabric.is_global_zero:
+            row = next((each for each in self.run.metrics() if each["step"] == self.step), row)
+        row = self.fabric.broadcast(row)
+        return None if EVALUATED in row else row
+
+    def _evaluate(self, row: dict[str, Any], stop: StopRequest) -> None:
+        """Add the scores of the embeddings to the metrics of a step, beside evaluation.json and pictures.
+
+        An error is logged, and there are no scores. All processes call this: the first evaluates, and asks the others
+        every now and then whether to stop. Raises Stopped in all.
+        """
         network = checkpointing.full_model(self.fabric, self.config, self.module)
         if network is not None:
+            self.run.set_status("running", "evaluating", step=self.step)
             log.info("evaluating after step %d", self.step)
+            began = time.perf_counter()
             try:
-                scores = self._evaluate_model(network)
-            except LostLockError:
+                row |= self._evaluate_model(network, self._check(stop))
+            except (LostLockError, Stopped):
                 raise
             except Exception:
                 log.exception("the evaluation after step %d failed; the training goes on", self.step)
-        self.fabric.barrier()
-        return scores
+            row[EVALUATED] = time.perf_counter() - began
+            self.run.replace_metrics(row)
+            self.run.set_status("running", step=self.step)
+        while not self._ended(stop, network is not None):
+            pass
+        self.logger.log_metrics(row)
 
-    def _evaluate_model(self, network: HybridModel) -> dict[str, float]:
-        from hybrid_patch.evaluate.evaluation import evaluate  # imported late: see `attempt`
+    def _check(self, stop: StopRequest) -> Check:
+        """What an evaluation calls: it ends in all processes if one was asked to stop, or the run is lost."""
+        last = -math.inf
+
+        def check() -> None:
+            nonlocal last
+            if time.monotonic() - last > CHECK_SECONDS:
+                with self.run.held():
+                    last = time.monotonic()
+                self._ended(stop, False)
+
+        return check
+
+    def _ended(self, stop: StopRequest, ended: bool) -> bool:
+        """Whether the evaluation of the first process has ended; all call this at once. Raises Stopped in all."""
+        stopping, ended = self._agreed(bool(stop), ended)
+        if stopping and not ended:
+            raise Stopped("in the evaluation after step")
+        return ended
+
+    def _evaluate_model(self, network: HybridModel, check: Check) -> dict[str, float]:
+        from hybrid_patch.evaluate.evaluation import evaluate, write_evaluation  # imported late: see `attempt`
 
         sizes = sizes_after(self.config, self.step)
         network.eval().to(self.fabric.device)
         model = TrainedModel(self.run.path, self.config, self.source.modalities, sizes, self.step, network)
-        try:
-            with self.run.held():  # an attempt that has lost the run draws nothing
-                self.run.pictures.mkdir(exist_ok=True)
-            report, pictures = evaluate(model, self.source, self.config.evaluation, self.run.pictures)
-        finally:
-            network.train()
-        with self.run.held():
-            write_json(self.run.evaluation, report)
+        settings = self.config.evaluation
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                report, drawn = evaluate(model, self.source, settings, Path(folder), check=check)
+            finally:
+                network.train()
+            with self.run.held():
+                pictures = write_evaluation(self.run.evaluation, report, self.run.pictures, drawn)
         scores: dict[str, float] = report["scores"]
         self.logger.log_pictures(self.step, pictures)
         line = "".join(f"{name} {value:.3f}  " for name, value in scores.items())
@@ -193,6 +252,8 @@ class Trainer:
         return scores
 
     def _save(self) -> None:
+        if self.saved == self.step:
+            return
         state = {
             "model": self.module.model.state_dict(),
             "objective": self.module.objective.state_dict(),
@@ -201,12 +262,14 @@ class Trainer:
             "modalities": {name: dataclasses.asdict(m) for name, m in self.source.modalities.items()},
         }
         checkpointing.save(self.fabric, self.run, self.step, state, self.config.trainer.keep_checkpoints)
+        self.saved = self.step
 
     def _resume(self, checkpoint: Checkpoint | None) -> None:
         """Continue from a checkpoint, if there is one."""
         if checkpoint is not None:
             checkpointing.restore(self.fabric, self.module, self.training_step.optimizer, checkpoint)
-            self.step, self.counters = checkpoint.step, checkpoint.state["counters"]
+            self.step = self.saved = checkpoint.step
+            self.counters = checkpoint.state["counters"]
             if self.counters["bad_in_a_row"] >= self.config.trainer.max_bad_steps:
                 self.counters["bad_in_a_row"] = 0  # a run that gave up gets another try
             log.info("going on after step %d", self.step)
