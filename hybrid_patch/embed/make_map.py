@@ -67,8 +67,8 @@ class _Job(NamedTuple):
 def make_map(model: TrainedModel, options: MapOptions, log: Log = print, stop: object = None) -> MapReport | None:
     """Embed a scene into a file, unless it is done already (None).
 
-    `log` is called with messages, and `stop` becomes true when the user asks to stop. Raises InputError, one line, after
-    which only resumable parts are left; Stopped; LostLockError.
+    `log` is called with messages, and `stop` becomes true when the user asks to stop. Raises InputError, one line,
+    after which only resumable parts are left; Stopped; LostLockError.
     """
     with rasterio.Env(**GDAL):
         began = time.monotonic()

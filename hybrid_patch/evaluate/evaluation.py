@@ -88,8 +88,8 @@ def evaluate(
 
     Returns the report, as in `evaluation.json`, and the pictures. Classifiers learn on tiles of the train split and are
     scored on all labelled pixels of tiles of the val split. Without labels or a val split, there are only the figures
-    that need none. Where whole tiles have labels, the mean embedding of a tile's pixels is classified. `check` is called
-    every second or so.
+    that need none. Where whole tiles have labels, the mean embedding of a tile's pixels is classified. `check` is
+    called every second or so.
     """
     timesteps = model.config.data.timesteps
     split = "val" if len(source.indices("val")) else "train"
