@@ -54,7 +54,8 @@ def overview(name: str, statuses: Sequence[MemberStatus], brief: bool = False) -
             "" if each.seconds_left is None else duration(each.seconds_left),
             "" if each.loss is None else f"{each.loss:.4f}",
         )
-        state = Text(each.state, style=COLOURS.get(each.state, ""))
+        doing = f": {each.reason}" if each.state == "running" and each.reason else ""
+        state = Text(each.state + doing, style=COLOURS.get(each.state, ""))
         table.add_row(label[each.member.id], state, *(() if brief else numbers), each.member.id)
     rest = [each for each in statuses if each not in shown]
     if rest:

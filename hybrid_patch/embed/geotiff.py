@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -128,13 +128,17 @@ class MapFile(NamedTuple):
                 dataset.update_tags(**self.tags)
             return bytes(memory.getbuffer())
 
-    def write_part(self, path: Path, values: Shaped[Array, "k h w"], corner: tuple[int, int]) -> None:
-        """Write a part atomically, after its overviews, which are files beside it. Raises OSError."""
+    def write_part(
+        self, path: Path, values: Shaped[Array, "k h w"], corner: tuple[int, int], check: Callable[[], None]
+    ) -> None:
+        """Write a part atomically, after its overviews, which are files beside it. `check` comes before each. Raises
+        OSError."""
         encoded = [self.encode(values, corner)]
         for level in range(1, self.levels + 1):
             values = halve(values, NODATA[self.dtype])
             encoded.append(self.encode(values, corner, level))
         for level in range(self.levels, -1, -1):
+            check()
             write_bytes(_at_level(path, level), encoded[level])
 
     def join(self, path: Path, parts: Mapping[Path, Window]) -> None:

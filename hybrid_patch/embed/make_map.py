@@ -215,8 +215,7 @@ def _embed(job: _Job, scene: SceneReader, stop: object) -> None:
     pipeline, total = job.pipeline, _pixels(job.parts)
 
     def write(part: Window, values: Shaped[Array, "k h w"]) -> None:
-        job.folder.check_held()
-        pipeline.file.write_part(job.folder.file(part), values, (part.top, part.left))
+        pipeline.file.write_part(job.folder.file(part), values, (part.top, part.left), job.folder.check_held)
 
     done = total - _pixels(chain(*job.missing))
     with pixel_progress(total, done, scene.pixel_km2 * pipeline.unit**2) as report:

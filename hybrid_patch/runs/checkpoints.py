@@ -3,8 +3,8 @@
 import logging
 import re
 import shutil
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.atomic_files import write_whole
 from hybrid_patch.runs.records import DamagedFileError, not_a_file, set_aside
 
 log = logging.getLogger(__name__)
@@ -81,17 +80,8 @@ def checkpoint_path(folder: Path, step: int, sharded: bool = False) -> Path:
     return folder / f"step_{step:09d}.{'shards' if sharded else 'pt'}"
 
 
-def save_checkpoint(
-    folder: Path, step: int, state: dict[str, Any], keep_newest: int, permit: AbstractContextManager[None] | None = None
-) -> Path:
-    """Write the state after `step` steps as a file, named within `permit`; keep only the newest checkpoints."""
-    path = checkpoint_path(folder, step)
-    write_whole(path, lambda file: torch.save(state, file), permit)
-    prune_checkpoints(folder, keep_newest)
-    return path
-
-
 def prune_checkpoints(folder: Path, keep_newest: int) -> None:
+    """Remove all but the newest checkpoints."""
     for _, old in list_checkpoints(folder)[:-keep_newest]:
         if old.is_dir():
             shutil.rmtree(old.rename(old.with_name(f".{old.name}.part")))  # half a folder must not look whole
@@ -124,8 +114,11 @@ def read_checkpoint(path: Path) -> State:
         raise DamagedFileError(path, (str(error).splitlines() or [type(error).__name__])[0]) from None
 
 
-def newest_checkpoint(folder: Path, covered: int | None = None) -> Checkpoint | None:
-    """The newest checkpoint, of at most `covered` steps; None if there is none. Others are reported and moved aside.
+def newest_checkpoint(
+    folder: Path, covered: int | None = None, permit: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Checkpoint | None:
+    """The newest checkpoint, of at most `covered` steps; None if there is none. Others are reported and moved aside,
+    within `permit`, which may raise.
 
     Raises InputError if none is left: whether to begin the run anew is for a person to decide.
     """
@@ -133,13 +126,15 @@ def newest_checkpoint(folder: Path, covered: int | None = None) -> Checkpoint | 
     for step, path in reversed(checkpoints):
         if covered is not None and step > covered:
             log.warning("%s is ahead of the metrics, which end at step %d; trying the one before it", path, covered)
-            set_aside(path, "ahead")
+            with permit():
+                set_aside(path, "ahead")
             continue
         try:
             return Checkpoint(step, read_checkpoint(path), path)
         except DamagedFileError as error:
             log.warning("%s; trying the one before it", error)
-            set_aside(path)
+            with permit():
+                set_aside(path)
     if checkpoints or any(folder.glob("*.damaged*")):
         raise InputError(f"{folder}: no checkpoint there can be read; remove the folder to begin the run anew")
     return None

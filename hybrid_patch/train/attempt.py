@@ -28,7 +28,7 @@ from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.records import DamagedFileError
 from hybrid_patch.runs.stop_signal import StopRequest, stop_requests
 from hybrid_patch.train import checkpointing
-from hybrid_patch.train.distributed import open_fabric, together
+from hybrid_patch.train.distributed import end_at_once, open_fabric, together
 from hybrid_patch.train.step import TrainingModule
 from hybrid_patch.train.trainer import Trainer, missing_evaluation
 
@@ -47,16 +47,16 @@ def train(config: Config) -> int:
     with stop_requests() as stop:
         fabric = open_fabric(config)
         first = fabric.is_global_zero
-        mended = together(fabric, lambda: prepare(run, config, identity))
-        start_logging(LogFile(run.log, run.held) if first else None, quiet=not first)
-        for line in mended or ():
-            log.warning("%s", line)
         try:
+            mended = together(fabric, lambda: prepare(run, config, identity))
+            start_logging(LogFile(run.log, run.held) if first else None, quiet=not first)
+            for line in mended or ():
+                log.warning("%s", line)
             with run.heartbeats() if first else nullcontext():
                 code = attempt(config, fabric, run, stop)
         except LostLockError as error:
             log.error("%s", error)
-            return LOST
+            end_at_once(LOST)
         finally:
             run.unlock()
         fabric.barrier()  # Fabric ends a process that others have left behind

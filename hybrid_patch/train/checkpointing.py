@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import Module
@@ -12,6 +13,7 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.runs import checkpoints
+from hybrid_patch.runs.atomic_files import write_whole
 from hybrid_patch.runs.checkpoints import Checkpoint, Weights
 from hybrid_patch.runs.directory import METRICS, RunDirectory
 from hybrid_patch.runs.records import DamagedFileError, set_aside
@@ -31,10 +33,12 @@ def save(fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], ke
         run.flush_metrics()
     if not fsdp.is_sharded(state["model"]):
         if first:
-            checkpoints.save_checkpoint(folder, step, state, keep_newest, run.held())
+            path = checkpoints.checkpoint_path(folder, step)
+            write_whole(path, lambda file: torch.save(state, file), run.held())
     elif not fabric.broadcast(step in dict(checkpoints.list_checkpoints(folder))):  # a stop right after it was saved
         write_sharded(checkpoints.checkpoint_path(folder, step, sharded=True), state, run.held())
-        if first:
+    if first:
+        with run.held():
             checkpoints.prune_checkpoints(folder, keep_newest)
     fabric.barrier()
 
@@ -61,9 +65,10 @@ def _newest(run: RunDirectory) -> Checkpoint | None:
     except DamagedFileError as error:
         if saved:
             raise error.with_remedy(remedy) from None
-        set_aside(path)
+        with run.held():
+            set_aside(path)
         covered = None
-    return checkpoints.newest_checkpoint(run.checkpoints, covered)
+    return checkpoints.newest_checkpoint(run.checkpoints, covered, run.held)
 
 
 def restore(fabric: Fabric, module: TrainingModule, optimizer: Optimizer, checkpoint: Checkpoint) -> None:

@@ -6,8 +6,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from contextlib import suppress
+from typing import NoReturn, TypeVar
 
+import psutil
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -90,6 +92,16 @@ def strategy(config: Config) -> Strategy | str:
             return ModelParallelStrategy(fsdp.shard, data_parallel_size=ranks, tensor_parallel_size=1)
         case "single":
             return "auto"
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End this process and all that it has started, before one of them writes anything more, as wandb's does."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def end_with_first() -> None:

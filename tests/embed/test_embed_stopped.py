@@ -1,11 +1,16 @@
 """A stopped map is resumed, whatever stopped it; memory and disk are bounded."""
 
+import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+from random import Random
 
+import killed_maps
 import pytest
 from scenes import DATE, SMALL_PARTS, call, command, embed, make_run, read, values, write
 
@@ -147,3 +152,87 @@ def test_a_disk_that_is_full_in_the_middle(run: Path, scene: Path, tmp_path: Pat
     done = embed(*arguments, before=SMALL_PARTS)
     assert done.returncode == 0, done.stderr
     assert read(output).shape == (32, 380, 270)
+
+
+@pytest.mark.fire
+@pytest.mark.timeout(1200)
+def test_killed_before_any_operation_on_files(run: Path, tmp_path: Path) -> None:
+    """The next start makes the same map, and leaves nothing else."""
+    scene = write(tmp_path / "scene" / f"{DATE}.tif", values(20, 30))
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    helper = Path(killed_maps.__file__)
+    done = subprocess.run(
+        [sys.executable, str(helper), *map(str, (folder, run, scene))],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"\d\d+ operations\n", done.stdout), done.stdout
+
+
+@pytest.mark.fire
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_any_moment(run: Path, scene: Path, tmp_path: Path, seed: int) -> None:
+    """GDAL's copy into one file too, which is no operation of Python's."""
+    whole, random = tmp_path / "whole.tif", Random(seed)
+    arguments = [f"run={run}", f"input={scene}", "dims=8", "dtype=int8"]
+    assert embed(*arguments, f"output={whole}", before=SMALL_PARTS).returncode == 0
+    for number in range(5):
+        output = tmp_path / f"{number}.tif"
+        process = start([*arguments, f"output={output}"], 4 if number % 2 else 0, output, sleep=0)
+        time.sleep(random.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        done = embed(*arguments, f"output={output}", before=SMALL_PARTS)
+        assert done.returncode == 0, done.stderr
+        assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_start_after_a_kill_in_the_copy_has_all_parts(run: Path, scene: Path, tmp_path: Path) -> None:
+    """GDAL would delete them with the VRT that names them."""
+    output = tmp_path / "map.tif"
+    arguments = [f"run={run}", f"input={scene}", f"output={output}", "dims=8"]
+    die = "import os\ngeotiff.MapFile.copy = lambda *_: os.kill(os.getpid(), 9)\n"
+    assert embed(*arguments, before=SMALL_PARTS + die).returncode == -signal.SIGKILL
+    done = embed(*arguments, before=SMALL_PARTS)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 parts are done" in done.stderr
+
+
+def test_a_map_that_is_done_is_left_alone(run: Path, scene: Path, tmp_path: Path) -> None:
+    """A start that was killed after it had named the map left its folder, or not."""
+    output = tmp_path / "map.tif"
+    arguments = [f"run={run}", f"input={scene}", f"output={output}", "dims=8"]
+    die = "import os\nmap_parts.PartsFolder.remove = lambda self: os.kill(os.getpid(), 9)\n"
+    assert embed(*arguments, before=SMALL_PARTS + die).returncode == -signal.SIGKILL
+    made = output.stat().st_mtime_ns
+    for _ in range(2):
+        done = embed(*arguments, before=SMALL_PARTS)
+        assert (done.returncode, done.stdout) == (0, f"{output}: done already\n"), done.stderr
+        assert list(tmp_path.iterdir()) == [output]
+    assert output.stat().st_mtime_ns == made
+    code, stderr = call(*arguments[:-1], "dims=9")
+    assert (code, stderr) == (2, f"error: output={output}: exists already; remove it or name another\n")
+
+
+@pytest.mark.fire
+def test_a_map_that_was_suspended_and_made_by_another(run: Path, scene: Path, tmp_path: Path) -> None:
+    """Nobody takes it over while its process lives; once a person has removed its folder, it writes nothing more."""
+    output = tmp_path / "map.tif"
+    arguments = [f"run={run}", f"input={scene}", f"output={output}", "dims=8"]
+    process = start(arguments, 1, output, sleep=1)
+    process.send_signal(signal.SIGSTOP)
+    refused = embed(*arguments, before=SMALL_PARTS)
+    assert refused.returncode == 2
+    assert "another process is working on it" in refused.stderr
+    shutil.rmtree(f"{output}.parts")
+    assert embed(*arguments, before=SMALL_PARTS).returncode == 0
+    made = output.stat().st_mtime_ns
+    process.send_signal(signal.SIGCONT)
+    assert "was removed while this process was making its parts" in process.communicate()[1]
+    assert process.returncode == 76
+    assert list(tmp_path.iterdir()) == [output]
+    assert output.stat().st_mtime_ns == made

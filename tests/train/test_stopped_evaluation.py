@@ -23,12 +23,13 @@ EVALUATED = (
     "evaluation.tiles=3",
     "evaluation.pictures=1",
     "evaluation.knn_pixels=500",
-    "data.scenes=8",
-    "data.scene_size=64",
+    "evaluation.train_pixels=2000",
+    "data.scenes=6",
+    "data.scene_size=48",
     "trainer.steps=4",
     "trainer.keep_checkpoints=9",
 )
-LONG = (*EVALUATED, "evaluation.every=0", "data.scene_size=1024", "evaluation.tiles=8", "trainer.steps=1")
+LONG = (*EVALUATED, "evaluation.every=0", "data.scene_size=512", "evaluation.tiles=8", "trainer.steps=1")
 """Many minutes."""
 
 
@@ -130,7 +131,8 @@ def stop_other_process(process: "subprocess.Popen[str]") -> None:
 def test_many_minutes_are_stopped_at_once(
     tmp_path: Path, processes: int, ask: Callable[["subprocess.Popen[str]"], None]
 ) -> None:
-    process = start(tmp_path, *LONG, f"runtime.processes={processes}", "runtime.device=cpu")
+    shared = ("runtime.strategy=ddp", f"runtime.processes={processes}", "runtime.device=cpu") if processes > 1 else ()
+    process = start(tmp_path, *LONG, *shared)
     wait_for_evaluation(tmp_path, 1, process)
     ask(process)
     printed = process.communicate(timeout=60)[1]
@@ -149,7 +151,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.fire
 def test_the_command_that_evaluates_writes_nothing(straight: Path, number: signal.Signals, code: int) -> None:
     before = files(straight)
-    arguments: Sequence[str] = (f"run={straight}", "data.scene_size=1024", "evaluation.tiles=8")
+    arguments: Sequence[str] = (f"run={straight}", "data.scene_size=512", "evaluation.tiles=8")
     process = subprocess.Popen(
         [sys.executable, "-m", "hybrid_patch.evaluate", *arguments],
         stderr=subprocess.PIPE,
