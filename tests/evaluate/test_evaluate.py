@@ -18,6 +18,7 @@ from hybrid_patch.errors import InputError
 from hybrid_patch.evaluate.evaluation import evaluate_run
 from hybrid_patch.evaluate.options import EvaluateOptions
 from hybrid_patch.evaluate.tables import tables
+from hybrid_patch.runs.stop_signal import Stopped
 
 QUICK = ("evaluation.train_pixels=600", "evaluation.knn_pixels=100", "evaluation.seeds=2", "evaluation.pictures=2")
 BANDS = ("blue", "red", "nir")
@@ -205,3 +206,29 @@ def test_the_command(rasters_run: Path, tmp_path: Path) -> None:
     assert bad.returncode == 2
     assert bad.stderr.startswith("error: run=")
     assert bad.stderr.count("\n") == 1
+
+
+def test_a_stop_at_any_check_writes_nothing(synthetic_run: Path, tmp_path: Path) -> None:
+    """Whatever it is at: embedding, a probe, the neighbours, pictures."""
+    options = parse(EvaluateOptions, [f"run={synthetic_run}", *QUICK, f"output={tmp_path / 'report.json'}"])
+    checks = 0
+
+    def count() -> None:
+        nonlocal checks
+        checks += 1
+
+    evaluate_run(options, count)
+    made = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(made) == 2  # the report, and a picture of the one tile to validate on
+    for last in range(0, checks, checks // 10):
+        left = last
+
+        def check() -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            evaluate_run(options, check)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == made

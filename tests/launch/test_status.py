@@ -14,6 +14,7 @@ from launch.config import Local, read_cluster
 from launch.queue.interface import Live
 from launch.queue.local import LocalQueue, server_pid
 from launch.status import member_status
+from launch.status_table import overview, show
 from launch.sweep import Submission, SweepMember
 
 MEMBER = SweepMember(id="a", arguments=("seed=0",), nodes=1, processes=1, workers=0, cuda=False, memory=None)
@@ -28,6 +29,16 @@ def test_a_dead_machine_is_named_and_its_member_not_submitted_twice(
     member = member_status(RunDirectory(tmp_path), MEMBER, live)
     assert (member.state, member.resubmittable) == ("stale", resubmittable)
     assert ("its queue still has it" in member.reason) is not resubmittable
+
+
+def test_a_run_that_evaluates_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunDirectory(tmp_path)
+    run.lock()
+    run.set_status("running", "evaluating", step=5, steps=5)
+    show(overview("mine", [member_status(run, MEMBER, "running")]))
+    assert "running: evaluating" in capsys.readouterr().out
+    run.set_status("running", step=5)
+    assert member_status(run, MEMBER, "running").reason == ""
 
 
 def test_a_queue_whose_process_is_not_known_yet_is_alive(tmp_path: Path) -> None:
