@@ -11,7 +11,7 @@ from rich.live import Live
 
 from hybrid_patch.config.options import Flag, Overrides, Positional
 from hybrid_patch.errors import DONE, FAILED, INTERRUPTED, InputError
-from hybrid_patch.runs.records import DamagedFileError, not_a_file
+from hybrid_patch.runs.records import require_file
 from launch.commands import SweepName
 from launch.status import MemberStatus, counts, watched
 from launch.status_table import show, with_failures
@@ -78,8 +78,7 @@ def logs_command(options: LogsOptions) -> int:
     printed = 0
     for statuses in watched(sweep, [member]) if options.follow else [[]]:
         path = run.output if run.output.exists() else run.log
-        if special := not_a_file(path):
-            raise DamagedFileError(path, special)
+        require_file(path)
         if path.exists():
             with path.open("rb") as file:
                 file.seek(printed)

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.records import DamagedFileError, not_a_file, set_aside
+from hybrid_patch.runs.records import DamagedFileError, require_file, set_aside
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,7 @@ def read_checkpoint(path: Path) -> State:
     """The state of a checkpoint of either form, on the CPU, without running code from it. Raises DamagedFileError."""
     try:
         if path.suffix == ".pt":
-            if special := not_a_file(path):
-                raise DamagedFileError(path, special)
+            require_file(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
         else:
             from hybrid_patch.runs.sharded_checkpoint import read_sharded

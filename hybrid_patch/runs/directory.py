@@ -6,9 +6,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,12 +21,12 @@ from hybrid_patch.runs.records import (
     DamagedFileError,
     Parser,
     last_row,
-    not_a_file,
     parser,
     read_file,
     read_record,
     read_rows,
     read_yaml,
+    require_file,
     set_aside,
 )
 
@@ -189,22 +190,19 @@ class RunDirectory(LockedFolder):
 
     def mend(self) -> list[str]:
         """Move aside what is damaged and can be made anew: for the attempt that has the lock. Returns what it did."""
+        readers: dict[Path, Callable[[Path], object]] = {
+            self.config: read_yaml,
+            self._identity: partial(read_record, parse=IDENTITY_OF),
+            self._status: partial(read_record, parse=STATUS_OF),
+            **dict.fromkeys((self.attempts, self.log, self.output, self.evaluation), require_file),
+        }
         lines = []
         with self.held():
-            for path, reads in {
-                self.config: lambda: read_yaml(self.config),
-                self._identity: lambda: read_record(self._identity, IDENTITY_OF),
-                self._status: self.status,
-                **dict.fromkeys((self.attempts, self.log, self.output, self.evaluation)),
-            }.items():
+            for path, read in readers.items():
                 try:
-                    why = not_a_file(path)
-                    if not why and reads is not None:
-                        reads()
+                    read(path)
                 except DamagedFileError as error:
-                    why = error.why
-                if why:
-                    lines.append(f"damaged: {path}, {why}; made anew, and kept as {set_aside(path).name}")
+                    lines.append(str(error.with_remedy(f"made anew, and set aside as {set_aside(path).name}")))
         return lines
 
     def set_status(self, state: str, reason: str = "", **more: int | str) -> None:

@@ -45,8 +45,7 @@ def parser(schema: Any) -> Parser[Any]:
 
 def read_file(path: Path, largest: int | None = None) -> bytes | None:
     """A file's content; None if there is none. Raises DamagedFileError, also for a fifo or a folder in its place."""
-    if special := not_a_file(path):
-        raise DamagedFileError(path, special)
+    require_file(path)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # it may have become a fifo meanwhile
     except FileNotFoundError:
@@ -71,6 +70,12 @@ def not_a_file(path: Path) -> str:
     return (
         "" if stat.S_ISREG(mode) else "a folder, not a file" if stat.S_ISDIR(mode) else "a fifo or device, not a file"
     )
+
+
+def require_file(path: Path) -> None:
+    """Raises DamagedFileError if something else is in the place of a file."""
+    if special := not_a_file(path):
+        raise DamagedFileError(path, special)
 
 
 def read_record(path: Path, parse: Parser[T]) -> T | None:
