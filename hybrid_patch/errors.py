@@ -18,17 +18,31 @@ BROKEN_PIPE = 141
 """The reader of the output is gone (`| head`)."""
 
 
+LONGEST_LINE = 2000
+"""Characters of an error's line; of a longer one, the beginning and the end are shown."""
+
+
 class InputError(Exception):
-    """Bad input: a line that the commands print before they exit with 2."""
+    """Bad input: a line that the commands print before they exit with 2; further arguments are lines below it."""
+
+    def __str__(self) -> str:
+        return "\n  ".join(printable(str(line)) for line in self.args)
+
+
+def printable(text: str) -> str:
+    """A text as one line, with line breaks and whatever else a terminal would obey written as escapes."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    half = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
 @contextmanager
-def input_errors_end(one_line: bool = True) -> Iterator[None]:
-    """End the process at an InputError, with exit code 2 and its text on stderr, joined to `one_line` or as it is."""
+def input_errors_end() -> Iterator[None]:
+    """End the process at an InputError, with exit code 2 and its text on stderr."""
     try:
         yield
     except InputError as error:
-        print("error:", " ".join(str(error).splitlines()) if one_line else error, file=sys.stderr)
+        print("error:", error, file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 

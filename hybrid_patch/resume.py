@@ -31,9 +31,10 @@ def resume(options: ResumeOptions) -> int:
     if root is not None and not Path(root).is_dir():
         key = "root" if options.root else "data.root"
         raise InputError(f"{key}={root}: there is no such folder; root=FOLDER says where the data are now")
+    from hybrid_patch.cost.memory_check import check_memory
     from hybrid_patch.train.attempt import train
 
-    return train(config)
+    return train(config, check_memory)
 
 
 if __name__ == "__main__":

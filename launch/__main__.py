@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise InputError(f"{name}: no such command; takes: {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}")
     module, function, options = COMMANDS[name]
     command, fields = (getattr(import_module(module), attribute) for attribute in (function, options))
-    run_command(f"hybrid-patch launch {name}", inspect.getdoc(command), fields, command, rest, one_line=False)
+    run_command(f"hybrid-patch launch {name}", inspect.getdoc(command), fields, command, rest)
 
 
 def _help() -> str:

@@ -9,15 +9,16 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from hybrid_patch.config.compose import composed, held_to
-from hybrid_patch.config.field_types import Amount, Count
+from hybrid_patch.config.field_types import Amount, Count, Line, Name, PerMachine
 from hybrid_patch.config.modality import STRICT
 from hybrid_patch.config.overrides import hydra_overrides, key_of
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
 
 # A number or a boolean as it was typed: the command line cannot tell `time=60` from a text.
-Text = Annotated[str, BeforeValidator(lambda value: json.dumps(value) if isinstance(value, int | float) else value)]
+Text = Annotated[Line, BeforeValidator(lambda value: json.dumps(value) if isinstance(value, int | float) else value)]
 Time = Annotated[Text, Field(pattern=r"^(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})$")]
+Memory = Annotated[Text, Field(pattern=r"^(plan|\d{1,18}[KMGTkmgt]?[Bb]?)$")]
 Gpus = Annotated[Text, Field(pattern=r"^([\w.-]+:)?\d+$")]
 
 
@@ -51,26 +52,26 @@ class _Cluster:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Local(_Cluster):
     name: Literal["local"]
-    slots: Count | None
-    threads: Count | None
+    slots: PerMachine | None
+    threads: PerMachine | None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Slurm(_Cluster):
     name: Literal["slurm"]
-    partition: str | None
-    account: str | None
-    qos: str | None
+    partition: Name | None
+    account: Name | None
+    qos: Name | None
     time: Time | None
     nodes: Count | None
     gpus_per_node: Gpus | None
-    cpus: Count | None
-    memory: Text | None
-    constraint: str | None
+    cpus: PerMachine | None
+    memory: Memory | None
+    constraint: Name | None
     parallel: Count | None
-    pack: Count
-    signal_seconds: Count
-    extra: dict[str, Text]
+    pack: PerMachine
+    signal_seconds: Annotated[int, Field(ge=1, le=65535)]
+    extra: dict[Name, Text]
     setup: tuple[str, ...]
 
 

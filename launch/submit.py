@@ -86,17 +86,13 @@ def request_sweep(
     names = sorted({each.config.sweep_name for each in valid.values()})
     if len(names) > 1:
         raise InputError(f"sweep_name={','.join(names)}: a sweep has one name")
-    if invalid and not tolerant:
-        title = f"{len(invalid)} of {len(lines)} members are bad, nothing is submitted"
-        raise _listed(title, [f"{shlex.join(each.arguments)}: {each.error}" for each in invalid])
+    if invalid and not tolerant and len(lines) > 1:
+        errors = [f"{shlex.join(each.arguments)}: {each.error}" for each in invalid]
+        raise InputError(f"{len(invalid)} of {len(lines)} members are bad, nothing is submitted:", *errors)
     if not valid:
         raise InputError("; ".join(dict.fromkeys(each.error for each in invalid)))
     repeated = len(lines) - len(invalid) - len(valid)
     return SweepRequest(Sweep(RUNS / names[0]), list(valid.values()), invalid, repeated)
-
-
-def _listed(title: str, lines: Sequence[str]) -> InputError:
-    return InputError("\n  ".join([f"{title}:", *lines]))
 
 
 def plan_memory(request: SweepRequest, cluster: Cluster) -> tuple[SweepRequest, "PlannedSweep", "Device | None"]:
@@ -122,7 +118,8 @@ def plan_memory(request: SweepRequest, cluster: Cluster) -> tuple[SweepRequest, 
             too_large.append(f"{each.member.id}: {reason}; try a smaller trainer.batch_size, data.tile or model")
         valid.append(each._replace(member=replace(each.member, memory=peak)))
     if too_large:
-        raise _listed(f"{len(too_large)} of {len(request.valid)} members cannot run, nothing is submitted", too_large)
+        title = f"{len(too_large)} of {len(request.valid)} members cannot run, nothing is submitted:"
+        raise InputError(title, *too_large) if len(request.valid) > 1 else InputError(too_large[0])
     return replace(request, valid=valid), plan, device
 
 

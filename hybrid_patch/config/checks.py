@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from hybrid_patch.config.field_types import LARGEST
 from hybrid_patch.config.schema import Config, Stage, Transformer
 from hybrid_patch.config.upsamplers import Upsampler, load_class
 
+LISTED = 20
+"""Values that a line suggests, at most."""
 ENCODING_PARTS = 16
 """Divides all widths: encodings take quarters, and space splits its quarter in sine and cosine of two axes."""
 
@@ -59,9 +62,9 @@ def _factors(key: str, choice: Upsampler, config: Config) -> Iterator[str]:
     if choice.is_built_in and not set(factors) - {1, largest}:
         return  # a built-in one can be built for any factor
     supports = load_class(choice).supports  # type: ignore[attr-defined]
-    able = [factor for factor in range(1, largest + 1) if supports(factor, largest)]
+    able = [factor for factor in _divisors(largest) if supports(factor, largest)]
     for factor in factors:
-        if factor not in able:
+        if not supports(factor, largest):
             wrong = f"made for the curriculum's largest ratio {largest}, it cannot do its ratio {factor}"
             yield f"{key}={choice.name}: {wrong}; try the ratios {_listed(able)}, or bilinear"
 
@@ -77,6 +80,9 @@ def _transformer(size: Transformer, key: str) -> Iterator[str]:
         near = [size.width // ENCODING_PARTS * ENCODING_PARTS, (size.width // ENCODING_PARTS + 1) * ENCODING_PARTS]
         would = _listed([width for width in near if width])
         yield f"{key}.width={size.width}: not divisible by {ENCODING_PARTS} (the encodings); try {would}"
+    if not 1 <= size.width * size.mlp_ratio <= LARGEST:
+        hidden = f"{size.width * size.mlp_ratio:g} numbers in the hidden layer"
+        yield f"{key}.mlp_ratio={size.mlp_ratio:g}: makes {hidden} of a block; try 4"
     if size.width % size.heads:
         would = _listed(_divisors(size.width))
         yield f"{key}.heads={size.heads}: does not divide {key}.width={size.width}; try {would}"
@@ -131,27 +137,32 @@ def _runtime(config: Config) -> Iterator[str]:
 def _names(config: Config) -> Iterator[str]:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", config.sweep_name):
         yield f"sweep_name={config.sweep_name}: not a plain folder name; try letters, digits, then also _ . -"
-    if config.run_dir == "":
-        yield "run_dir=: empty; give a path, or null for runs/<sweep_name>/<run id>"
-    elif config.run_dir is not None:
+    if config.run_dir is not None:
         yield from _new_folder("run_dir", Path(config.run_dir).absolute())
 
 
 def _new_folder(key: str, path: Path) -> Iterator[str]:
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not existing.is_dir():
+    existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # or too long
+    lengths = {"PC_NAME_MAX": max(map(len, map(os.fsencode, path.parts))), "PC_PATH_MAX": len(os.fsencode(path)) + 1}
+    limits = {name: os.pathconf(existing, name) for name in lengths}
+    if not str(path).isprintable():
+        yield f"{key}={path}: has line breaks or other control characters; give another name"
+    elif any(lengths[name] > limits[name] for name in lengths):
+        yield f"{key}={path}: longer than the {limits['PC_NAME_MAX']} bytes of a file's name here; give a shorter one"
+    elif not existing.is_dir():
         yield f"{key}={path}: {existing} is a file; give a path where a folder can be made"
     elif not os.access(existing, os.W_OK | os.X_OK):
         yield f"{key}={path}: {existing} cannot be written to; give a path where a folder can be made"
 
 
 def _divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
 
 
 def _listed(values: list[int]) -> str:
-    """`8`, `4 or 8`, `2, 4 or 8`."""
-    first, last = values[:-1], values[-1]
+    """`8`, `4 or 8`, `2, 4 or 8`; of many, the smallest and the largest."""
+    first, last = values[:-1][:LISTED], values[-1]
     return f"{', '.join(map(str, first))} or {last}" if first else str(last)
 
 

@@ -27,8 +27,6 @@ def run_command(
     options: type[T],
     run: Callable[[T], int | None],
     arguments: Sequence[str] | None = None,
-    *,
-    one_line: bool = True,
 ) -> NoReturn:
     """Run a command and exit with what it returns (None: 0); bad input ends with exit code 2, as `input_errors_end`.
 
@@ -40,7 +38,7 @@ def run_command(
     words = sys.argv[1:] if arguments is None else arguments
     answer_help(words, lambda: help_text(name, description or "", options))
     wait_briefly()
-    with input_errors_end(one_line), broken_pipe_ends():
+    with input_errors_end(), broken_pipe_ends():
         try:
             code = run(parse(options, words))
         except KeyboardInterrupt:

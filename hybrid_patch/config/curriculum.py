@@ -57,8 +57,10 @@ def tile_for(config: Config, sizes: PatchSizes) -> int:
 def prime_factors(number: int) -> Iterator[int]:
     """The prime factors of a whole number, ascending: 8 → 2, 2, 2."""
     divisor = 2
-    while number > 1:
+    while divisor * divisor <= number:
         while number % divisor == 0:
             yield divisor
             number //= divisor
         divisor += 1
+    if number > 1:
+        yield number

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from hybrid_patch.config.field_types import Count, Fraction
+from hybrid_patch.config.field_types import Count, Fraction, Name
 from hybrid_patch.config.modality import STRICT, Modality
 from hybrid_patch.errors import InputError
 
@@ -36,7 +36,7 @@ class DataOptions:
     """Side of the crops that are trained on, pixels."""
     timesteps: Count
     """Timesteps per crop (a sample with fewer is padded with missing ones)."""
-    modalities: dict[str, Modality]
+    modalities: dict[Name, Modality]
     """The declared modalities, by name."""
     on_error: Literal["raise", "skip"]
     """What to do with a broken file: stop (`raise`) or replace it by another sample (`skip`)."""
@@ -51,6 +51,10 @@ class DataOptions:
         if all(modality.decode_only for modality in self.modalities.values()):
             names = ", ".join(self.modalities) or "none"
             yield f"data.modalities={names}: nothing to encode; declare one with decode_only: false"
+
+    def least_bytes(self) -> dict[str, int]:
+        """Bytes of memory that the source takes at the least, by the values that decide them."""
+        return {}
 
     def fingerprint(self) -> str:
         """The identity of the data, for the recipe: the same wherever the folder is, another when the data change."""

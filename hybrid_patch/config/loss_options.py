@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from hybrid_patch.config.field_types import Aside, Count, NotNegative, Positive, Seed
+from hybrid_patch.config.field_types import Aside, Count, Depth, NotNegative, Positive, Seed
 from hybrid_patch.config.modality import STRICT
 
 
@@ -22,7 +22,7 @@ class ContrastiveTerm:
 class InstanceTerm(ContrastiveTerm):
     """The contrast between samples, of one vector for each: its fine tokens projected and pooled."""
 
-    layers: Count
+    layers: Depth
     """Number of layers of the projection, with ReLU between them."""
     project: Literal["after_pooling", "before_pooling"]
     """What is projected: the pooled vector (`after_pooling`), or each fine token at full width (`before_pooling`)."""

@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from hybrid_patch.config.field_types import Code, FolderPath, Name
+
 Array = np.ndarray
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -17,7 +19,7 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 class Modality:
     """One kind of measurement: its bands, how they are embedded together, and how their values are normalised."""
 
-    bands: tuple[str, ...] = Field(min_length=1)
+    bands: tuple[Name, ...] = Field(min_length=1)
     """Names of the bands, in the order of the channel axis of the source's arrays."""
     band_sets: tuple[tuple[str, ...], ...] = Field(min_length=1)
     """Bands that are embedded together into one token; each band is in one set. `S` is their number."""
@@ -33,9 +35,9 @@ class Modality:
     """Per band, in the units of the source; null: estimated by the source. A categorical modality has none."""
     std: tuple[float, ...] | None = None
     """As `mean`: values are normalised as `(x - (mean - 2 std)) / (4 std)`."""
-    classes: tuple[int, ...] = ()
+    classes: tuple[Code, ...] = ()
     """The codes of a categorical modality, in the order of its channels; empty otherwise."""
-    files: str | None = None
+    files: FolderPath | None = None
     """`rasters` only: where the images are, relative to the data root (a folder of GeoTIFFs, or one file)."""
 
     @model_validator(mode="after")

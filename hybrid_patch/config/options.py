@@ -83,8 +83,6 @@ OutputFile = Annotated[Path, AfterValidator(_with_folder)]
 """A file whose folder exists."""
 Items = Annotated[tuple[T, ...], BeforeValidator(split_list)]
 """A list, `[a,b]`."""
-Count = Annotated[int, Field(ge=1)]
-Amount = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 
 from hybrid_patch.config import messages
+from hybrid_patch.config.field_types import LONGEST_NAME
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
 
@@ -52,7 +53,7 @@ def _hydra_override(argument: str, sources: Sources, sweep: bool) -> str:
 
 def _check_choice(argument: str, override: Override, sources: Sources) -> None:
     group, option = override.key_or_group, override.value()
-    if not isinstance(option, str | list):
+    if not isinstance(option, str | list) or len(option) > LONGEST_NAME:
         raise InputError(messages.no_such_option(group, messages.shown(option), sources.groups()[group]))
     if group == "cluster" and sources.name != "launch":
         raise InputError(f"{argument}: where members run is said to hybrid-patch launch submit")

@@ -12,7 +12,22 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from hybrid_patch.config.data_options import DataOptions, data_sources
-from hybrid_patch.config.field_types import Amount, Aside, BelowOne, Count, Fraction, NotNegative, Positive, Seed
+from hybrid_patch.config.field_types import (
+    PROCESSORS,
+    Amount,
+    Aside,
+    BelowOne,
+    Count,
+    Depth,
+    FolderPath,
+    Fraction,
+    Name,
+    NotNegative,
+    PerMachine,
+    Positive,
+    Seed,
+    Width,
+)
 from hybrid_patch.config.loss_options import Loss
 from hybrid_patch.config.masking_options import Masking
 from hybrid_patch.config.modality import STRICT
@@ -52,7 +67,7 @@ class Stage:
 class Curriculum:
     """The stages of a training; their shares add up to 1."""
 
-    name: str
+    name: Name
     order: Literal["in_turn", "mixed"]
     """One stage after the other (`in_turn`), or each step draws its stage by its share (`mixed`)."""
     budget: Literal["pixels", "tokens"]
@@ -66,9 +81,9 @@ class Curriculum:
 class Transformer:
     """Size of a stack of transformer blocks."""
 
-    width: Count
+    width: Width
     """Of its tokens."""
-    depth: Count
+    depth: Depth
     """Number of blocks."""
     heads: Count
     """Attention heads of a block; they divide the width."""
@@ -80,7 +95,7 @@ class Transformer:
 class Model:
     """Sizes of the encoder and the decoder."""
 
-    name: str
+    name: Name
     encoder: Transformer
     decoder: Transformer
     base_patch_size: Count | None
@@ -158,20 +173,20 @@ class Evaluation:
 class Runtime:
     """Where and how a run is computed. Only the precision can change a result."""
 
-    name: Aside[str]
+    name: Aside[Name]
     precision: Literal["32-true", "bf16-mixed"]
     """Precision of encoder, decoder and upsamplers; weights, targets and losses are always float32."""
     device: Aside[Literal["auto", "cpu", "cuda"]]
     """`auto`, `cpu` or `cuda`."""
-    processes: Aside[Count]
+    processes: Aside[PerMachine]
     """Processes (one per device) on each machine."""
     nodes: Aside[Count]
     """Machines; several are started by `hybrid-patch launch`."""
     strategy: Aside[Literal["single", "ddp", "fsdp"]]
     """`single`, or with several processes `ddp` (each holds all weights) or `fsdp` (each holds a part)."""
-    workers: Aside[Amount]
+    workers: Aside[Annotated[int, Field(ge=0, le=PROCESSORS)]]
     """Processes that load data; 0: the training process itself."""
-    threads: Aside[Count | None]
+    threads: Aside[PerMachine | None]
     """CPU threads per process; null: torch's choice."""
     accumulate: Aside[Count]
     """Microbatches of a process's samples: same gradients, less memory; an instance term costs one more forward."""
@@ -192,13 +207,13 @@ class Wandb:
     name: Literal["wandb"]
     mode: Literal["offline", "online"]
     """`offline` needs neither network nor account (`wandb sync` uploads later)."""
-    project: str
+    project: Name
     """The project's name."""
-    entity: str | None
+    entity: Name | None
     """The user or team; null: the account's default."""
-    group: str | None
+    group: Name | None
     """The group of runs; null: none."""
-    tags: tuple[str, ...]
+    tags: tuple[Name, ...]
     """Tags of the run."""
 
 
@@ -231,7 +246,7 @@ class Config:
     evaluation: Aside[Evaluation]
     runtime: Runtime
     logger: Aside[Logger]
-    run_dir: Aside[str | None]
+    run_dir: Aside[FolderPath | None]
     """The run's directory; null: `runs/<sweep_name>/<run id>`."""
-    sweep_name: Aside[str]
+    sweep_name: Aside[Name]
     """The folder of the run below runs/."""

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.options import Count, Items, Option, OutputFile, Overrides, Positional, option_names
+from hybrid_patch.config.field_types import Count
+from hybrid_patch.config.options import Items, Option, OutputFile, Overrides, Positional, option_names
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.formatting import format_interval, log, publish, table
 from hybrid_patch.errors import InputError, require_extra

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from pathlib import Path
 
+import psutil
 import yaml
 
 from hybrid_patch.config.messages import did_you_mean
@@ -14,6 +15,7 @@ RESERVE = 2**30
 THIS = "this"
 TABLE = Path(__file__).with_name("devices.yaml")
 
+CGROUPS = Path("/sys/fs/cgroup")
 SIDE = 1024
 """Side of the matrices whose product is timed."""
 COPIED = 2**26
@@ -90,9 +92,23 @@ def device_named(name: str) -> Device:
     return Device(name, **table[name] | {"links": Links(**table[name]["links"])})
 
 
+def machine_memory() -> int:
+    """Bytes of memory and swap that a process may use here: by the machine, and by its control groups (a SLURM job)."""
+    limits = [psutil.virtual_memory().total + psutil.swap_memory().total]
+    group = Path("/proc/self/cgroup")
+    for line in group.read_text().splitlines() if group.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            root, name = CGROUPS / controllers, "memory.limit_in_bytes" if controllers else "memory.max"
+            folder = root / path.lstrip("/")
+            files = [each / name for each in (folder, *folder.parents) if each.is_relative_to(root)]
+            texts = [file.read_text().strip() for file in files if file.is_file()]
+            limits += [int(text) for text in texts if text.isdigit()]  # or "max"
+    return min(limits)
+
+
 def this_device() -> Device:
     """This machine's GPU, or its CPU: the fastest of some matrix products and of some copies."""
-    import psutil
     import torch
     from torch.utils.benchmark import Timer
 
@@ -103,7 +119,7 @@ def this_device() -> Device:
     def product(dtype: torch.dtype) -> float:
         return 2 * SIDE**3 / fastest("x @ x", torch.randn(SIDE, SIDE, device=where).to(dtype))
 
-    where, memory = "cpu", psutil.virtual_memory().total
+    where, memory = "cpu", machine_memory()
     what = f"CPU, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
         where, memory = "cuda", torch.cuda.get_device_properties(0).total_memory

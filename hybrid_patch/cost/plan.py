@@ -13,7 +13,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ByteSize, Field, InstanceOf
 
 from hybrid_patch.config.command import run_command
-from hybrid_patch.config.options import Count, Option, OutputFile, Overrides, Positional, Seconds, split_list
+from hybrid_patch.config.field_types import Count
+from hybrid_patch.config.options import Option, OutputFile, Overrides, Positional, Seconds, split_list
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.sweep import each_config, sweep_members
 from hybrid_patch.cost.devices import Device, Links, device_named

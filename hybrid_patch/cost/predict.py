@@ -21,6 +21,7 @@ from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config, Data
 from hybrid_patch.cost.devices import Device
 from hybrid_patch.cost.fake_step import Tokens, fake_steps
+from hybrid_patch.cost.least_memory import check_planned
 from hybrid_patch.cost.parallelism import additional_memory, process_memory
 from hybrid_patch.cost.recorder import PASSES, MemoryClass, Record
 from hybrid_patch.data.source import open_source
@@ -237,6 +238,10 @@ def _stages_of(
     modalities = opened[source]
     if isinstance(modalities, InputError):
         return modalities
+    try:
+        check_planned(config, modalities)
+    except InputError as error:
+        return error
     return [Stage(config, modalities, sizes) for sizes in all_sizes(config.curriculum)]
 
 

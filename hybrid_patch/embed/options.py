@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from hybrid_patch.config.options import Amount, Count, Option, OutputFile, Positional
+from hybrid_patch.config.field_types import Amount, Count
+from hybrid_patch.config.options import Option, OutputFile, Positional
 
 DType = Literal["float32", "float16", "int8"]
 

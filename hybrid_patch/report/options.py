@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from hybrid_patch.config.options import Amount, Items, Option, OutputFile, Positional
+from hybrid_patch.config.field_types import Amount
+from hybrid_patch.config.options import Items, Option, OutputFile, Positional
 from hybrid_patch.errors import InputError
 
 PICTURES = 3

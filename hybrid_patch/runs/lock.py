@@ -82,7 +82,10 @@ class LockedFolder:
 
         A damaged lock does not name its holder: it is taken if the last attempt has `ended`, or its heartbeats have.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"run_dir={self.path}: cannot be made ({error.strerror}); give another") from error
         with self._exclusive():
             try:
                 holder = self.holder()

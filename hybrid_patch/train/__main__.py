@@ -16,9 +16,10 @@ from hybrid_patch.config.schema import Config
 
 def train(config: Config) -> int:
     wait_briefly()
+    from hybrid_patch.cost.memory_check import check_memory
     from hybrid_patch.train import attempt
 
-    return attempt.train(config)
+    return attempt.train(config, check_memory)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import dataclasses
 import logging
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -35,15 +36,17 @@ from hybrid_patch.train.trainer import Trainer, missing_evaluation
 log = logging.getLogger(__name__)
 
 
-def train(config: Config) -> int:
+def train(config: Config, check: Callable[[Config], None] | None = None) -> int:
     """Train and evaluate a run, from its newest checkpoint if there is one. Returns the exit code.
 
     The first process prints and writes the files; the others return 0. Raises InputError for bad input that shows only
-    now: a broken sample, a directory that holds another run.
+    now: a broken sample, a directory that holds another run. `check` may raise it before anything is written.
     """
     identity = recipe.identity(config)
     run = RunDirectory(recipe.run_directory(config, identity["run_id"]))
     refuse_another_run(run, identity)
+    if check is not None and not is_done(run):
+        check(config)
     with stop_requests() as stop:
         fabric = open_fabric(config)
         first = fabric.is_global_zero
@@ -134,6 +137,13 @@ def record_failure(run: RunDirectory, error: BaseException) -> None:
         run.set_status("failed", f"{type(error).__name__}: {error}", cause=cause, frame=frame)
     except OSError as disk_error:
         log.error("status.json could not be written: %s", disk_error)
+
+
+def is_done(run: RunDirectory) -> bool:
+    """Whether the run says so; a damaged status, which an attempt mends, says nothing."""
+    with suppress(DamagedFileError):
+        return run.status().state == "done"
+    return False
 
 
 def refuse_another_run(run: RunDirectory, identity: Identity) -> None:

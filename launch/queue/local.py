@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from hybrid_patch.cost.devices import machine_memory
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.lock import process_here
 from hybrid_patch.runs.records import DamagedFileError
@@ -44,7 +45,7 @@ class LocalQueue(Queue):
     def memory(self) -> int | None:
         """Bytes of the smallest GPU if there are GPUs, else of this machine."""
         if not visible_gpus():
-            return psutil.virtual_memory().total
+            return machine_memory()
         if shutil.which("nvidia-smi") is None:
             return None
         query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]

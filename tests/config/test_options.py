@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_patch.config.command import help_text
+from hybrid_patch.config.field_types import Count
 from hybrid_patch.config.options import (
-    Count,
     Flag,
     Items,
     Option,

@@ -23,7 +23,8 @@ from rich.table import Table
 
 from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.options import Amount, Option, OutputFile, Positional
+from hybrid_patch.config.field_types import Amount
+from hybrid_patch.config.options import Option, OutputFile, Positional
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.benchmark import VARIANTS
 from hybrid_patch.errors import DONE, FAILED

@@ -22,7 +22,8 @@ from rich.progress import track
 
 from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.options import Count, Option, Overrides, Positional
+from hybrid_patch.config.field_types import Count
+from hybrid_patch.config.options import Option, Overrides, Positional
 from hybrid_patch.data.olmoearth.sample_file import MISSING
 from hybrid_patch.data.source import Sample, Window
 from hybrid_patch.data.synthetic import Synthetic

@@ -21,7 +21,8 @@ from rich.table import Table
 
 from hybrid_patch.config.command import run_command
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.options import Count, Option, OutputFile, Positional
+from hybrid_patch.config.field_types import Count
+from hybrid_patch.config.options import Option, OutputFile, Positional
 from hybrid_patch.cost.formatting import log
 from hybrid_patch.cost.isolated_memory import memory_alone
 from hybrid_patch.cost.step import Step

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from hybrid_patch.config.data_options import DataOptions, content, data_root, digest, folder_problems
-from hybrid_patch.config.field_types import Aside, Fraction
+from hybrid_patch.config.field_types import Aside, FolderPath, Fraction
 from hybrid_patch.config.modality import STRICT
 from hybrid_patch.errors import InputError
 
@@ -32,9 +32,9 @@ class OlmoEarth(DataOptions):
     )
 
     name: Literal["olmoearth"]
-    root: Aside[str]
+    root: Aside[FolderPath]
     """The folder that holds `sample_metadata.csv`."""
-    statistics: Aside[str | None]
+    statistics: Aside[FolderPath | None]
     """A folder with `computed.json` and `predefined.json`; null: estimated from the training samples."""
     val_share: Fraction
     """Share of the parent tiles that are held out for validation."""

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from hybrid_patch.config.data_options import DataOptions, content, data_root, digest, folder_problems
-from hybrid_patch.config.field_types import Aside, Count, Fraction
+from hybrid_patch.config.field_types import Aside, Code, Count, FolderPath, Fraction, Name
 from hybrid_patch.config.modality import STRICT
 from hybrid_patch.data.rasters.filenames import labels_location, tifs_below
 
@@ -20,13 +20,13 @@ class Rasters(DataOptions):
     extra: ClassVar[tuple[str, ...]] = ("geo", "rasterio")
 
     name: Literal["rasters"]
-    root: Aside[str]
+    root: Aside[FolderPath]
     """The folder."""
-    labels: str | None
+    labels: FolderPath | None
     """Folder (tiles) or file (series) of the labels, relative to the root; null: none."""
-    label_classes: tuple[str, ...] | None
+    label_classes: tuple[Name, ...] | None
     """Names of the label values 0, 1, ...; null: from meta.json, else counted in the label files."""
-    label_nodata: int | None
+    label_nodata: Code | None
     """A label value that means 'no label', in addition to the file's nodata."""
     block: Count
     """A dated series is split into blocks of this many pixels a side; each is a sample."""

@@ -33,6 +33,13 @@ class Synthetic(DataOptions):
             most = self.scene_timesteps
             yield f"data.timesteps={self.timesteps}: more than data.scene_timesteps={most}; try {most} or less"
 
+    def least_bytes(self) -> dict[str, int]:
+        return {
+            f"data.scenes={self.scenes}": 16 * self.scenes,  # their numbers, and their order
+            f"data.scene_size={self.scene_size}": 16 * self.scene_size**2,  # the maps of a scene
+            f"data.scene_timesteps={self.scene_timesteps}": 64 * self.scene_timesteps,  # dates and spectra
+        }
+
     def fingerprint(self) -> str:
         """The version of how scenes are made; everything else about them is in the recipe already."""
         return "synthetic-1"

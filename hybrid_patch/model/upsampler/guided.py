@@ -1,10 +1,13 @@
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
-from hybrid_patch.config.field_types import Amount, Count
+from hybrid_patch.config.field_types import Width
 from hybrid_patch.data.batch import Guide
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.random_features import RandomFeatures
@@ -31,7 +34,7 @@ class Guided(Upsampler):
 
     needs_pixels = True
 
-    def __init__(self, tokens: TokenSpec, *, rank: Count, random_features: Amount) -> None:
+    def __init__(self, tokens: TokenSpec, *, rank: Width, random_features: Annotated[Width, Field(ge=0)]) -> None:
         super().__init__()
         width = tokens.width
         inputs = {name: modality for name, modality in tokens.modalities.items() if not modality.decode_only}

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from hybrid_patch.config.curriculum import prime_factors
-from hybrid_patch.config.field_types import Count
+from hybrid_patch.config.field_types import Width
 from hybrid_patch.data.batch import Guide
 from hybrid_patch.model.tokens import FineTokens
 from hybrid_patch.model.upsampler import TokenSpec, Upsampler
@@ -25,7 +25,7 @@ class Learned(Upsampler):
     that a curriculum's next factor starts from what the earlier exits have learned. They are the detail's basis.
     """
 
-    def __init__(self, tokens: TokenSpec, *, width: Count) -> None:
+    def __init__(self, tokens: TokenSpec, *, width: Width) -> None:
         super().__init__()
         self.sides = tuple(prime_factors(max(tokens.factors)))
         self.widths = tuple(max(width >> stage, SMALLEST_WIDTH) for stage in range(len(self.sides)))

@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hybrid_patch.config.field_types import Count
+from hybrid_patch.config.field_types import Width
 from hybrid_patch.data.batch import Guide
 from hybrid_patch.model.tokens import FineTokens
 from hybrid_patch.model.upsampler import TokenSpec, Upsampler
@@ -16,7 +16,7 @@ class Subpixel(Upsampler):
     factor uses means over blocks of subpixels: finer ones start from what their block has learned.
     """
 
-    def __init__(self, tokens: TokenSpec, *, rank: Count) -> None:
+    def __init__(self, tokens: TokenSpec, *, rank: Width) -> None:
         super().__init__()
         width, largest = tokens.width, max(tokens.factors)
         self.largest = largest
