@@ -145,7 +145,7 @@ def _new_folder(key: str, path: Path) -> Iterator[str]:
     existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # or too long
     lengths = {"PC_NAME_MAX": max(map(len, map(os.fsencode, path.parts))), "PC_PATH_MAX": len(os.fsencode(path)) + 1}
     limits = {name: os.pathconf(existing, name) for name in lengths}
-    if not str(path).isprintable():
+    if not str(path.relative_to(existing)).isprintable():
         yield f"{key}={path}: has line breaks or other control characters; give another name"
     elif any(lengths[name] > limits[name] for name in lengths):
         yield f"{key}={path}: longer than the {limits['PC_NAME_MAX']} bytes of a file's name here; give a shorter one"
