@@ -1,5 +1,6 @@
 """How commands end: exit codes, and errors that are meant for the person at the terminal."""
 
+import errno
 import importlib.util
 import os
 import select
@@ -38,10 +39,14 @@ def printable(text: str) -> str:
 
 @contextmanager
 def input_errors_end() -> Iterator[None]:
-    """End the process at an InputError, with exit code 2 and its text on stderr."""
+    """End the process at an InputError, or a path that no file can have, with exit code 2 and its text on stderr."""
     try:
         yield
-    except InputError as error:
+    except (InputError, OSError) as error:
+        if isinstance(error, OSError):
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            error = InputError(f"{error.filename}: longer than the name of a file can be; give a shorter one")
         print("error:", error, file=sys.stderr)
         sys.exit(BAD_INPUT)
 

@@ -1,11 +1,12 @@
 """Where members run: the schema of `conf/launch.yaml` and `conf/cluster/`."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from omegaconf import OmegaConf
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from hybrid_patch.config.compose import composed, held_to
@@ -15,10 +16,17 @@ from hybrid_patch.config.overrides import hydra_overrides, key_of
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
 
+
+def _size(text: str) -> str:
+    if not re.fullmatch(r"plan|\d{1,18}[KMGTkmgt]?[Bb]?", text):
+        raise ValueError("not a size as sbatch takes it; write 16G, or plan")
+    return text
+
+
 # A number or a boolean as it was typed: the command line cannot tell `time=60` from a text.
 Text = Annotated[Line, BeforeValidator(lambda value: json.dumps(value) if isinstance(value, int | float) else value)]
 Time = Annotated[Text, Field(pattern=r"^(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})$")]
-Memory = Annotated[Text, Field(pattern=r"^(plan|\d{1,18}[KMGTkmgt]?[Bb]?)$")]
+Memory = Annotated[Text, AfterValidator(_size)]
 Gpus = Annotated[Text, Field(pattern=r"^([\w.-]+:)?\d+$")]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hybrid_patch.config.field_types import LARGEST
+from hybrid_patch.config.messages import shown
 from hybrid_patch.config.schema import Config, Stage, Transformer
 from hybrid_patch.config.upsamplers import Upsampler, load_class
 
@@ -148,7 +149,7 @@ def _new_folder(key: str, path: Path) -> Iterator[str]:
     if not str(path.relative_to(existing)).isprintable():
         yield f"{key}={path}: has line breaks or other control characters; give another name"
     elif any(lengths[name] > limits[name] for name in lengths):
-        yield f"{key}={path}: longer than the {limits['PC_NAME_MAX']} bytes of a file's name here; give a shorter one"
+        yield f"{key}={shown(str(path))}: longer than the {limits['PC_NAME_MAX']} bytes of a file's name here; give a shorter one"
     elif not existing.is_dir():
         yield f"{key}={path}: {existing} is a file; give a path where a folder can be made"
     elif not os.access(existing, os.W_OK | os.X_OK):

@@ -12,6 +12,7 @@ A field without a default must be given. Paths and texts are literal; tuples are
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -21,6 +22,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
+from hybrid_patch.config.field_types import LONGEST_NAME
 from hybrid_patch.config.messages import did_you_mean, plain_reason
 from hybrid_patch.errors import InputError
 
@@ -66,9 +68,15 @@ class Overrides:
         return re.fullmatch(KEY, key) is not None
 
 
+LONGEST_OUTPUT = LONGEST_NAME - 32
+"""Bytes of an output's name: files beside it have its name and an ending."""
+
+
 def _with_folder(path: Path) -> Path:
     if not path.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {path.parent}")
+    if len(os.fsencode(path.name)) > LONGEST_OUTPUT:
+        raise ValueError(f"its name is longer than {LONGEST_OUTPUT} bytes; give a shorter one")
     return path
 
 

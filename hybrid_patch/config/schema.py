@@ -158,7 +158,7 @@ class Evaluation:
     """Maximum number of pixels that the linear probe learns from."""
     knn_pixels: Aside[Amount]
     """Of these, the neighbours of the kNN classifier, drawn by class; 0: no kNN."""
-    seeds: Aside[Count]
+    seeds: Aside[Annotated[int, Field(ge=1, le=1000)]]
     """How often training pixels are drawn."""
     pooling: Aside[Literal["mean", "concat"]]
     """How a pixel's tokens are pooled over modalities, timesteps and band sets: their mean, or concatenated."""

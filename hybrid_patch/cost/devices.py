@@ -4,9 +4,9 @@ import dataclasses
 import math
 from pathlib import Path
 
-import psutil
 import yaml
 
+from hybrid_patch.config.machine import machine_memory
 from hybrid_patch.config.messages import did_you_mean
 from hybrid_patch.errors import InputError
 
@@ -15,7 +15,6 @@ RESERVE = 2**30
 THIS = "this"
 TABLE = Path(__file__).with_name("devices.yaml")
 
-CGROUPS = Path("/sys/fs/cgroup")
 SIDE = 1024
 """Side of the matrices whose product is timed."""
 COPIED = 2**26
@@ -90,21 +89,6 @@ def device_named(name: str) -> Device:
         names = [*table, THIS]
         raise InputError(f"device={name}: unknown device; takes: {', '.join(names)}{did_you_mean(name, names)}")
     return Device(name, **table[name] | {"links": Links(**table[name]["links"])})
-
-
-def machine_memory() -> int:
-    """Bytes of memory and swap that a process may use here: by the machine, and by its control groups (a SLURM job)."""
-    limits = [psutil.virtual_memory().total + psutil.swap_memory().total]
-    group = Path("/proc/self/cgroup")
-    for line in group.read_text().splitlines() if group.exists() else []:
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
-            root, name = CGROUPS / controllers, "memory.limit_in_bytes" if controllers else "memory.max"
-            folder = root / path.lstrip("/")
-            files = [each / name for each in (folder, *folder.parents) if each.is_relative_to(root)]
-            texts = [file.read_text().strip() for file in files if file.is_file()]
-            limits += [int(text) for text in texts if text.isdigit()]  # or "max"
-    return min(limits)
 
 
 def this_device() -> Device:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from hybrid_patch.config.schema import Config
+from hybrid_patch.cost.memory_check import check_memory
 from hybrid_patch.cost.step import Step
 from hybrid_patch.errors import InputError
 from hybrid_patch.train.peak_memory import PeakMemory
@@ -32,6 +33,10 @@ class FailedAlone(Exception):
 
 def memory_alone(config: Config, limit_s: float) -> Memory:
     """The memory of a few steps. Raises FailedAlone if they need too much, more than `limit_s` seconds, or fail."""
+    try:
+        check_memory(config)
+    except InputError as error:
+        raise FailedAlone(str(error)) from error
     began = time.monotonic()
     alarm = (signal.ITIMER_REAL, limit_s)  # kills the process
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), signal.setitimer, alarm) as pool:

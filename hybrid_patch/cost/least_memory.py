@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from hybrid_patch.config.curriculum import all_sizes, tile_for
+from hybrid_patch.config.machine import machine_memory
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
-from hybrid_patch.cost.devices import machine_memory
 from hybrid_patch.cost.formatting import format_bytes
 from hybrid_patch.errors import InputError
 
@@ -33,6 +33,12 @@ def check_planned(config: Config, modalities: Mapping[str, Modality]) -> None:
     """Raises InputError for a run that no machine could hold, or of which this one cannot hold a sample, to plan it."""
     refuse_above(MOST, "no machine has more than", list(needs_of_step(config)))
     refuse_above(machine_memory(), "to plan it, this machine has", [_samples(config, modalities, 1)])
+
+
+def check_loading(config: Config) -> None:
+    """Raises InputError for batches that this machine cannot hold, or more processes than it can."""
+    batch = _samples(config, config.data.modalities, config.trainer.batch_size // config.runtime.world_size)
+    refuse_above(machine_memory(), "this machine has", [*needs_of_loading(config), batch])
 
 
 def refuse_above(memory: float, has: str, needs: list[Need], processes: int = 1) -> None:

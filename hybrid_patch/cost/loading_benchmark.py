@@ -23,6 +23,7 @@ from hybrid_patch.config.options import Option, OutputFile, Positional, Seconds
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.benchmark import RunOverrides
 from hybrid_patch.cost.formatting import format_interval, publish
+from hybrid_patch.cost.least_memory import check_loading
 from hybrid_patch.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def loading_command(options: LoadingOptions) -> None:
 
 
 def measure(options: LoadingOptions) -> dict[str, Any]:
-    """The report, as plain values. Raises InputError for data that cannot be read."""
+    """The report, as plain values. Raises InputError for data that cannot be read, or not in this memory."""
+    check_loading(options.config)
     from hybrid_patch.data.loader import TrainingSteps
     from hybrid_patch.data.source import open_source
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from hybrid_patch.config.machine import machine_memory
 from hybrid_patch.config.schema import Config
-from hybrid_patch.cost.devices import machine_memory
 from hybrid_patch.cost.formatting import format_bytes
 from hybrid_patch.cost.least_memory import needs_of_loading, needs_of_step, refuse_above, rough_bytes
 from hybrid_patch.errors import InputError

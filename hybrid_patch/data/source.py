@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hybrid_patch.config.data_options import DataOptions
+from hybrid_patch.config.machine import machine_memory
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.errors import InputError, require_extra
 
@@ -121,6 +122,9 @@ def open_source(options: DataOptions) -> Source:
     """
     if options.extra:
         require_extra(*options.extra)
+    for values, size in options.least_bytes().items():
+        if size > machine_memory():
+            raise InputError(f"{values}: needs at least {size:.1e} bytes, more than this machine has; try less")
     module, _, name = options.reader.partition(":")
     try:
         source: Source = getattr(import_module(module), name)(options)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from hybrid_patch.cost.devices import machine_memory
+from hybrid_patch.config.machine import machine_memory
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.lock import process_here
 from hybrid_patch.runs.records import DamagedFileError
