@@ -149,7 +149,8 @@ def _new_folder(key: str, path: Path) -> Iterator[str]:
     if not str(path.relative_to(existing)).isprintable():
         yield f"{key}={path}: has line breaks or other control characters; give another name"
     elif any(lengths[name] > limits[name] for name in lengths):
-        yield f"{key}={shown(str(path))}: longer than the {limits['PC_NAME_MAX']} bytes of a file's name here; give a shorter one"
+        longest = f"{limits['PC_NAME_MAX']} bytes of a file's name"
+        yield f"{key}={shown(str(path))}: longer than the {longest} here; give a shorter one"
     elif not existing.is_dir():
         yield f"{key}={path}: {existing} is a file; give a path where a folder can be made"
     elif not os.access(existing, os.W_OK | os.X_OK):
