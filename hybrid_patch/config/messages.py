@@ -46,8 +46,8 @@ def composition_error(error: Exception, overrides: Sequence[str]) -> str:
     words = " ".join(" ".join(str(cause).partition("\n    full_key")[0] for cause in causes).split())
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
-        if f"'{key}'" in words or override in words:
-            return f"{override.lstrip('+')}: {words}"
+        if f"'{key}'" in words or override in words or len(overrides) == 1:
+            return f"{shown(override.lstrip('+'))}: {words}"
     place = getattr(causes[-1], "full_key", None)
     return (f"{place}: " if place else "") + (words or type(error).__name__)
 

@@ -53,7 +53,8 @@ def _hydra_override(argument: str, sources: Sources, sweep: bool) -> str:
 
 def _check_choice(argument: str, override: Override, sources: Sources) -> None:
     group, option = override.key_or_group, override.value()
-    if not isinstance(option, str | list) or len(option) > LONGEST_NAME:
+    no_file = len(str(option)) > LONGEST_NAME or "\0" in str(option)
+    if no_file or not isinstance(option, str | list):
         raise InputError(messages.no_such_option(group, messages.shown(option), sources.groups()[group]))
     if group == "cluster" and sources.name != "launch":
         raise InputError(f"{argument}: where members run is said to hybrid-patch launch submit")

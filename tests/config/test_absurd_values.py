@@ -28,8 +28,8 @@ ABSURD = [
     ("train", ["model.decoder.depth=1000000"], "model.decoder.depth=1000000: "),
     ("train", ["trainer.batch_size=1000000000000"], "trainer.batch_size=1000000000000: "),
     ("train", ["trainer.batch_size=1000000000"], "trainer.batch_size=1000000000, data.tile=64: needs at least "),
-    ("train", ["trainer.batch_size=200000", "model=base"], "by the plan ("),
-    ("train", ["masking.views=1000000000"], "masking.views=1000000000, "),
+    ("train", ["model=base", "trainer.batch_size=2048"], "by the plan ("),
+    ("train", ["loss.instance.weight=0", "masking.views=1000000000"], "masking.views=1000000000, "),
     ("train", ["runtime.workers=100000000"], "runtime.workers=100000000: "),
     ("train", ["runtime.threads=100000000"], "runtime.threads=100000000: "),
     ("train", ["runtime=ddp", "runtime.processes=4096", "trainer.batch_size=40960"], "runtime.processes=4096: needs "),
@@ -123,7 +123,7 @@ TEXTS = st.one_of(
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(CHOICES), st.one_of(NUMBERS, TEXTS.map(quote), TEXTS))
 def test_any_value_of_any_key_is_taken_or_refused_in_one_line(choice: tuple[list[str], str], value: str) -> None:
     base, key = choice
