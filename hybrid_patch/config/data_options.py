@@ -17,6 +17,10 @@ from pydantic.dataclasses import dataclass
 from hybrid_patch.config.field_types import Count, Fraction, Name
 from hybrid_patch.config.modality import STRICT, Modality
 from hybrid_patch.errors import InputError
+from hybrid_patch.runs.records import read_file
+
+LARGEST_TABLE = 2**28
+"""Bytes of a table or another small file of a data set: some millions of lines."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -84,24 +88,28 @@ def data_root(root: str) -> Path:
     return Path(root)
 
 
-def digest(parts: Iterable[bytes]) -> str:
-    """A hash of some contents, 16 hexadecimal digits, for `DataOptions.fingerprint`."""
+def digest(parts: Iterable[bytes | None]) -> str:
+    """A hash of some contents, 16 hexadecimal digits, for `DataOptions.fingerprint`; None is as empty."""
     total = hashlib.sha256()
     for part in parts:
-        total.update(hashlib.sha256(part).digest())  # Hashed one by one: parts cannot run into each other.
+        total.update(hashlib.sha256(part or b"").digest())  # Hashed one by one: parts cannot run into each other.
     return total.hexdigest()[:16]
 
 
-def content(path: Path) -> bytes:
-    """The bytes of a file; none if it does not exist."""
-    return path.read_bytes() if path.is_file() else b""
+def content(path: Path) -> bytes | None:
+    """The bytes of a table or another small file; None if it does not exist. Raises InputError."""
+    try:
+        return read_file(path, LARGEST_TABLE)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; an empty one if the file does not exist. Raises InputError."""
+    text = content(path)
     try:
-        value = json.loads(path.read_bytes()) if path.is_file() else {}
-    except (OSError, ValueError) as error:
+        value = {} if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: must be a JSON object")

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from hybrid_patch.config.data_options import DataOptions
 from hybrid_patch.config.machine import machine_memory
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.errors import InputError, require_extra
+from hybrid_patch.errors import InputError, printable, require_extra
 
 Array = np.ndarray
 UNLABELLED = -1
@@ -21,6 +21,9 @@ UNLABELLED = -1
 
 class BrokenSampleError(Exception):
     """A sample that cannot be read; the message is one line with the path and what is wrong with it."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,9 @@ def hold_out(groups: Sequence[str], share: float) -> Bool[Array, " n"]:
     These are the first `share` of the groups in the order of a hash of their names, on every machine. With two groups
     or more and a share above 0, each side has at least one; a single group is for training.
     """
-    names = sorted(set(groups), key=lambda group: (hashlib.sha256(group.encode()).digest(), group))
+    names = sorted(
+        set(groups), key=lambda group: (hashlib.sha256(group.encode(errors="surrogateescape")).digest(), group)
+    )
     count = min(max(round(share * len(names)), 1), len(names) - 1) if share > 0 else 0
     held_out = frozenset(names[:count])
     return np.array([group in held_out for group in groups], bool)

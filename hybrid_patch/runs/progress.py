@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn
 
-from hybrid_patch.errors import InputError
+from hybrid_patch.errors import InputError, printable
 from hybrid_patch.runs.lock import LostLockError
 
 LINE_SECONDS = 10.0
@@ -21,13 +21,20 @@ LINE_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
+class OneLine(logging.Formatter):
+    """Each message on one line, whatever the names of files in it hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
 class LogFile(logging.FileHandler):
     """A log file with the time, written within `permit`, which may raise: then a line is left out."""
 
     def __init__(self, path: Path, permit: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__(path)
         self.permit = permit
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Here rather than in `emit`, which holds the handler's lock: nobody must wait for `permit` with that."""
@@ -42,7 +49,7 @@ def start_logging(file: LogFile | None, quiet: bool) -> None:
     root.setLevel(logging.WARNING if quiet else logging.INFO)
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # the reader of a file reports what is wrong with it
     terminal = logging.StreamHandler(sys.stderr)
-    terminal.setFormatter(logging.Formatter("%(message)s"))
+    terminal.setFormatter(OneLine("%(message)s"))
     root.handlers = [terminal]
     if file is not None:
         root.addHandler(file)

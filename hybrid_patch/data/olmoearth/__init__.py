@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -50,7 +51,7 @@ class OlmoEarth(DataOptions):
     def metadata_file(self) -> Path:
         """The table of the samples. Raises InputError if there is none."""
         path = data_root(self.root) / "sample_metadata.csv"
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise InputError(f"data.root={self.root}: has no sample_metadata.csv")
         return path
 

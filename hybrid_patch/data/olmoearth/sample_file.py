@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from hybrid_patch.data.source import Array, BrokenSampleError, Window
+from hybrid_patch.runs.records import not_a_file
 
 MISSING = -99999
 DATE_RANGES = {"day": (1, 31), "month": (0, 11), "year": (1900, 2100)}
@@ -36,6 +37,8 @@ class SampleFiles:
         try:
             if path != self._path or self._file is None:
                 self.close()
+                if special := not_a_file(path):
+                    raise OSError(special)
                 # Files are only ever read here, and locks are what network file systems lack.
                 self._file, self._path = h5py.File(path, "r", locking=False), path
             yield self._file

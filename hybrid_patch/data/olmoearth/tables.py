@@ -1,5 +1,6 @@
 """The tables of an OlmoEarth folder: the modalities of each sample, and the statistics of the bands."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from hybrid_patch.config.data_options import read_json
+from hybrid_patch.config.data_options import content, read_json
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.statistics import unfitted
 from hybrid_patch.errors import InputError
@@ -25,10 +26,10 @@ class Metadata(NamedTuple):
 def read_metadata(path: Path) -> Metadata:
     """Read `sample_metadata.csv`: sample_index, and per modality a column of 0 and 1. Raises InputError."""
     try:
-        with path.open(encoding="utf-8-sig") as lines:
-            header = [name.strip() for name in lines.readline().split(",")]
-            table = np.loadtxt(lines, delimiter=",", dtype=np.int64, ndmin=2)
-    except (OSError, ValueError) as error:
+        lines = io.StringIO((content(path) or b"").decode("utf-8-sig"))
+        header = [name.strip() for name in lines.readline().split(",")]
+        table = np.loadtxt(lines, delimiter=",", dtype=np.int64, ndmin=2)
+    except ValueError as error:
         raise InputError(f"{path}: not a table of whole numbers: {' '.join(str(error).split())}") from error
     if "sample_index" not in header or len(set(header)) < len(header):
         raise InputError(f"{path}: needs a column sample_index, and each column once, not {', '.join(header)}")

@@ -55,9 +55,17 @@ class Rasters(DataOptions):
             locations = [root / "images"]
         locations += [place for place in [labels_location(root, self.labels)] if place is not None and locations]
         listed = (path for path in tifs_below(root) if not locations or any(path.is_relative_to(p) for p in locations))
-        sizes = [(path.relative_to(root).as_posix(), path.stat().st_size) for path in listed]
+        sizes = [(path.relative_to(root).as_posix(), _size(path)) for path in listed]
         listing = "\n".join(f"{name}\t{size}" for name, size in sorted(sizes))
-        return digest([listing.encode(), *map(content, tables)])
+        return digest([listing.encode(errors="surrogateescape"), *map(content, tables)])
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 of a link that leads nowhere, which is reported when it is read."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 OPTIONS = Rasters

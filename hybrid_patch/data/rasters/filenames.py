@@ -62,10 +62,11 @@ def _walk(folder: Path, visited: set[str]) -> Iterator[Path]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                subfolders.append((entry.is_symlink(), entry.path))  # what is really here comes first
+            linked = entry.is_symlink()
+            if os.path.isdir(entry.path) if linked else entry.is_dir():  # the former takes links to themselves
+                subfolders.append((linked, entry.path))  # what is really here comes first
             elif is_tif(entry.name):
-                target = os.path.realpath(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
+                target = os.path.realpath(entry.path) if linked else f"{real}/{entry.name}"
                 if target not in visited:
                     visited.add(target)
                     yield Path(entry.path)

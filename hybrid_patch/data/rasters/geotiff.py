@@ -17,11 +17,12 @@ from rasterio.warp import transform as reproject_points
 from rasterio.windows import Window as RasterWindow
 
 from hybrid_patch.data.source import Array, BrokenSampleError, Window
+from hybrid_patch.runs.records import not_a_file
 
 METRES_PER_DEGREE = 111_320.0
 """Along a meridian, and along the equator."""
-
-
+SIDECARS = (".aux.xml", ".aux", ".AUX", ".msk", ".MSK", ".xml", ".XML")
+"""Endings of the files that GDAL opens beside a GeoTIFF, behind its name or its name without suffix."""
 MASK_NAMES = ("", "alpha", "mask")
 """What a band is called that GDAL takes for the mask of the others; a band of any other name is none."""
 
@@ -189,12 +190,16 @@ class RasterFiles:
 def _open(path: Path) -> tuple[Any, Header]:
     """A dataset, which closes when nothing refers to it any more, and its header."""
     try:
+        beside = (Path(f"{stem}{ending}") for stem in (path, path.with_suffix("")) for ending in SIDECARS)
+        for each in (path, *filter(os.path.exists, beside)):
+            if special := not_a_file(each):  # GDAL may wait for ever
+                raise BrokenSampleError(f"{each}: {special}")
         with warnings.catch_warnings():
             # Tiles without a place on the ground are fine: see `Header.has_transform`.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             dataset = rasterio.open(path)
             return dataset, _header(path, dataset)
-    except (RasterioError, OSError) as error:
+    except (RasterioError, OSError, UnicodeEncodeError) as error:
         raise BrokenSampleError(f"{path}: {_reason(error)}") from error
 
 

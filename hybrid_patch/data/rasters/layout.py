@@ -147,6 +147,8 @@ def _label_files(labels: Path | None, tiles: Iterable[str]) -> dict[str, Path]:
     names = dict.fromkeys(tiles)
     if len(names) == 1 and len(paths) == 1:
         return dict(zip(names, paths.values(), strict=True))
+    if not paths:
+        raise InputError(f"{labels}: no .tif files in this folder")
     unmatched = [path for name, path in paths.items() if name not in names]
     if len(unmatched) == len(paths):
         first = f"the first is {unmatched[0].name}, an image {next(iter(names))}"

@@ -16,7 +16,7 @@ from hybrid_patch.data.rasters.scene import SceneFiles, finest, read_images
 from hybrid_patch.data.source import UNLABELLED, Array, Sample, Window
 from hybrid_patch.data.split import hold_out, split_blocks
 from hybrid_patch.data.statistics import fit
-from hybrid_patch.errors import InputError
+from hybrid_patch.errors import InputError, printable
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class RasterSource:
     def name(self, index: int) -> str:
         """The path of a tile; the folder, and the block's first row and column."""
         if self._blocks is None:
-            return str(self._layout.tile(index).paths[0])
+            return printable(str(self._layout.tile(index).paths[0]))
         rows, columns = self._blocks[index].slices
         return f"{self._layout.index.names[0]}[{rows.start}:{rows.stop}, {columns.start}:{columns.stop}]"
 

@@ -1,13 +1,15 @@
 """What a folder of GeoTIFFs says about itself: the table of its files (`index.csv`), and its `meta.json`."""
 
 import csv
+import io
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hybrid_patch.config.data_options import read_json
+from hybrid_patch.config.data_options import content, read_json
 from hybrid_patch.data.rasters.filenames import plain
 from hybrid_patch.errors import InputError, require_extra
 
@@ -40,44 +42,61 @@ def read_table(root: Path) -> tuple[Path, list[Row]] | None:
 
     Raises InputError, also for a table without the column `file` or `path`, and for one without rows.
     """
-    path = next((root / name for name in ("index.csv", "index.parquet") if (root / name).is_file()), None)
-    if path is None:
-        return None
-    rows = _csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path)
-    if not rows:
+    for path, read in ((root / "index.csv", _csv), (root / "index.parquet", _parquet)):
+        table = content(path)
+        if table is not None:
+            return path, _rows(path, read(path, table))
+    return None
+
+
+def _rows(path: Path, columns: Mapping[str, Sequence[str]]) -> list[Row]:
+    """The rows of a table's columns. By columns, as a table may have a million lines."""
+    plain_once = cache(plain)
+    lines = list(zip(*(map(plain_once, values) for values in columns.values()), strict=True))
+    if not lines:
         raise InputError(f"{path}: lists no tiles")
-    if "path" not in rows[0] and "file" not in rows[0]:
-        raise InputError(f"{path}: has no column 'file' or 'path'; it has {', '.join(rows[0]) or 'none that is known'}")
-    for number, row in enumerate(rows, 2):
-        if row.get("split", "train") not in SPLITS:
-            raise InputError(f"{path}: line {number}: split is {row['split']!r}; it must be one of {', '.join(SPLITS)}")
-    return path, rows
+    if "path" not in columns and "file" not in columns:
+        raise InputError(f"{path}: has no column 'file' or 'path'; it has {', '.join(columns) or 'none that is known'}")
+    if len(set(lines)) < len(lines):
+        before: set[tuple[str, ...]] = set()
+        for number, line in enumerate(lines, 2):
+            if line in before:
+                listed = columns.get("path", columns.get("file", ()))[number - 2]
+                raise InputError(f"{path}: line {number}: {listed} is listed twice")
+            before.add(line)
+    for number, split in enumerate(columns.get("split", ()), 2):
+        if plain_once(split) not in SPLITS:
+            raise InputError(f"{path}: line {number}: split is {split!r}; it must be one of {', '.join(SPLITS)}")
+    return [dict(zip(columns, line, strict=True)) for line in lines]
 
 
-def _csv_rows(path: Path) -> list[Row]:
+def _csv(path: Path, table: bytes) -> dict[str, list[str]]:
+    """The columns of a table that count, each with the values of all lines."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines, skipinitialspace=True)
-            rows, columns = list(reader), [name for name in reader.fieldnames or () if name.strip() in COLUMNS]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = io.StringIO(table.decode("utf-8-sig"), newline="")
+        header, *lines = [tuple(line) for line in csv.reader(text, skipinitialspace=True, strict=True) if line] or [()]
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not readable as CSV: {error}") from error
-    for number, row in enumerate(rows, 2):
-        if any(row[column] is None for column in columns):
-            raise InputError(f"{path}: line {number} has fewer fields than the header")
-    return [{column.strip(): plain(row[column]).replace("\\", "/") for column in columns} for row in rows]
+    numbers = {name.strip(): number for number, name in enumerate(header) if name.strip() in COLUMNS}
+    last = max(numbers.values(), default=0)
+    short = next((number for number, line in enumerate(lines, 2) if len(line) <= last), None)
+    if short is not None:
+        raise InputError(f"{path}: line {short} has fewer fields than the header")
+    return {name: [line[number].replace("\\", "/") for line in lines] for name, number in numbers.items()}
 
 
-def _parquet_rows(path: Path) -> list[Row]:
+def _parquet(path: Path, table: bytes) -> dict[str, list[str]]:
+    """As `_csv`."""
     require_extra("geo", "pyarrow")
     import pyarrow
     from pyarrow import parquet
 
     try:
-        names = [name for name in parquet.read_schema(path).names if name in COLUMNS]
-        rows = parquet.read_table(path, columns=names).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}") from error
-    return [{name: "" if value is None else plain(str(value)) for name, value in row.items()} for row in rows]
+        file = parquet.ParquetFile(pyarrow.BufferReader(table))
+        columns = {name: file.read([name])[name].to_pylist() for name in file.schema_arrow.names if name in COLUMNS}
+    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
+        raise InputError(f"{path}: not readable as Parquet: {error}") from error
+    return {name: ["" if value is None else str(value) for value in values] for name, values in columns.items()}
 
 
 def tile_index(path: Path, rows: Sequence[Row], tile_of: Callable[[Row], str], all_tiles: Collection[str]) -> TileIndex:
