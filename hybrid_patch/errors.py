@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
+DISK_LOST = 74
+"""The disk took no more writes, not even why it ended."""
 STOPPED = 75
 """Stopped by a signal with its state saved: the same command goes on from there."""
 LOST = 76
@@ -17,6 +19,9 @@ INTERRUPTED = 130
 """Stopped at once by Ctrl-C."""
 BROKEN_PIPE = 141
 """The reader of the output is gone (`| head`)."""
+
+DISK_ERRORS = (errno.EIO, errno.EROFS, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.ESHUTDOWN)
+"""A disk, or the way to it, that may come back. Read-only: as the kernel makes one after errors."""
 
 
 LONGEST_LINE = 2000
@@ -39,11 +44,17 @@ def printable(text: str) -> str:
 
 @contextmanager
 def input_errors_end() -> Iterator[None]:
-    """End the process at an InputError, or a path that no file can have, with exit code 2 and its text on stderr."""
+    """End the process at an InputError, or a path that no file can have, with exit code 2 and its text on stderr.
+
+    An error of the disk ends it with exit code 1.
+    """
     try:
         yield
     except (InputError, OSError) as error:
         if isinstance(error, OSError):
+            if error.errno in DISK_ERRORS:
+                print(f"error: {error.filename or 'the disk'}: {error.strerror}; try later", file=sys.stderr)
+                sys.exit(FAILED)
             if error.errno != errno.ENAMETOOLONG:
                 raise
             error = InputError(f"{error.filename}: longer than the name of a file can be; give a shorter one")

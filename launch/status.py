@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -89,16 +89,6 @@ def member_statuses(
                 reason = f"{each.reason}; its job: {verdicts[each.member.id]}".removeprefix("; ")
                 statuses[i] = replace(each, reason=reason)
     return statuses
-
-
-def watched(sweep: Sweep, members: Sequence[SweepMember] | None = None) -> Iterator[list[MemberStatus]]:
-    """The status of members (None: all) every few seconds, until none is active."""
-    while True:
-        statuses = member_statuses(sweep, members, patient=True)
-        yield statuses
-        if not any(each.active for each in statuses):
-            return
-        time.sleep(POLL)
 
 
 def member_status(run: RunDirectory, member: SweepMember, live: Live | None) -> MemberStatus:

@@ -22,8 +22,8 @@ from launch.config import Cluster
 
 RUNS = Path("runs")
 log = logging.getLogger(__name__)
-Marker = Literal["cancelled", "ended"]
-"""cancelled: asks the queue to drop the member; ended: left by the queue when it is done with the member."""
+Marker = Literal["cancelled", "begun", "ended"]
+"""cancelled: asks the queue to drop the member; begun, ended: left by a job when it starts, or is done with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,10 @@ class Submission:
         (self.folder / marker).mkdir(exist_ok=True)
         (self.folder / marker / member).touch()
 
+    def unmark(self, marker: Marker, member: str) -> None:
+        """Remove a marker, if there is one. Raises OSError."""
+        (self.folder / marker / member).unlink(missing_ok=True)
+
     def marked(self, marker: Marker) -> set[str]:
         return {path.name for path in (self.folder / marker).glob("*")}
 
@@ -136,7 +140,7 @@ class Sweep:
             manifest = read_record(self._manifest, MANIFEST_OF)
             members: Iterable[SweepMember] = manifest.members if manifest else ()
         except DamagedFileError as error:
-            _warn_once(str(error.with_remedy("the submissions tell its members; submit or resume writes it anew")))
+            warn_once(str(error.with_remedy("the submissions tell its members; submit or resume writes it anew")))
             members = (member for submission in self.submissions() for member in submission.members)
         return {member.id: member for member in members}
 
@@ -170,7 +174,7 @@ class Sweep:
             try:
                 submissions.append(read_submission(folder))
             except DamagedFileError as error:
-                _warn_once(str(error.with_remedy("its members are judged by their own files alone")))
+                warn_once(str(error.with_remedy("its members are judged by their own files alone")))
                 damaged.append(folder)
         return submissions, damaged
 
@@ -191,7 +195,7 @@ class Sweep:
 
 
 @cache
-def _warn_once(text: str) -> None:
+def warn_once(text: str) -> None:
     """A command that watches a sweep reads its files again and again."""
     log.warning("%s", text)
 

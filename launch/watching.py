@@ -13,9 +13,10 @@ from hybrid_patch.config.options import Flag, Overrides, Positional
 from hybrid_patch.errors import DONE, FAILED, INTERRUPTED, InputError
 from hybrid_patch.runs.records import require_file
 from launch.commands import SweepName
-from launch.status import MemberStatus, counts, watched
+from launch.status import MemberStatus, counts, member_statuses
 from launch.status_table import show, with_failures
 from launch.sweep import chosen_sweep, find_member
+from launch.watched import watched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +46,10 @@ class SweepReportOptions(WaitOptions):
 def status_command(options: StatusOptions) -> int:
     """Show a line per member; exit code 1 unless all are done."""
     sweep = chosen_sweep(options.sweep)
-    looks = watched(sweep)
-    statuses = next(looks)
+    statuses = member_statuses(sweep, patient=True)
     if options.watch and sys.stdout.isatty():
         with Live(with_failures(sweep.name, statuses), refresh_per_second=1) as live:
-            for statuses in looks:
+            for statuses in watched(sweep):
                 live.update(with_failures(sweep.name, statuses))
     else:
         show(with_failures(sweep.name, statuses))

@@ -4,9 +4,11 @@ import errno
 import traceback
 from pathlib import Path
 
-from hybrid_patch.errors import InputError
+from hybrid_patch.errors import DISK_ERRORS, InputError
 
 BAD_INPUT, OUT_OF_MEMORY, DISK_FULL, ERROR = "bad input", "out of memory", "disk full", "error"
+LOST = "lost"
+"""Its machine or its disk is gone, or what had started it: no fault of its own."""
 
 
 def cause_of(error: BaseException) -> str:
@@ -15,6 +17,8 @@ def cause_of(error: BaseException) -> str:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or "No space left on device" in str(error):  # a library's own error around the system's
         return DISK_FULL
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return LOST
     # torch's allocators: OutOfMemoryError on a GPU, a RuntimeError on a CPU.
     text = f"{type(error).__name__} {error}".lower()
     phrases = ("outofmemory", "out of memory", "can't allocate memory", "cannot allocate memory")

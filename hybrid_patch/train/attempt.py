@@ -18,11 +18,12 @@ from hybrid_patch.config.recipe import Identity
 from hybrid_patch.config.schema import Config, Data
 from hybrid_patch.data.description import describe
 from hybrid_patch.data.source import Source, open_source
-from hybrid_patch.errors import DONE, FAILED, LOST, STOPPED, InputError
+from hybrid_patch.errors import DISK_LOST, DONE, FAILED, LOST, STOPPED, InputError
 from hybrid_patch.runs.atomic_files import remove_parts, write_bytes
 from hybrid_patch.runs.checkpoints import Checkpoint
 from hybrid_patch.runs.directory import IDENTITY, RunDirectory
-from hybrid_patch.runs.failure import ERROR, cause_of, last_frame
+from hybrid_patch.runs.failure import DISK_FULL, ERROR, cause_of, last_frame
+from hybrid_patch.runs.failure import LOST as DISK_GONE
 from hybrid_patch.runs.lock import LostLockError
 from hybrid_patch.runs.progress import LogFile, start_logging
 from hybrid_patch.runs.provenance import provenance
@@ -60,8 +61,15 @@ def train(config: Config, check: Callable[[Config], None] | None = None) -> int:
         except LostLockError as error:
             log.error("%s", error)
             end_at_once(LOST)
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError) and not run.path.exists()
+            if not gone and cause_of(error) != DISK_GONE:
+                raise
+            log.error("%s: %s", run.path, "the directory is gone" if gone else error)
+            return DISK_LOST
         finally:
-            run.unlock()
+            with suppress(OSError):
+                run.unlock()
         fabric.barrier()  # Fabric ends a process that others have left behind
         return code if first else DONE
 
@@ -131,11 +139,13 @@ def look_at_data(config: Config, source: Source, run: RunDirectory) -> None:
 
 
 def record_failure(run: RunDirectory, error: BaseException) -> None:
-    """Write why the run failed into its status, if the disk can."""
+    """Write why the run failed into its status, if the disk has room. Raises OSError if the disk itself has failed."""
     try:
         cause, frame = cause_of(error), last_frame(error)
         run.set_status("failed", f"{type(error).__name__}: {error}", cause=cause, frame=frame)
     except OSError as disk_error:
+        if cause_of(disk_error) != DISK_FULL:
+            raise
         log.error("status.json could not be written: %s", disk_error)
 
 

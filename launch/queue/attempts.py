@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Literal
 
 from hybrid_patch.errors import BAD_INPUT as BAD_INPUT_CODE
-from hybrid_patch.errors import LOST, InputError
+from hybrid_patch.errors import DISK_LOST, InputError
+from hybrid_patch.errors import LOST as LOST_CODE
 from hybrid_patch.runs.atomic_files import append_line, last_lines
 from hybrid_patch.runs.directory import RunDirectory
-from hybrid_patch.runs.failure import BAD_INPUT, DISK_FULL, ERROR, OUT_OF_MEMORY, cause_of
+from hybrid_patch.runs.failure import BAD_INPUT, DISK_FULL, ERROR, LOST, OUT_OF_MEMORY, cause_of
 from hybrid_patch.runs.lock import LostLockError
 from hybrid_patch.runs.records import DamagedFileError, Parser, not_a_file, parser, read_rows, set_aside
-from launch.queue.process import QueueProcess, retry_when_full
+from launch.queue.process import QueueProcess, disk_error, write_probe
 
 POLL = 2.0
 """Seconds between looks at another attempt."""
-PREEMPTED, KILLED, MACHINE_LOST = "preempted", "killed", "lost"
+PREEMPTED, KILLED = "preempted", "killed"
 FULL_DISK_BYTES = 2**20
 """A disk with less than this free is full."""
 
@@ -75,6 +76,8 @@ class Attempts:
     def make(self) -> Outcome:
         """Start the member until it is done, has used up its retries, or is asked to stop."""
         while True:
+            if outcome := self._outcome_without_disk():
+                return outcome
             while self.run.alive():
                 if self.process.stopping(self.member):
                     return Outcome("stopped", PREEMPTED, "asked to stop while another attempt is at work")
@@ -89,13 +92,24 @@ class Attempts:
             if outcome.state in ("done", "elsewhere") or self.process.stopping(self.member):
                 return outcome
 
+    def _outcome_without_disk(self) -> Outcome | None:
+        """None once the run's directory takes writes; the outcome if it is gone, or has been waited for in vain."""
+        error = self.process.persist(lambda: write_probe(self.run.path), self.member)
+        if error is None:
+            return None
+        if isinstance(error, FileNotFoundError):
+            return Outcome("failed", LOST, "its directory is gone")
+        if self.process.stopping(self.member):
+            return Outcome("stopped", PREEMPTED, f"asked to stop while its disk took no writes ({error.strerror})")
+        return Outcome("failed", cause_of(error), f"its disk takes no writes ({error.strerror})")
+
     def _outcome_before(self) -> Outcome | None:
         """The outcome of a member that needs no attempt, else None. Records a former attempt that vanished."""
         state = self.run.status_if_whole().state
         if state == "done":
             return Outcome("done")
         if state == "running":
-            gone = Outcome("failed", MACHINE_LOST, "its machine, or what had started it, went away")
+            gone = Outcome("failed", LOST, "its machine, or what had started it, went away")
             self._write_status(gone)
             self._record(gone)
         rows = [row for row in ended_attempts(self.run) if row.submission == self.process.submission.number]
@@ -128,10 +142,13 @@ class Attempts:
             self._write_status(outcome)
             return outcome
         code = self.process.wait(self.member, child)
+        fault = disk_error(self.run.path)
+        if ended := self._outcome_without_disk():
+            return ended
         status = self.run.status_if_whole()
         if status.state == "done":
             return Outcome("done")
-        if code == LOST:
+        if code == LOST_CODE:
             return Outcome("elsewhere", reason="another attempt has taken it over")
         if code == BAD_INPUT_CODE and self.run.alive():
             return None  # both were started before either had the lock
@@ -139,7 +156,10 @@ class Attempts:
             return Outcome("stopped", PREEMPTED, status.reason)
         if status != before and status.state == "failed" and status.cause:
             return Outcome("failed", status.cause, status.reason, status.frame)
-        outcome = self._unreported(code, out_of_memory=_oom_kills() > kills_before)
+        if fault is not None or code == DISK_LOST:
+            outcome = Outcome("failed", LOST, f"its disk took no writes{f' ({fault.strerror})' if fault else ''}")
+        else:
+            outcome = self._unreported(code, out_of_memory=_oom_kills() > kills_before)
         self._write_status(outcome)
         return outcome
 
@@ -176,22 +196,25 @@ class Attempts:
             finally:
                 run.unlock()  # or this process would seem to be at work on the run
 
-        retry_when_full(write)
+        self.process.persist(write, self.member)
 
     def _record(self, outcome: Outcome) -> None:
-        status = self.run.status_if_whole()
-        row = EndedAttempt(
-            submission=self.process.submission.number,
-            **asdict(outcome),
-            attempt=status.attempt,
-            step=status.step,
-            host=os.environ.get("SLURMD_NODENAME") or status.host,
-            job=os.environ.get("SLURM_JOB_ID"),
-            ended=time.time(),
-        )
-        if not_a_file(self.run.attempts):
-            set_aside(self.run.attempts)
-        retry_when_full(lambda: append_line(self.run.attempts, json.dumps(asdict(row))))
+        def write() -> None:
+            status = self.run.status_if_whole()
+            row = EndedAttempt(
+                submission=self.process.submission.number,
+                **asdict(outcome),
+                attempt=status.attempt,
+                step=status.step,
+                host=os.environ.get("SLURMD_NODENAME") or status.host,
+                job=os.environ.get("SLURM_JOB_ID"),
+                ended=time.time(),
+            )
+            if not_a_file(self.run.attempts):
+                set_aside(self.run.attempts)
+            append_line(self.run.attempts, json.dumps(asdict(row)))
+
+        self.process.persist(write, self.member)
 
 
 def ended_attempts(run: RunDirectory) -> list[EndedAttempt]:

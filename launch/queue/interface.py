@@ -35,6 +35,10 @@ class Queue(ABC):
         """What became of members that the queue no longer has, where it remembers more than their run directories."""
         return {}
 
+    def put_back(self, submission: Submission, members: Collection[str]) -> list[str]:
+        """Take those of a submission's members again that the queue itself has lost, within their retries."""
+        return []
+
     @abstractmethod
     def cancel(self, submission: Submission, members: Collection[str]) -> None:
         """Cancel members: running ones save their state and end, and none is started again."""

@@ -1,5 +1,6 @@
 """The process of a queue: it starts the members of a submission, and stops those that are to stop."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,12 +10,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from hybrid_patch.runs.failure import DISK_FULL, LOST, cause_of
 from launch.sweep import SweepMember, read_submission
 
 POLL = 0.3
 """Seconds between looks at markers, and at slots that others hold."""
-PATIENCE = 30
-"""Seconds to wait for room on a full disk."""
+PATIENCE_WHEN_FULL, PATIENCE = 30, 3600
+"""Seconds to wait for room on a full disk, and for one that fails to come back."""
 
 
 class QueueProcess:
@@ -66,16 +68,49 @@ class QueueProcess:
         return code
 
     def mark_ended(self, member: SweepMember) -> None:
-        retry_when_full(lambda: self.submission.mark("ended", member.id))
+        self.persist(lambda: self.submission.mark("ended", member.id), member.id)
 
+    def persist(self, write: Callable[[], None], member: str) -> OSError | None:
+        """Write, if need be again and again until the disk has room, or is back.
 
-def retry_when_full(write: Callable[[], None]) -> None:
-    """Write, and retry for a while on a full disk. Gives up silently: the status is then found stale."""
-    for _ in range(PATIENCE):
-        try:
-            write()
-            return
-        except OSError as error:
-            with suppress(OSError):  # this message goes to a file on the same disk
-                print(f"{error}; trying again", file=sys.stderr, flush=True)
+        Returns the error that it has given up at; the status is then `stale`, and the member goes back later.
+        """
+        began, said = time.monotonic(), ""
+        while True:
+            try:
+                write()
+                return None
+            except OSError as error:
+                away = cause_of(error) == LOST
+                patience = PATIENCE if away else PATIENCE_WHEN_FULL
+                vain = isinstance(error, FileNotFoundError) or (away and self.stopping(member))
+                if vain or time.monotonic() - began > patience:
+                    return error
+                if said != str(error):
+                    said = str(error)
+                    with suppress(OSError):  # this message goes to a file on the same disk
+                        print(f"{error}; trying again", file=sys.stderr, flush=True)
             time.sleep(1)
+
+
+def disk_error(folder: Path) -> OSError | None:
+    """The error of a write into a folder."""
+    try:
+        write_probe(folder)
+    except OSError as error:
+        return error
+    return None
+
+
+def write_probe(folder: Path) -> None:
+    """Write a file into a folder, down to its disk, and remove it. Raises OSError, but not where the disk is full."""
+    file = folder / f".probe.{os.getpid()}.{threading.get_ident()}.part"
+    try:
+        with file.open("wb") as probe:
+            probe.write(b"\n")
+            probe.flush()
+            os.fsync(probe.fileno())
+        file.unlink()
+    except OSError as error:
+        if cause_of(error) != DISK_FULL:
+            raise

@@ -1,29 +1,37 @@
 """A SLURM cluster as a queue: arrays of jobs, each with one or several members."""
 
+import logging
 import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json, write_text
-from hybrid_patch.runs.records import Parser, parser, read_record
+from hybrid_patch.runs.records import DamagedFileError, Parser, parser, read_record
 from launch.config import Slurm
 from launch.queue.interface import Live, Queue, QueueSilentError
 from launch.queue.slurm_script import Resources, resources_of, script
-from launch.sweep import Submission, SweepMember
+from launch.sweep import Submission, SweepMember, warn_once
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 ARRAYS = "arrays.json"
 DEFAULT_ARRAY_LIMIT = 1000
 """Where the site does not tell its own."""
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"}
+FORGOTTEN = "forgotten: SLURM's controller has lost its state"
+LOST = ("NODE_FAIL", "BOOT_FAIL", FORGOTTEN)
+"""Ends of jobs that never began, for which neither their members nor anybody else is to blame."""
+JOB = r"(?m)^\s*(\S+)\|(\d+)\|(\d+)\|([A-Z_]+)\s*$"
+"""A line of squeue: a job's name, its array's number, its index and its state."""
 TIMEOUT = 120
 """Seconds that a SLURM command may take."""
 OPTIONS = ("SBATCH_", "SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_")
@@ -64,64 +72,137 @@ class SlurmQueue(Queue):
         return int(match[1]) * 1024**power // self._cluster.pack
 
     def submit(self, submission: Submission) -> str:
-        """Call sbatch for each array, after recording the arrays under unique names."""
-        by_need: dict[Resources, list[str]] = {}
-        for member in submission.members:
-            by_need.setdefault(resources_of(self._cluster, member), []).append(member.id)
-        limit, pack = _array_limit(), self._cluster.pack
-        planned = [(need, groups) for need, names in by_need.items() for groups in _chunks(_chunks(names, pack), limit)]
-        arrays = [Array(f"{submission.name}-{i}", groups) for i, (_, groups) in enumerate(planned)]
-        _write(submission, arrays)
-        for i, (need, groups) in enumerate(planned):
-            file = submission.folder / f"array-{i}.sh"
-            write_text(file, script(submission, i, arrays[i].name, len(groups), need))
-            try:
-                job = output_of("sbatch", "--parsable", str(file)).strip().partition(";")[0]
-            except QueueSilentError as error:
-                done = f"{i} of {len(arrays)} arrays are submitted; " if i else "nothing was submitted; "
-                raise InputError(f"cluster=slurm: {error}; {done}the same command submits what is missing") from None
-            arrays[i] = replace(arrays[i], job=job)
-            _write(submission, arrays)
+        arrays = self._submit_arrays(submission, submission.ids)
         jobs = sum(len(array.groups) for array in arrays)
         return f"{jobs} jobs in arrays {', '.join(str(array.job) for array in arrays)}"
 
+    def _submit_arrays(self, submission: Submission, names: Collection[str]) -> list[Array]:
+        """Call sbatch for each array of these members, after recording the arrays under unique names."""
+        by_need: dict[Resources, list[str]] = {}
+        for member in submission.members:
+            if member.id in names:
+                by_need.setdefault(resources_of(self._cluster, member), []).append(member.id)
+        limit, pack = _array_limit(), self._cluster.pack
+        planned = [(need, groups) for need, each in by_need.items() for groups in _chunks(_chunks(each, pack), limit)]
+        arrays = read_arrays(submission)
+        first = len(arrays)
+        arrays += [Array(f"{submission.name}-{first + i}", groups) for i, (_, groups) in enumerate(planned)]
+        _write(submission, arrays)
+        for i, (need, groups) in enumerate(planned, start=first):
+            file = submission.folder / f"array-{i}.sh"
+            write_text(file, script(submission, i, arrays[i].name, len(groups), need))
+            try:
+                job = _job_number(output_of("sbatch", "--parsable", str(file)), arrays[i].name)
+            except QueueSilentError as error:
+                done = f"{i - first} of {len(planned)} arrays are submitted" if i > first else "nothing was submitted"
+                raise InputError(f"cluster=slurm: {error}; {done}; the same command submits what is missing") from None
+            arrays[i] = replace(arrays[i], job=job)
+            _write(submission, arrays)
+        return arrays[first:]
+
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
-        waiting = {each.name: each.waiting() for each in submissions}
-        return {member: live for name, group, _, live in _jobs(submissions) for member in waiting[name] & group}
+        """Members of jobs that wait or run. Only while a job runs do the markers `ended` tell of this start of it."""
+        marked = {each.name: (each.marked("cancelled"), each.marked("ended")) for each in submissions}
+        live: dict[str, Live] = {}
+        for job in _jobs(submissions):
+            cancelled, ended = marked[job.submission]
+            here = job.group - cancelled - (ended if job.runs else set())
+            live |= dict.fromkeys(here, "running" if job.state in RUNNING else "waiting")
+        return live
 
     def verdicts(self, submissions: Collection[Submission]) -> dict[str, str]:
-        """The final states of members' jobs: `NODE_FAIL`, `OUT_OF_MEMORY`, `CANCELLED by 0`, ..."""
+        """The final states of members' jobs: `NODE_FAIL`, `OUT_OF_MEMORY`, `CANCELLED by 0`, ..., or FORGOTTEN."""
         verdicts: dict[str, str] = {}
-        for array in (array for submission in submissions for array in read_arrays(submission) if array.job):
-            states = _job_states(str(array.job))
+        arrays: list[Array] = []
+        for submission in submissions:
+            with suppress(DamagedFileError):  # said by `live`
+                arrays += read_arrays(submission)
+        for array in arrays:
+            states = _job_states(array) if array.job else {}
             for index, group in enumerate(array.groups):
                 if index in states:
                     verdicts |= dict.fromkeys(group, states[index])
         return verdicts
 
+    def put_back(self, submission: Submission, members: Collection[str]) -> list[str]:
+        """Submit lost members again, within the submission: its retries count on.
+
+        Lost are those whose job began them or was forgotten, unless somebody has cancelled it.
+        """
+        arrays, begun, verdicts = read_arrays(submission), submission.marked("begun"), self.verdicts([submission])
+        starts = Counter(member for array in arrays for group in array.groups for member in group)
+        lost = [
+            member
+            for member in members
+            if starts[member] <= self._cluster.retries.lost
+            and (member in begun or verdicts.get(member) in LOST)
+            and not verdicts.get(member, "").startswith("CANCELLED")
+        ]
+        for member in lost:
+            submission.unmark("begun", member)
+        if lost:
+            self._submit_arrays(submission, lost)
+        return lost
+
     def cancel(self, submission: Submission, members: Collection[str]) -> None:
-        """Cancel jobs whose members are all cancelled; leave a marker for a job with others."""
-        waiting = submission.waiting()  # as it is before the markers
-        numbers = []
-        for _, group, number, _ in _jobs([submission]):
-            if waiting & group:
-                for member in group.intersection(members):
-                    submission.mark("cancelled", member)
-                if group.issubset(members):
-                    numbers.append(number)
-        for part in _chunks(numbers, 500):
+        """Leave markers, which an orphan reads too, and cancel jobs with no other members."""
+        for member in members:
+            submission.mark("cancelled", member)
+        cancelled, ended = submission.marked("cancelled"), submission.marked("ended")
+        jobs = [job for job in _jobs([submission]) if job.group <= (cancelled | ended if job.runs else cancelled)]
+        for part in _chunks([job.number for job in jobs], 500):
             output_of("scancel", *part)
 
 
-def _jobs(submissions: Collection[Submission]) -> Iterator[tuple[str, set[str], str, Live]]:
-    """The jobs that wait or run: their submission's name, members and number. Raises QueueSilentError."""
-    arrays = {array.name: (each.name, array.groups) for each in submissions for array in read_arrays(each)}
+class Job(NamedTuple):
+    """A job that waits or runs, by its number and the name of its submission."""
+
+    submission: str
+    group: set[str]
+    number: str
+    state: str
+
+    @property
+    def runs(self) -> bool:
+        """Whether its processes may be at work, and it is not about to end or to wait again."""
+        return self.state in RUNNING - {"COMPLETING"}
+
+
+def _jobs(submissions: Collection[Submission]) -> Iterator[Job]:
+    """The jobs that wait or run. Raises QueueSilentError."""
+    groups: dict[str, tuple[str, list[list[str]]]] = {}
+    damaged: dict[str, Submission] = {}
+    for each in submissions:
+        try:
+            groups |= {array.name: (each.name, array.groups) for array in read_arrays(each)}
+        except DamagedFileError as error:
+            warn_once(str(error.with_remedy("its jobs count for all of its members")))
+            damaged[each.name] = each
     squeue = ("squeue", "--all", "--noheader", "--array", "--format=%j|%F|%K|%T")
-    for line in output_of(*squeue).splitlines() if arrays else ():
-        name, number, index, state = line.strip().rsplit("|", 3)
-        if name in arrays and index.isdigit() and state in WAITING | RUNNING:
-            submission, groups = arrays[name]
-            yield submission, set(groups[int(index)]), f"{number}_{index}", "running" if state in RUNNING else "waiting"
+    rows = re.findall(JOB, output_of(*squeue)) if groups or damaged else []
+    for name, number, index, state in rows:
+        if state not in WAITING | RUNNING:
+            continue
+        if name in groups:
+            submission, of_array = groups[name]
+            yield Job(submission, set(of_array[int(index)]), f"{number}_{index}", state)
+        elif whole := damaged.get(name.rpartition("-")[0]):
+            yield Job(whole.name, set(whole.ids), f"{number}_{index}", state)
+
+
+def _job_number(answer: str, name: str) -> str | None:
+    """The number in sbatch's answer, whatever a site prints beside it, or else in squeue's; None: not known.
+
+    A job that has no number here is known by its name.
+    """
+    if numbers := re.findall(r"(?m)^(?:Submitted batch job )?(\d+)(?:;\S+)?\s*$", answer):
+        return numbers[-1]
+    with suppress(QueueSilentError):
+        listing = output_of("squeue", "--all", "--noheader", f"--name={name}", "--format=number %F")
+        if numbers := re.findall(r"(?m)^number (\d+)\s*$", listing):
+            return numbers[0]
+    log.warning("sbatch printed no number of a job, and squeue has none by the name %s: %r", name, answer[:200])
+    return None
 
 
 def has_jobs(folder: Path) -> bool:
@@ -131,6 +212,7 @@ def has_jobs(folder: Path) -> bool:
 
 
 def read_arrays(submission: Submission) -> list[Array]:
+    """The arrays of a submission; none before it is handed over. Raises DamagedFileError."""
     return _arrays_in(submission.folder)
 
 
@@ -156,16 +238,21 @@ def _array_limit() -> int:
     return max(int(match[1]), 1) if match else DEFAULT_ARRAY_LIMIT
 
 
-def _job_states(job: str) -> dict[int, str]:
+def _job_states(array: Array) -> dict[int, str]:
     """The state of each job of an array by its index, from sacct if there is one, else from scontrol."""
+    job, name = str(array.job), re.escape(array.name)
     ways = {
-        ("sacct", "-n", "-P", "-X", "-j", job, "-o", "JobID,State"): r"(?m)^\d+_(\d+)\|(.+)$",
-        ("scontrol", "show", "job", "-o", job): r"ArrayTaskId=(\d+) .*?JobState=(\S+)",
+        ("sacct", "-n", "-P", "-X", "-j", job, "-o", "JobID,JobName,State"): rf"(?m)^\d+_(\d+)\|{name}\|(.+)$",
+        ("scontrol", "show", "job", "-o", job): rf"ArrayTaskId=(\d+) .*?JobName={name} .*?JobState=(\S+)",
+        ("scontrol", "show", "config"): r"NEXT_JOB_ID\s*=\s*()(\d+)",
     }
     for command, pattern in ways.items():
         with suppress(QueueSilentError):  # it is not there, or has forgotten the job after MinJobAge
-            if states := {int(index): state for index, state in re.findall(pattern, output_of(*command))}:
+            rows = re.findall(pattern, output_of(*command))
+            if states := {int(index): state for index, state in rows if index}:
                 return states
+            if rows and int(rows[0][1]) <= int(job):  # the number will be given away again
+                return dict.fromkeys(range(len(array.groups)), FORGOTTEN)
     return {}
 
 

@@ -25,6 +25,7 @@ from launch.queue.process import QueueProcess
 from launch.queue.slurm import read_arrays
 from launch.queue.slurm_script import ASKED
 from launch.sweep import SweepMember
+from launch.watched import put_back_lost
 
 
 class Job(QueueProcess):
@@ -40,6 +41,9 @@ class Job(QueueProcess):
 
     def run(self, early: Collection[int]) -> int:
         """Run the members and return the job's exit code; `early` signals came before."""
+        for member in self.group:
+            self.submission.mark("begun", member.id)
+            self.submission.unmark("ended", member.id)  # of an earlier start of this job
         shell_signals = [signal.Signals[f"SIG{name}"] for name in os.environ.pop(ASKED, "").split()]
         self.join([partial(self._run, i, member) for i, member in enumerate(self.group)], [*early, *shell_signals])
         print(json.dumps({name: vars(outcome) for name, outcome in self.outcomes.items()}), flush=True)
@@ -47,12 +51,17 @@ class Job(QueueProcess):
         if "stopped" in states and self._should_requeue():
             self._requeue()
             return 0
+        for member in self.group:
+            if member.id in self.outcomes and self.outcomes[member.id].state == "stopped":
+                self.mark_ended(member)
+        if not self.signals:
+            put_back_lost(self.submission.sweep)
         return int(sum(state in ("done", "elsewhere") for state in states) < len(self.group))
 
     def _run(self, i: int, member: SweepMember) -> None:
         outcome = Attempts(self, member.id, self._environment(i, member), self._command(member)).make()
         self.outcomes[member.id] = outcome
-        if outcome.state != "stopped":  # others in this job may be at work for long
+        if outcome.state in ("done", "failed"):  # others in this job may be at work for long
             self.mark_ended(member)
 
     def _command(self, member: SweepMember) -> list[str]:
@@ -64,8 +73,6 @@ class Job(QueueProcess):
 
     def _environment(self, i: int, member: SweepMember) -> dict[str, str]:
         variables = self.submission.environment()
-        if member.nodes == 1:
-            variables.pop("SLURM_NTASKS", None)  # or Lightning expects srun to have started it
         variables.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
         share = len(gpus) // self.pack

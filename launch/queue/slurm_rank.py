@@ -25,7 +25,6 @@ def main() -> None:
         "MASTER_PORT": str(PORTS[job % len(PORTS)]),
         "TORCHELASTIC_RUN_ID": environment["SLURM_JOB_ID"],
     }
-    environment.pop("SLURM_NTASKS")
     os.execvp(sys.argv[1], sys.argv[1:])
 
 

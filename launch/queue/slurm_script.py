@@ -18,6 +18,17 @@ ASKED = "HYBRID_PATCH_ASKED"
 NOTED = [f"trap '{ASKED}=\"${{{ASKED}-}} {name}\"' {name}" for name in ("USR2", "TERM")]
 """Lines of shell that record signals: one that ended the shell would end the job for good."""
 
+SUPERVISED = [
+    f"export {ASKED}; trap '' USR2 TERM",  # ignored until the job's process listens
+    "{command} & process=$!",
+    "trap 'kill -USR2 $process' USR2; trap 'kill -TERM $process' TERM",
+    "while kill -0 $process 2>/dev/null; do wait $process; done",
+    "wait $process; code=$?",
+    'if [ $code = 137 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt {retries} ]; then scontrol requeue $SLURM_JOB_ID; fi',
+    "exit $code",
+]
+"""Lines of shell around the job's process: they forward signals, and requeue a job whose process was killed."""
+
 
 class Resources(NamedTuple):
     """What a job requests: tasks, GPUs and memory of each node, CPUs of a task. Equal requests share an array."""
@@ -50,10 +61,12 @@ def script(submission: Submission, array: int, name: str, jobs: int, need: Resou
         *cluster.setup,
         f"export PYTHONPATH={shlex.quote(submission.code)}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         f"cd {shlex.quote(submission.cwd)}",
-        f"export {ASKED}; trap '' USR2 TERM",  # ignored until the job's process listens
     ]
+    command = shlex.join([sys.executable, "-u", "-m", "launch.queue.slurm_job", str(folder), str(array)])
+    retries = str(cluster.retries.preempted + cluster.retries.lost)
+    lines = [line.replace("{command}", command).replace("{retries}", retries) for line in SUPERVISED]
     return _make_sbatch_string(
-        command="exec " + shlex.join([sys.executable, "-u", "-m", "launch.queue.slurm_job", str(folder), str(array)]),
+        command="\n".join(lines),
         folder=folder,
         job_name=name,
         **{key: getattr(cluster, key) for key in ("partition", "account", "qos", "time", "constraint")},

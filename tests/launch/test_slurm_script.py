@@ -1,6 +1,7 @@
 """The sbatch script of an array, and the private function of submitit that writes it."""
 
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,11 @@ def test_a_script_requests_what_a_member_needs_and_ends_as_our_process() -> None
         *("signal=B:USR2@120", "output=/folder/job-%A_%a.txt", "open-mode=append"),
     }
     assert not [option for option in options if option.startswith(("account", "qos", "error", "wckey"))]
-    order = ("trap", "module load cuda", "export PYTHONPATH='/code here'", "cd /work", "exec ")
+    order = ("trap", "module load cuda", "export PYTHONPATH='/code here'", "cd /work", sys.executable)
     line_numbers = [next(i for i, line in enumerate(lines) if line.startswith(begin)) for begin in order]
     assert line_numbers == sorted(line_numbers)
-    assert "launch.queue.slurm_job /folder 0" in lines[-1]
+    assert [line for line in lines if "launch.queue.slurm_job /folder 0 &" in line]
+    assert lines[-1] == "exit $code"
 
 
 def test_slurm_commands_see_no_variables_of_a_job_around(monkeypatch: pytest.MonkeyPatch) -> None:
