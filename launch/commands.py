@@ -13,13 +13,14 @@ from hybrid_patch.config.overrides import key_of
 from hybrid_patch.errors import DONE, FAILED, InputError
 from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.records import DamagedFileError
+from launch.cancel import cancel_members, unreached
 from launch.config import read_cluster
 from launch.queue.choice import queue_of
 from launch.snapshot import snapshot_code
 from launch.status import MemberStatus, State, counts, member_statuses
 from launch.status_table import overview, show
 from launch.submit import SweepRequest, frozen_again, hand_over, plan_memory, request_sweep, submit
-from launch.sweep import Sweep, SweepMember, chosen_sweep, find_member, sweeps
+from launch.sweep import chosen_sweep, find_member, sweeps
 
 ClusterWords = Annotated[
     tuple[str, ...],
@@ -108,20 +109,14 @@ def cancel_command(options: CancelOptions) -> int:
         sweep, member = find_member(options.name)
         members = [member]
     statuses = member_statuses(sweep, members, patient=True)
-    cancel_members(sweep, members)
-    if active := sum(each.active for each in statuses):
-        print(f"cancelled {active} members of {sweep.name}; what runs saves its state first; resume goes on with it")
-    else:
+    lines = unreached(sweep, cancel_members(sweep, members))
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    if active := sum(each.active for each in statuses) - len(lines):
+        print(f"cancelled {active} members of {sweep.name}; what ran has saved its state; resume goes on with it")
+    elif not lines:
         print(f"nothing to cancel: {counts(statuses)}")
-    return DONE
-
-
-def cancel_members(sweep: Sweep, members: Sequence[SweepMember]) -> None:
-    """Cancel members in every submission that has them."""
-    ids = {member.id for member in members}
-    for submission in sweep.submissions():
-        if submitted := ids.intersection(submission.ids):
-            queue_of(submission.cluster).cancel(submission, submitted)
+    return FAILED if lines else DONE
 
 
 def resume_command(options: ResumeOptions) -> int:

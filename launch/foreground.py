@@ -15,7 +15,8 @@ from hybrid_patch.config.sources import Sources, conf_folder
 from hybrid_patch.errors import BAD_INPUT, DONE, FAILED, STOPPED, InputError
 from hybrid_patch.runs import failure
 from hybrid_patch.runs.stop_signal import STOPPING, StopRequest, stop_requests
-from launch.commands import RunOverrides, cancel_members
+from launch.cancel import cancel_members
+from launch.commands import RunOverrides
 from launch.config import Local, read_cluster
 from launch.queue.choice import queue_of
 from launch.queue.local import is_served

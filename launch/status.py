@@ -1,6 +1,7 @@
 """The status of a sweep's members, from their run directories and from their queues."""
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -95,9 +96,14 @@ def member_status(run: RunDirectory, member: SweepMember, live: Live | None) -> 
     remedy = "hybrid-patch launch resume makes it anew"
     try:
         status = run.status()
-    except (DamagedFileError, OSError) as error:
-        reason = str(error.with_remedy(remedy) if isinstance(error, DamagedFileError) else error)
+    except OSError as error:
+        reason = f"its disk cannot be read: {error.strerror}"
+        return MemberStatus(member=member, state="stale", reason=reason, live=live is not None)
+    except DamagedFileError as error:
+        reason = str(error.with_remedy(remedy))
         return MemberStatus(member=member, state="damaged", reason=reason, live=live is not None or run.alive())
+    if not run.path.exists():
+        return MemberStatus(member=member, state="missing", reason="its directory is gone", live=live is not None)
     if not status.state:
         return MemberStatus(member=member, state="queued" if live else "missing")
     state = _state(status, run.alive(), live)
@@ -111,6 +117,8 @@ def member_status(run: RunDirectory, member: SweepMember, live: Live | None) -> 
             last_holder = f"host {status.host} ({error.with_remedy(remedy)})"
         reason = f"no sign of life for {time.time() - status.heartbeat:.0f} s; was {last_holder}"
         reason += "; its queue still has it, and may start it again" if live else ""
+    if status.state == "running" and not os.access(run.path, os.W_OK):
+        reason = "; ".join(filter(None, [reason, "its directory cannot be written"]))
     return MemberStatus(
         member=member,
         state=state,

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -226,7 +227,10 @@ class RunDirectory(LockedFolder):
 
     @contextmanager
     def heartbeats(self) -> Iterator[None]:
-        """Report inside the block that the run is alive, however long a step or an evaluation takes."""
+        """Report inside the block that the run is alive, however long a step or an evaluation takes.
+
+        If somebody has asked it to stop, it sends itself SIGTERM, as whatever had started it may be gone.
+        """
         ended = threading.Event()
 
         def beat() -> None:
@@ -236,6 +240,9 @@ class RunDirectory(LockedFolder):
                         status = self._last_status()
                         if status.state == "running":
                             self._write_status(replace(status, step=max(status.step, self._step)))
+                        holder = self.holder()
+                    if holder is not None and holder.asked_to_stop:
+                        os.kill(os.getpid(), signal.SIGTERM)
                 except LostLockError:
                     return  # the run itself ends at its next write
                 except OSError as error:

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -45,6 +45,7 @@ class Holder:
         began: when the process did; None if the machine does not tell.
         job, restart: of SLURM.
         time: when it took the lock, in seconds since 1970.
+        asked_to_stop: by `ask_to_stop`.
     """
 
     token: str
@@ -55,6 +56,7 @@ class Holder:
     job: str | None
     restart: str
     time: float
+    asked_to_stop: bool = False
 
     def __str__(self) -> str:
         return f"host {self.host}, process {self.pid}" + (f", job {self.job}" if self.job else "")
@@ -119,6 +121,16 @@ class LockedFolder:
             except LostLockError:
                 pass
             self._token = None
+
+    def ask_to_stop(self) -> Holder | None:
+        """Ask who holds the lock, on whatever machine, to save and end: it looks with each heartbeat. Returns whom."""
+        if not self.path.exists():
+            return None
+        with self._exclusive():
+            holder = self.holder()
+            if holder is not None:
+                write_json(self._holder, asdict(replace(holder, asked_to_stop=True)))
+        return holder
 
     def _refuse_another(self, token: str) -> None:
         """Raises LostLockError unless the lock is this object's. A damaged one is: who takes it writes a whole file."""

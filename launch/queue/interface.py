@@ -40,5 +40,5 @@ class Queue(ABC):
         return []
 
     @abstractmethod
-    def cancel(self, submission: Submission, members: Collection[str]) -> None:
-        """Cancel members: running ones save their state and end, and none is started again."""
+    def cancel(self, submission: Submission) -> None:
+        """Drop members that are marked as cancelled: running ones save their state and end, none is started again."""

@@ -16,8 +16,6 @@ import psutil
 
 from hybrid_patch.config.machine import machine_memory
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.lock import process_here
-from hybrid_patch.runs.records import DamagedFileError
 from launch.config import Local
 from launch.queue.interface import Live, Queue
 from launch.queue.local_slots import slots_of, visible_gpus
@@ -75,22 +73,8 @@ class LocalQueue(Queue):
         """The members of living queue processes. Whether they run, their own status says."""
         return {member: "waiting" for each in submissions if is_served(each) for member in each.waiting()}
 
-    def cancel(self, submission: Submission, members: Collection[str]) -> None:
-        """Leave markers for the queue's process, or end it if all are cancelled; stop trainings without a queue."""
-        servers = {server_pid(each) for each in submission.sweep.submissions()}
-        for member in members:
-            submission.mark("cancelled", member)
-            try:
-                pid = process_here(submission.sweep.run(member).holder())
-            except DamagedFileError as error:
-                log.warning(
-                    "%s", error.with_remedy("cancel again in a minute, when a living training has made it anew")
-                )
-                continue
-            if pid is not None:
-                with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has ended meanwhile
-                    if psutil.Process(pid).ppid() not in servers:
-                        os.kill(pid, signal.SIGTERM)
+    def cancel(self, submission: Submission) -> None:
+        """End the queue's process if all of its members are cancelled; it reads their markers else."""
         server = server_pid(submission)  # one on another machine that shares the disk reads the markers
         if server is not None and not submission.waiting():
             with suppress(ProcessLookupError):

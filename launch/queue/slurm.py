@@ -129,7 +129,11 @@ class SlurmQueue(Queue):
 
         Lost are those whose job began them or was forgotten, unless somebody has cancelled it.
         """
-        arrays, begun, verdicts = read_arrays(submission), submission.marked("begun"), self.verdicts([submission])
+        try:
+            arrays = read_arrays(submission)
+        except DamagedFileError:  # resume makes a new submission
+            return []
+        begun, verdicts = submission.marked("begun"), self.verdicts([submission])
         starts = Counter(member for array in arrays for group in array.groups for member in group)
         lost = [
             member
@@ -144,10 +148,8 @@ class SlurmQueue(Queue):
             self._submit_arrays(submission, lost)
         return lost
 
-    def cancel(self, submission: Submission, members: Collection[str]) -> None:
-        """Leave markers, which an orphan reads too, and cancel jobs with no other members."""
-        for member in members:
-            submission.mark("cancelled", member)
+    def cancel(self, submission: Submission) -> None:
+        """Cancel jobs with no other members; others, and orphans, read the markers."""
         cancelled, ended = submission.marked("cancelled"), submission.marked("ended")
         jobs = [job for job in _jobs([submission]) if job.group <= (cancelled | ended if job.runs else cancelled)]
         for part in _chunks([job.number for job in jobs], 500):
