@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from hybrid_patch.runs.lock import HEARTBEAT_SECONDS, Holder, is_alive
+from hybrid_patch.runs.lock import HEARTBEAT_SECONDS, Holder, is_alive, process_here
 from hybrid_patch.runs.records import DamagedFileError
 from launch.queue.choice import queue_of
 from launch.sweep import Sweep, SweepMember
@@ -57,7 +57,9 @@ def unreached(sweep: Sweep, asked: Mapping[str, Holder]) -> list[str]:
 
 
 def _has_ended(sweep: Sweep, member: str, holder: Holder) -> bool:
-    """Whether the holder of a run's lock has given it back, or is seen to be gone."""
+    """Whether the holder of a run's lock is gone, or elsewhere has given it back, just before it ends."""
+    if process_here(holder) is not None:
+        return False
     try:
         now = sweep.run(member).holder()
     except DamagedFileError:
