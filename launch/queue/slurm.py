@@ -241,21 +241,30 @@ def _array_limit() -> int:
 
 
 def _job_states(array: Array) -> dict[int, str]:
-    """The state of each job of an array by its index, from sacct if there is one, else from scontrol."""
+    """The state of each job of an array by its index, from sacct if there is one, else from scontrol.
+
+    A bare CANCELLED of sacct is no person's: the controller came back without its state, and took the job for gone.
+    """
     job, name = str(array.job), re.escape(array.name)
     ways = {
         ("sacct", "-n", "-P", "-X", "-j", job, "-o", "JobID,JobName,State"): rf"(?m)^\d+_(\d+)\|{name}\|(.+)$",
         ("scontrol", "show", "job", "-o", job): rf"ArrayTaskId=(\d+) .*?JobName={name} .*?JobState=(\S+)",
         ("scontrol", "show", "config"): r"NEXT_JOB_ID\s*=\s*()(\d+)",
     }
+    states: dict[int, str] = {}
     for command, pattern in ways.items():
-        with suppress(QueueSilentError):  # it is not there, or has forgotten the job after MinJobAge
-            rows = re.findall(pattern, output_of(*command))
-            if states := {int(index): state for index, state in rows if index}:
-                return states
-            if rows and int(rows[0][1]) <= int(job):  # the number will be given away again
-                return dict.fromkeys(range(len(array.groups)), FORGOTTEN)
-    return {}
+        if len(states) < len(array.groups):
+            with suppress(QueueSilentError):  # it is not there, or has forgotten the job after MinJobAge
+                rows = re.findall(pattern, output_of(*command))
+                if command[-1] == "config" and rows and int(rows[0][1]) <= int(job):  # it is given away once more
+                    rows = [(index, FORGOTTEN) for index in range(len(array.groups))]
+                bare = command[0] == "sacct"
+                states |= {
+                    int(index): state
+                    for index, state in rows
+                    if index != "" and int(index) not in states and not (bare and state == "CANCELLED")
+                }
+    return states
 
 
 def output_of(*command: str) -> str:
