@@ -12,8 +12,6 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 from hybrid_patch.config.machine import machine_memory
 from hybrid_patch.errors import InputError
 from launch.config import Local
