@@ -1,8 +1,13 @@
-"""Sweeps that somebody watches: a look every few seconds, and members that their queue has lost go back into it."""
+"""Sweeps that somebody watches: a look every few seconds, and members that their queue has lost go back into it.
+
+`python -m launch.watched SWEEP_FOLDER` looks once: at the end of a job.
+"""
 
 import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from hybrid_patch.errors import DISK_ERRORS, InputError
 from launch.queue.choice import queue_of
@@ -61,3 +66,7 @@ def _unaccounted(sweep: Sweep) -> list[tuple[Submission, list[str]]]:
             rows.append((submission, members))
         left.difference_update(submission.ids)
     return rows
+
+
+if __name__ == "__main__":
+    put_back_lost(Sweep(Path(sys.argv[1])))

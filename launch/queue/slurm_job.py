@@ -25,7 +25,6 @@ from launch.queue.process import QueueProcess
 from launch.queue.slurm import read_arrays
 from launch.queue.slurm_script import ASKED
 from launch.sweep import SweepMember
-from launch.watched import put_back_lost
 
 
 class Job(QueueProcess):
@@ -54,8 +53,6 @@ class Job(QueueProcess):
         for member in self.group:
             if member.id in self.outcomes and self.outcomes[member.id].state == "stopped":
                 self.mark_ended(member)
-        if not self.signals:
-            put_back_lost(self.submission.sweep)
         return int(sum(state in ("done", "elsewhere") for state in states) < len(self.group))
 
     def _run(self, i: int, member: SweepMember) -> None:

@@ -3,6 +3,7 @@
 import math
 import shlex
 import sys
+from functools import reduce
 from typing import NamedTuple
 
 from submitit.slurm.slurm import _make_sbatch_string  # its executors pickle; members are frozen on disk already
@@ -25,9 +26,10 @@ SUPERVISED = [
     "while kill -0 $process 2>/dev/null; do wait $process; done",
     "wait $process; code=$?",
     'if [ $code = 137 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt {retries} ]; then scontrol requeue $SLURM_JOB_ID; fi',
+    "{put_back}",
     "exit $code",
 ]
-"""Lines of shell around the job's process: they forward signals, and requeue a job whose process was killed."""
+"""Lines of shell around the job's process: they forward signals, requeue a job whose process was killed, and look for lost ones."""
 
 
 class Resources(NamedTuple):
@@ -64,7 +66,9 @@ def script(submission: Submission, array: int, name: str, jobs: int, need: Resou
     ]
     command = shlex.join([sys.executable, "-u", "-m", "launch.queue.slurm_job", str(folder), str(array)])
     retries = str(cluster.retries.preempted + cluster.retries.lost)
-    lines = [line.replace("{command}", command).replace("{retries}", retries) for line in SUPERVISED]
+    put_back = shlex.join([sys.executable, "-m", "launch.watched", str(submission.sweep.folder)])
+    values = {"{command}": command, "{retries}": retries, "{put_back}": put_back}
+    lines = [reduce(lambda text, key: text.replace(key, values[key]), values, line) for line in SUPERVISED]
     return _make_sbatch_string(
         command="\n".join(lines),
         folder=folder,
