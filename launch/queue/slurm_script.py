@@ -29,7 +29,7 @@ SUPERVISED = [
     "{put_back}",
     "exit $code",
 ]
-"""Lines of shell around the job's process: they forward signals, requeue it if it was killed, and look for lost ones."""
+"""Lines of shell around the job's process: they forward signals, requeue it if killed, and look for lost ones."""
 
 
 class Resources(NamedTuple):
