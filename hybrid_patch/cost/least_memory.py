@@ -41,7 +41,7 @@ def check_loading(config: Config) -> None:
     refuse_above(machine_memory(), "this machine has", [*needs_of_loading(config), batch])
 
 
-def refuse_above(memory: float, has: str, needs: list[Need], processes: int = 1) -> None:
+def refuse_above(memory: float | int, has: str, needs: list[Need], processes: int = 1) -> None:
     """Raises InputError that names the largest need if all of them, of each process, exceed the memory."""
     total, largest = processes * sum(need.size for need in needs), max(needs, key=lambda need: need.size)
     if total > memory:

@@ -29,7 +29,7 @@ def check_memory(config: Config) -> None:
         _refuse_planned(config, memory, has, processes)
 
 
-def _refuse_planned(config: Config, memory: float, has: str, processes: int) -> None:
+def _refuse_planned(config: Config, memory: float | int, has: str, processes: int) -> None:
     from hybrid_patch.cost.predict import predict  # late: other runs start half a second sooner
 
     prediction = predict(config, growth=True)

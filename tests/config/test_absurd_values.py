@@ -28,7 +28,7 @@ ABSURD = [
     ("train", ["model.decoder.depth=1000000"], "model.decoder.depth=1000000: "),
     ("train", ["trainer.batch_size=1000000000000"], "trainer.batch_size=1000000000000: "),
     ("train", ["trainer.batch_size=1000000000"], "trainer.batch_size=1000000000, data.tile=64: needs at least "),
-    ("train", ["model=base", "trainer.batch_size=2048"], "by the plan ("),
+    ("train", ["trainer.batch_size=4096"], "by the plan ("),
     ("train", ["loss.instance.weight=0", "masking.views=1000000000"], "masking.views=1000000000, "),
     ("train", ["runtime.workers=100000000"], "runtime.workers=100000000: "),
     ("train", ["runtime.threads=100000000"], "runtime.threads=100000000: "),
