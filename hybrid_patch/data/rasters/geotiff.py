@@ -199,7 +199,7 @@ def _open(path: Path) -> tuple[Any, Header]:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             dataset = rasterio.open(path)
             return dataset, _header(path, dataset)
-    except (RasterioError, OSError, UnicodeEncodeError) as error:
+    except (RasterioError, OSError, ValueError) as error:  # also of names that are not UTF-8, or hold NUL
         raise BrokenSampleError(f"{path}: {_reason(error)}") from error
 
 
