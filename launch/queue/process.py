@@ -110,7 +110,7 @@ def write_probe(folder: Path) -> None:
             probe.write(b"\n")
             probe.flush()
             os.fsync(probe.fileno())
-        file.unlink()
+        file.unlink(missing_ok=True)  # an attempt that begins removes such files
     except OSError as error:
         if cause_of(error) != DISK_FULL:
             raise
