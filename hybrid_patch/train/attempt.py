@@ -46,7 +46,7 @@ def train(config: Config, check: Callable[[Config], None] | None = None) -> int:
     identity = recipe.identity(config)
     run = RunDirectory(recipe.run_directory(config, identity["run_id"]))
     refuse_another_run(run, identity)
-    if check is not None and not is_done(run):
+    if check is not None and run.status_if_whole().state != "done":
         check(config)
     with stop_requests() as stop:
         fabric = open_fabric(config)
@@ -147,13 +147,6 @@ def record_failure(run: RunDirectory, error: BaseException) -> None:
         if cause_of(disk_error) != DISK_FULL:
             raise
         log.error("status.json could not be written: %s", disk_error)
-
-
-def is_done(run: RunDirectory) -> bool:
-    """Whether the run says so; a damaged status, which an attempt mends, says nothing."""
-    with suppress(DamagedFileError):
-        return run.status().state == "done"
-    return False
 
 
 def refuse_another_run(run: RunDirectory, identity: Identity) -> None:
