@@ -101,8 +101,9 @@ class SlurmQueue(Queue):
         return arrays[first:]
 
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
-        """Members of jobs that wait or run. Only while a job runs do the markers `ended` tell of this start of it."""
-        marked = {each.name: (each.marked("cancelled"), each.marked("ended")) for each in submissions}
+        """Members of jobs that wait or run. Markers `ended` tell of this start of a job only between its first and last
+        moments, when it has marked its members as begun."""
+        marked = {each.name: (each.marked("cancelled"), _ended(each)) for each in submissions}
         live: dict[str, Live] = {}
         for job in _jobs(submissions):
             cancelled, ended = marked[job.submission]
@@ -150,10 +151,15 @@ class SlurmQueue(Queue):
 
     def cancel(self, submission: Submission) -> None:
         """Cancel jobs with no other members; others, and orphans, read the markers."""
-        cancelled, ended = submission.marked("cancelled"), submission.marked("ended")
+        cancelled, ended = submission.marked("cancelled"), _ended(submission)
         jobs = [job for job in _jobs([submission]) if job.group <= (cancelled | ended if job.runs else cancelled)]
         for part in _chunks([job.number for job in jobs], 500):
             output_of("scancel", *part)
+
+
+def _ended(submission: Submission) -> set[str]:
+    """The members that a job has ended with while it goes on with others."""
+    return submission.marked("ended") & submission.marked("begun")
 
 
 class Job(NamedTuple):

@@ -41,8 +41,8 @@ class Job(QueueProcess):
     def run(self, early: Collection[int]) -> int:
         """Run the members and return the job's exit code; `early` signals came before."""
         for member in self.group:
-            self.submission.mark("begun", member.id)
             self.submission.unmark("ended", member.id)  # of an earlier start of this job
+            self.submission.mark("begun", member.id)
         shell_signals = [signal.Signals[f"SIG{name}"] for name in os.environ.pop(ASKED, "").split()]
         self.join([partial(self._run, i, member) for i, member in enumerate(self.group)], [*early, *shell_signals])
         print(json.dumps({name: vars(outcome) for name, outcome in self.outcomes.items()}), flush=True)
@@ -51,8 +51,11 @@ class Job(QueueProcess):
             self._requeue()
             return 0
         for member in self.group:
-            if member.id in self.outcomes and self.outcomes[member.id].state == "stopped":
+            outcome = self.outcomes.get(member.id)
+            if outcome is not None and outcome.state == "stopped":
                 self.mark_ended(member)
+            if outcome is not None and outcome.state != "elsewhere":
+                self.submission.unmark("begun", member.id)
         return int(sum(state in ("done", "elsewhere") for state in states) < len(self.group))
 
     def _run(self, i: int, member: SweepMember) -> None:

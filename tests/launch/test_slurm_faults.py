@@ -71,10 +71,9 @@ def orphaned(run: Path, with_its_parent: bool) -> psutil.Process:
     """A run's training, after the daemon of its job is killed, and `with_its_parent` what had started it."""
     training = psutil.Process(pid_of(run))
     parents = training.parents()
-    daemon = next(each for each in parents if each.name() == "slurmstepd")
-    for each in parents[: parents.index(daemon)] if with_its_parent else ():
+    daemon = [each.name() for each in parents].index("slurmstepd")
+    for each in reversed(parents[0 if with_its_parent else daemon : daemon + 1]):  # a shell would requeue its job
         each.kill()
-    daemon.kill()
     return training
 
 
