@@ -67,6 +67,11 @@ def first_line(folder: Path) -> str:
     return launch(folder, "status", "mine").stdout.splitlines()[0].strip()
 
 
+def ended(process: psutil.Process) -> bool:
+    """Whether a process has ended; nobody may have waited for it yet."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def orphaned(run: Path, with_its_parent: bool) -> psutil.Process:
     """A run's training, after the daemon of its job is killed, and `with_its_parent` what had started it."""
     training = psutil.Process(pid_of(run))
@@ -84,7 +89,7 @@ def test_a_training_that_slurm_has_lost_is_cancelled(cluster: Cluster, tmp_path:
     until_step(run, 10)
     training = orphaned(run, with_its_parent)
     cancelled = launch(tmp_path, "cancel", "mine")
-    assert not training.is_running(), cancelled
+    assert ended(training), cancelled
     assert "cancelled 1 members" in cancelled.stdout
     assert status(run)["state"] == "preempted"
     assert steps_of(run) == list(range(1, status(run)["step"] + 1))
@@ -101,7 +106,7 @@ def test_who_cannot_be_reached_is_named(cluster: Cluster, tmp_path: Path) -> Non
     assert "cancelled" not in cancelled.stdout
     assert re.search(rf"{run.name}: host n\d, process {training.pid}, job \d+ could not be reached", cancelled.stderr)
     training.resume()
-    until(lambda: not training.is_running())
+    until(lambda: ended(training))
     assert status(run)["state"] == "preempted"
 
 
@@ -229,7 +234,7 @@ def test_a_disk_fails_for_a_while(cluster: Cluster, tmp_path: Path, fault: str) 
         until_step(run, 30)
         training = psutil.Process(pid_of(run))
         getattr(disk, fault)()
-        until(lambda: not training.is_running())
+        until(lambda: ended(training))
         looked = launch(tmp_path, "status", "mine")
         assert "Traceback" not in looked.stderr
         if fault == "fail":
