@@ -275,8 +275,8 @@ def test_slurm_forgets_everything(cluster: Cluster, tmp_path: Path) -> None:
     running, waiting = submitted(tmp_path, "seed=0,1", "trainer.steps=400", "cluster=slurm", "cluster.parallel=1")
     until_step(running, 10)
     cluster.kill("slurmctld")
-    for file in (cluster.folder / "state").iterdir():
-        file.unlink()
+    shutil.rmtree(cluster.folder / "state")
+    (cluster.folder / "state").mkdir()
     cluster.start_controller()
     cluster.wait_until_idle()
     waited = launch(tmp_path, "wait", "mine")
@@ -302,8 +302,7 @@ def test_without_slurmdbd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             again = launch(tmp_path, "submit", *QUICK, "sweep_name=other", *SHORT, "cluster.extra={hold: true}")
             assert again.returncode == 0, again.stderr
             assert "cancelled 1 members" in launch(tmp_path, "cancel", "other").stdout
-            looked = launch(tmp_path, "status", "other").stdout
-            assert "its job: CANCELLED" in " ".join(looked.replace("│", " ").split())
+            assert "1 missing" in launch(tmp_path, "status", "other").stdout
             assert launch(tmp_path, "wait", "mine").returncode == 0
             check_whole(run, 150)
         finally:
