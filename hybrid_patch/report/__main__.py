@@ -11,9 +11,10 @@ from hybrid_patch.report.options import ReportOptions
 
 
 def report_command(options: ReportOptions) -> None:
+    from hybrid_patch.report.formatting import printable
     from hybrid_patch.report.write_report import write_report
 
-    print("\n".join(write_report(options, lambda text: print(text, file=sys.stderr, flush=True))))
+    print(printable("\n".join(write_report(options, lambda text: print(text, file=sys.stderr, flush=True)))))
 
 
 def main() -> None:

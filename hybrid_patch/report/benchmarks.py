@@ -1,21 +1,30 @@
 """Step times of a benchmark in place of the trainings' own: its variants take turns, which makes them more reliable."""
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from hybrid_patch.config.recipe import leaves
 from hybrid_patch.report.comparability import COST_KEYS
 from hybrid_patch.report.formatting import listed
 from hybrid_patch.report.grouping import Leaves, is_swept
+from hybrid_patch.report.load_runs import LARGEST, SMALLEST, whole
 from hybrid_patch.report.statistics import Comparison, Estimate, verdict_of
 from hybrid_patch.report.summary import Summary, mark_front
+from hybrid_patch.runs.records import Parser, parser, read_record
 
 NAME = "benchmark.json"
 IGNORED = ("seed", "recipe_version", "optimizer", "trainer.steps", "trainer.max_bad_steps", "loss.target_seed", "data")
 """Parts of a recipe that do not change the time of a step, but for those of `COST_KEYS`."""
+
+
+_Positive = Annotated[float, Field(gt=SMALLEST, lt=LARGEST)]
 
 
 class Benchmark(NamedTuple):
@@ -27,25 +36,47 @@ class Benchmark(NamedTuple):
     variants: Mapping[str, str]
 
 
-def read_benchmark(folders: Sequence[Path]) -> Benchmark | None:
-    """The benchmark of the first folder that has a readable one."""
-    for folder in folders:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            return _benchmark(json.loads((folder / NAME).read_text()))
+class _Interval(TypedDict):
+    median: _Positive
+    low: _Positive
+    high: _Positive
+
+
+class _Row(TypedDict, total=False):
+    step_seconds: _Interval
+
+
+@dataclass(frozen=True)
+class _File:
+    """What is read of `benchmark.json`; that of a sweep over a value has no variants."""
+
+    rounds: int = 0
+    config: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    variants: Mapping[str, _Row] = field(default_factory=dict)
+    ratios: Mapping[str, _Row] = field(default_factory=dict)
+
+
+_FILE_OF: Parser[_File] = parser(_File)
+
+
+def read_benchmark(folders: Sequence[Path], damage: list[str]) -> Benchmark | None:
+    """The benchmark of the first folder that has one with variants; what cannot be read adds a line of `damage`."""
+    for path in (folder / NAME for folder in folders):
+        file = whole(path, partial(read_record, path, _FILE_OF), damage, None)
+        if file is not None and file.variants:
+            return _benchmark(file)
     return None
 
 
-def _benchmark(report: Mapping[str, Any]) -> Benchmark:
-    rounds = int(report["rounds"])
+def _benchmark(file: _File) -> Benchmark:
+    def estimates(rows: Mapping[str, _Row]) -> dict[str, Estimate]:
+        seconds = {name: row["step_seconds"] for name, row in rows.items() if "step_seconds" in row}
+        return {name: Estimate(x["median"], x["low"], x["high"], file.rounds, "rounds") for name, x in seconds.items()}
 
-    def estimates(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
-        seconds = {name: row["step_seconds"] for name, row in rows.items() if "failed" not in row}
-        return {name: Estimate(x["median"], x["low"], x["high"], rounds, "rounds") for name, x in seconds.items()}
-
-    step_seconds, ratios = estimates(report["variants"]), estimates(report["ratios"])
+    step_seconds, ratios = estimates(file.variants), estimates(file.ratios)
     comparisons = {pair: Comparison(ratio, True, verdict_of(ratio, 1.0)) for pair, ratio in ratios.items()}
-    variants = {_time_key(dict(leaves(report["config"][name]))): name for name in step_seconds}
-    return Benchmark(rounds, step_seconds, comparisons, variants)
+    variants = {_time_key(dict(leaves(file.config.get(name, {})))): name for name in step_seconds}
+    return Benchmark(file.rounds, step_seconds, comparisons, variants)
 
 
 def _time_key(leaves: Leaves) -> str:

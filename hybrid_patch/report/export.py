@@ -99,7 +99,8 @@ def run_rows(members: Sequence[ReportMember]) -> list[Row]:
         scores = run.evaluation.get("scores")
         scores = {**(scores if isinstance(scores, Mapping) else {}), **metrics.scores(run)}
         row: Row = {"id": run.identity.get("run_id", run.path.name), "path": str(run.path), "member": label}
-        row |= {"state": run.state, "reason": run.reason, "attempt": run.attempt, "commit": run.identity.get("commit")}
+        row |= {"state": run.state, "reason": run.reason, "damage": "; ".join(run.damage) or None}
+        row |= {"attempt": run.attempt, "commit": run.identity.get("commit")}
         row |= {key: json.loads(recipe[key]) if key in recipe else None for key in differing}
         row |= {**run.last_metrics, **{f"cost.{name}": value for name, value in metrics.costs(run).items()}}
         rows.append(row | {f"score.{name}": value for name, value in scores.items()})
@@ -113,7 +114,7 @@ def _uniform(rows: Sequence[Row]) -> list[Row]:
         types = {type(value) for value in values if value is not None}
         if types == {int, float}:
             columns[key] = [None if value is None else float(value) for value in values]
-        elif len(types) > 1 or types & {dict, list}:
+        elif len(types) > 1 or types & {dict, list} or any(isinstance(x, int) and abs(x) >= 2**63 for x in values):
             columns[key] = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
@@ -127,7 +128,8 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    table = pyarrow.Table.from_pylist(list(rows))
+    plain = [{key: formatting.printable(x) if isinstance(x, str) else x for key, x in row.items()} for row in rows]
+    table = pyarrow.Table.from_pylist(plain)
     write_whole(path, lambda file: parquet.write_table(table, file))
 
 
@@ -147,7 +149,8 @@ def as_markdown(summary: Summary, answer: Sequence[str]) -> str:
             cells += [formatting.verdict(comparisons.get(name), MEASURES[name].relative) for name in MAIN_MEASURES]
         lines.append(_line(cells))
     legend = "Bold: on the Pareto front of step time, peak memory and mIoU. In brackets: the 95 % interval over seeds."
-    return "\n".join([*lines, "", legend]) + "\n"
+    damage = [f"- damaged: {_cell(line)}" for line in summary.damage]
+    return "\n".join([*lines, "", legend, *([""] if damage else []), *damage]) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:

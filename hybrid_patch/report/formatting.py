@@ -37,6 +37,11 @@ hours = partial(_in_units, units={"h": 1, "min": 1 / 60, "s": 1 / 3600, "ms": 1e
 flops = partial(_in_units, units={"PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6})
 
 
+def printable(text: str) -> str:
+    """With escapes for names of files that are in no encoding."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def number_of(n: int, noun: str) -> str:
     """`1 run`, `3 runs`"""
     return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -2,15 +2,16 @@
 of `evaluate/pictures.py` as images of their own, which the page lays out, scales and captions."""
 
 import base64
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
+from pydantic import Field
 from scipy.stats import entropy
 
 from hybrid_patch.data.source import UNLABELLED, Source, open_source
@@ -26,6 +27,7 @@ from hybrid_patch.report.load_runs import Run, nested, one_line
 from hybrid_patch.runs.atomic_files import write_json, write_whole
 from hybrid_patch.runs.checkpoints import list_checkpoints
 from hybrid_patch.runs.directory import CHECKPOINTS
+from hybrid_patch.runs.records import DamagedFileError, Parser, parser, read_file, read_record
 
 log = logging.getLogger(__name__)
 Array = np.ndarray
@@ -33,6 +35,7 @@ Array = np.ndarray
 MAX_MEMBERS = 8
 TRAIN_TILES, TRAIN_PIXELS = 24, 20_000  # of the probe of the pictures: fewer than of that of the scores
 CANDIDATES = 24  # validation tiles, of which those with the most even mix of classes are drawn
+CACHE = "pictures.json"
 VERSION = 2  # raised when the same runs would be drawn differently
 
 
@@ -46,6 +49,29 @@ class Gallery(NamedTuple):
     failure: str = ""
 
 
+@dataclass(frozen=True)
+class _Panel:
+    caption: str
+    file: Annotated[str, Field(pattern=r"^tile_\d+_[ab]\d+\.png$")]
+
+
+@dataclass(frozen=True)
+class _Tile:
+    name: str
+    rows: list[list[_Panel]]
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What `CACHE` holds: of which runs the pictures are, and the gallery."""
+
+    key: dict[str, Any]
+    tiles: list[_Tile]
+    classes: list[tuple[str, str]]
+    reference: str
+
+
+_DRAWN_OF: Parser[_Drawn] = parser(_Drawn)
 DrawnRun = tuple[ReportMember, Run]  # a member, and the run that represents it
 
 
@@ -55,27 +81,39 @@ def gallery(members: Sequence[ReportMember], count: int, folder: Path, progress:
         return Gallery()
     if not (drawn_runs := _runs_to_draw(members)):
         return Gallery(failure="No pictures: no run is done and has a checkpoint.")
-    newest = [list_checkpoints(run.path / CHECKPOINTS)[-1][1] for _, run in drawn_runs]
-    identities = [
-        [member.label, str(run.path.absolute()), path.name, path.stat().st_mtime_ns]
-        for (member, run), path in zip(drawn_runs, newest, strict=True)
-    ]
-    key = {"version": VERSION, "count": count, "runs": identities}
-    cache = folder / "pictures.json"
-    drawn = json.loads(cache.read_text()) if cache.exists() else {}
-    if drawn.get("key") != key:
-        try:
-            drawn = {"key": key, **_draw(drawn_runs, count, folder, progress)}
-        except (InputError, OSError, ValueError, RuntimeError) as error:  # no data, or a checkpoint of other code
-            return Gallery(failure=f"No pictures: {one_line(error)}")
-        write_json(cache, drawn)
+    try:
+        newest = [list_checkpoints(run.path / CHECKPOINTS)[-1][1] for _, run in drawn_runs]
+        identities = [
+            [member.label, str(run.path.absolute()), path.name, path.stat().st_mtime_ns]
+            for (member, run), path in zip(drawn_runs, newest, strict=True)
+        ]
+        key = {"version": VERSION, "count": count, "runs": identities}
+        if (pictures := _drawn_before(folder, key)) is None:
+            write_json(folder / CACHE, {"key": key, **_draw(drawn_runs, count, folder, progress)})
+            pictures = _drawn_before(folder, key)
+    except (InputError, OSError, ValueError, RuntimeError) as error:  # no data, or a checkpoint of other code
+        return Gallery(failure=f"No pictures: {one_line(error)}")
+    return pictures or Gallery(failure="No pictures: they were removed while they were drawn.")
 
-    def with_content(panel: Mapping[str, str]) -> dict[str, str]:
-        content = base64.b64encode((folder / panel["file"]).read_bytes()).decode()
-        return {"caption": panel["caption"], "src": f"data:image/png;base64,{content}"}
 
-    tiles = [{**tile, "rows": [list(map(with_content, row)) for row in tile["rows"]]} for tile in drawn["tiles"]]
-    return Gallery(tiles, drawn["classes"], drawn["reference"])
+def _drawn_before(folder: Path, key: Mapping[str, Any]) -> Gallery | None:
+    """The gallery that a report of the same runs has left in the folder; None if there is none that can be read."""
+    try:
+        drawn = read_record(folder / CACHE, _DRAWN_OF)
+        if drawn is None or drawn.key != key:
+            return None
+        return Gallery([_tile(folder, tile) for tile in drawn.tiles], drawn.classes, drawn.reference)
+    except (DamagedFileError, OSError):
+        return None
+
+
+def _tile(folder: Path, tile: _Tile) -> dict[str, Any]:
+    def with_content(panel: _Panel) -> dict[str, str]:
+        if (content := read_file(folder / panel.file)) is None:
+            raise FileNotFoundError(panel.file)
+        return {"caption": panel.caption, "src": f"data:image/png;base64,{base64.b64encode(content).decode()}"}
+
+    return {"name": tile.name, "rows": [list(map(with_content, row)) for row in tile.rows]}
 
 
 def _runs_to_draw(members: Sequence[ReportMember]) -> list[DrawnRun]:

@@ -1,14 +1,18 @@
-"""Read run directories, however incomplete: what is there, and notes on what cannot be read."""
+"""Read run directories, however incomplete: what is there, and which of their files are damaged."""
 
 import dataclasses
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
+from hybrid_patch.config.compose import held_to
+from hybrid_patch.config.schema import Config
+from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.directory import CONFIG, IDENTITY, METRICS, STATUS, Row, RunDirectory, Status
 from hybrid_patch.runs.records import DamagedFileError, read_yaml
@@ -19,9 +23,11 @@ COLUMNS = (
     *("processing_patch_size", "output_patch_size", "probe_miou"),
 )
 """What a report reads of metrics.jsonl."""
+SMALLEST, LARGEST = 1e-30, 1e30
 SILENT_SECONDS = 600.0  # from this age of its last heartbeat on, a running run is reported as silent
 RUN_FILES = (IDENTITY, CONFIG, STATUS)  # a folder with one of these is a run directory
 
+S = TypeVar("S")
 T = TypeVar("T")
 Columns = dict[str, Float[np.ndarray, " steps"]]
 
@@ -31,9 +37,11 @@ class Run:
     """A run on disk: its files' content, empty where there is none.
 
     Attributes:
-        state: queued, running, preempted, done or failed; `missing` if nothing can be read.
+        state: queued, running, preempted, done or failed; `damaged` if its status cannot be read; `missing` if there
+            is nothing to read.
         identity: `run.json`: id, recipe, commit, versions, machine.
         metrics: `COLUMNS` by name, NaN where a line has none.
+        damage: `FILE, why` of each file that cannot be read, or not all of it.
     """
 
     path: Path
@@ -45,7 +53,7 @@ class Run:
     metrics: Columns = dataclasses.field(default_factory=lambda: columns([]))
     last_metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     evaluation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    damage: tuple[str, ...] = ()
 
     @property
     def seed(self) -> int | None:
@@ -67,7 +75,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     InputError for a folder without any."""
     paths: dict[Path, None] = {}
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise InputError(f"{folder}: there is no such folder; name run directories, or a sweep's folder")
         runs = [*_runs_below(folder), *(run.path for run in planned_runs(folder))]
         if not runs:
@@ -76,57 +84,77 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     return list(paths)
 
 
-def _runs_below(folder: Path) -> Iterable[Path]:
-    if any((folder / name).is_file() for name in RUN_FILES):
-        yield folder
-        return
-    for child in sorted(folder.iterdir()):
-        of_sweep = (child / MANIFEST.name).is_file()  # a submitted sweep's own files: it holds copies of conf/
-        if child.is_dir() and not child.is_symlink() and not child.name.startswith(".") and not of_sweep:
-            yield from _runs_below(child)
+def _runs_below(folder: Path) -> Iterator[Path]:
+    folders = [folder]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                children = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+        except OSError:
+            if os.path.isdir(folder):
+                yield folder  # whether it is a run, nobody can say
+            continue
+        if not children.keys().isdisjoint(RUN_FILES):
+            yield folder
+        elif MANIFEST.name not in children:  # a submitted sweep's own files: it holds copies of conf/
+            below = (name for name, is_folder in children.items() if is_folder and not name.startswith("."))
+            folders += (folder / name for name in sorted(below, reverse=True))
 
 
 def load_run(path: Path) -> Run:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return Run(path)
-    notes: list[str] = []
+    damage: list[str] = []
     run = RunDirectory(path)
     nothing: Row = {}
-    identity = _whole(run.identity, nothing, notes) if run.exists() else nothing
-    status = _whole(run.status, Status(), notes)
-    evaluation = _whole(run.evaluated, nothing, notes)
-    config = _whole(lambda: read_yaml(path / CONFIG), None, notes) or {}
-    rows = _whole(run.metrics, list[Row](), notes)
-    state: str
-    state, reason = status.state, status.reason
+    status = whole(path / STATUS, run.status, damage, None)
+    if status is None:
+        state, reason, status = "damaged", damage[0], Status()
+    else:
+        state, reason = status.state, status.reason
+    begun = state not in ("", "queued") or os.path.lexists(path / IDENTITY)
+    identity = whole(path / IDENTITY, run.identity, damage, nothing) if begun else nothing
+    evaluation = whole(run.evaluation, run.evaluated, damage, nothing)
+    config = whole(run.config, lambda: read_yaml(run.config), damage, nothing) or nothing
+    try:
+        if config:
+            held_to(Config, config, Sources())
+    except InputError as error:  # of another version, or torn: what it has counts
+        damage.append(f"{run.config}, {one_line(error)}")
+    rows = whole(path / METRICS, run.metrics, damage, list[Row]())
     if not state:
         state, reason = ("queued", "has not begun") if config or identity else ("missing", "nothing in it can be read")
     elif state == "running":
         silent = time.time() - status.heartbeat
         if silent > SILENT_SECONDS:
             reason = f"no sign of life for {silent / 3600:.1f} hours"
-    metrics = columns(rows)
-    if state == "done" and len(metrics["step"]) < status.step:
-        notes.append(f"{METRICS}: {len(metrics['step'])} whole lines of {status.step}")
-    last = rows[-1] if rows else {}
-    return Run(path, state, reason, status.attempt or None, config, identity, metrics, last, evaluation, tuple(notes))
+    metrics, last = columns(rows), rows[-1] if rows else nothing
+    expected = status.step if state == "done" else last.get("step", 0)
+    if len(rows) < expected:
+        damage.append(f"{path / METRICS}, {len(rows)} whole lines of {expected}")
+    return Run(path, state, reason, status.attempt or None, config, identity, metrics, last, evaluation, tuple(damage))
 
 
 def columns(rows: Sequence[Row]) -> Columns:
-    """Lines of the metrics as arrays."""
-    values = {name: [row[name] if row.get(name) is not None else np.nan for row in rows] for name in COLUMNS}
-    return {name: np.array(numbers, float) for name, numbers in values.items()}
+    """Lines of the metrics as arrays; numbers that no figure has room for are NaN."""
+    values: Columns = {}
+    for name in COLUMNS:
+        numbers = np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
+        size = np.abs(numbers)
+        values[name] = np.where((size > SMALLEST) & (size < LARGEST) | (size == 0), numbers, np.nan)
+    return values
 
 
-def _whole(read: Callable[[], T], without: T, notes: list[str]) -> T:
-    """What a file holds; `without` it, and a note, if it cannot be read."""
+def whole(path: Path, read: Callable[[], T], damage: list[str], otherwise: S) -> T | S:
+    """What `read` makes of a file; `otherwise`, and a line more of `damage`, if it cannot be read."""
     try:
         return read()
     except DamagedFileError as error:
-        notes.append(f"{error.path.name}: {error.why}")
+        damage.append(f"{path}, {error.why}")
     except OSError as error:
-        notes.append(one_line(error))
-    return without
+        damage.append(f"{path}, {error.strerror}")
+    return otherwise
 
 
 def nested(node: Any, *keys: str) -> Any:

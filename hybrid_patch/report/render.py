@@ -93,7 +93,12 @@ def html(page: Page) -> str:
 def warnings(summary: Summary) -> list[str]:
     """What a reader must know before the numbers."""
     sentences = []
-    for state, word in (("failed", "failed"), ("missing", "missing"), ("running", "still running")):
+    for state, word in (
+        ("failed", "failed"),
+        ("damaged", "damaged"),
+        ("missing", "missing"),
+        ("running", "still running"),
+    ):
         if number := summary.states.get(state, 0):
             sentences.append(f"{number_of(number, 'run')} {word}: not in the means of mIoU.")
     for kind in ("scores", "costs"):
@@ -155,6 +160,7 @@ def _view(member: ReportMember, columns: Sequence[str], output: Path) -> dict[st
         "marks": marks,
         "filter_values": [*(member.values.get(name, NOTHING) for name in columns), member.state],
         "runs": [
-            export.run_row(run) | {"link": f"{quote(os.path.relpath(run.path, output.parent))}/"} for run in member.runs
+            export.run_row(run) | {"link": f"{quote(os.fsencode(os.path.relpath(run.path, output.parent)))}/"}
+            for run in member.runs
         ],
     }

@@ -45,6 +45,7 @@ class Summary:
         members: those of the highest mean mIoU first, those that cannot be compared last.
         best: None if no evaluation counts.
         missing_seeds: by label, seeds that a member lacks and at least two others have.
+        damage: `FILE, why` of each file that cannot be read, or not all of it.
     """
 
     axes: Axes
@@ -55,6 +56,7 @@ class Summary:
     differences: list[Difference]
     time_note: str
     states: dict[str, int]
+    damage: list[str]
 
 
 def summarize(runs: Sequence[Run], axes: Sequence[str] = ()) -> Summary:
@@ -79,6 +81,7 @@ def summarize(runs: Sequence[Run], axes: Sequence[str] = ()) -> Summary:
         differences=differences,
         time_note=TIME_NOTE,
         states=dict(Counter(run.state for run in runs)),
+        damage=[each for run in runs for each in run.damage],
     )
 
 
@@ -88,7 +91,7 @@ def _has_score(member: ReportMember) -> bool:
 
 def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str]]) -> None:
     """Add the numbers of the runs that may be compared; if none may, of those that deviate as the first does."""
-    member.notes += [f"{run.path.name}: {note}" for run in member.runs for note in run.notes]
+    member.notes += [f"damaged: {each}" for run in member.runs for each in run.damage]
     for kind, measure in (("scores", metrics.scores), ("costs", metrics.costs)):
         runs = [run for run in member.runs if kind == "costs" or run.state == "done"]
         with_values = [(run, x, excluded[kind].get(run.path, "")) for run in runs if (x := measure(run))]

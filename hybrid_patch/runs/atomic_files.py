@@ -69,8 +69,8 @@ def write_bytes(path: Path, content: bytes, flush: bool = True) -> None:
 
 
 def write_text(path: Path, text: str, flush: bool = True) -> None:
-    """`write_whole` for text."""
-    write_bytes(path, text.encode(), flush)
+    """`write_whole` for text, with escapes for names of files that are in no encoding."""
+    write_bytes(path, text.encode(errors="backslashreplace"), flush)
 
 
 def write_json(path: Path, value: Any, flush: bool = True) -> None:

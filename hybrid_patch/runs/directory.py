@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, Field, FiniteFloat
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat
+from typing_extensions import TypedDict
 
 from hybrid_patch.runs.atomic_files import write_json, write_text
 from hybrid_patch.runs.lock import HEARTBEAT_SECONDS, LOCK_FILES, STALE_SECONDS, LockedFolder, LostLockError, is_alive
@@ -87,22 +88,57 @@ def _with_state(status: Status) -> Status:
 
 
 def _with_step(row: Row) -> Row:
-    if not isinstance(row.get("step"), int) or row["step"] < 1:
+    if not isinstance(row.get("step"), int) or not 1 <= row["step"] < 10**9:  # as names of checkpoints have digits
         raise ValueError("it has no step")
     return row
 
 
-def _with_recipe(identity: dict[str, Any]) -> dict[str, Any]:
-    for key, kind in (("run_id", str), ("recipe", dict)):
-        if not isinstance(identity.get(key), kind):
-            raise ValueError(f"it has no {key}")
-    return identity
+class Identity(TypedDict):
+    """What `run.json` holds, and what else a later version writes there."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    run_id: str
+    recipe: dict[str, Any]
+    versions: NotRequired[dict[str, str]]
+    machine: NotRequired[dict[str, Any]]
+    began: NotRequired[Annotated[float, Field(ge=0, lt=1e11)]]  # seconds since 1970
 
 
-IDENTITY_OF: Parser[dict[str, Any]] = parser(Annotated[dict[str, Any], AfterValidator(_with_recipe)])
+class _Estimate(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    mean: Annotated[float, Field(ge=0, le=1)]
+    low: Annotated[float, Field(ge=0, le=1)]
+    high: Annotated[float, Field(ge=0, le=1)]
+
+
+class _Scores(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    miou: _Estimate
+
+
+class Evaluation(TypedDict, total=False):
+    """What others read of `evaluation.json`: scores by features, classifier and pixels, and how they were made."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    step: int
+    settings: dict[str, Any]
+    tiles: dict[str, int]
+    data: dict[str, Any]
+    machine: dict[str, Any]
+    features: dict[str, dict[str, dict[str, _Scores]]]
+    scores: dict[str, float | None]
+
+
+IDENTITY_OF: Parser[dict[str, Any]] = parser(Identity)
+EVALUATION_OF: Parser[dict[str, Any]] = parser(Evaluation)
 STATUS_OF: Parser[Status] = parser(Annotated[Status, AfterValidator(_with_state)])
-OBJECT_OF: Parser[dict[str, Any]] = parser(dict[str, Any])
-ROW_OF: Parser[Row] = parser(Annotated[dict[str, int | float | None], AfterValidator(_with_step)])
+ROW_OF: Parser[Row] = parser(
+    Annotated[dict[str, Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | None], AfterValidator(_with_step)]
+)
 
 
 class RunDirectory(LockedFolder):
@@ -187,7 +223,7 @@ class RunDirectory(LockedFolder):
 
     def evaluated(self) -> dict[str, Any]:
         """The content of `evaluation.json`; empty if there is none. Raises DamagedFileError."""
-        return read_record(self.evaluation, OBJECT_OF) or {}
+        return read_record(self.evaluation, EVALUATION_OF) or {}
 
     def mend(self) -> list[str]:
         """Move aside what is damaged and can be made anew: for the attempt that has the lock. Returns what it did."""

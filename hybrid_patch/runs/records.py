@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -130,7 +131,8 @@ def read_yaml(path: Path) -> dict[str, Any] | None:
             if isinstance(event, yaml.AliasEvent):  # a few of them can stand for more than any memory holds
                 raise ValueError("it has an alias")
         value = yaml.load(text, Loader=LOADER)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        json.dumps(value)  # YAML has dates and sets too
+    except (TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DamagedFileError(path, error) from None
     if not isinstance(value, dict):
         raise DamagedFileError(path, "not a mapping" if content.strip() else "empty")

@@ -31,7 +31,7 @@ class _SweepRecord:
     members: tuple[_PlannedMember, ...]
 
 
-_SWEEP_RECORD_OF: Parser[_SweepRecord] = parser(_SweepRecord)
+SWEEP_RECORD_OF: Parser[_SweepRecord] = parser(_SweepRecord)
 
 
 def planned_runs(sweep: Path) -> list[PlannedRun]:
@@ -40,7 +40,7 @@ def planned_runs(sweep: Path) -> list[PlannedRun]:
         records = []
         for file in files:
             with suppress(DamagedFileError, OSError):
-                records.append(read_record(file, _SWEEP_RECORD_OF))
+                records.append(read_record(file, SWEEP_RECORD_OF))
         members = {member.id: member for record in records if record is not None for member in record.members}
         if members:
             return [PlannedRun(sweep / member.id, member.arguments) for member in members.values()]

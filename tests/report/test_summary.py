@@ -176,10 +176,10 @@ def test_half_written_files_cost_only_themselves(tmp_path: Path) -> None:
     (tmp_path / "ps8_s0/status.json").write_text("null")
     summary = summed(tmp_path)
     notes = " ".join(note for row in summary.members for note in row.notes)
-    assert re.search(r"guided_s1: metrics.jsonl: (29|30|31) whole lines of 60", notes)
+    assert re.search(r"guided_s1/metrics.jsonl, (29|30|31) whole lines of 60", notes)
     for words in (
-        *("guided_s1: run.json:", "ps1_s0: evaluation.json:"),
-        *("bilinear_s0: metrics.jsonl:", "bilinear_s1: metrics.jsonl: 0 whole lines of 60", "ps8_s0: status.json:"),
+        *("guided_s1/run.json, ", "ps1_s0/evaluation.json, ", "ps8_s0/status.json, "),
+        *("bilinear_s0/metrics.jsonl, 0 whole lines of 60", "bilinear_s1/metrics.jsonl, 0 whole lines of 60"),
     ):
         assert words in notes
     assert sum(len(row.runs) for row in summary.members) == 8
@@ -300,7 +300,7 @@ def test_a_benchmark_of_all_members_is_preferred_to_the_trainings_own_times(tmp_
 
     def used() -> Summary:
         summary = summed(tmp_path)
-        benchmark = read_benchmark([tmp_path])
+        benchmark = read_benchmark([tmp_path], [])
         assert benchmark is not None
         use_benchmark(benchmark, summary)
         return summary
@@ -319,7 +319,7 @@ def test_a_benchmark_of_all_members_is_preferred_to_the_trainings_own_times(tmp_
     assert rows(summary)["guided 8→1"].measures["step_seconds"].mean == pytest.approx(0.505, rel=0.01)
     assert "not used: it has no variant with the recipe of guided" in summary.time_note
     (tmp_path / "benchmark.json").write_text('{"rounds": 7')
-    assert read_benchmark([tmp_path]) is None
+    assert read_benchmark([tmp_path], []) is None
 
 
 @pytest.mark.parametrize(
