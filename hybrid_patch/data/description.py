@@ -90,11 +90,15 @@ class Description:
 def describe(source: Source, labels: bool = True) -> Description:
     """Look at a source: its splits, and the pixels of some samples, with their labels or without.
 
-    Broken samples are passed over.
+    Broken samples are passed over, and warned of.
     """
     splits = {split: source.indices(split) for split in ("train", "val")}
     every = np.concatenate(list(splits.values()))
-    read = dict(_samples(source, every, labels))
+    looked = dict(_samples(source, every, labels))
+    read = {index: sample for index, sample in looked.items() if not isinstance(sample, BrokenSampleError)}
+    broken = [str(error) for error in looked.values() if isinstance(error, BrokenSampleError)]
+    more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+    unusual = (line for name in source.modalities for line in _warnings(source, name, read))
     shapes = np.array([source.shape(index) for index in read] or [(0, 0, 0)])
     days = sorted(day for sample in read.values() for day in _days(sample))
     classes = source.class_names() if labels else ()
@@ -111,19 +115,19 @@ def describe(source: Source, labels: bool = True) -> Description:
         modalities={name: _bands(source, name, read) for name in source.modalities},
         classes={name: float(count / total) for name, count in zip(classes, counts, strict=False)},
         labelled=float(counts[:-1].sum() / max(counts.sum(), 1)),
-        warnings=tuple(line for name in source.modalities for line in _warnings(source, name, read)),
+        warnings=(*(f"broken: {first}{more}" for first in broken[:1]), *unusual),
     )
 
 
-def _samples(source: Source, indices: Array, labels: bool) -> Iterator[tuple[int, Sample]]:
+def _samples(source: Source, indices: Array, labels: bool) -> Iterator[tuple[int, Sample | BrokenSampleError]]:
     for index in indices[evenly(len(indices), SAMPLES)].tolist():
         try:
             height, width, length = source.shape(index)
             top, left = max(height - SIDE, 0) // 2, max(width - SIDE, 0) // 2
             window = Window(top, left, min(height, SIDE), min(width, SIDE))
             yield index, source.read(index, window, evenly(length, TIMESTEPS), labels)
-        except BrokenSampleError:
-            continue
+        except BrokenSampleError as error:
+            yield index, error
 
 
 def _days(sample: Sample) -> Iterator[datetime.date]:

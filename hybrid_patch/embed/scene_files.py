@@ -26,6 +26,7 @@ from hybrid_patch.data.source import BrokenSampleError
 from hybrid_patch.embed.options import MapOptions
 from hybrid_patch.embed.scene import SceneReader
 from hybrid_patch.errors import InputError
+from hybrid_patch.runs.records import require_file
 
 TAG = "TIFFTAG_DATETIME"
 
@@ -36,6 +37,8 @@ def find_scene(options: MapOptions, modalities: Mapping[str, Modality], timestep
     Of more dates than the run has `timesteps`, that many are taken, evenly spread.
     Raises InputError, one line, for files that do not fit the run or each other.
     """
+    if not options.input.is_dir():
+        require_file(options.input)
     if not options.input.exists():
         raise InputError(f"input={options.input}: no such file or folder")
     try:

@@ -2,13 +2,16 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import olmoearth_folder
 import pytest
 import raster_folders
-from odd_files import NO_FILES, ODDITIES, put, watched
+from building import TINY
+from odd_files import LIMIT, NO_FILES, ODDITIES, put, watched
 
 from hybrid_patch.config.data_options import DataOptions
 from hybrid_patch.data.description import describe
@@ -117,6 +120,34 @@ def test_a_file_becomes_a_fifo_while_it_is_read(tmp_path: Path, make: Callable[[
         return "read"
 
     assert watched(read) == f"{path}: a fifo or device, not a file"
+
+
+@pytest.mark.parametrize("name", ["fifo", "link_to_nothing", "link_to_itself"])
+def test_labels_that_are_neither_folder_nor_file_are_not_left_out_in_silence(tmp_path: Path, name: str) -> None:
+    options = rasters(tmp_path)
+    (tmp_path / "labels").rename(tmp_path / "others")
+    path = put(name, tmp_path / "labels")
+    assert watched(lambda: outcome(options)).startswith(f"{ENDS}: damaged: {path}, a ")
+
+
+@pytest.mark.fire
+@pytest.mark.parametrize("command", ["data describe", "train"])
+@pytest.mark.parametrize("name", ["images/t0.tif", "images/t1.tif", "index.csv", "labels"])
+def test_a_command_ends_in_one_line(tmp_path: Path, command: str, name: str) -> None:
+    raster_folders.make_tiles(tmp_path / "data")
+    path = tmp_path / "data" / name
+    if path.is_dir():
+        path.rename(tmp_path / "others")
+    put("fifo", path)
+    options = ["data=rasters", f"data.root={tmp_path / 'data'}", "data.tile=16"]
+    if command == "train":
+        tiny = [word for word in TINY if not word.startswith("data.")]
+        options = [*tiny, *options, "data.val_share=0", "trainer.steps=30", f"run_dir={tmp_path / 'run'}"]
+    line = [sys.executable, "-m", "hybrid_patch", *command.split(), *options]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, stdin=subprocess.DEVNULL)
+    assert "Traceback" not in done.stderr
+    assert f"{path}" in done.stdout + done.stderr
+    assert "a fifo or device, not a file" in " ".join((done.stdout + done.stderr).split())
 
 
 @pytest.mark.fire

@@ -151,6 +151,15 @@ def test_computed_statistics_come_before_predefined_and_both_before_an_estimate(
     np.testing.assert_allclose(normalised[:, 0, 0], [[0, 0], [1, 1]], atol=1e-6)
 
 
+@pytest.mark.parametrize("value", ["5", None, [5], {"a": 5}])
+def test_given_statistics_that_are_no_numbers(folder: Path, tmp_path: Path, value: object) -> None:
+    table = {"sentinel2_l2a": {"B02": {"mean": value, "std": 2}, "B03": {"mean": 6.0, "std": 3.0}}}
+    (tmp_path / "computed.json").write_text(json.dumps(table))
+    message = re.escape(f"{tmp_path / 'computed.json'}: sentinel2_l2a.B02.mean={value!r}: not a number")
+    with pytest.raises(InputError, match=message):
+        OlmoEarthSource(config(folder, statistics=str(tmp_path)))
+
+
 def test_a_folder_without_statistics_is_bad_input(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match=r"data\.statistics=.*none: no computed\.json"):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from odd_files import put
 from scenes import BANDS, DATE, TILE, call, make_run, values, write
 
 from hybrid_patch.data.source import Window
@@ -47,6 +48,16 @@ def text(folder: Path) -> Path:
     return folder / NAME
 
 
+def odd(name: str) -> Callable[[Path], Path]:
+    """An input with a fifo, a link or a device in its place."""
+
+    def make(folder: Path) -> Path:
+        folder.mkdir()
+        return put(name, folder / NAME)
+
+    return make
+
+
 SCENES: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "missing band": (without("B8A"), [], "has no band 'B8A' of modality 'sentinel2_l2a'; it has B02, B03"),
     "missing band may be dropped": (without("B8A"), [], "missing_bands=drop leaves out the band sets that it is in"),
@@ -64,6 +75,11 @@ SCENES: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "empty folder": (empty, [], "holds no .tif file"),
     "no image": (text, [], "2024-05-31.tif: "),
     "no file": (lambda f: f / "nowhere.tif", [], "nowhere.tif: no such file or folder"),
+    "a fifo": (odd("fifo"), [], "a fifo or device, not a file"),
+    "a device": (odd("device"), [], "a fifo or device, not a file"),
+    "a link to itself": (odd("link_to_itself"), [], "a link to itself"),
+    "a folder with a fifo": (lambda f: odd("fifo")(f).parent, [], "a fifo or device, not a file"),
+    "a folder with a link to nothing": (lambda f: odd("link_to_nothing")(f).parent, [], NAME),
     "dims": (lambda f: write(f / NAME, IMAGE), ["dims=33"], "dims=33: the model's width is 32; takes 1 to 32, or full"),
     "dims word": (lambda f: write(f / NAME, IMAGE), ["dims=many"], "dims=many: must be a whole number or 'full'"),
     "overlap": (lambda f: write(f / NAME, IMAGE), ["overlap=32"], "overlap=32: takes 0 to 31 pixels"),

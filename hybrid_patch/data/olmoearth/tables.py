@@ -52,32 +52,35 @@ def with_given_statistics(modalities: Mapping[str, Modality], folder: str | None
     """
     if folder is None:
         return dict(modalities)
-    tables = [read_json(Path(folder, name)) for name in ("computed.json", "predefined.json")]
-    if not any(tables):
+    files = [Path(folder, name) for name in ("computed.json", "predefined.json")]
+    tables = {file: read_json(file) for file in files}
+    if not any(tables.values()):
         raise InputError(f"data.statistics={folder}: no computed.json or predefined.json in this folder")
     result = dict(modalities)
     for name, modality in unfitted(modalities).items():
-        given = (_of_bands(table.get(name), modality.bands) for table in tables)
+        given = (_of_bands(table, name, modality.bands, file) for file, table in tables.items())
         statistics = next((pair for pair in given if pair is not None), None)
         if statistics is not None:
             result[name] = modality.fitted(*statistics)
     return result
 
 
-def _of_bands(table: Any, bands: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and std of all bands; None if the table lacks one."""
-    if not isinstance(table, dict):
-        return None
-    pairs = []
+def _of_bands(
+    table: Mapping[str, Any], name: str, bands: tuple[str, ...], file: Path
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and std of all bands of a modality; None if the table of a file lacks one. Raises InputError."""
+    modality, pairs = table.get(name), []
     for band in bands:
-        entry = table.get(band)
+        entry = modality.get(band) if isinstance(modality, dict) else None
         if not isinstance(entry, dict):
             return None
-        if entry.keys() >= {"mean", "std"}:
-            pairs.append((entry["mean"], entry["std"]))
-        elif entry.keys() >= {"min", "max"}:
-            pairs.append(((entry["min"] + entry["max"]) / 2, (entry["max"] - entry["min"]) / 4))
-        else:
+        keys = next((keys for keys in (("mean", "std"), ("min", "max")) if entry.keys() >= set(keys)), None)
+        if keys is None:
             return None
+        for key in keys:
+            if not isinstance(entry[key], int | float):
+                raise InputError(f"{file}: {name}.{band}.{key}={entry[key]!r}: not a number")
+        a, b = (entry[key] for key in keys)
+        pairs.append((a, b) if "mean" in keys else ((a + b) / 2, (b - a) / 4))
     mean, std = np.array(pairs, np.float64).T
     return mean, std

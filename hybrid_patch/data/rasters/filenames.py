@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hybrid_patch.errors import InputError
+from hybrid_patch.runs.records import require_file
 
 LABEL_NAMES = ("labels", "label", "lulc")
 """Folders and files of these names, whatever the case, are labels and no images."""
@@ -89,8 +90,12 @@ def labels_location(root: Path, given: str | None) -> Path | None:
 
 
 def names_labels(path: Path) -> bool:
-    """Whether a folder or file is called as labels are."""
-    return path.stem.casefold() in LABEL_NAMES and (path.is_dir() or is_tif(path.name))
+    """Whether a folder or file is called as labels are. Raises DamagedFileError for a fifo or a link to nothing."""
+    if path.stem.casefold() not in LABEL_NAMES:
+        return False
+    if not path.suffix and not path.is_dir():
+        require_file(path)
+    return path.is_dir() or is_tif(path.name)
 
 
 def plain(name: str) -> str:
