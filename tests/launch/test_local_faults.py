@@ -192,7 +192,7 @@ def test_cancelled_members_are_let_go_and_taken_again(tmp_path: Path) -> None:
     until_step(first, status(first)["step"] + 5)
     os.kill(server(tmp_path, 2), signal.SIGKILL)
     assert launch(tmp_path, "resume", "mine").returncode == 0
-    until_done(first, second, third)
+    until_done(first, second, third, seconds=600)
     for run in (first, second, third):
         check_whole(run, 1500)
     assert {row["cause"] for row in attempts_of(first)} <= {"preempted"}

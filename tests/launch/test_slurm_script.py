@@ -32,21 +32,22 @@ def test_a_script_requests_what_a_member_needs_and_ends_as_our_process() -> None
     cluster = read_cluster(WORDS)
     assert isinstance(cluster, Slurm)
     need = resources_of(cluster, MEMBER)
+    folder = Path("/runs/x/launch/submissions/0001")
     submission = Submission(
-        folder=Path("/folder"), number=1, cluster=cluster, code="/code here", cwd="/work", members=(MEMBER,), name="x"
+        folder=folder, number=1, cluster=cluster, code="/code here", cwd="/work", members=(MEMBER,), name="x"
     )
     lines = script(submission, 0, "x-0", 3, need).splitlines()
     options = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
     assert options >= {
         *("partition=gpu", "time=1-0", "array=0-2%2", "job-name=x-0", "nodes=1", "ntasks-per-node=2"),
         *("cpus-per-task=4", "gpus-per-node=2", f"mem={need.memory}", "exclusive", "reservation=mine", "requeue"),
-        *("signal=B:USR2@120", "output=/folder/job-%A_%a.txt", "open-mode=append"),
+        *("signal=B:USR2@120", f"output={folder}/job-%A_%a.txt", "open-mode=append"),
     }
     assert not [option for option in options if option.startswith(("account", "qos", "error", "wckey"))]
     order = ("trap", "module load cuda", "export PYTHONPATH='/code here'", "cd /work", sys.executable)
     line_numbers = [next(i for i, line in enumerate(lines) if line.startswith(begin)) for begin in order]
     assert line_numbers == sorted(line_numbers)
-    assert [line for line in lines if "launch.queue.slurm_job /folder 0 &" in line]
+    assert [line for line in lines if f"launch.queue.slurm_job {folder} 0 &" in line]
     assert lines[-1] == "exit $code"
 
 
