@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -99,5 +100,8 @@ def server_pid(submission: Submission) -> int | None:
     """The process of a submission's queue; None if it has ended, or is elsewhere, or its number is not written yet."""
     if not is_served(submission):
         return None
-    pid, _, host = (submission.folder / LOCK).read_text().partition(" ")
-    return int(pid) if host == socket.gethostname() else None
+    pid, _, host = (submission.folder / LOCK).read_bytes().partition(b" ")
+    # Signals to 0, 1 and -1 would reach other processes, or all.
+    return (
+        int(pid) if host.decode(errors="replace") == socket.gethostname() and re.fullmatch(rb"[1-9]\d+", pid) else None
+    )

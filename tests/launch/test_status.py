@@ -63,6 +63,9 @@ def test_a_queue_whose_process_is_not_known_yet_is_alive(tmp_path: Path) -> None
         lock.write(f"{os.getpid()} {socket.gethostname()}")
         lock.flush()
         assert server_pid(submission) == os.getpid()
+        for pid in (b"-1", b"0", b"1", b"+7", b"x", b"\xff\0", b""):
+            (tmp_path / "queue.lock").write_bytes(pid + f" {socket.gethostname()}".encode())
+            assert server_pid(submission) is None
     assert LocalQueue(cluster).live([submission]) == {}
 
 
