@@ -21,7 +21,7 @@ import psutil
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json
-from hybrid_patch.runs.records import DamagedFileError, Parser, not_a_file, parser, read_record, set_aside
+from hybrid_patch.runs.records import DamagedFileError, Parser, make_room, parser, read_record, set_aside
 
 HEARTBEAT_SECONDS = 10.0
 """Between the heartbeats of a running run."""
@@ -154,8 +154,7 @@ class LockedFolder:
             if self._inside:
                 yield
                 return
-            if not_a_file(self.path / MUTEX):
-                set_aside(self.path / MUTEX)
+            make_room(self.path / MUTEX)
             with (self.path / MUTEX).open("a") as file:  # closing it gives the lock back
                 self._wait_for_turn(file)
                 self._inside = True

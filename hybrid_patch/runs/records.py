@@ -139,6 +139,12 @@ def read_yaml(path: Path) -> dict[str, Any] | None:
     return {str(key): item for key, item in value.items()}
 
 
+def make_room(path: Path) -> None:
+    """Set aside what is in the place of a file, if anything else is."""
+    if not_a_file(path):
+        set_aside(path)
+
+
 def set_aside(path: Path, why: str = "damaged") -> Path:
     """Rename a file or folder to the first free of `NAME.why`, `NAME.why-2`, … Returns the new path."""
     names = (f"{path.name}.{why}" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))

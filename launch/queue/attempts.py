@@ -19,7 +19,7 @@ from hybrid_patch.runs.atomic_files import append_line, last_lines
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.failure import BAD_INPUT, DISK_FULL, ERROR, LOST, OUT_OF_MEMORY, cause_of
 from hybrid_patch.runs.lock import LostLockError
-from hybrid_patch.runs.records import DamagedFileError, Parser, not_a_file, parser, read_rows, set_aside
+from hybrid_patch.runs.records import DamagedFileError, Parser, make_room, parser, read_rows
 from launch.queue.process import QueueProcess, disk_error, write_probe
 
 POLL = 2.0
@@ -125,8 +125,7 @@ class Attempts:
         """The outcome of one attempt; None if another has begun meanwhile."""
         before, kills_before = self.run.status_if_whole(), _oom_kills()
         try:
-            if not_a_file(self.run.output):
-                set_aside(self.run.output)
+            make_room(self.run.output)
             with self.run.output.open("ab") as output:
                 child = subprocess.Popen(
                     [*self.command, sys.executable, "-u", "-m", "hybrid_patch.resume", str(self.run.path)],
@@ -210,8 +209,7 @@ class Attempts:
                 job=os.environ.get("SLURM_JOB_ID"),
                 ended=time.time(),
             )
-            if not_a_file(self.run.attempts):
-                set_aside(self.run.attempts)
+            make_room(self.run.attempts)
             append_line(self.run.attempts, json.dumps(asdict(row)))
 
         self.process.persist(write, self.member)
