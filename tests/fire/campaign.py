@@ -69,6 +69,7 @@ class Outcomes:
         """Called by pytest for the set-up, the call and the end of each test."""
         if report.failed:
             self.failed.add(report.nodeid)
+            print(f"\n{report.nodeid}\n{report.longreprtext}", flush=True)  # now: pytest tells at the end, hours later
         elif report.skipped:
             self.skipped[report.nodeid] = (
                 report.longrepr[2] if isinstance(report.longrepr, tuple) else "expected to fail"
