@@ -16,8 +16,8 @@ def test_windows_are_of_valid_pixels_inside_the_image(side: int) -> None:
     for n in range(2):
         for y in range(14):
             for x in range(11):
-                window = slice(max(y - side // 2, 0), y + side // 2 + 1), slice(max(x - side // 2, 0), x + side // 2 + 1)
-                values = pixels[n, :, *window][:, valid[n, 0][window]]
+                rows, columns = (slice(max(i - side // 2, 0), i + side // 2 + 1) for i in (y, x))
+                values = pixels[n, :, rows, columns][:, valid[n, 0, rows, columns]]
                 expected = (values.mean(1), values.std(1, correction=0)) if values.numel() else torch.zeros(2, 3)
                 torch.testing.assert_close(mean[n, :, y, x], expected[0], rtol=1e-5, atol=1e-5)
                 torch.testing.assert_close(deviation[n, :, y, x], expected[1], rtol=1e-3, atol=1e-3)
