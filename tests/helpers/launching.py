@@ -49,9 +49,12 @@ def run_directories(folder: Path) -> list[Path]:
 
 
 def status(run: Path) -> dict[str, Any]:
-    """The content of a run's `status.json`; empty if there is none yet."""
-    file = run / "status.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    """The content of a run's `status.json`; empty if there is none yet, or one that a test has damaged."""
+    try:
+        content: dict[str, Any] = json.loads((run / "status.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content
 
 
 def steps_of(run: Path) -> list[int]:
