@@ -40,7 +40,7 @@ def recipe(config: Config, fingerprint: Fingerprint = _of_the_data) -> dict[str,
 
 
 def run_id(config: Config, fingerprint: Fingerprint = _of_the_data) -> str:
-    """A folder name with the recipe's hash in it: `hybrid8-1_bilinear_nano_synthetic_s0_0f3a9c21d4`."""
+    """A folder name with the recipe's hash in it: `hybrid8-1_guided_nano_synthetic_s0_0f3a9c21d4`."""
     return identity(config, fingerprint)["run_id"]
 
 
@@ -61,9 +61,9 @@ def identity(config: Config, fingerprint: Fingerprint = _of_the_data) -> Identit
 
 def _name(config: Config, digest: str) -> str:
     coarse, fine = config.patch.processing_patch_size, config.patch.output_patch_size
-    patch = f"ps{coarse}" if coarse == fine else f"hybrid{coarse}-{fine}"
+    patch = f"ps{coarse}" if coarse == fine else f"hybrid{coarse}-{fine}_{config.upsampler.name}"
     model = re.sub(r"[^A-Za-z0-9-]", "-", config.model.name)[:40]
-    return f"{patch}_{config.upsampler.name}_{model}_{config.data.name}_s{config.seed}_{digest[:10]}"
+    return f"{patch}_{model}_{config.data.name}_s{config.seed}_{digest[:10]}"
 
 
 def run_directory(config: Config, run_id: str) -> Path:

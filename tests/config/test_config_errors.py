@@ -11,7 +11,7 @@ from hybrid_patch.errors import InputError
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("upsampler.scal=3", "upsampler.scal=3: unknown key; bilinear takes: name"),
+        ("upsampler.scal=3", "upsampler.scal=3: unknown key; guided takes: name, rank, random_features, pixel_dropout"),
         ("+optimizer.lrr=3", "optimizer.lrr=3: unknown key; adamw takes: name, lr, * (did you mean lr?)"),
         ("sed=3", "sed=3: unknown key; the config takes: seed, * (did you mean seed?)"),
         ("foo.bar.baz=3", 'foo={"bar": {"baz": 3}}: unknown key; *'),
@@ -34,7 +34,10 @@ from hybrid_patch.errors import InputError
         ("runtime.gradient_checkpointing=1", "runtime.gradient_checkpointing=1: must be true or false"),
         ("logger.tags=a", "logger.tags=a: must be a list, like [a,b]"),
         ("model.encoder=3", "model.encoder=3: must be a group of values; *"),
-        ("upsampler.name=learned", "upsampler.width: missing; give upsampler.width=<value>"),
+        (
+            "upsampler.name=learned",
+            "upsampler.width: missing; give upsampler.width=<value>; upsampler.rank=32: unknown key; *",
+        ),
         ("upsampler.name=linear", "upsampler.name=linear: no such option; takes: bilinear, guided, learned*"),
         ("~upsampler", "upsampler: missing; give one of: bilinear, guided, learned, subpixel"),
         ("~optimizer.lr", "optimizer.lr: missing; give optimizer.lr=<value>"),

@@ -11,12 +11,12 @@ from config_stand_in import LATE_BAD_INPUT, RAISES, STOPPED
 @pytest.mark.parametrize(
     ("arguments", "start"),
     [
-        (["upsampler.scal=3"], "error: upsampler.scal=3: unknown key; bilinear takes: name"),
+        (["upsampler.scal=3"], "error: upsampler.scal=3: unknown key; guided takes: name, rank"),
         (["data=rasters", "data.root=no, such"], "error: data.root=no, such: there is no such folder"),
         (["--surely-not"], "error: unrecognized arguments: --surely-not"),
         (["-m", "run_dir=x", "seed=0,1"], "error: run_dir=x: each member has its own"),
         (["-m", "run_dir=x", "seed=0,1", "hydra/launcher=basic"], "error: run_dir=x: each member has its own"),
-        (["-m", "upsampler.scal=3", "seed=0,1"], "error: upsampler.scal=3: unknown key; bilinear takes: name"),
+        (["-m", "upsampler.scal=3", "seed=0,1"], "error: upsampler.scal=3: unknown key; guided takes: name, rank"),
         (["--cfg", "job", "upsampler=no"], "error: upsampler=no: no such option; takes: bilinear, guided, learned"),
         (["-m", "--cfg", "job"], "error: --multirun --cfg: only one of them at a time"),
         (["-cn", "surely_not"], "error: "),
@@ -40,7 +40,7 @@ def test_bad_input_ends_the_training_before_torch_is_imported(tmp_path: Path) ->
     assert "hydra" in imported
     assert not {name for name in imported if name.split(".")[0] in ("torch", "lightning", "wandb", "rasterio", "h5py")}
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-    assert line == "error: upsampler.scal=3: unknown key; bilinear takes: name"
+    assert line == "error: upsampler.scal=3: unknown key; guided takes: name, rank, random_features, pixel_dropout"
 
 
 @pytest.mark.parametrize(

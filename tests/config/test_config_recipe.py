@@ -161,10 +161,10 @@ def test_the_hash_does_not_change_by_itself() -> None:
 def test_a_run_id_is_readable_and_safe_as_a_folder_name() -> None:
     config = compose(["seed=3", "model.name='a/b c$\\n'", "patch.output_patch_size=2"])
     name = run_id(config, fingerprint)
-    assert name.startswith("hybrid8-2_bilinear_a-b-c")
+    assert name.startswith("hybrid8-2_guided_a-b-c")
     assert name.endswith("_synthetic_s3_" + identity(config, fingerprint)["recipe_hash"][:10])
     assert all(c.isalnum() or c in "_-" for c in name)
-    assert run_id(compose(["patch=ps8"]), fingerprint).startswith("ps8_bilinear_nano_synthetic_s0_")
+    assert run_id(compose(["patch=ps8"]), fingerprint).startswith("ps8_nano_synthetic_s0_")
 
 
 def test_where_a_run_lives() -> None:
@@ -174,7 +174,7 @@ def test_where_a_run_lives() -> None:
 
 
 def test_difference() -> None:
-    old = recipe(compose(), fingerprint)
+    old = recipe(compose(["upsampler=bilinear"]), fingerprint)
     new = recipe(compose(["optimizer.lr=0.002", "upsampler=learned", "data.modalities.srtm.gsd=30"]), fingerprint)
     assert difference(old, new) == [
         'upsampler.name: "bilinear" -> "learned"',
