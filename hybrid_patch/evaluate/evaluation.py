@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from hybrid_patch.config.schema import Evaluation
 from hybrid_patch.data.source import Source, open_source
+from hybrid_patch.embed.per_pixel import Pooling
 from hybrid_patch.embed.trained_model import TrainedModel, load
 from hybrid_patch.evaluate import features
 from hybrid_patch.evaluate.features import Features, Tile, read_tiles
@@ -94,7 +95,7 @@ def evaluate(
     timesteps = model.config.data.timesteps
     split = "val" if len(source.indices("val")) else "train"
     pooled = any(tile.pooled for tile in read_tiles(source, split, 1, timesteps))
-    structure = StructureAccumulator(model.sizes.processing)
+    structure = StructureAccumulator(model.sizes.processing, model.tiling())
     drawn: list[DrawnTile] = []
     by_kind: dict[str, dict[str, Any]] = {}
     for kind in (EMBEDDING, *settings.baselines):
@@ -115,6 +116,7 @@ def evaluate(
                 counts[name].add(seed, tile.group, tile.labels, predicted, MIXED_SIDE)
             if kind == EMBEDDING:
                 structure.add(values, tile.valid_mask)
+                _add_maps(structure, model, tile, settings.pooling, check)
                 if len(drawn) < settings.pictures:
                     drawn.append(DrawnTile(tile, values, next(iter(predictions), None)))
         if counts:
@@ -122,6 +124,14 @@ def evaluate(
             log.info("scored: %s", kind)
     report = _report(model, source, settings, by_kind, structure.result())
     return report, draw_tiles(pictures, model, source, drawn, others or {}, check)
+
+
+def _add_maps(structure: StructureAccumulator, model: TrainedModel, tile: Tile, pooling: Pooling, check: Check) -> None:
+    """Embed a large tile as for a map, unlike for classifiers, and again from half a stride on."""
+    parts = structure.windows.parts(*tile.valid_mask.shape)
+    if parts is not None:
+        whole, shifted = (model.embed_whole(tile.whole.window(x), model.tiling(), pooling, check) for x in parts)
+        structure.windows.add(whole, shifted, tile.valid_mask[parts[0].slices])
 
 
 def _features(kind: str, model: TrainedModel, settings: Evaluation, check: Check) -> Features:

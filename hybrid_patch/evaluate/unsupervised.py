@@ -1,4 +1,4 @@
-"""Figures of embeddings that need no labels: whether patches show in them, and how many directions they use."""
+"""Figures of embeddings without labels: whether patches or windows show, and how many directions they use."""
 
 from typing import NamedTuple
 
@@ -6,10 +6,18 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import entropy
 
+from hybrid_patch.data.source import Window
+from hybrid_patch.embed.windows import Tiling
+from hybrid_patch.evaluate.label_maps import blocks
+
 Array = np.ndarray
 
 NEIGHBOURS = ((np.s_[1:, :], np.s_[:-1, :]), (np.s_[:, 1:], np.s_[:, :-1]))
 """Slices of an image, by axis, whose pixels are neighbours of each other."""
+MIN_WINDOWS = 4
+"""Windows along each side of a map that says something about them."""
+COMPONENTS = 3
+"""Principal components that are looked at: those of a map's colours."""
 
 
 class Structure(NamedTuple):
@@ -18,21 +26,25 @@ class Structure(NamedTuple):
     Attributes:
         lattice_ratio: mean distance of neighbouring pixels across patch borders, relative to inside patches; 1: no grid
             shows. None where a patch is one pixel, or nothing changes inside patches (infinite, which JSON has not).
+        window_ratio: variance of maps between squares aligned with their windows, relative to squares half a stride
+            off; mean over the first three principal components of each map, and over maps. 1: no window shows. None
+            where no map has 4 × 4 windows.
         effective_rank: over how many directions the embeddings spread: `exp(H(p))`, p the normalised singular values of
             the centred embeddings (Roy & Vetterli 2007, "The effective rank").
         neighbour_similarity: mean cosine of neighbouring pixels' centred embeddings.
     """
 
     lattice_ratio: float | None
+    window_ratio: float | None
     effective_rank: float
     neighbour_similarity: float
 
 
 class StructureAccumulator:
-    """Accumulates tiles, then computes their `Structure`."""
+    """Accumulates tiles, and maps of them for `windows`, then computes their `Structure`."""
 
-    def __init__(self, patch_size: int) -> None:
-        self.patch_size = patch_size
+    def __init__(self, patch_size: int, tiling: Tiling) -> None:
+        self.patch_size, self.windows = patch_size, WindowAccumulator(tiling)
         self._border, self._inside, self._cosine = np.zeros((3, 2))  # sums and counts
         self._moments: tuple[float, Float[Array, " d"], Float[Array, "d d"]] | None = None
 
@@ -63,6 +75,58 @@ class StructureAccumulator:
         border, inside = (total / count if count else 0.0 for total, count in (self._border, self._inside))
         return Structure(
             float(border / inside) if inside > 0 and self._border[1] else None,
+            self.windows.ratio(),
             float(np.exp(entropy(singular))) if singular.any() else 1.0,
             float(self._cosine[0] / self._cosine[1]),
         )
+
+
+class WindowAccumulator:
+    """Accumulates maps that are blended of windows, then tells whether windows show in them.
+
+    Squares as large as the windows' stride are either in the middle of one window each, or half a stride off, with a
+    quarter of each of four windows. Two maps are compared in the same squares of the ground, so that what varies on it
+    varies alike in both: one map's windows are aligned with the squares, the other's begin half a stride later.
+    """
+
+    def __init__(self, tiling: Tiling) -> None:
+        self.tiling = tiling
+        self._ratios: list[float] = []  # of each image
+
+    def parts(self, height: int, width: int) -> tuple[Window, Window] | None:
+        """The parts of an image to make two maps of, with all windows a stride apart; None if it is too small."""
+        side, stride = self.tiling
+        rows, columns = (length - (length - side) % stride for length in (height, width))
+        if min(rows, columns) < side + (MIN_WINDOWS - 1) * stride:
+            return None
+        return Window(0, 0, rows, columns), Window(stride // 2, stride // 2, rows - stride, columns - stride)
+
+    def add(
+        self, whole: Float[Array, "h w d"], shifted: Float[Array, "h2 w2 d"], valid_mask: Bool[Array, "h w"]
+    ) -> None:
+        """Add the maps of the two parts of an image; the mask is the first one's. Without data it is left out."""
+        side, stride = self.tiling
+        first = (side + stride) // 2  # the second window's square: those at the edge overlap on one side only
+        squares, of_shifted = (
+            tuple(slice(begin, begin + length - side - stride) for length in valid_mask.shape)
+            for begin in (first, first - stride // 2)
+        )
+        covariance = np.cov(whole[valid_mask].T) if valid_mask.sum() > 1 else np.zeros((whole.shape[-1],) * 2)
+        components = np.linalg.eigh(covariance)[1][:, -COMPONENTS:]
+        aligned, half_off = (
+            between_squares(values @ components, valid_mask[squares], stride)
+            for values in (whole[squares], shifted[of_shifted])
+        )
+        if (half_off > 0).all():
+            self._ratios.append(float((aligned / half_off).mean()))
+
+    def ratio(self) -> float | None:
+        """The mean over images; None without any."""
+        return float(np.mean(self._ratios)) if self._ratios else None
+
+
+def between_squares(values: Float[Array, "h w k"], valid_mask: Bool[Array, "h w"], side: int) -> Float[Array, " k"]:
+    """The variance of squares' means, times the number of valid pixels, which they are weighted by."""
+    count = blocks(valid_mask, side).sum(2, dtype=np.float64)[..., None]
+    means = blocks(np.where(valid_mask[..., None], values, 0), side).sum(2, dtype=np.float64) / np.maximum(count, 1)
+    return (count * (means - (count * means).sum((0, 1)) / max(count.sum(), 1)) ** 2).sum((0, 1))

@@ -29,6 +29,8 @@ SCORE_KEYS = {
     "knn_miou": ("embedding", "knn", "all"),
 }
 """Where a score is in an evaluation: features, classifier, pixels."""
+FIGURES = ("lattice_ratio", "window_ratio")
+"""Those of an evaluation's figures without labels that are shown."""
 BASELINES = {"raw bands": ("raw", "linear"), "8 × 8 means": ("means", "linear"), "oracle": ("oracle", "majority")}
 _SCORE = (formatting.score, formatting.signed, "scores")
 MEASURES = {
@@ -36,6 +38,8 @@ MEASURES = {
     "mixed_miou": Measure("mIoU of mixed patches", *_SCORE),
     "boundary_miou": Measure("mIoU at boundaries", *_SCORE),
     "knn_miou": Measure("mIoU by 20-NN", *_SCORE),
+    "lattice_ratio": Measure("lattice ratio", *_SCORE),
+    "window_ratio": Measure("window ratio", *_SCORE),
     "step_seconds": Measure("step time", formatting.seconds, formatting.times, "costs"),
     "peak_memory_bytes": Measure("peak memory", formatting.memory, formatting.times, "costs"),
     "hours": Measure("hours", formatting.hours, formatting.times, "costs"),
@@ -78,7 +82,7 @@ def step_seconds(metrics: Columns) -> float | None:
 
 
 def scores(run: Run) -> dict[str, float]:
-    return _mious(run, SCORE_KEYS)
+    return _mious(run, SCORE_KEYS) | _numbers({name: nested(run.evaluation, "structure", name) for name in FIGURES})
 
 
 def baselines(run: Run) -> dict[str, float]:
@@ -93,5 +97,8 @@ def tile_interval(run: Run) -> tuple[float, float] | None:
 
 
 def _mious(run: Run, keys: Mapping[str, tuple[str, ...]], part: str = "mean") -> dict[str, float]:
-    values = {name: nested(run.evaluation, "features", *path, "miou", part) for name, path in keys.items()}
+    return _numbers({name: nested(run.evaluation, "features", *path, "miou", part) for name, path in keys.items()})
+
+
+def _numbers(values: Mapping[str, object]) -> dict[str, float]:
     return {name: float(x) for name, x in values.items() if isinstance(x, float | int) and math.isfinite(x)}

@@ -2,16 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 
-from hybrid_patch.evaluate.unsupervised import Structure, StructureAccumulator
+from hybrid_patch.data.source import Window
+from hybrid_patch.embed.windows import Blender, Tiling
+from hybrid_patch.evaluate.unsupervised import Structure, StructureAccumulator, WindowAccumulator
 
 Array = np.ndarray
 RNG = np.random.default_rng(0)
 ALL_VALID = np.ones((64, 64), bool)
+TILING = Tiling(16, 12)
 
 
 def structure(embedding: Array, valid_mask: Array = ALL_VALID) -> Structure:
-    gathered = StructureAccumulator(8)
+    gathered = StructureAccumulator(8, TILING)
     gathered.add(embedding.astype(np.float32), valid_mask)
     figures = gathered.result()
     assert figures is not None
@@ -51,7 +55,70 @@ def test_pixels_that_were_not_measured_do_not_count() -> None:
     embedding = smooth(0.1)
     with_junk = np.where(valid_mask[..., None], embedding, 1e3)
     for a, b in zip(structure(embedding, valid_mask), structure(with_junk, valid_mask), strict=True):
-        assert a == pytest.approx(b, rel=1e-5)
-    nothing = StructureAccumulator(8)
+        assert a == b or a == pytest.approx(b, rel=1e-5)
+    nothing = StructureAccumulator(8, TILING)
     nothing.add(embedding, np.zeros((64, 64), bool))
     assert nothing.result() is None
+
+
+def windowed(ground: Array, part: Window, offsets: float, evened: float = 0) -> Array:
+    """A map of a part of the ground, blended of windows that each add an offset, or take off a share of their mean."""
+    rng, (side, _) = np.random.default_rng(0), TILING
+    image = ground[part.slices]
+    tops, lefts = (TILING.starts(length) for length in image.shape[:2])
+    blender = Blender(len(image), TILING, lefts)
+
+    def window(top: int, left: int) -> torch.Tensor:
+        values = image[top : top + side, left : left + side]
+        return torch.from_numpy(values + offsets * rng.normal(size=3) - evened * values.mean((0, 1))).float()
+
+    rows = [blender.add(top, [torch.stack([window(top, left) for left in lefts])]) for top in tops]
+    return torch.cat(rows).numpy()
+
+
+def window_ratio(offsets: float = 0, evened: float = 0, gaps: bool = False) -> float | None:
+    """Over four tiles of 70 × 83 pixels, in which some are missing if there are `gaps`, with junk in their place."""
+    windows, rng = WindowAccumulator(TILING), np.random.default_rng(1)
+    for _ in range(4):
+        ground = rng.normal(size=(10, 12, 3)).repeat(7, 0).repeat(7, 1)[:, :83] + rng.normal(size=(70, 83, 3)) * [
+            3,
+            2,
+            1,
+        ]
+        valid_mask = np.ones((70, 83), bool)
+        if gaps:
+            valid_mask[rng.integers(70, size=500), rng.integers(83, size=500)] = False
+            valid_mask[20:40, 30:50] = False
+        parts = windows.parts(70, 83)
+        assert parts is not None
+        maps = [windowed(ground, part, offsets, evened) for part in parts]
+        for part, values in zip(parts, maps, strict=True):
+            values[~valid_mask[part.slices]] = 1e3
+        windows.add(maps[0], maps[1], valid_mask[parts[0].slices])
+    return windows.ratio()
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_windows_show_where_each_has_its_own_offset(gaps: bool) -> None:
+    assert window_ratio(gaps=gaps) == pytest.approx(1, abs=1e-4)  # the same ground, however it varies
+    slight, plain = window_ratio(offsets=0.2, gaps=gaps), window_ratio(offsets=2, gaps=gaps)
+    evened = window_ratio(evened=0.7, gaps=gaps)
+    assert None not in (slight, plain, evened)
+    assert 1.02 < slight < plain  # type: ignore[operator]
+    assert plain > 2  # type: ignore[operator]
+    assert evened < 0.95  # type: ignore[operator]
+
+
+def test_all_windows_of_the_maps_are_a_stride_apart() -> None:
+    windows = WindowAccumulator(TILING)
+    assert windows.parts(51, 100) is None  # four windows: 16 + 3 · 12 = 52
+    assert windows.parts(52, 100) == (Window(0, 0, 52, 100), Window(6, 6, 40, 88))
+    assert windows.parts(63, 99) == (Window(0, 0, 52, 88), Window(6, 6, 40, 76))
+
+
+def test_without_maps_nothing_is_said_of_windows() -> None:
+    assert structure(smooth(0.1)).window_ratio is None
+    windows = WindowAccumulator(TILING)
+    windows.add(np.ones((52, 52, 5)), np.ones((40, 40, 5)), np.zeros((52, 52), bool))
+    windows.add(np.ones((52, 52, 5)), np.ones((40, 40, 5)), np.ones((52, 52), bool))
+    assert windows.ratio() is None

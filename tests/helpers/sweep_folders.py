@@ -89,6 +89,7 @@ def evaluation(miou: float, steps: int) -> dict[str, Any]:
         "settings": {"tiles": None, "train_pixels": 1000, "knn_pixels": 100, "seeds": 1, "pooling": "mean"},
         "tiles": {"train": 4, "val": 1},
         "features": {"embedding": {"linear": scored(miou), "knn": scored(miou - 0.02)}, "raw": {"linear": scored(0.2)}},
+        "structure": {"lattice_ratio": 1.01, "window_ratio": None},
     }
 
 
