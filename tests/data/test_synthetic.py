@@ -36,11 +36,11 @@ LABELS_OF_SCENE_0 = 823806759
 DATES_OF_SCENE_0 = ((2, 0, 2020), (8, 11, 2020))
 MEANS_OF_SCENE_0 = {
     "sentinel2_l2a": (
-        *(771.946, 985.707, 995.602, 2757.74),
-        *(1328.34, 2139.34, 2559.3, 2890.01, 2214.72, 1497.23),
-        *(712.844, 2800.43),
+        *(970.239, 1136.55, 1144.44, 2705.01),
+        *(1447.98, 2152.29, 2521.12, 2828.54, 2266.63, 1563.59),
+        *(950.047, 2722.05),
     ),
-    "sentinel1": (-10.1111, -15.8252),
+    "sentinel1": (-11.3491, -17.6118),
     "srtm": (188.741,),
 }
 
@@ -246,6 +246,25 @@ def test_crops_green_up_at_their_own_time(scenes: list[Sample]) -> None:
     assert abs(greenness("maize", august) - greenness("sugar beet", august)) < 0.1
 
 
+def test_classes_are_told_by_how_they_vary_around_a_pixel(scenes: list[Sample]) -> None:
+    nir = BANDS.index("B08")
+
+    def contrast(name: str, distance: int) -> float:
+        """Deviation of the logarithmic ratio of two pixels of a class on a clear date at a distance in pixels."""
+        ratios = []
+        for scene in scenes:
+            image, valid = scene.images["sentinel2_l2a"], scene.valid["sentinel2_l2a"]
+            inside = (valid & (image[..., 0] < 2500)) & (labels_of(scene) == CLASSES.index(name))[..., None]
+            both = inside[:, distance:] & inside[:, :-distance]
+            ratios.append(np.log(image[:, distance:][both][:, nir] / image[:, :-distance][both][:, nir]))
+        return float(np.concatenate(ratios).std())
+
+    # Crowns of conifers are finer than a pixel, those of broad leaves stand in clumps; a field of wheat is even.
+    assert contrast("conifer forest", 1) > 2 * contrast("winter wheat", 1)
+    assert contrast("conifer forest", 1) > 1.3 * contrast("broadleaf forest", 1)
+    assert contrast("broadleaf forest", 4) > 1.3 * contrast("broadleaf forest", 1)
+
+
 def test_speckle_and_noise_have_their_distributions(source: SyntheticSource, scenes: list[Sample]) -> None:
     scene = source._scene(0)
     clean = np.moveaxis(scene.look.backscatter[:, scene.ground.objects], 0, 2)
@@ -290,7 +309,7 @@ def test_bands_come_in_the_order_that_is_asked_for(small: tuple[SyntheticSource,
     assert set(part.images) == {"sentinel2_l2a"}
     expected = scene.images["sentinel2_l2a"][..., [BANDS.index("B11"), BANDS.index("B02")]]
     np.testing.assert_array_equal(part.images["sentinel2_l2a"], expected)
-    assert source.modalities["sentinel2_l2a"].mean == (2330.0, 903.0)
+    assert source.modalities["sentinel2_l2a"].mean == (2330.0, 1080.0)
 
 
 def test_statistics_that_are_given_are_kept() -> None:

@@ -42,7 +42,7 @@ class Synthetic(DataOptions):
 
     def fingerprint(self) -> str:
         """The version of how scenes are made; everything else about them is in the recipe already."""
-        return "synthetic-1"
+        return "synthetic-2"
 
 
 OPTIONS = Synthetic

@@ -22,6 +22,7 @@ SHADOW_STEP = 9
 """Rows and columns from a cloud to its shadow."""
 LOOKS = 4
 """Independent looks that are averaged in a pixel of Sentinel-1: its speckle is a gamma distribution of this shape."""
+TEXTURE = np.array([cover.texture for cover in COVERS], np.float32)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class SyntheticScene:
 
     ground: Ground
     look: Look
-    vigour: Float32[Array, "h w"]  # how much denser than in the rest of its object the leaves are
+    clumps: Float32[Array, "h w"]  # groups of crowns, gaps in a crop: what varies within 4 pixels, of deviation 1
+    stands: Float32[Array, "h w"]  # better and worse growth: what varies within 14 pixels, of deviation 1
     clouds: Mapping[int, UInt8[Array, "_ _"]]  # opacity in 1/255 by timestep, SHADOW_STEP larger at the top and left
     timestamps: Int[Array, "t 3"]
     delivered: Mapping[str, Bool[Array, " t"]]  # per sensor, which dates
@@ -40,25 +42,26 @@ class SyntheticScene:
 
     @property
     def nbytes(self) -> int:
-        maps = (self.ground.objects, self.ground.elevation, self.vigour, *self.clouds.values())
+        maps = (self.ground.objects, self.ground.elevation, self.clumps, self.stands, *self.clouds.values())
         tables = (self.look.reflectance, self.look.greening, self.look.backscatter)
         return sum(array.nbytes for array in maps + tables)
 
     def valid_mask(self, sensor: str, timesteps: Int[Array, " t"], window: Window) -> Bool[Array, "h w t"]:
         a, b, c = self.edges[sensor][timesteps].T
         rows, columns = window.slices
-        center = np.arange(len(self.vigour)) + 0.5
+        center = np.arange(len(self.stands)) + 0.5
         inside = a * center[rows, None, None] + b * center[columns, None] > c
         return inside & self.delivered[sensor][timesteps]
 
     def reflectance(self, t: int, window: Window) -> Float32[Array, "h w 12"]:
         """Sentinel-2 at a timestep: reflectance × 10,000 in whole numbers, clouds and their shadows in the picture."""
         objects = self.ground.objects[window.slices]
-        size, vigour = len(self.vigour), self.vigour[window.slices][..., None]
-        spread = np.array([cover.grain for cover in COVERS], np.float32)[self.ground.classes[objects], None]
+        size, stands = len(self.stands), self.stands[window.slices][..., None]
+        fine, clumped, broad = np.moveaxis(TEXTURE[self.ground.classes[objects]], 2, 0)[..., None]
         x = self.look.reflectance[t][objects]
-        x += vigour * self.look.greening[t][objects]
-        x *= 1 + spread * _noise(self.key, size, 1, window)
+        x += 0.08 * stands * self.look.greening[t][objects]
+        grain, clumps = _noise(self.key, size, 1, window), self.clumps[window.slices][..., None]
+        x *= 1 + fine * grain + clumped * clumps + broad * stands
         if t in self.clouds:
             sky = self.clouds[t]
             shadow, cloud = (
@@ -66,13 +69,13 @@ class SyntheticScene:
                 for opacity in (sky, sky[SHADOW_STEP:, SHADOW_STEP:])
             )
             x *= 1 - 0.6 * shadow
-            x += cloud * (np.array(CLOUD, np.float32) * (1 + 2 * vigour) - x)
+            x += cloud * (np.array(CLOUD, np.float32) * (1 + 0.16 * stands) - x)
         x += (0.006 + 0.05 * x) * _noise(self.key + 1 + t, size, len(BANDS), window)
         return np.rint(10000 * np.clip(x, 1e-4, 1.6))
 
     def backscatter(self, t: int, window: Window) -> Float32[Array, "h w 2"]:
         """Sentinel-1 at a timestep, dB, with speckle."""
-        bits = _hash(self.key - 1 - t, len(self.vigour), 2, window)
+        bits = _hash(self.key - 1 - t, len(self.stands), 2, window)
         # A sum of exponential deviates, each the logarithm of a uniform one, is gamma distributed.
         a, b, c, d = (((bits >> shift & 255).astype(np.float32) + 0.5) / 256 for shift in (0, 8, 16, 24))
         speckle = -np.log(a * b * c * d) / LOOKS
@@ -85,11 +88,11 @@ def make_scene(rng: np.random.Generator, size: int, timesteps: int) -> Synthetic
     days = np.floor((np.arange(timesteps) + rng.random(timesteps)) * 365 / timesteps).astype(np.int64)
     dates = (np.datetime64(f"{2017 + int(rng.integers(7))}-01-01") + days).tolist()
     timestamps = np.array([[date.day, date.month - 1, date.year] for date in dates])
-    vigour = (0.5 * (smooth_noise(rng, size, 14, 3) - 0.5)).astype(np.float32)
     return SyntheticScene(
         ground,
         look(rng, ground.classes, days),
-        vigour,
+        _standardised(smooth_noise(rng, size, 4, 1)),
+        _standardised(smooth_noise(rng, size, 14, 2)),
         {t: _clouds(rng, size) for t in np.flatnonzero(rng.random(timesteps) > CLEAR).tolist()},
         timestamps,
         {sensor: _delivered(rng, share, timesteps) for sensor, share in MISSING.items()},
@@ -97,6 +100,10 @@ def make_scene(rng: np.random.Generator, size: int, timesteps: int) -> Synthetic
         np.array([rng.uniform(46, 53), rng.uniform(1, 24)]),
         int(rng.integers(2**32)),
     )
+
+
+def _standardised(field: Float[Array, "h w"]) -> Float32[Array, "h w"]:
+    return ((field - field.mean()) / max(float(field.std()), 1e-6)).astype(np.float32)
 
 
 def _clouds(rng: np.random.Generator, size: int) -> UInt8[Array, "_ _"]:

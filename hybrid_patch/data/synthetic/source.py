@@ -18,8 +18,8 @@ from hybrid_patch.data.synthetic.spectra import BANDS, CLASSES
 from hybrid_patch.errors import InputError
 
 HEIGHT = "srtm"
-OPTICAL_MEAN = (903.0, 1110.0, 1150.0, 2770.0, 1470.0, 2200.0, 2580.0, 2900.0, 2330.0, 1630.0, 841.0, 2790.0)
-OPTICAL_STD = (1180.0, 1090.0, 1120.0, 1110.0, 1080.0, 1020.0, 1080.0, 1130.0, 854.0, 744.0, 1210.0, 912.0)
+OPTICAL_MEAN = (1080.0, 1240.0, 1230.0, 2810.0, 1540.0, 2250.0, 2630.0, 2940.0, 2330.0, 1630.0, 1080.0, 2820.0)
+OPTICAL_STD = (1170.0, 1090.0, 1130.0, 1200.0, 1090.0, 1080.0, 1160.0, 1220.0, 923.0, 784.0, 1190.0, 1020.0)
 STATISTICS = {
     OPTICAL: dict(zip(BANDS, zip(OPTICAL_MEAN, OPTICAL_STD, strict=True), strict=True)),
     RADAR: {"vv": (-11.5, 3.2), "vh": (-18.0, 3.46)},

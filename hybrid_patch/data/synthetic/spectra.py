@@ -37,7 +37,7 @@ MATERIALS = {
 CLOUD = (0.56, 0.54, 0.54, 0.58, 0.55, 0.56, 0.57, 0.58, 0.40, 0.30, 0.57, 0.40)
 """Reflectance of a thick cloud."""
 HAZE = (0.60, 0.42, 0.28, 0.10, 0.24, 0.18, 0.14, 0.09, 0.02, 0.01, 0.80, 0.08)
-"""What uncorrected aerosol adds, relative to its strength."""
+"""Path radiance as a reflectance, relative to its strength on a date: it falls with wavelength."""
 
 GREEN = ("leaf", "broad leaf", "crown", "needle", "flower")
 """Materials that carry the leaves, for radar too."""
@@ -48,7 +48,7 @@ class Cover(NamedTuple):
 
     name: str
     ground: tuple[str, str]  # the two materials between which the bare ground varies from object to object
-    grain: float  # standard deviation of the brightness from pixel to pixel: gaps in crowns, roofs, waves
+    texture: tuple[float, float, float]  # relative deviation of the brightness: of pixels, of clumps, of stands
     bare_db: tuple[float, float]  # backscatter (VV, VH) without leaves
     leaf_db: tuple[float, float] = (0.0, 0.0)  # what full leaf cover adds
 
@@ -56,16 +56,16 @@ class Cover(NamedTuple):
 FOREST_FLOOR, SOIL = ("litter", "understorey"), ("dark soil", "light soil")
 BARE_FIELD = (-10.8, -18.6)
 COVERS = (
-    Cover("water", ("clear water", "turbid water"), 0.10, (-20.5, -27.5)),
-    Cover("broadleaf forest", FOREST_FLOOR, 0.16, (-9.8, -15.6), (0.8, 1.4)),
-    Cover("conifer forest", FOREST_FLOOR, 0.20, (-10.2, -16.2), (1.0, 1.6)),
-    Cover("grassland", SOIL, 0.05, (-12.2, -19.4), (0.6, 2.2)),
-    Cover("winter wheat", SOIL, 0.05, BARE_FIELD, (-2.4, 0.8)),
-    Cover("rapeseed", SOIL, 0.05, BARE_FIELD, (1.6, 5.2)),
-    Cover("maize", SOIL, 0.05, BARE_FIELD, (2.2, 3.8)),
-    Cover("sugar beet", SOIL, 0.05, BARE_FIELD, (2.8, 4.0)),
-    Cover("building", ("tiles", "concrete"), 0.15, (-4.5, -11.0)),
-    Cover("road", ("asphalt", "gravel"), 0.05, (-13.5, -21.0)),
+    Cover("water", ("clear water", "turbid water"), (0.08, 0.02, 0.06), (-20.5, -27.5)),
+    Cover("broadleaf forest", FOREST_FLOOR, (0.06, 0.16, 0.06), (-9.8, -15.6), (0.8, 1.4)),
+    Cover("conifer forest", FOREST_FLOOR, (0.17, 0.04, 0.06), (-10.2, -16.2), (1.0, 1.6)),
+    Cover("grassland", SOIL, (0.04, 0.03, 0.13), (-12.2, -19.4), (0.6, 2.2)),
+    Cover("winter wheat", SOIL, (0.03, 0.03, 0.04), BARE_FIELD, (-2.4, 0.8)),
+    Cover("rapeseed", SOIL, (0.03, 0.11, 0.04), BARE_FIELD, (1.6, 5.2)),
+    Cover("maize", SOIL, (0.12, 0.03, 0.04), BARE_FIELD, (2.2, 3.8)),
+    Cover("sugar beet", SOIL, (0.08, 0.08, 0.04), BARE_FIELD, (2.8, 4.0)),
+    Cover("building", ("tiles", "concrete"), (0.22, 0.05, 0.05), (-4.5, -11.0)),
+    Cover("road", ("asphalt", "gravel"), (0.10, 0.05, 0.05), (-13.5, -21.0)),
 )
 WATER, BROADLEAF, CONIFER, GRASS, WHEAT, RAPESEED, MAIZE, BEET, BUILDING, ROAD = range(len(COVERS))
 CLASSES = tuple(cover.name for cover in COVERS)
@@ -104,7 +104,7 @@ CALENDAR: dict[int, dict[str, tuple[tuple[int, float], ...]]] = {
 class Look(NamedTuple):
     """How N objects look at T dates."""
 
-    reflectance: Float32[Array, "t n 12"]  # at the surface, with the haze of the date
+    reflectance: Float32[Array, "t n 12"]  # with the haze of the date
     greening: Float32[Array, "t n 12"]  # what full leaf cover instead of none would change
     backscatter: Float32[Array, "t n 2"]  # VV and VH in dB, without speckle
 
@@ -112,12 +112,12 @@ class Look(NamedTuple):
 def look(rng: np.random.Generator, classes: Int[Array, " n"], days: Int[Array, " t"]) -> Look:
     """How objects of some classes look on some days of the year (0-364), each object a little different."""
     n, t = len(classes), len(days)
-    late = rng.uniform(-16, 16, n)  # days behind the calendar
+    late = rng.uniform(-20, 20) + rng.uniform(-16, 16, n)  # days behind the calendar: the whole scene, and each object
     lush = rng.uniform(0.64, 1.06, n)  # leaf cover relative to the calendar
     tone = rng.random(n)  # where between its two kinds of ground an object is
-    bright = rng.uniform(0.86, 1.14, n)
+    bright = rng.uniform(0.75, 1.25, n)
     rough = rng.uniform(-1.1, 1.1, n)  # dB
-    gain, haze = rng.uniform(0.94, 1.06, t), rng.uniform(-0.006, 0.034, t)
+    gain, haze = rng.uniform(0.94, 1.06, t), rng.uniform(0, 0.09, t)
     wet = rng.uniform(-1.6, 1.6, t)  # dB
 
     dark, light = np.array([[MATERIALS[name] for name in cover.ground] for cover in COVERS])[classes].swapaxes(0, 1)
