@@ -1,7 +1,7 @@
 """Crops: windows of samples, normalised, as arrays of one size, and batches of them."""
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,8 +44,20 @@ class Crop:
             padded[: inside.shape[0], : inside.shape[1]] = inside
             return padded
 
-        pixels = {name: part(values) for name, values in self.pixels.items()}
-        return Crop(pixels, {name: part(valid) for name, valid in self.valid.items()}, self.timestamps, None)
+        return self._changed(part)
+
+    def mirrored(self, height: int, width: int) -> "Crop":
+        """At least so large, without labels: beyond its lower and right edges follows its mirror image."""
+
+        def grown(values: Array) -> Array:
+            missing = [(0, max(side - length, 0)) for side, length in zip((height, width), values.shape, strict=False)]
+            return np.pad(values, [*missing, *[(0, 0)] * (values.ndim - 2)], mode="symmetric")
+
+        return self._changed(grown)
+
+    def _changed(self, change: Callable[[Array], Array]) -> "Crop":
+        pixels = {name: change(values) for name, values in self.pixels.items()}
+        return Crop(pixels, {name: change(valid) for name, valid in self.valid.items()}, self.timestamps, None)
 
 
 class MaskedCrop(NamedTuple):

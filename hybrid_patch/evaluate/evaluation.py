@@ -127,11 +127,12 @@ def evaluate(
 
 
 def _add_maps(structure: StructureAccumulator, model: TrainedModel, tile: Tile, pooling: Pooling, check: Check) -> None:
-    """Embed a large tile as for a map, unlike for classifiers, and again from half a stride on."""
-    parts = structure.windows.parts(*tile.valid_mask.shape)
-    if parts is not None:
-        whole, shifted = (model.embed_whole(tile.whole.window(x), model.tiling(), pooling, check) for x in parts)
-        structure.windows.add(whole, shifted, tile.valid_mask[parts[0].slices])
+    """Embed a tile as for a map, unlike for classifiers, and again from half a stride on; mirrored if it is small."""
+    image = tile.whole.mirrored(structure.windows.least_side, structure.windows.least_side)
+    valid_mask = image.any_valid(model.inputs)
+    parts = structure.windows.parts(*valid_mask.shape)
+    whole, shifted = (model.embed_whole(image.window(part), model.tiling(), pooling, check) for part in parts)
+    structure.windows.add(whole, shifted, valid_mask[parts[0].slices])
 
 
 def _features(kind: str, model: TrainedModel, settings: Evaluation, check: Check) -> Features:

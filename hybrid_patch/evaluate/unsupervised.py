@@ -14,8 +14,8 @@ Array = np.ndarray
 
 NEIGHBOURS = ((np.s_[1:, :], np.s_[:-1, :]), (np.s_[:, 1:], np.s_[:, :-1]))
 """Slices of an image, by axis, whose pixels are neighbours of each other."""
-MIN_WINDOWS = 4
-"""Windows along each side of a map that says something about them."""
+WINDOWS = 5
+"""Along each side of a map, at least."""
 COMPONENTS = 3
 """Principal components that are looked at: those of a map's colours."""
 
@@ -28,7 +28,7 @@ class Structure(NamedTuple):
             shows. None where a patch is one pixel, or nothing changes inside patches (infinite, which JSON has not).
         window_ratio: variance of maps between squares aligned with their windows, relative to squares half a stride
             off; mean over the first three principal components of each map, and over maps. 1: no window shows. None
-            where no map has 4 × 4 windows.
+            without data.
         effective_rank: over how many directions the embeddings spread: `exp(H(p))`, p the normalised singular values of
             the centred embeddings (Roy & Vetterli 2007, "The effective rank").
         neighbour_similarity: mean cosine of neighbouring pixels' centred embeddings.
@@ -93,12 +93,15 @@ class WindowAccumulator:
         self.tiling = tiling
         self._ratios: list[float] = []  # of each image
 
-    def parts(self, height: int, width: int) -> tuple[Window, Window] | None:
-        """The parts of an image to make two maps of, with all windows a stride apart; None if it is too small."""
+    @property
+    def least_side(self) -> int:
+        """The pixels along each side that an image must have."""
+        return self.tiling.side + (WINDOWS - 1) * self.tiling.stride
+
+    def parts(self, height: int, width: int) -> tuple[Window, Window]:
+        """The parts of an image to make two maps of, with all windows a stride apart."""
         side, stride = self.tiling
         rows, columns = (length - (length - side) % stride for length in (height, width))
-        if min(rows, columns) < side + (MIN_WINDOWS - 1) * stride:
-            return None
         return Window(0, 0, rows, columns), Window(stride // 2, stride // 2, rows - stride, columns - stride)
 
     def add(

@@ -90,7 +90,6 @@ def window_ratio(offsets: float = 0, evened: float = 0, gaps: bool = False) -> f
             valid_mask[rng.integers(70, size=500), rng.integers(83, size=500)] = False
             valid_mask[20:40, 30:50] = False
         parts = windows.parts(70, 83)
-        assert parts is not None
         maps = [windowed(ground, part, offsets, evened) for part in parts]
         for part, values in zip(parts, maps, strict=True):
             values[~valid_mask[part.slices]] = 1e3
@@ -111,9 +110,9 @@ def test_windows_show_where_each_has_its_own_offset(gaps: bool) -> None:
 
 def test_all_windows_of_the_maps_are_a_stride_apart() -> None:
     windows = WindowAccumulator(TILING)
-    assert windows.parts(51, 100) is None  # four windows: 16 + 3 · 12 = 52
-    assert windows.parts(52, 100) == (Window(0, 0, 52, 100), Window(6, 6, 40, 88))
-    assert windows.parts(63, 99) == (Window(0, 0, 52, 88), Window(6, 6, 40, 76))
+    assert windows.least_side == 16 + 4 * 12
+    assert windows.parts(64, 100) == (Window(0, 0, 64, 100), Window(6, 6, 52, 88))
+    assert windows.parts(75, 99) == (Window(0, 0, 64, 88), Window(6, 6, 52, 76))
 
 
 def test_without_maps_nothing_is_said_of_windows() -> None:
