@@ -158,12 +158,18 @@ class Evaluation:
     """Maximum number of pixels that the linear probe learns from."""
     knn_pixels: Aside[Amount]
     """Of these, the neighbours of the kNN classifier, drawn by class; 0: no kNN."""
+    few_labels: Aside[tuple[Count, ...]]
+    """Of these, labelled pixels of each class: both classifiers are scored with as few as each of these numbers too."""
+    scored_pixels: Aside[Count]
+    """Maximum number of pixels of a validation tile that kNN, and classifiers with few labels, are scored on; drawn
+    anew for each seed. The linear probe is scored on all."""
     seeds: Aside[Annotated[int, Field(ge=1, le=1000)]]
-    """How often training pixels are drawn."""
+    """How often training pixels, and scored pixels, are drawn."""
     pooling: Aside[Literal["mean", "concat"]]
     """How a pixel's tokens are pooled over modalities, timesteps and band sets: their mean, or concatenated."""
-    baselines: Aside[tuple[Literal["raw", "means", "untrained", "oracle"], ...]]
-    """What is scored beside the embedding: `raw` bands, their `means` over 8 × 8 pixels, the `untrained` model, and the
+    baselines: Aside[tuple[Literal["raw", "random", "surroundings", "means", "untrained", "oracle"], ...]]
+    """What is scored beside the embedding: `raw` bands, 64 and 256 `random` features of these, the pixel with local
+    means and deviations of its `surroundings`, the raw bands' `means` over 8 × 8 pixels, the `untrained` model, and the
     `oracle`, each 8 × 8 pixels' true majority."""
     pictures: Aside[Amount]
     """Tiles that are drawn."""

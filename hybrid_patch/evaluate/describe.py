@@ -47,7 +47,7 @@ def describe_command(options: DescribeOptions) -> None:
 
 def draw_samples(source: Source, path: Path, count: int = 4) -> None:
     """Draw the visible bands of some samples at their clearest date, and their labels. Raises InputError."""
-    require_extra("eval", "matplotlib", "sklearn")
+    require_extra("eval", "matplotlib", "scipy")
     from hybrid_patch.data.crops import read_crop
     from hybrid_patch.evaluate.pictures import (
         ClassColours,

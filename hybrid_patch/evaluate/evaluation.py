@@ -4,46 +4,37 @@ import dataclasses
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from jaxtyping import Float, Int
+import torch
 
 from hybrid_patch.config.schema import Evaluation
 from hybrid_patch.data.source import Source, open_source
 from hybrid_patch.embed.per_pixel import Pooling
 from hybrid_patch.embed.trained_model import TrainedModel, load
 from hybrid_patch.evaluate import features
+from hybrid_patch.evaluate.classifiers import KNN, LINEAR, ORACLE_CLASSIFIER, Fitted, fit_classifiers
 from hybrid_patch.evaluate.features import Features, Tile, read_tiles
-from hybrid_patch.evaluate.knn import fit_knn, in_blocks
-from hybrid_patch.evaluate.linear_probe import fit_linear_probe
 from hybrid_patch.evaluate.options import EvaluateOptions
 from hybrid_patch.evaluate.pictures import DrawnTile, draw_tiles
 from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, sample_pixels
-from hybrid_patch.evaluate.scores import ConfusionCounts
+from hybrid_patch.evaluate.results import MIXED_SIDE, Results
 from hybrid_patch.evaluate.settings import settings_of
 from hybrid_patch.evaluate.unsupervised import Structure, StructureAccumulator
 from hybrid_patch.runs.atomic_files import write_bytes, write_json
+from hybrid_patch.runs.progress import Show, Work, share_progress, unseen
 from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.stop_signal import Check, proceed
 
-Array = np.ndarray
 log = logging.getLogger(__name__)
 
-EMBEDDING, UNTRAINED, RAW, MEANS, ORACLE = "embedding", "untrained", "raw", "means", "oracle"
-LINEAR, KNN, MAJORITY = "linear", "knn", "majority"
-MIXED_SIDE = 8
-"""Side, in pixels, of the patches that count as mixed, that `means` averages, and that the oracle gives one class."""
-
-
-class Fitted(NamedTuple):
-    """A classifier, its name, and the seed with which its training pixels were drawn."""
-
-    seed: int
-    name: str
-    predict: Callable[[Float[Array, "n d"]], Int[Array, " n"]]
+EMBEDDING, RAW, ORACLE = "embedding", "raw", "oracle"
+RANDOM_FEATURES = (64, 256)
+TILE_WORK, FIT_WORK, SCORE_WORK = 1, 15, 4
+"""What a training tile, the classifiers of a seed and kind of features, and a validation tile take, to tell the time
+that is left: about so on two cores with a small model."""
 
 
 def evaluate_run(options: EvaluateOptions, check: Check = proceed) -> dict[str, Any]:
@@ -56,7 +47,8 @@ def evaluate_run(options: EvaluateOptions, check: Check = proceed) -> dict[str, 
     others = {name: load(path) for name, path in options.others.items()}
     data, evaluation = settings_of(model, options.overrides)
     with tempfile.TemporaryDirectory() as folder:
-        report, drawn = evaluate(model, open_source(data), evaluation, Path(folder), others, check)
+        with share_progress("evaluating") as show:
+            report, drawn = evaluate(model, open_source(data), evaluation, Path(folder), others, check, show)
         report = {
             "run": str(options.run),
             "data": {"name": data.name, "root": getattr(data, "root", None), "fingerprint": data.fingerprint()},
@@ -84,45 +76,41 @@ def evaluate(
     pictures: Path,
     others: Mapping[str, TrainedModel] | None = None,
     check: Check = proceed,
+    show: Show = unseen,
 ) -> tuple[dict[str, Any], list[Path]]:
     """Evaluate a model on a source, with pictures of it (and of `others`, by name) in a folder.
 
     Returns the report, as in `evaluation.json`, and the pictures. Classifiers learn on tiles of the train split and are
     scored on all labelled pixels of tiles of the val split. Without labels or a val split, there are only the figures
     that need none. Where whole tiles have labels, the mean embedding of a tile's pixels is classified. `check` is
-    called every second or so.
+    called every second or so, `show` as the work gets on.
     """
     timesteps = model.config.data.timesteps
     split = "val" if len(source.indices("val")) else "train"
     pooled = any(tile.pooled for tile in read_tiles(source, split, 1, timesteps))
+    features_of = _features(model, settings, pooled, check)
+    sizes, fits = _sizes(source, settings), settings.seeds * len(features_of)
+    work = Work(show, sizes["train"] * TILE_WORK + fits * FIT_WORK + sizes[split] * SCORE_WORK)
+    classifiers: dict[str, list[Fitted]] = {}
+    if source.class_names() and split == "val":
+        train = work.on(read_tiles(source, "train", settings.tiles, timesteps, check), TILE_WORK, "training tile")
+        classifiers = _fit(features_of, train, settings, model.device, check, work)
+    results = Results(source.class_names(), settings.scored_pixels)
     structure = StructureAccumulator(model.sizes.processing, model.tiling())
     drawn: list[DrawnTile] = []
-    by_kind: dict[str, dict[str, Any]] = {}
-    for kind in (EMBEDDING, *settings.baselines):
-        if pooled and kind in (MEANS, ORACLE):  # of a whole tile, the means of patches are those of the raw bands
-            continue
-        if kind != EMBEDDING and not by_kind:
-            break
-        features_of = _features(kind, model, settings, check)
-        train = read_tiles(source, "train", settings.tiles, timesteps, check)
-        labelled = source.class_names() and split == "val"
-        classifiers = _fit(kind, features_of, train, settings, check) if labelled else []
-        counts = {name: ConfusionCounts(source.class_names()) for _, name, _ in classifiers}
-        for tile in read_tiles(source, split, settings.tiles, timesteps, check):
-            values = features_of(tile)
-            predictions = [tile.predict(predict, values) for _, _, predict in classifiers]
-            for (seed, name, _), predicted in zip(classifiers, predictions, strict=True):
-                assert tile.labels is not None
-                counts[name].add(seed, tile.group, tile.labels, predicted, MIXED_SIDE)
+    tiles = work.on(read_tiles(source, split, settings.tiles, timesteps, check), SCORE_WORK, "validation tile")
+    for number, tile in enumerate(tiles):
+        for kind, of_tile in features_of.items():
+            if kind not in classifiers and kind != EMBEDDING:
+                continue
+            values = of_tile(tile)
+            predicted = results.add(kind, classifiers.get(kind, ()), tile, number, values)
             if kind == EMBEDDING:
                 structure.add(values, tile.valid_mask)
                 _add_maps(structure, model, tile, settings.pooling, check)
                 if len(drawn) < settings.pictures:
-                    drawn.append(DrawnTile(tile, values, next(iter(predictions), None)))
-        if counts:
-            by_kind[kind] = {name: count.report() for name, count in counts.items()}
-            log.info("scored: %s", kind)
-    report = _report(model, source, settings, by_kind, structure.result())
+                    drawn.append(DrawnTile(tile, values, predicted))
+    report = _report(model, source, settings, results, structure.result())
     return report, draw_tiles(pictures, model, source, drawn, others or {}, check)
 
 
@@ -135,54 +123,70 @@ def _add_maps(structure: StructureAccumulator, model: TrainedModel, tile: Tile, 
     structure.windows.add(whole, shifted, valid_mask[parts[0].slices])
 
 
-def _features(kind: str, model: TrainedModel, settings: Evaluation, check: Check) -> Features:
-    if kind == RAW:
-        return features.raw_bands(model.inputs)
-    if kind == MEANS:
-        return features.patch_means(model.inputs, MIXED_SIDE)
-    if kind == ORACLE:
-        return features.majority(MIXED_SIDE)
-    return features.embedding_of(features.untrained(model) if kind == UNTRAINED else model, settings.pooling, check)
+def _features(model: TrainedModel, settings: Evaluation, pooled: bool, check: Check) -> dict[str, Features]:
+    """The features of each kind, the embedding first."""
+    made = {EMBEDDING: features.embedding_of(model, settings.pooling, check)}
+    for baseline in settings.baselines:
+        if not (pooled and baseline in ("means", "oracle")):  # of a whole tile, means of patches are those of raw bands
+            made |= _baseline(baseline, model, settings, check)
+    return made
 
 
-def _fit(kind: str, features_of: Features, train: Iterable[Tile], settings: Evaluation, check: Check) -> list[Fitted]:
-    """For every seed a linear probe and, unless `knn_pixels` is 0, a kNN classifier; none if labels are too few."""
-    if kind == ORACLE:  # its feature is the class
-        return [Fitted(0, MAJORITY, lambda values: values[:, 0].astype(np.int64))]
+def _baseline(name: str, model: TrainedModel, settings: Evaluation, check: Check) -> dict[str, Features]:
+    if name == "random":
+        return {f"random{count}": features.random_features(model.inputs, count) for count in RANDOM_FEATURES}
+    if name == "untrained":
+        return {name: features.embedding_of(features.untrained(model), settings.pooling, check)}
+    if name == "surroundings":
+        return {name: features.surroundings(model.inputs)}
+    if name == "means":
+        return {name: features.patch_means(model.inputs, MIXED_SIDE)}
+    return {RAW: features.raw_bands(model.inputs)} if name == RAW else {ORACLE: features.majority(MIXED_SIDE)}
+
+
+def _fit(
+    features_of: Mapping[str, Features],
+    train: Iterable[Tile],
+    settings: Evaluation,
+    device: torch.device,
+    check: Check,
+    work: Work,
+) -> dict[str, list[Fitted]]:
+    """The classifiers of each kind of features; none if labels are too few."""
+    learned = {kind: of_tile for kind, of_tile in features_of.items() if kind != ORACLE}
     try:
-        samples = sample_pixels(features_of, train, settings.train_pixels, settings.seeds)
+        samples = sample_pixels(learned, train, settings.train_pixels, settings.seeds)
     except NotEnoughLabelsError as error:
         log.warning("no scores: %s", error)
-        return []
-    fitted = []
-    for seed, sample in enumerate(samples):
-        probe = fit_linear_probe(*sample, check)
-        if not probe.converged:
-            log.warning("the linear probe of seed %d has not converged", seed)
-        fitted.append(Fitted(seed, LINEAR, probe.predict))
-        if settings.knn_pixels:
-            rng = np.random.default_rng(seed)
-            knn = fit_knn(sample.features, sample.labels, settings.knn_pixels, rng)
-            fitted.append(Fitted(seed, KNN, in_blocks(knn.predict, check)))
+        return {}
+    fitted: dict[str, list[Fitted]] = {}
+    for kind in features_of:
+        fitted[kind] = [] if kind in samples else [ORACLE_CLASSIFIER]
+        for seed, sample in enumerate(samples.pop(kind, ())):  # each kind's pixels are let go when it has learned
+            fitted[kind] += fit_classifiers(sample, seed, settings, device, check)
+            work.done(FIT_WORK, f"classifiers of {kind}, seed {seed}")
     return fitted
 
 
-def _report(
-    model: TrainedModel,
-    source: Source,
-    settings: Evaluation,
-    by_kind: Mapping[str, Mapping[str, Any]],
-    structure: Structure | None,
-) -> dict[str, Any]:
+def _sizes(source: Source, settings: Evaluation) -> dict[str, int]:
+    """How many tiles of each split are embedded."""
     sizes = {split: len(source.indices(split)) for split in ("train", "val")}
+    return {split: size if settings.tiles is None else min(size, settings.tiles) for split, size in sizes.items()}
+
+
+def _report(
+    model: TrainedModel, source: Source, settings: Evaluation, results: Results, structure: Structure | None
+) -> dict[str, Any]:
     report: dict[str, Any] = {
         "step": model.step,
         "processing_patch_size": model.sizes.processing,
         "output_patch_size": model.sizes.output,
         "settings": dataclasses.asdict(settings),
         "classes": list(source.class_names()),
-        "tiles": {k: size if settings.tiles is None else min(size, settings.tiles) for k, size in sizes.items()},
-        "features": by_kind,
+        "tiles": _sizes(source, settings),
+        "features": results.features(),
+        "few_labels": results.few_labels(),
+        "above": results.above(EMBEDDING),
         "structure": None if structure is None else structure._asdict(),
     }
     return report | {"scores": _short_scores(report)}
@@ -191,11 +195,12 @@ def _report(
 def _short_scores(report: Mapping[str, Any]) -> dict[str, float]:
     """The main figures, for metrics: `probe_miou`, `probe_mixed_miou`, `knn_accuracy`, `raw_miou`, `lattice_ratio` …"""
     scores: dict[str, float] = {}
-    names = {(EMBEDDING, LINEAR): "probe", (EMBEDDING, KNN): "knn", (RAW, LINEAR): "raw", (RAW, KNN): "raw_knn"}
-    for (kind, classifier), name in names.items():
-        parts = report["features"].get(kind, {}).get(classifier, {})
-        for part, metric in (("all", "miou"), ("all", "accuracy"), ("mixed", "miou")):
-            if part in parts:
-                scores[f"{name}_{'mixed_' if part == 'mixed' else ''}{metric}"] = parts[part][metric]["mean"]
+    for kind, by_classifier in report["features"].items():
+        names = {LINEAR: "probe", KNN: "knn"} if kind == EMBEDDING else {LINEAR: kind, KNN: f"{kind}_knn"}
+        for classifier, name in names.items():
+            parts = by_classifier.get(classifier, {})
+            for part, metric in (("all", "miou"), ("all", "accuracy"), ("mixed", "miou")):
+                if part in parts:
+                    scores[f"{name}_{'mixed_' if part == 'mixed' else ''}{metric}"] = parts[part][metric]["mean"]
     structure = {name: value for name, value in (report["structure"] or {}).items() if value is not None}
     return scores | structure

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from hybrid_patch.data.crops import Crop, read_crop
+from hybrid_patch.data.local_statistics import local_moments
 from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Source, Window, evenly
 from hybrid_patch.embed.per_pixel import Pooling
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.evaluate.label_maps import block_majority, blocks, per_pixel
 from hybrid_patch.model.hybrid import build_model
+from hybrid_patch.model.random_features import RandomFeatures
 from hybrid_patch.runs.stop_signal import Check, proceed
 
 Array = np.ndarray
@@ -47,12 +50,20 @@ class Tile:
         return features[self.valid_mask].mean(0)[None, None] if self.pooled and self.valid_mask.any() else features
 
     def predict(
-        self, predict: Callable[[Float[Array, "n d"]], Int[Array, " n"]], features: Float[Array, "h w d"]
+        self,
+        predict: Callable[[Float[Array, "n d"]], Int[Array, " n"]],
+        features: Float[Array, "h w d"],
+        pixels: Int[Array, " n"] | slice = slice(None),
     ) -> Int[Array, "rows columns"]:
-        """A map of predicted classes in the shape of `labels`; `UNLABELLED` where there is no data."""
+        """A map of predicted classes in the shape of `labels`; `UNLABELLED` where there is no data.
+
+        With the numbers of `pixels`, these alone have a prediction.
+        """
         mask = np.full((1, 1), self.valid_mask.any()) if self.pooled else self.valid_mask
+        chosen = np.zeros(mask.shape, bool)
+        chosen.reshape(-1)[pixels] = True
         classes = np.full(mask.shape, UNLABELLED, np.int64)
-        if mask.any():
+        if (mask := mask & chosen).any():
             classes[mask] = predict(self.per_label(features)[mask])
         return classes
 
@@ -102,6 +113,37 @@ def raw_bands(inputs: list[str]) -> Features:
     return lambda tile: np.concatenate(
         [tile.whole.pixels[name].reshape(*tile.valid_mask.shape, -1) for name in inputs], -1
     )
+
+
+def random_features(inputs: list[str], count: int) -> Features:
+    """`relu` features of each pixel's raw bands, drawn once: what a wide untrained network knows of a pixel alone."""
+    raw = raw_bands(inputs)
+
+    def values(tile: Tile) -> Float[Array, "h w n"]:
+        bands = torch.from_numpy(raw(tile))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return RandomFeatures(bands.shape[-1], count, 1)(bands).numpy()
+
+    return values
+
+
+def surroundings(inputs: list[str]) -> Features:
+    """Five numbers for each band: the pixel, deviations of the windows of 5, 17 and 65 pixels, the mean of the last.
+
+    Of several dates they are those of the mean over a pixel's valid dates. Pixels without data take no part.
+    """
+
+    def of_modality(pixels: Float[Array, "h w t c"], valid: Bool[Array, "h w t"]) -> Float[Tensor, "h w n"]:
+        count = valid.sum(2)
+        mean = (pixels * valid[..., None]).sum(2) / np.maximum(count, 1)[..., None]
+        image = torch.from_numpy(mean.astype(np.float32)).permute(2, 0, 1)[None]
+        moments = [local_moments(image, torch.from_numpy(count > 0)[None, None], side) for side in (5, 17, 65)]
+        return torch.cat([image, *(deviation for _, deviation in moments), moments[-1][0]], 1)[0].permute(1, 2, 0)
+
+    return lambda tile: torch.cat(
+        [of_modality(tile.whole.pixels[name], tile.whole.valid[name]) for name in inputs], -1
+    ).numpy()
 
 
 def patch_means(inputs: list[str], side: int) -> Features:

@@ -12,8 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from sklearn.decomposition import PCA
-from sklearn.linear_model import Ridge
 
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.config.modality import Modality
@@ -132,19 +130,24 @@ def common_colours(embedded: Sequence[EmbeddedTiles], reference: EmbeddedTiles) 
     same in all panels.
     """
     pixels = reference.flat()
+    middle = pixels.mean(0)
     components = min(3, pixels.shape[1], len(pixels))
-    basis = PCA(components, random_state=0).fit(pixels)
-    target = basis.transform(pixels)
+    basis = np.linalg.eigh(np.cov(pixels.T, ddof=0).reshape(pixels.shape[1], -1))[1][:, ::-1][:, :components]
+    basis *= np.sign(basis[np.abs(basis).argmax(0), np.arange(components)])  # of the two signs, always the same
+    target = (pixels - middle) @ basis
     low, high = np.percentile(target, [2, 98], axis=0)
     images = {}
     for model in embedded:
         flat = model.flat()
         if model.same_space:
-            scores = basis.transform(flat)
+            scores = (flat - middle) @ basis
         else:
-            scores = Ridge(alpha=1e-3 * len(flat) * float(flat.var(0).mean())).fit(flat, target).predict(flat)
+            centred = (flat - flat.mean(0)).astype(np.float64)
+            covariance = centred.T @ centred
+            ridge = 1e-3 * covariance.trace() / len(covariance) * np.eye(len(covariance))
+            scores = centred @ np.linalg.solve(covariance + ridge, centred.T @ target)
         colour = np.zeros((len(flat), 3))
-        colour[:, :components] = np.clip((scores.reshape(len(flat), -1) - low) / np.maximum(high - low, 1e-9), 0, 1)
+        colour[:, :components] = np.clip((scores - low) / np.maximum(high - low, 1e-9), 0, 1)
         parts = np.split(colour, np.cumsum([x.shape[0] * x.shape[1] for x in model.values])[:-1])
         images[model.name] = [part.reshape(*x.shape[:2], 3) for part, x in zip(parts, model.values, strict=True)]
     return images

@@ -1,6 +1,6 @@
 """The labelled training pixels that classifiers learn from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,31 +24,59 @@ class PixelSample(NamedTuple):
     tiles: Int[Array, " n"]
 
 
-def sample_pixels(features: Features, train: Iterable[Tile], max_pixels: int, seeds: int) -> list[PixelSample]:
-    """A sample for every seed: the same number of pixels from each tile, at most `max_pixels` in all.
+def sample_pixels(
+    features: Mapping[str, Features], train: Iterable[Tile], max_pixels: int, seeds: int
+) -> dict[str, list[PixelSample]]:
+    """For each kind of features a sample for every seed: as many pixels from each tile, at most `max_pixels` in all.
 
-    Holds at most twice as many for each seed. Raises NotEnoughLabelsError for labels of fewer than two classes.
+    All kinds have the same pixels. Holds at most twice as many for each seed. Raises NotEnoughLabelsError for labels of
+    fewer than two classes.
     """
-    parts: list[list[PixelSample]] = [[] for _ in range(seeds)]
+    parts: dict[str, list[list[PixelSample]]] = {kind: [[] for _ in range(seeds)] for kind in features}
     for number, tile in enumerate(train):
         assert tile.labels is not None
         labels = tile.labels.ravel()
-        labelled = np.flatnonzero(labels != UNLABELLED)
-        if not len(labelled):
+        drawn = [draw_pixels(tile.labels, seed, number, max_pixels) for seed in range(seeds)]
+        if not len(drawn[0]):
             continue
-        values = tile.per_label(features(tile))
-        values = values.reshape(-1, values.shape[-1])
-        for seed, part in enumerate(parts):
-            drawn = np.random.default_rng([seed, number]).permutation(labelled)[:max_pixels]
-            part.append(PixelSample(values[drawn], labels[drawn], np.full(len(drawn), number)))
-            if sum(len(sample.labels) for sample in part) > 2 * max_pixels:
-                part[:] = _shortened(part, max_pixels)
-    if not parts[0]:
+        for kind, of_kind in parts.items():
+            values = tile.per_label(features[kind](tile))
+            values = values.reshape(-1, values.shape[-1])
+            for part, pixels in zip(of_kind, drawn, strict=True):
+                part.append(PixelSample(values[pixels], labels[pixels], np.full(len(pixels), number)))
+                if sum(len(sample.labels) for sample in part) > 2 * max_pixels:
+                    part[:] = _shortened(part, max_pixels)
+    if not all(part for of_kind in parts.values() for part in of_kind):
         raise NotEnoughLabelsError("no training tile has a labelled pixel")
-    samples = [PixelSample(*map(np.concatenate, zip(*_shortened(part, max_pixels), strict=True))) for part in parts]
-    if any(len(np.unique(sample.labels)) < 2 for sample in samples):
+    samples = {kind: [_together(part, max_pixels) for part in of_kind] for kind, of_kind in parts.items()}
+    if any(len(np.unique(sample.labels)) < 2 for of_kind in samples.values() for sample in of_kind):
         raise NotEnoughLabelsError("a classifier needs training labels of at least two classes")
     return samples
+
+
+def draw_pixels(labels: Int[Array, "h w"], seed: int, tile: int, count: int) -> Int[Array, " n"]:
+    """The numbers of at most `count` labelled pixels, in random order: the same for one seed and tile's number."""
+    return np.random.default_rng([seed, tile]).permutation(np.flatnonzero(labels != UNLABELLED))[:count]
+
+
+def draw_of_each_class(labels: Int[Array, " n"], count: int, rng: np.random.Generator) -> Int[Array, " m"]:
+    """Indices of `count` pixels of each class, or of all that there are."""
+    return np.concatenate([rng.permutation(np.flatnonzero(labels == value))[:count] for value in np.unique(labels)])
+
+
+def draw_by_class(labels: Int[Array, " n"], max_pixels: int, rng: np.random.Generator) -> Int[Array, " m"]:
+    """Indices of at most `max_pixels`: equal shares for all classes; what small classes leave goes to larger ones."""
+    by_class = [rng.permutation(np.flatnonzero(labels == value)) for value in np.unique(labels)]
+    chosen: list[Int[Array, " _"]] = []
+    left = max_pixels
+    for number, indices in enumerate(sorted(by_class, key=len)):
+        chosen.append(indices[: left // (len(by_class) - number)])
+        left -= len(chosen[-1])
+    return np.concatenate(chosen)
+
+
+def _together(samples: Sequence[PixelSample], max_pixels: int) -> PixelSample:
+    return PixelSample(*map(np.concatenate, zip(*_shortened(samples, max_pixels), strict=True)))
 
 
 def _shortened(samples: Sequence[PixelSample], max_pixels: int) -> list[PixelSample]:

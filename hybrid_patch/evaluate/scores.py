@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from hybrid_patch.data.source import UNLABELLED
 from hybrid_patch.evaluate.label_maps import boundary_pixels, mixed_patches
@@ -27,13 +27,18 @@ class Estimate(NamedTuple):
     seeds: list[float]
 
 
+def part_masks(labels: Int[Array, "h w"], patch_size: int) -> Bool[Array, "parts h w"]:
+    """The pixels of each of `PARTS`."""
+    return np.stack([labels != UNLABELLED, mixed_patches(labels, patch_size), boundary_pixels(labels)])
+
+
 def confusions(
-    labels: Int[Array, "h w"], predicted: Int[Array, "h w"], classes: int, patch_size: int
+    labels: Int[Array, "h w"], predicted: Int[Array, "h w"], classes: int, masks: Bool[Array, "parts h w"]
 ) -> Int[Array, "parts truth predicted"]:
-    """How many pixels of each class were predicted as each class, in each of `PARTS`; unlabelled ones do not count."""
-    masks = (labels != UNLABELLED, mixed_patches(labels, patch_size), boundary_pixels(labels))
+    """How many pixels of each class were predicted as each class, in each mask, if they have a prediction."""
     pairs = labels * classes + predicted
-    return np.stack([np.bincount(pairs[mask], minlength=classes**2).reshape(classes, classes) for mask in masks])
+    scored = masks & (predicted != UNLABELLED)
+    return np.stack([np.bincount(pairs[mask], minlength=classes**2).reshape(classes, classes) for mask in scored])
 
 
 def class_iou(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n classes"]:
@@ -70,18 +75,33 @@ class ConfusionCounts:
         self.classes = classes
         self._counts: dict[int, dict[int, Int[Array, "parts truth predicted"]]] = {}
 
-    def add(self, seed: int, group: int, labels: Int[Array, "h w"], predicted: Int[Array, "h w"], side: int) -> None:
-        """Count the predictions for one tile; `side` is that of the patches that may be mixed."""
-        confusion, groups = confusions(labels, predicted, len(self.classes), side), self._counts.setdefault(seed, {})
+    def add(
+        self,
+        seed: int,
+        group: int,
+        labels: Int[Array, "h w"],
+        predicted: Int[Array, "h w"],
+        masks: Bool[Array, "parts h w"],
+    ) -> None:
+        """Count the predictions for one tile, with its `part_masks`."""
+        confusion, groups = confusions(labels, predicted, len(self.classes), masks), self._counts.setdefault(seed, {})
         groups[group] = groups.get(group, np.zeros_like(confusion)) + confusion
+
+    @property
+    def groups(self) -> int:
+        """How many groups of tiles have been counted."""
+        return len(next(iter(self._counts.values()), ()))
+
+    def parts(self) -> dict[str, Int[Array, "seeds groups truth predicted"]]:
+        """The confusion matrices of each part that has pixels."""
+        by_seed = [[groups[group] for group in sorted(groups)] for groups in self._counts.values()]
+        counts = np.moveaxis(np.array(by_seed), 2, 0) if by_seed else ()
+        return {part: of_part for part, of_part in zip(PARTS, counts, strict=False) if of_part.any()}
 
     def report(self, bootstrap_seed: int = 0) -> dict[str, dict[str, object]]:
         """By part that has pixels: `SCORES` as `Estimate`s, and by class IoU (mean over seeds) and support (pixels)."""
         report: dict[str, dict[str, object]] = {}
-        by_seed = [[groups[group] for group in sorted(groups)] for groups in self._counts.values()]
-        for part, counts in zip(PARTS, np.moveaxis(np.array(by_seed), 2, 0) if by_seed else (), strict=False):
-            if not counts.any():
-                continue
+        for part, counts in self.parts().items():
             total = counts.sum(1)
             iou, support = class_iou(total).mean(0), total[0].sum(1)
             report[part] = {
@@ -94,12 +114,32 @@ class ConfusionCounts:
             }
         return report
 
+    def above(self, other: "ConfusionCounts", bootstrap_seed: int = 0) -> dict[str, Estimate]:
+        """By part, how much higher the mIoU is than another's for the same tiles, over the same draws of groups."""
+        theirs = other.parts()
+        return {
+            part: _interval(
+                miou(counts.sum(1)) - miou(theirs[part].sum(1)),
+                _bootstrap(miou, counts, bootstrap_seed) - _bootstrap(miou, theirs[part], bootstrap_seed),
+            )
+            for part, counts in self.parts().items()
+        }
+
 
 def _estimate(score: Score, counts: Int[Array, "seeds groups truth predicted"], bootstrap_seed: int) -> Estimate:
-    seeds, groups = score(counts.sum(1)), counts.shape[1]
-    rng = np.random.default_rng(bootstrap_seed)
+    return _interval(score(counts.sum(1)), _bootstrap(score, counts, bootstrap_seed))
+
+
+def _bootstrap(
+    score: Score, counts: Int[Array, "seeds groups truth predicted"], bootstrap_seed: int
+) -> Float[Array, " draws"]:
+    """The score's mean over seeds for each draw of groups."""
+    rng, groups = np.random.default_rng(bootstrap_seed), counts.shape[1]
     drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=BOOTSTRAP_DRAWS)
-    means = score(np.tensordot(drawn, counts, (1, 1))).mean(1)
+    return score(np.tensordot(drawn, counts, (1, 1))).mean(1)
+
+
+def _interval(seeds: Float[Array, " seeds"], draws: Float[Array, " draws"]) -> Estimate:
     tail = (100 - COVERAGE) / 2
-    low, high = np.nanpercentile(means, [tail, 100 - tail])
+    low, high = np.nanpercentile(draws, [tail, 100 - tail])
     return Estimate(float(seeds.mean()), float(low), float(high), seeds.tolist())

@@ -5,17 +5,28 @@ from typing import Any
 from rich.table import Table
 
 from hybrid_patch.evaluate.scores import PARTS
+from hybrid_patch.evaluate.verdicts import in_words, verdicts
 
 CAPTION = (
     "Means over seeds, with 95 % bootstrap intervals over groups of tiles. Mixed: pixels of 8 × 8 blocks with several "
     "classes; boundary: pixels next to another class."
 )
+CLASSIFIERS = {"linear": "linear probe", "knn": "20 nearest neighbours"}
 
 
 def tables(report: dict[str, Any]) -> list[Table]:
-    """The scores of all features, the IoU of each class, and the figures that need no labels."""
-    label_tables = [_scores(report), _class_iou(report)] if report["features"] else []
+    """The scores of all features, with few labels, the IoU of each class, and the figures that need no labels."""
+    labelled = report["features"]
+    label_tables = [_scores(report)] if labelled else []
+    label_tables += [_few_labels(report["few_labels"])] if report["few_labels"] else []
+    label_tables += [_class_iou(labelled, name) for name in CLASSIFIERS if name in labelled.get("embedding", ())]
     return label_tables + ([_structure(report["structure"])] if report["structure"] else [])
+
+
+def verdict_lines(report: dict[str, Any]) -> list[str]:
+    """Which baselines the embedding beats, by classifier."""
+    words = {title: in_words(verdicts(report["above"], name)) for name, title in CLASSIFIERS.items()}
+    return [f"embedding, {title}: {each}" for title, each in words.items() if each]
 
 
 def _scores(report: dict[str, Any]) -> Table:
@@ -37,11 +48,24 @@ def _interval(scores: dict[str, Any], part: str, score: str) -> str:
     return "{mean:.3f} ({low:.3f}–{high:.3f})".format(**scores[part][score]) if part in scores else "–"
 
 
-def _class_iou(report: dict[str, Any]) -> Table:
+def _few_labels(few_labels: dict[str, Any]) -> Table:
+    counts = list(next(iter(few_labels["embedding"].values())))
+    table = Table("features", "classifier", title="mIoU of all pixels by labelled pixels of each class")
+    for count in counts:
+        table.add_column(f"{int(count):,}", justify="right")
+    for features, by_classifier in few_labels.items():
+        for classifier, scores in by_classifier.items():
+            cells = [_interval(scores[count], "all", "miou") for count in counts]
+            table.add_row(features, classifier, *cells, style="bold" if features == "embedding" else None)
+    return table
+
+
+def _class_iou(features: dict[str, Any], classifier: str) -> Table:
     by_features = {
-        name: scores["linear"]["all"]["classes"] for name, scores in report["features"].items() if "linear" in scores
+        name: scores[classifier]["all"]["classes"] for name, scores in features.items() if classifier in scores
     }
-    table = Table("class", title="IoU by class, linear probe", caption="support: labelled validation pixels")
+    caption = "support: validation pixels that were scored"
+    table = Table("class", title=f"IoU by class, {CLASSIFIERS[classifier]}", caption=caption)
     for name in ("support", *by_features):
         table.add_column(name, justify="right")
     for name, row in next(iter(by_features.values())).items():

@@ -70,7 +70,7 @@ def _evaluation_facts(run: Run) -> Facts:
     evaluation = run.evaluation
     settings, data, step = (evaluation.get(key) for key in ("settings", "data", "step"))
     settings = settings if isinstance(settings, Mapping) else {}
-    of_no_score = ("every", "pictures", "baselines")
+    of_no_score = ("every", "pictures", "baselines", "few_labels")
     facts = {f"evaluation.{key}": value for key, value in settings.items() if key not in of_no_score}
     # Where the number of steps is swept over, all that matters is whether the last checkpoint was evaluated.
     last = nested(run.recipe.get("trainer", run.config.get("trainer")), "steps")

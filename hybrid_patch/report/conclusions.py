@@ -2,7 +2,7 @@
 
 from hybrid_patch.report.formatting import listed, number_of, score, verdict, with_seeds
 from hybrid_patch.report.grouping import Against, ReportMember
-from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
+from hybrid_patch.report.metrics import COMPARED_MEASURES, MEASURES
 from hybrid_patch.report.summary import Summary
 
 MAX_NAMES, MAX_FRONT = 4, 8  # names that a sentence lists; it gives the number of the others
@@ -41,14 +41,15 @@ def answer(summary: Summary) -> list[str]:
 
 
 def _comparison(reference: str, against: Against) -> list[str]:
-    main = {name: against.comparisons[name] for name in MAIN_MEASURES if name in against.comparisons}
+    main = {name: against.comparisons[name] for name in COMPARED_MEASURES if name in against.comparisons}
     parts = [f"{MEASURES[name].title} {verdict(each, MEASURES[name].relative)}" for name, each in main.items()]
     name = against.label if against.label == reference else f"{against.label} ({reference})"
     return [f"Against {name}: {'; '.join(parts)}."] if parts else []
 
 
 def _baseline(summary: Summary, best: ReportMember) -> list[str]:
-    if (raw := summary.baselines.get("raw bands")) is None:
-        return []
-    warning = " The best member is not above them." if raw >= best.measures["miou"].mean else ""
-    return [f"Raw bands have mIoU {score(raw)}.{warning}"]
+    sentences = [f"{best.label} by {name}: {words}." for name, words in best.beats.items()]
+    if (raw := summary.baselines.get("raw bands", {}).get("miou")) is not None:
+        warning = " The best member is not above them." if raw >= best.measures["miou"].mean else ""
+        sentences.append(f"Raw bands have mIoU {score(raw)}.{warning}")
+    return sentences

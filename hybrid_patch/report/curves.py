@@ -1,4 +1,4 @@
-"""Loss and probe mIoU over the training, reduced to what is drawn."""
+"""Loss, and mIoU by the probe and by neighbours, over the training, reduced to what is drawn."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from hybrid_patch.report.predictions import Prediction, cumulative_flops
 
 POINTS = 120  # of a curve: longer losses are reduced to medians of bins
 MAX_CHANGES = 20  # of patch sizes that are marked: a training with more draws its sizes anew in each step
-Kind = Literal["loss", "probe"]
+Kind = Literal["loss", "probe", "knn"]
 
 
 class Curve(NamedTuple):
@@ -43,7 +43,7 @@ def _curves(label: str, run: Run, prediction: Prediction | None) -> Iterator[Cur
         flops = cumulative_flops(run, prediction)
         if np.isfinite(flops).all():
             x["flops"] = flops
-    kinds: tuple[tuple[Kind, str], ...] = (("loss", "loss"), ("probe", "probe_miou"))
+    kinds: tuple[tuple[Kind, str], ...] = (("loss", "loss"), ("probe", "probe_miou"), ("knn", "knn_miou"))
     for kind, column in kinds:
         points = np.flatnonzero(np.isfinite(metrics[column]))
         y = metrics[column][points]

@@ -13,7 +13,7 @@ from hybrid_patch.errors import require_extra
 from hybrid_patch.report import formatting, metrics
 from hybrid_patch.report.grouping import ReportMember, differing_keys, recipe_leaves
 from hybrid_patch.report.load_runs import Run, nested
-from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
+from hybrid_patch.report.metrics import COMPARED_MEASURES, MEASURES
 from hybrid_patch.report.statistics import Estimate
 from hybrid_patch.report.summary import Summary
 from hybrid_patch.runs.atomic_files import write_text, write_whole
@@ -71,6 +71,7 @@ def _member_row(member: ReportMember, columns: Sequence[str]) -> Row:
         "state": member.state,
         "runs": len(member.runs),
         "front": member.front,
+        **{f"verdict_{name}": words for name, words in member.beats.items()},
         **{f"{kind}_not_compared": why for kind, why in member.excluded.items()},
     }
     for name, estimate in member.measures.items():
@@ -136,17 +137,18 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
 def as_markdown(summary: Summary, answer: Sequence[str]) -> str:
     """The answer and a table of the main numbers."""
     references = list(dict.fromkeys(name for member in summary.members for name in member.against))
-    head = ["member", "state", *(MEASURES[name].title for name in MAIN_MEASURES)]
+    head = ["member", "state", *(MEASURES[name].title for name in COMPARED_MEASURES), "linear probe", "20-NN"]
     for reference in references:
-        head += [f"mIoU − {reference}", f"step time / {reference}", f"memory / {reference}"]
+        head += [f"mIoU − {reference}", f"20-NN − {reference}", f"step time / {reference}", f"memory / {reference}"]
     lines = [*(f"- {_cell(sentence)}" for sentence in answer), "", _line(head), _line(["---"] * len(head))]
     for member in summary.members:
         label = _cell(member.label)
         cells = [f"**{label}**" if member.front else label, member.state]
-        cells += [formatting.with_seeds(member.measures.get(name), MEASURES[name].number) for name in MAIN_MEASURES]
+        cells += [formatting.with_seeds(member.measures.get(name), MEASURES[name].number) for name in COMPARED_MEASURES]
+        cells += [member.beats.get(name, formatting.NOTHING) for name in ("linear probe", "20-NN")]
         for reference in references:
             comparisons = member.against[reference].comparisons if reference in member.against else {}
-            cells += [formatting.verdict(comparisons.get(name), MEASURES[name].relative) for name in MAIN_MEASURES]
+            cells += [formatting.verdict(comparisons.get(name), MEASURES[name].relative) for name in COMPARED_MEASURES]
         lines.append(_line(cells))
     legend = "Bold: on the Pareto front of step time, peak memory and mIoU. In brackets: the 95 % interval over seeds."
     damage = [f"- damaged: {_cell(line)}" for line in summary.damage]

@@ -50,6 +50,7 @@ COST_AXES = {
     "hours": ("hours", "time of the whole training", "min", 1 / 60),
 }
 """How a cost is named in files and in titles, its unit, and the unit's size."""
+CURVES = {"loss": "loss", "probe": "mIoU, linear probe", "knn": "mIoU, 20-NN"}
 CURVE_AXES = {
     "steps": ("steps", "steps"),
     "minutes": ("time", "minutes of training"),
@@ -85,10 +86,12 @@ def _draw_costs(axes: Axes, summary: Summary, members: Mapping[int, ReportMember
     axes.set_xscale("log")
     axes.set_xlabel(", ".join(COST_AXES[cost][1:3]))
     axes.set_ylabel("mIoU")
-    if (raw_bands := summary.baselines.get("raw bands")) is not None:
-        axes.axhline(raw_bands, color=INK, lw=0.8, ls=(0, (2, 3)), alpha=0.6)
+    for title in ("raw bands", "surroundings"):
+        if (baseline := summary.baselines.get(title, {}).get("miou")) is None:
+            continue
+        axes.axhline(baseline, color=INK, lw=0.8, ls=(0, (2, 3)), alpha=0.6)
         axes.annotate(
-            "raw bands", (1, raw_bands), (-3, -3), xycoords=("axes fraction", "data"),
+            title, (1, baseline), (-3, -3), xycoords=("axes fraction", "data"),
             textcoords="offset points", ha="right", va="top", fontsize=8, alpha=0.7,
         )  # fmt: skip
     axes.margins(x=0.18, y=0.12)
@@ -147,15 +150,15 @@ def _label_box(x: float, y: float, text: str, side: int) -> Bbox:
 
 
 def curve_plots(curves: Sequence[Curve], colour: Mapping[str, str]) -> list[list[Plot]]:
-    """A row of figures for the loss and one for the probe, over steps, time and FLOPs, as far as runs have them."""
+    """A row of figures for each of `CURVES`, over steps, time and FLOPs, as far as runs have them."""
     rows: list[list[Plot]] = []
-    for kind in ("loss", "probe"):
+    for kind in ("loss", "probe", "knn"):
         row = []
         for over, (title, _) in CURVE_AXES.items():
             drawn = [curve for curve in curves if curve.kind == kind and over in curve.x]
             draw = functools.partial(_draw_curves, curves=drawn, over=over, colour=colour)
             legend = {curve.label: colour[curve.label] for curve in drawn}
-            row += [Plot(f"{kind}_over_{title.lower()}", f"{kind} over {title}", draw, legend)] if drawn else []
+            row += [Plot(f"{kind}_over_{title.lower()}", f"{CURVES[kind]} over {title}", draw, legend)] if drawn else []
         rows += [row] if row else []
     return rows
 
@@ -169,7 +172,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], over: str, colour: Mapping
             axes.plot(x, y, "|", ms=11, mew=1.6, color=ink)
             axes.annotate(name, (x, y), (0, 8), textcoords="offset points", ha="center", fontsize=7, color=ink)
     axes.set_xlabel(CURVE_AXES[over][1])
-    axes.set_ylabel({"loss": "loss", "probe": "probe mIoU"}[curves[0].kind])
+    axes.set_ylabel(CURVES[curves[0].kind])
     ends = [float(curve.x[over].max()) for curve in curves]
     if over == "minutes" and max(ends) > 8 * min(ends):
         axes.set_xscale("log")

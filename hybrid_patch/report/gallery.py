@@ -174,10 +174,11 @@ def _predicted(
     """The maps of a linear probe; none where there are too few labels to train it."""
     train = read_tiles(source, "train", TRAIN_TILES, timesteps)
     try:
-        probe = fit_linear_probe(*sample_pixels(features, train, TRAIN_PIXELS, 1)[0])
+        samples = sample_pixels({"embedding": features}, train, TRAIN_PIXELS, 1)["embedding"]
     except NotEnoughLabelsError as error:
         log.warning("no predictions in the pictures: %s", error)
         return []
+    probe = fit_linear_probe(*samples[0])
     return [tile.predict(probe.predict, values) for tile, values in zip(shown, embedded, strict=True)]
 
 

@@ -51,6 +51,7 @@ class ReportMember:
         values: by axis, for people.
         by_seed, measures: what counts of its runs, and its means, by measure.
         against: comparisons with the pure members, by `ps=8` and `ps=1`.
+        beats: by classifier, in words, which baselines all of its runs beat.
         excluded: why its `scores`, and why its `costs`, are not compared; empty where they are.
     """
 
@@ -61,6 +62,7 @@ class ReportMember:
     by_seed: dict[str, dict[Seed, float]] = dataclasses.field(default_factory=dict)
     measures: dict[str, Estimate] = dataclasses.field(default_factory=dict)
     against: dict[str, Against] = dataclasses.field(default_factory=dict)
+    beats: dict[str, str] = dataclasses.field(default_factory=dict)
     excluded: dict[str, str] = dataclasses.field(default_factory=dict)
     planned: Planned | None = None
     notes: list[str] = dataclasses.field(default_factory=list)

@@ -20,7 +20,7 @@ from hybrid_patch.runs.sweep_manifest import MANIFEST, planned_runs
 
 COLUMNS = (
     *("step", "loss", "step_seconds", "data_seconds", "peak_memory_bytes"),
-    *("processing_patch_size", "output_patch_size", "probe_miou"),
+    *("processing_patch_size", "output_patch_size", "probe_miou", "knn_miou"),
 )
 """What a report reads of metrics.jsonl."""
 SMALLEST, LARGEST = 1e-30, 1e30

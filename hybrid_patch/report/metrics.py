@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hybrid_patch.evaluate.verdicts import Verdicts, verdicts
 from hybrid_patch.report import formatting
 from hybrid_patch.report.formatting import Format
 from hybrid_patch.report.load_runs import Columns, Run, nested
@@ -31,7 +32,16 @@ SCORE_KEYS = {
 """Where a score is in an evaluation: features, classifier, pixels."""
 FIGURES = ("lattice_ratio", "window_ratio")
 """Those of an evaluation's figures without labels that are shown."""
-BASELINES = {"raw bands": ("raw", "linear"), "8 × 8 means": ("means", "linear"), "oracle": ("oracle", "majority")}
+BASELINES = {
+    "raw": "raw bands",
+    "random64": "64 random features",
+    "random256": "256 random features",
+    "surroundings": "surroundings",
+    "means": "8 × 8 means",
+    "untrained": "untrained",
+    "oracle": "oracle",
+}
+"""What the page calls the features that are scored beside embeddings."""
 _SCORE = (formatting.score, formatting.signed, "scores")
 MEASURES = {
     "miou": Measure("mIoU", *_SCORE),
@@ -45,7 +55,9 @@ MEASURES = {
     "hours": Measure("hours", formatting.hours, formatting.times, "costs"),
 }
 MAIN_MEASURES = ("miou", "step_seconds", "peak_memory_bytes")
-"""Those of the Pareto front, the answer, and the comparisons with pure members."""
+"""Those of the Pareto front."""
+COMPARED_MEASURES = ("miou", "knn_miou", "step_seconds", "peak_memory_bytes")
+"""Those of the answer, and of the comparisons with pure members."""
 
 
 def costs(run: Run) -> dict[str, float]:
@@ -85,9 +97,21 @@ def scores(run: Run) -> dict[str, float]:
     return _mious(run, SCORE_KEYS) | _numbers({name: nested(run.evaluation, "structure", name) for name in FIGURES})
 
 
-def baselines(run: Run) -> dict[str, float]:
-    """The mIoU of each of `BASELINES`."""
-    return _mious(run, {name: (*keys, "all") for name, keys in BASELINES.items()})
+def baselines(run: Run) -> dict[str, dict[str, float]]:
+    """The `miou` and `knn_miou` of each of `BASELINES`, by its title."""
+    values = {}
+    for kind, title in BASELINES.items():
+        linear = "majority" if kind == "oracle" else "linear"
+        values[title] = _mious(run, {"miou": (kind, linear, "all"), "knn_miou": (kind, "knn", "all")})
+    return {title: of_kind for title, of_kind in values.items() if of_kind}
+
+
+def beaten(run: Run, classifier: str) -> Verdicts:
+    """Which baselines the run beats by a classifier; none where its evaluation cannot be read as one."""
+    try:
+        return verdicts(run.evaluation.get("above", {}), classifier)
+    except (AttributeError, KeyError, TypeError):
+        return {}
 
 
 def tile_interval(run: Run) -> tuple[float, float] | None:

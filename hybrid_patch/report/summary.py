@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybrid_patch.evaluate.verdicts import in_words, of_all
 from hybrid_patch.report import metrics
 from hybrid_patch.report.comparability import Difference, compare_runs
 from hybrid_patch.report.grouping import CHOICES, Against, Planned, ReportMember, members_of, reference
@@ -52,7 +53,7 @@ class Summary:
     members: list[ReportMember]
     best: Best | None
     missing_seeds: dict[str, list[int]]
-    baselines: dict[str, float]
+    baselines: dict[str, dict[str, float]]
     differences: list[Difference]
     time_note: str
     states: dict[str, int]
@@ -91,6 +92,7 @@ def _has_score(member: ReportMember) -> bool:
 
 def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str]]) -> None:
     """Add the numbers of the runs that may be compared; if none may, of those that deviate as the first does."""
+    scored: list[Run] = []
     member.notes += [f"damaged: {each}" for run in member.runs for each in run.damage]
     for kind, measure in (("scores", metrics.scores), ("costs", metrics.costs)):
         runs = [run for run in member.runs if kind == "costs" or run.state == "done"]
@@ -101,6 +103,7 @@ def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str
             if reason != member.excluded[kind]:
                 member.notes.append(f"{run.path.name}: its {kind} do not count here: {reason}")
                 continue
+            scored += [run] if kind == "scores" else []
             seed = run.seed if run.seed is not None else -1 - number
             for name, value in values.items():
                 if seed in member.by_seed.setdefault(name, {}):
@@ -108,6 +111,9 @@ def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str
                 else:
                     member.by_seed[name][seed] = value
     member.notes = list(dict.fromkeys(member.notes))
+    for classifier, title in (("linear", "linear probe"), ("knn", "20-NN")):
+        if words := in_words(of_all(metrics.beaten(run, classifier) for run in scored)):
+            member.beats[title] = words
     for name, by_seed in member.by_seed.items():
         mean = geometric if MEASURES[name].kind == "costs" else over_seeds
         member.measures[name] = mean(list(by_seed.values()))
@@ -161,8 +167,11 @@ def _missing_seeds(members: Sequence[ReportMember]) -> dict[str, list[int]]:
     return {label: missing for label, missing in lacking.items() if missing}
 
 
-def _baselines(comparable: Sequence[Run]) -> dict[str, float]:
+def _baselines(comparable: Sequence[Run]) -> dict[str, dict[str, float]]:
     """Means over the evaluations that may be compared, which have the same tiles."""
-    of_runs = [metrics.baselines(run) for run in comparable]
-    values = {name: [each[name] for each in of_runs if name in each] for name in metrics.BASELINES}
-    return {name: plain_statistics.fmean(x) for name, x in values.items() if x}
+    values: dict[str, dict[str, list[float]]] = {}
+    for run in comparable:
+        for title, of_kind in metrics.baselines(run).items():
+            for name, value in of_kind.items():
+                values.setdefault(title, {}).setdefault(name, []).append(value)
+    return {title: {name: plain_statistics.fmean(x) for name, x in each.items()} for title, each in values.items()}

@@ -22,7 +22,7 @@ def write_report(options: ReportOptions, progress: Callable[[str], None]) -> lis
     """Write a report; returns what to tell the user, a line each. Raises InputError for folders without a run."""
     if options.table is None:
         require_extra("report", "jinja2", "matplotlib", "PIL")
-        require_extra("eval", "scipy", "sklearn")
+        require_extra("eval", "scipy")
     paths = find_runs(options.folders)
     progress(f"reading {len(paths)} runs")
     runs = [load_run(path) for path in paths]

@@ -4,9 +4,10 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -18,6 +19,7 @@ from hybrid_patch.runs.lock import LostLockError
 LINE_SECONDS = 10.0
 """Between plain lines."""
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -83,20 +85,52 @@ def pixel_progress(total: int, done: int, pixel_km2: float) -> Iterator[Callable
         yield report
 
 
+Show = Callable[[float, str], None]
+"""Of the share of a work that is done, and what was done last."""
+
+
+def unseen(share: float, text: str) -> None:
+    """A `Show` that shows nothing."""
+
+
+@contextmanager
+def share_progress(name: str) -> Iterator[Show]:
+    """Show how much of a work is done."""
+    with _shown(name, 1, 0, log.info) as show:
+        yield lambda share, text: show(share, lambda _: f"{share:.0%}  {text}")
+
+
+class Work:
+    """A work of a total, in any unit, and how much of it is done."""
+
+    def __init__(self, show: Show, total: float | int) -> None:
+        self.show, self.total, self.completed = show, total, 0.0
+
+    def done(self, amount: float | int, text: str) -> None:
+        self.completed += amount
+        self.show(self.completed / self.total, text)
+
+    def on(self, items: Iterable[T], amount: float | int, name: str) -> Iterator[T]:
+        """The items; each is done when the next is asked for."""
+        for number, item in enumerate(items, 1):
+            yield item
+            self.done(amount, f"{name} {number}")
+
+
 @contextmanager
 def _shown(
-    name: str, total: int, start: int, print_line: Callable[[str], object]
-) -> Iterator[Callable[[int, Callable[[float], str]], None]]:
+    name: str, total: float | int, start: float | int, print_line: Callable[[str], object]
+) -> Iterator[Callable[[float | int, Callable[[float], str]], None]]:
     """Show how much of a total is completed, `start` before. Yields a function of that, and of a text by the speed."""
     console = Console(file=sys.stderr)
     began, last = time.monotonic(), -math.inf
 
-    def line(completed: int, text: Callable[[float], str]) -> str:
+    def line(completed: float | int, text: Callable[[float], str]) -> str:
         speed = max(completed - start, 1e-9) / max(time.monotonic() - began, 1e-9)
         left = (total - completed) / speed
         return f"{text(speed)}  " + (f"{left:.0f} s left" if left < 600 else f"{left / 60:.0f} min left")
 
-    def plain(completed: int, text: Callable[[float], str]) -> None:
+    def plain(completed: float | int, text: Callable[[float], str]) -> None:
         nonlocal last
         if completed >= total or time.monotonic() - last >= LINE_SECONDS:
             last = time.monotonic()
@@ -107,7 +141,8 @@ def _shown(
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
     with Progress(*columns, console=console) as bar, _messages_above(console):
-        task = bar.add_task(name, total=total, completed=start, line="")
+        task = bar.add_task(name, total=total, line="")
+        bar.update(task, completed=start)
         yield lambda completed, text: bar.update(task, completed=completed, line=line(completed, text))
 
 

@@ -280,7 +280,7 @@ class Trainer:
 def missing_evaluation() -> str:
     """The line that names the extra that evaluation lacks; empty if it is installed."""
     try:
-        require_extra("eval", "sklearn", "scipy", "matplotlib")
+        require_extra("eval", "scipy", "matplotlib")
     except InputError as error:
         return str(error)
     return ""

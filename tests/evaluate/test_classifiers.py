@@ -2,14 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.source import UNLABELLED
+from hybrid_patch.evaluate import knn
 from hybrid_patch.evaluate.features import Tile
-from hybrid_patch.evaluate.knn import draw_by_class, fit_knn
-from hybrid_patch.evaluate.linear_probe import fit_linear_probe, logistic_regression
-from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, sample_pixels
+from hybrid_patch.evaluate.knn import NearestNeighbours
+from hybrid_patch.evaluate.linear_probe import WEIGHT_DECAYS, fit_linear_probe, logistic_regressions
+from hybrid_patch.evaluate.pixel_sampling import (
+    NotEnoughLabelsError,
+    draw_by_class,
+    draw_of_each_class,
+    sample_pixels,
+)
 
 Array = np.ndarray
 
@@ -26,7 +33,7 @@ def mixed(n: int, d: int, classes: int, seed: int = 0) -> tuple[Array, Array]:
 @pytest.mark.parametrize("classes", [2, 4])
 def test_the_fit_is_the_minimum_that_scikit_learn_finds(decay: float, classes: int) -> None:
     features, labels = mixed(2000, 6, classes)
-    probe = logistic_regression(features, labels, decay)
+    *_, probe = logistic_regressions(features, labels, [*(x for x in WEIGHT_DECAYS if x > decay), decay])
     standard = (features - probe.mean) / probe.scale
 
     def objective(weight: Array, bias: Array) -> float:
@@ -52,7 +59,7 @@ def test_the_fit_is_the_minimum_that_scikit_learn_finds(decay: float, classes: i
 def test_constant_and_doubled_features_do_no_harm() -> None:
     features, labels = mixed(500, 3, 3)
     worse = np.concatenate([features, features, np.full((500, 2), 7, np.float32)], 1)
-    a, b = (logistic_regression(x, labels, 1e-4).predict(x) for x in (features, worse))
+    a, b = (next(logistic_regressions(x, labels, [1e-4])).predict(x) for x in (features, worse))
     assert (a == b).mean() > 0.98
 
 
@@ -67,6 +74,10 @@ def test_the_penalty_is_judged_by_tile() -> None:
     assert (fit_linear_probe(linear, labels, tile).predict(linear) == labels).mean() > 0.97
 
 
+def zeros(tile: Tile) -> Array:
+    return np.zeros((*tile.valid_mask.shape, 2))
+
+
 def labelled_tile(*labels: int) -> Tile:
     shape = (1, len(labels))
     whole = Crop({}, {}, np.zeros((1, 3), np.int64), None)
@@ -79,24 +90,46 @@ def labelled_tile(*labels: int) -> Tile:
 )
 def test_a_sample_of_pixels_has_two_classes(tiles: list[list[int]], message: str) -> None:
     with pytest.raises(NotEnoughLabelsError, match=message):
-        sample_pixels(lambda tile: np.zeros((*tile.valid_mask.shape, 2)), [labelled_tile(*x) for x in tiles], 10, 2)
+        sample_pixels({"zeros": zeros}, [labelled_tile(*x) for x in tiles], 10, 2)
 
 
 def test_each_tile_gives_the_same_number_of_pixels() -> None:
     tiles = [labelled_tile(*[number % 2] * 50) for number in range(6)]
-    samples = sample_pixels(lambda tile: np.zeros((*tile.valid_mask.shape, 2)), tiles, 30, 2)
-    assert [np.bincount(sample.tiles).tolist() for sample in samples] == [[5] * 6] * 2
+    samples = sample_pixels({"zeros": zeros, "more": zeros}, tiles, 30, 2)
+    assert [np.bincount(x.tiles).tolist() for of_kind in samples.values() for x in of_kind] == [[5] * 6] * 4
 
 
 @pytest.mark.parametrize("d", [3, 20])
-def test_neighbours_are_the_nearest(d: int) -> None:
-    features, labels = mixed(400, d, 3)
-    knn = fit_knn(features, labels, 10_000, np.random.default_rng(0))
-    standard = (features - features.mean(0)) / features.std(0)
-    for place in range(0, 400, 23):
-        nearest = np.argsort(((standard - standard[place]) ** 2).sum(1), kind="stable")[:20]
-        votes = np.bincount(labels[nearest])
-        assert votes[knn.predict(features[place : place + 1])[0]] == votes.max()
+@pytest.mark.parametrize("neighbours", [1, 4, 20])
+def test_neighbours_are_the_nearest_and_the_first_of_equally_many_classes_counts(
+    d: int, neighbours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knn, "BLOCK_NUMBERS", 40_000)  # several blocks
+    features, labels = mixed(500, d, 3)
+    bank, queries = features[:400], features[100:]  # some pixels are of the bank
+    classifier = NearestNeighbours.fit(bank, labels[:400], neighbours, torch.device("cpu"))
+    predicted = classifier.predict(queries)
+    mean, deviation = bank.mean(0, dtype=float), bank.std(0, dtype=float)
+    ties = 0
+    for query, answer in zip(queries, predicted, strict=True):
+        distance = (((bank - mean) / deviation - (query - mean) / deviation) ** 2).sum(1)
+        votes = np.bincount(labels[:400][np.argsort(distance)[:neighbours]])
+        assert answer == votes.argmax()
+        ties += (votes == votes.max()).sum() > 1
+    assert ties > 0 or neighbours == 1
+
+
+def test_all_of_a_small_bank_vote() -> None:
+    features, labels = mixed(7, 3, 2)
+    predicted = NearestNeighbours.fit(features, labels, 20, torch.device("cpu")).predict(features)
+    assert (predicted == np.bincount(labels).argmax()).all()
+
+
+def test_few_labels_are_as_many_of_each_class() -> None:
+    labels = np.array([0] * 1000 + [1] * 100 + [2] * 5)
+    drawn = draw_of_each_class(labels, 50, np.random.default_rng(0))
+    assert len(set(drawn)) == len(drawn)
+    assert np.bincount(labels[drawn]).tolist() == [50, 50, 5]
 
 
 def test_a_bank_is_drawn_by_class() -> None:

@@ -17,12 +17,20 @@ from hybrid_patch.config.options import parse
 from hybrid_patch.errors import InputError
 from hybrid_patch.evaluate.evaluation import evaluate_run
 from hybrid_patch.evaluate.options import EvaluateOptions
-from hybrid_patch.evaluate.tables import tables
+from hybrid_patch.evaluate.tables import tables, verdict_lines
+from hybrid_patch.evaluate.verdicts import in_words, verdicts
 from hybrid_patch.runs.stop_signal import Stopped
 
-QUICK = ("evaluation.train_pixels=600", "evaluation.knn_pixels=100", "evaluation.seeds=2", "evaluation.pictures=2")
+QUICK = (
+    "evaluation.train_pixels=600",
+    "evaluation.knn_pixels=100",
+    "evaluation.seeds=2",
+    "evaluation.pictures=2",
+    "evaluation.scored_pixels=100",
+    "evaluation.few_labels=[2,30]",
+)
 BANDS = ("blue", "red", "nir")
-KINDS = ["embedding", "untrained", "raw", "means", "oracle"]
+KINDS = ["embedding", "raw", "random64", "random256", "surroundings", "means", "untrained", "oracle"]
 
 
 def make_labelled_tiles(root: Path, bands: tuple[str, ...] = BANDS, labels: bool = True) -> Path:
@@ -71,7 +79,8 @@ def test_a_synthetic_run(synthetic_run: Path, tmp_path: Path) -> None:
         for scored in by_classifier.values():
             assert list(scored) == ["all", "mixed", "boundary"]
             supports = [sum(row["support"] for row in part["classes"].values()) for part in scored.values()]
-            assert supports[0] == 32 * 32  # one validation scene, labelled everywhere
+            # One validation scene, labelled everywhere.
+            assert supports[0] == (100 if scored is by_classifier.get("knn") else 32 * 32)
             assert supports[0] > supports[1] > supports[2]
             for part in scored.values():
                 for score in ("miou", "accuracy"):
@@ -88,7 +97,9 @@ def test_a_synthetic_run(synthetic_run: Path, tmp_path: Path) -> None:
     assert [path.name for path in pictures] == ["tile_0.png"]
     height, width, _ = imread(pictures[0]).shape
     assert width > height  # image, tokens, 8→1 and the other model; below them labels, probe and errors
-    assert [table.row_count for table in tables(written)] == [9, len(features["raw"]["linear"]["all"]["classes"]), 4]
+    classes = [len(features["raw"][classifier]["all"]["classes"]) for classifier in ("linear", "knn")]
+    assert [table.row_count for table in tables(written)] == [15, 14, *classes, 4]
+    assert written["above"] == {}  # of a single group of tiles, there is no interval
     assert not (synthetic_run / "evaluation.json").exists()
 
 
@@ -102,6 +113,16 @@ def test_bands_are_found_by_name_and_the_run_s_statistics_are_kept(rasters_run: 
     assert original["features"]["raw"]["linear"]["all"]["miou"]["mean"] > 0.95  # type: ignore[index]
     assert original["features"]["means"]["linear"]["all"]["miou"]["mean"] < 0.8  # type: ignore[index]
     assert original["features"]["oracle"]["majority"]["all"]["miou"]["mean"] < 0.8  # type: ignore[index]
+    above, few = original["above"], original["few_labels"]
+    assert list(above) == [kind for kind in KINDS if kind not in ("embedding", "oracle")]  # type: ignore[call-overload]
+    difference = above["raw"]["knn"]["all"]  # type: ignore[index]
+    scores = [original["features"][kind]["knn"]["all"]["miou"]["seeds"] for kind in ("embedding", "raw")]  # type: ignore[index]
+    assert difference["seeds"] == [a - b for a, b in zip(*scores, strict=True)]
+    assert difference["low"] <= difference["mean"] <= difference["high"] < 0
+    assert verdict_lines(original)[1] == f"embedding, 20 nearest neighbours: {in_words(verdicts(above, 'knn'))}"  # type: ignore[arg-type]
+    assert list(few["raw"]["knn"]) == ["2", "30"]  # type: ignore[index]
+    mean_of = {count: few["raw"]["linear"][count]["all"]["miou"]["mean"] for count in ("2", "30")}  # type: ignore[index]
+    assert mean_of["2"] < mean_of["30"]
 
 
 def test_without_labels_there_is_what_shows_without(rasters_run: Path, tmp_path: Path) -> None:
@@ -126,7 +147,7 @@ def test_labels_of_whole_tiles_are_told_by_the_pooled_embedding(rasters_run: Pat
     report = evaluated(rasters_run, f"output={tmp_path / 'report.json'}", "data=rasters", f"data.root={tiles}")
     assert report["classes"] == ["field", "forest"]
     features = json.loads((tmp_path / "report.json").read_text())["features"]
-    assert list(features) == ["embedding", "untrained", "raw"]
+    assert list(features) == [kind for kind in KINDS if kind not in ("means", "oracle")]
     assert features["raw"]["linear"]["all"]["accuracy"]["mean"] == 1
     assert features["raw"]["linear"]["all"]["classes"]["forest"]["support"] == 2
     assert "mixed" not in features["raw"]["linear"]

@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
 from hybrid_patch.data.source import UNLABELLED
 from hybrid_patch.evaluate.label_maps import block_majority, boundary_pixels, mixed_patches
-from hybrid_patch.evaluate.scores import ConfusionCounts, accuracy, class_iou, confusions, miou
+from hybrid_patch.evaluate.scores import ConfusionCounts, accuracy, class_iou, confusions, miou, part_masks
 
 Array = np.ndarray
 NAMES = ("a", "b", "c", "d")
@@ -19,7 +19,7 @@ maps = arrays(np.int64, st.tuples(st.integers(1, 20), st.integers(1, 20)), eleme
 @given(labels=maps, seed=st.integers(0, 9))
 def test_scores_are_those_of_scikit_learn(labels: Array, seed: int) -> None:
     predicted = np.random.default_rng(seed).integers(4, size=labels.shape)
-    counts = confusions(labels, predicted, 4, 8)[0]  # all pixels
+    counts = confusions(labels, predicted, 4, part_masks(labels, 8))[0]  # all pixels
     label_mask = labels != UNLABELLED
     if not label_mask.any():
         assert not counts.any()
@@ -67,8 +67,8 @@ def test_a_bootstrap_draws_groups_and_not_tiles() -> None:
     for tile in range(10):
         labels = rng.integers(4, size=(16, 16))
         predicted = np.where(rng.random((16, 16)) < tile / 10, labels, 0)
-        together.add(0, 7, labels, predicted, 8)
-        separate.add(0, tile, labels, predicted, 8)
+        together.add(0, 7, labels, predicted, part_masks(labels, 8))
+        separate.add(0, tile, labels, predicted, part_masks(labels, 8))
     single, spread = together.report()["all"]["accuracy"], separate.report()["all"]["accuracy"]
     assert isinstance(single, dict)
     assert isinstance(spread, dict)
@@ -81,7 +81,7 @@ def test_a_report_has_support_and_leaves_out_what_is_not_there() -> None:
     labels = np.zeros((16, 16), np.int64)
     labels[:, 8:] = 2  # whole patches: nothing is mixed
     for seed in (0, 1):
-        counts.add(seed, 0, labels, np.full((16, 16), 2 * seed), 8)
+        counts.add(seed, 0, labels, np.full((16, 16), 2 * seed), part_masks(labels, 8))
     report = counts.report()
     assert set(report) == {"all", "boundary"}
     assert report["all"]["classes"] == {
@@ -90,3 +90,28 @@ def test_a_report_has_support_and_leaves_out_what_is_not_there() -> None:
     }
     assert report["all"]["miou"]["seeds"] == pytest.approx([0.25, 0.25])  # type: ignore[index]
     assert report["boundary"]["classes"]["a"]["support"] == 16  # type: ignore[index]
+
+
+def test_the_difference_of_two_is_drawn_from_the_same_groups() -> None:
+    """Groups differ widely; one classifier is a little better in each of them, which the interval shows."""
+    rng = np.random.default_rng(0)
+    better, worse = ConfusionCounts(NAMES), ConfusionCounts(NAMES)
+    for group in range(12):
+        labels = rng.integers(4, size=(16, 16))
+        order = rng.random((16, 16))
+        for counts, share in ((better, group / 12 + 0.08), (worse, group / 12)):
+            predicted = np.where(order < share, labels, (labels + 1) % 4)
+            counts.add(0, group, labels, predicted, part_masks(labels, 8))
+    above = better.above(worse)["all"]
+    assert 0 < above.low < above.mean < above.high
+    alone = better.report()["all"]["miou"]
+    assert isinstance(alone, dict)
+    assert above.high - above.low < (alone["high"] - alone["low"]) / 2
+    assert worse.above(better)["all"].high == pytest.approx(-above.low)
+    assert better.above(better)["all"] == (0, 0, 0, [0])
+
+
+def test_pixels_without_a_prediction_do_not_count() -> None:
+    labels = np.array([[0, 1], [1, 2]])
+    predicted = np.array([[0, UNLABELLED], [2, UNLABELLED]])
+    assert confusions(labels, predicted, 3, part_masks(labels, 8))[0].tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]

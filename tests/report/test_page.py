@@ -164,7 +164,7 @@ def test_the_same_numbers_are_beside_the_page(page: Path) -> None:
     assert all(label.split()[0].partition("<")[0] in page.with_suffix(".md").read_text() for label in labels)
     figures = sorted(path.name for path in page.with_name("report_figures").iterdir())
     names = [f"miou_against_{x}" for x in ("time", "memory", "hours")]
-    names += [f"{figure}_over_{x}" for figure in ("loss", "probe") for x in ("steps", "time", "flops")]
+    names += [f"{figure}_over_{x}" for figure in ("loss", "probe", "knn") for x in ("steps", "time", "flops")]
     assert figures == sorted(f"{name}.{kind}" for name in names for kind in ("svg", "png"))
     assert page.stat().st_size < MAX_BYTES
     assert not re.search(r'(src|href)="(https?:)?//', page.read_text())
@@ -251,7 +251,7 @@ def test_the_report_of_runs_in_wandb_is_logged_there(tmp_path: Path) -> None:
     written(tmp_path / "report.html", tmp_path / "sweep", "pictures=0")
     (offline,) = (tmp_path / "wandb").glob("offline-run-*")
     assert list(offline.rglob("members_*.table.json"))
-    assert len(list(offline.rglob("media/images/figures/*.png"))) == 9
+    assert len(list(offline.rglob("media/images/figures/*.png"))) == 12
     (log,) = offline.glob("*.wandb")
     for _ in range(300):  # wandb's own process writes it, when it comes to it
         if b"report.csv" in log.read_bytes():

@@ -64,6 +64,7 @@ def test_the_answer_is_no_stronger_than_the_numbers(sweep: Path) -> None:
     assert "3 seeds" in words
     assert "shown to be above" in words
     assert "Raw bands have mIoU .200." in words
+    assert "ps=1 by linear probe: beats raw · not surroundings." in words
 
 
 def test_a_member_beaten_in_all_three_is_not_on_the_front(tmp_path: Path) -> None:

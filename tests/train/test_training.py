@@ -111,11 +111,11 @@ def test_without_its_extra_a_training_ends_with_one_line_in_place_of_the_evaluat
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None if name == "sklearn" else find_spec(name, *a))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None if name == "scipy" else find_spec(name, *a))
     trainer = trainer_for(config_for(tmp_path, "evaluation=default", "evaluation.every=5", "evaluation.tiles=2"))
     assert trainer.fit(StopRequest()) == (0, "")
     (line,) = (record.getMessage() for record in caplog.records if "evaluation" in record.getMessage())
-    assert line == "no evaluation: sklearn: not installed; pip install 'hybrid_patch[eval]'"
+    assert line == "no evaluation: scipy: not installed; pip install 'hybrid_patch[eval]'"
     assert trainer.run.checkpoints.joinpath("step_000000010.pt").exists()
 
 
