@@ -59,6 +59,14 @@ def draw_pixels(labels: Int[Array, "h w"], seed: int, tile: int, count: int) -> 
     return np.random.default_rng([seed, tile]).permutation(np.flatnonzero(labels != UNLABELLED))[:count]
 
 
+def draw_scored(labels: Int[Array, "h w"], seed: int, tile: int, count: int) -> Int[Array, " n"]:
+    """The numbers of at most `count` labelled pixels, by class, so that rare ones are among them."""
+    labelled = np.flatnonzero(labels != UNLABELLED)
+    if len(labelled) <= count:
+        return labelled
+    return labelled[draw_by_class(labels.ravel()[labelled], count, np.random.default_rng([seed, tile]))]
+
+
 def draw_of_each_class(labels: Int[Array, " n"], count: int, rng: np.random.Generator) -> Int[Array, " m"]:
     """Indices of `count` pixels of each class, or of all that there are."""
     return np.concatenate([rng.permutation(np.flatnonzero(labels == value))[:count] for value in np.unique(labels)])

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from hybrid_patch.evaluate.classifiers import MAJORITY, Fitted
 from hybrid_patch.evaluate.features import Tile
-from hybrid_patch.evaluate.pixel_sampling import draw_pixels
+from hybrid_patch.evaluate.pixel_sampling import draw_scored
 from hybrid_patch.evaluate.scores import ConfusionCounts, part_masks
 
 Array = np.ndarray
@@ -33,9 +33,11 @@ class Results:
         assert tile.labels is not None
         of_kind = self._counts.setdefault(kind, {})
         masks, maps = part_masks(tile.labels, MIXED_SIDE), []
+        seeds = {each.seed for each in classifiers}
+        drawn = {seed: draw_scored(tile.labels, seed, number, self.scored_pixels) for seed in seeds}
         for each in classifiers:
-            pixels = draw_pixels(tile.labels, each.seed, number, self.scored_pixels)
-            maps.append(tile.predict(each.predict, values, slice(None) if each.scored_everywhere else pixels))
+            pixels = slice(None) if each.scored_everywhere else drawn[each.seed]
+            maps.append(tile.predict(each.predict, values, pixels))
             counts = of_kind.setdefault((each.name, each.per_class), ConfusionCounts(self.classes))
             counts.add(each.seed, tile.group, tile.labels, maps[-1], masks)
         return maps[0]

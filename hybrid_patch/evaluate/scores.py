@@ -34,14 +34,19 @@ def part_masks(labels: Int[Array, "h w"], patch_size: int) -> Bool[Array, "parts
 
 def confusions(
     labels: Int[Array, "h w"], predicted: Int[Array, "h w"], classes: int, masks: Bool[Array, "parts h w"]
-) -> Int[Array, "parts truth predicted"]:
-    """How many pixels of each class were predicted as each class, in each mask, if they have a prediction."""
-    pairs = labels * classes + predicted
+) -> Float[Array, "parts truth predicted"]:
+    """How many pixels of each class were predicted as each class, in each mask.
+
+    Where not all pixels have a prediction, those of each class that have one stand for all of this class.
+    """
     scored = masks & (predicted != UNLABELLED)
-    return np.stack([np.bincount(pairs[mask], minlength=classes**2).reshape(classes, classes) for mask in scored])
+    total, drawn = (np.bincount(labels[mask], minlength=classes) for mask in (labels != UNLABELLED, scored[0]))
+    weight, pairs = total / np.maximum(drawn, 1), labels * classes + predicted
+    counts = [np.bincount(pairs[mask], weight[labels[mask]], classes**2) for mask in scored]
+    return np.stack(counts).reshape(-1, classes, classes).astype(float)
 
 
-def class_iou(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n classes"]:
+def class_iou(confusion: Float[Array, "*n truth predicted"]) -> Float[Array, "*n classes"]:
     """Intersection over union of each class; NaN for a class that no pixel has."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
     truth, predicted = confusion.sum(-1), confusion.sum(-2)
@@ -49,7 +54,7 @@ def class_iou(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n c
         return np.where(truth > 0, hits / (truth + predicted - hits), np.nan)
 
 
-def miou(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n"]:
+def miou(confusion: Float[Array, "*n truth predicted"]) -> Float[Array, "*n"]:
     """IoU averaged over the classes that occur; NaN without any pixel."""
     iou = class_iou(confusion)
     occurs = ~np.isnan(iou)
@@ -57,14 +62,14 @@ def miou(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n"]:
         return np.where(occurs, iou, 0).sum(-1) / occurs.sum(-1)
 
 
-def accuracy(confusion: Int[Array, "*n truth predicted"]) -> Float[Array, "*n"]:
+def accuracy(confusion: Float[Array, "*n truth predicted"]) -> Float[Array, "*n"]:
     """The share of pixels whose class is right; NaN without any pixel."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).sum(-1)
     with np.errstate(invalid="ignore"):
         return hits / confusion.sum((-2, -1))
 
 
-Score = Callable[[Int[Array, "*n truth predicted"]], Float[Array, "*n"]]
+Score = Callable[[Float[Array, "*n truth predicted"]], Float[Array, "*n"]]
 SCORES: dict[str, Score] = {"miou": miou, "accuracy": accuracy}
 
 
@@ -73,7 +78,7 @@ class ConfusionCounts:
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = classes
-        self._counts: dict[int, dict[int, Int[Array, "parts truth predicted"]]] = {}
+        self._counts: dict[int, dict[int, Float[Array, "parts truth predicted"]]] = {}
 
     def add(
         self,
@@ -92,7 +97,7 @@ class ConfusionCounts:
         """How many groups of tiles have been counted."""
         return len(next(iter(self._counts.values()), ()))
 
-    def parts(self) -> dict[str, Int[Array, "seeds groups truth predicted"]]:
+    def parts(self) -> dict[str, Float[Array, "seeds groups truth predicted"]]:
         """The confusion matrices of each part that has pixels."""
         by_seed = [[groups[group] for group in sorted(groups)] for groups in self._counts.values()]
         counts = np.moveaxis(np.array(by_seed), 2, 0) if by_seed else ()
@@ -107,7 +112,7 @@ class ConfusionCounts:
             report[part] = {
                 **{name: _estimate(score, counts, bootstrap_seed)._asdict() for name, score in SCORES.items()},
                 "classes": {
-                    name: {"iou": float(iou[i]), "support": int(support[i])}
+                    name: {"iou": float(iou[i]), "support": round(float(support[i]))}
                     for i, name in enumerate(self.classes)
                     if support[i]
                 },
@@ -126,12 +131,12 @@ class ConfusionCounts:
         }
 
 
-def _estimate(score: Score, counts: Int[Array, "seeds groups truth predicted"], bootstrap_seed: int) -> Estimate:
+def _estimate(score: Score, counts: Float[Array, "seeds groups truth predicted"], bootstrap_seed: int) -> Estimate:
     return _interval(score(counts.sum(1)), _bootstrap(score, counts, bootstrap_seed))
 
 
 def _bootstrap(
-    score: Score, counts: Int[Array, "seeds groups truth predicted"], bootstrap_seed: int
+    score: Score, counts: Float[Array, "seeds groups truth predicted"], bootstrap_seed: int
 ) -> Float[Array, " draws"]:
     """The score's mean over seeds for each draw of groups."""
     rng, groups = np.random.default_rng(bootstrap_seed), counts.shape[1]

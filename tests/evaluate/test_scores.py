@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
 from hybrid_patch.data.source import UNLABELLED
 from hybrid_patch.evaluate.label_maps import block_majority, boundary_pixels, mixed_patches
+from hybrid_patch.evaluate.pixel_sampling import draw_scored
 from hybrid_patch.evaluate.scores import ConfusionCounts, accuracy, class_iou, confusions, miou, part_masks
 
 Array = np.ndarray
@@ -111,7 +112,25 @@ def test_the_difference_of_two_is_drawn_from_the_same_groups() -> None:
     assert better.above(better)["all"] == (0, 0, 0, [0])
 
 
-def test_pixels_without_a_prediction_do_not_count() -> None:
-    labels = np.array([[0, 1], [1, 2]])
-    predicted = np.array([[0, UNLABELLED], [2, UNLABELLED]])
-    assert confusions(labels, predicted, 3, part_masks(labels, 8))[0].tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+def test_pixels_with_a_prediction_stand_for_all_of_their_class() -> None:
+    labels = np.array([[0, 0, 0, 0, 1], [UNLABELLED, 0, 0, 1, 2]])
+    predicted = np.array([[0, 2, UNLABELLED, UNLABELLED, 1], [0, UNLABELLED, UNLABELLED, UNLABELLED, UNLABELLED]])
+    counts = confusions(labels, predicted, 3, part_masks(labels, 8))[0]
+    assert counts.tolist() == [[3, 0, 3], [0, 2, 0], [0, 0, 0]]
+
+
+def test_the_counts_of_drawn_pixels_are_on_average_those_of_all() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.where(rng.random((48, 48)) < 0.9, (np.arange(48) // 20)[:, None], 3)
+    labels[0, :6] = 1  # a rare class in the first block, all of which is drawn
+    predicted = np.where(rng.random(labels.shape) < 0.6, labels, 0)
+    masks = part_masks(labels, 8)
+    every, total = confusions(labels, predicted, 4, masks), np.zeros((3, 4, 4))
+    for seed in range(300):
+        only_drawn = np.full(labels.shape, UNLABELLED)
+        pixels = draw_scored(labels, seed, 0, 200)
+        only_drawn.ravel()[pixels] = predicted.ravel()[pixels]
+        counts = confusions(labels, only_drawn, 4, masks)
+        np.testing.assert_allclose(counts[0].sum(1), every[0].sum(1))
+        total += counts / 300
+    np.testing.assert_allclose(total, every, rtol=0.08, atol=4)
