@@ -102,7 +102,9 @@ def _masking(config: Config) -> Iterator[str]:
 
 def _loss(config: Config) -> Iterator[str]:
     masking, batch_size = config.masking, config.trainer.batch_size
-    weights = {name: getattr(config.loss, name).weight for name in ("decoded", "visible", "instance", "reconstruct")}
+    weights = {
+        name: getattr(config.loss, name).weight for name in ("decoded", "visible", "instance", "reconstruct", "context")
+    }
     if not any(weights.values()):
         yield "loss.decoded.weight=0: no term of the loss has a weight; give one above 0"
     for name in ("decoded", "reconstruct"):

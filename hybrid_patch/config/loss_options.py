@@ -37,6 +37,16 @@ class ReconstructTerm:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class ContextTerm(ContrastiveTerm):
+    """The contrast of tokens with what is around the batch's pixels: local means and deviations, course over time."""
+
+    max_queries: Count
+    """Maximum tokens per sample, modality and view that are asked, of those that `loss.max_queries` draws."""
+    max_keys: Count
+    """About how many pixels of the batch they are asked among, of each modality; at least one of each coarse cell."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Loss:
     """The terms of the loss and their weights."""
 
@@ -48,6 +58,8 @@ class Loss:
     """Contrast between samples of the pooled tokens of two maskings."""
     reconstruct: ReconstructTerm
     """Pixels from the decoder's predictions."""
+    context: ContextTerm
+    """What is around a pixel, from the encoder's own tokens."""
     patch_size: Literal["output", "processing"]
     """What is compared: tokens and targets at the output patch size, or their means over coarse ones (`processing`)."""
     max_queries: Count | None

@@ -15,6 +15,10 @@ Array = np.ndarray
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+NORMALISED_MEAN, NORMALISED_STD = 0.5, 0.25
+"""Of normalised values, of a band with the statistics that normalise it."""
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Modality:
     """One kind of measurement: its bands, how they are embedded together, and how their values are normalised."""

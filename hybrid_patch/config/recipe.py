@@ -12,7 +12,7 @@ from hybrid_patch.config.compose import plain_values
 from hybrid_patch.config.fields import without_aside
 from hybrid_patch.config.schema import Config, Data
 
-RECIPE_VERSION = 4
+RECIPE_VERSION = 5
 """Raised when the same recipe would train another way than before, so that it becomes another run."""
 
 Fingerprint = Callable[[Data], str]

@@ -100,6 +100,8 @@ class Model:
     decoder: Transformer
     base_patch_size: Count | None
     """Side of the patch embedding's kernel, resized to other patch sizes; null: the curriculum's largest."""
+    patch_statistics: bool
+    """Whether the mean and the deviation of each band in a patch are embedded beside its pixels."""
 
 
 # Each source declares its own, in `hybrid_patch/data/<name>/__init__.py`.

@@ -5,7 +5,8 @@ A resumed run sees exactly what it would have seen, on any number of workers and
 
 import functools
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -54,6 +55,12 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
             return collate(samples, self.inputs, self._query_sampling(step, sizes))
         except BrokenSampleError as error:
             return error
+
+    def first_crops(self, number: int) -> Iterator[Crop]:
+        """The crops of the training's first samples, in order; broken ones are passed over."""
+        for position in range(number):
+            with suppress(BrokenSampleError):
+                yield self._sample(position, sizes_at(self.config, 0)).crop
 
     def _epoch_order(self, epoch: int) -> Int[Array, " n"]:
         return np.random.default_rng([self.config.seed, ORDER, epoch]).permutation(self.indices)

@@ -4,6 +4,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+LEAST_DEVIATION = 0.01
+"""In normalised values: what is below it is noise."""
+
+
+def log_deviation(deviation: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """The logarithm of deviations of normalised values: about -3 where these are usual, 0.02 to 0.1."""
+    return (deviation + LEAST_DEVIATION).log()
+
 
 def local_moments(
     pixels: Float[Tensor, "n c height width"], valid: Bool[Tensor, "n 1 height width"], side: int

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.objective import Objective
@@ -17,15 +18,14 @@ def microbatch_contexts(
     objective: Objective,
     batch: Batch,
     microbatches: Sequence[Batch],
-    output: int,
+    sizes: PatchSizes,
 ) -> list[MicrobatchContext]:
-    """What each microbatch must know of its batch, at an output patch size.
+    """What each microbatch must know of its batch.
 
     For terms that compare samples the encoder first runs over all microbatches without gradients (Gao et al. 2021,
     "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup").
     """
-    counts = objective.sample_counts(batch, output)
-    contexts = [MicrobatchContext(counts, {}) for _ in microbatches]
+    contexts = objective.batch_context(batch, sizes).split(len(microbatches))
     terms = [term for term in objective.active_terms() if isinstance(term, CrossSampleTerm)]
     vectors: dict[str, list[Tensor]] = {term.name: [] for term in terms}
     for microbatch in microbatches if terms else ():

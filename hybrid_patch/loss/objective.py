@@ -8,13 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hybrid_patch.config.curriculum import all_sizes
+from hybrid_patch.config.curriculum import PatchSizes, all_sizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, MaskedTokens
+from hybrid_patch.data.loader import TrainingSteps
 from hybrid_patch.data.masking import Mask, expected_tokens
 from hybrid_patch.data.patchify import repatchify
 from hybrid_patch.loss.all_gather import global_sum
+from hybrid_patch.loss.context import ContextDiscrimination, context_keys
+from hybrid_patch.loss.context_targets import ContextTargets
 from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.instance import InstanceContrast
 from hybrid_patch.loss.patch_discrimination import DecodedDiscrimination, VisibleDiscrimination
@@ -23,8 +26,16 @@ from hybrid_patch.loss.reconstruction import Reconstruction
 from hybrid_patch.loss.targets import RandomTargets
 from hybrid_patch.loss.term import LossSetting, MicrobatchContext, Source, Term
 
-TERMS: tuple[type[Term], ...] = (DecodedDiscrimination, VisibleDiscrimination, InstanceContrast, Reconstruction)
+TERMS: tuple[type[Term], ...] = (
+    DecodedDiscrimination,
+    VisibleDiscrimination,
+    InstanceContrast,
+    Reconstruction,
+    ContextDiscrimination,
+)
 """All terms of the loss, in the order in which their heads are initialised."""
+FITTED_CROPS = 64
+"""Crops that targets are fitted to."""
 
 
 class Objective(nn.Module):
@@ -38,9 +49,18 @@ class Objective(nn.Module):
         self.targets = RandomTargets(
             modalities, widths["encoder"], patch_sizes, self.loss.target_seed, self.loss.centre_targets
         )
-        setting = LossSetting(self.loss, self.modalities, widths, patch_sizes)
+        self.context_targets = None
+        if self.loss.context.weight > 0:
+            self.context_targets = ContextTargets(modalities, config.data.timesteps)
+        context_widths = {} if self.context_targets is None else self.context_targets.widths()
+        setting = LossSetting(self.loss, self.modalities, widths, patch_sizes, context_widths)
         self.weights: dict[str, float] = {term.name: getattr(self.loss, term.name).weight for term in TERMS}
         self.terms = nn.ModuleDict({term.name: term(setting) for term in TERMS if self.weights[term.name] > 0})
+
+    def fit(self, dataset: TrainingSteps) -> None:
+        """Fit what targets need to know of the data, at the beginning of a training."""
+        if self.context_targets is not None:
+            self.context_targets.fit(dataset.first_crops(FITTED_CROPS))
 
     def active_terms(self) -> list[Term]:
         return list(cast(Iterable[Term], self.terms.values()))
@@ -53,7 +73,7 @@ class Objective(nn.Module):
         """
         values: dict[str, Tensor] = {}
         with passed.full_precision():
-            context = context or MicrobatchContext(self.sample_counts(passed.batch, passed.sizes.output), {})
+            context = context or self.batch_context(passed.batch, passed.sizes)
             for source in context.counts:
                 terms = [term for term in self.active_terms() if term.source == source]
                 parts = self.parts(passed, source, terms)
@@ -95,6 +115,18 @@ class Objective(nn.Module):
         if mean_weights is not None:
             mean_weights = queries.rows_of(mean_weights)
         return Cells(name, output, packing, packing.index % s, valid_mask, pixels, loss_mask, queries, mean_weights)
+
+    def batch_context(self, batch: Batch, sizes: PatchSizes) -> MicrobatchContext:
+        """What all microbatches of a batch must know of it."""
+        keys = {}
+        if self.context_targets is not None:
+            size = sizes.processing if self.loss.patch_size == "processing" else sizes.output
+            max_keys = self.loss.context.max_keys
+            keys = {
+                n: context_keys(self.context_targets, n, batch, sizes.processing, size, max_keys)
+                for n in batch.encoded.each
+            }
+        return MicrobatchContext(self.sample_counts(batch, sizes.output), {}, keys)
 
     def sample_counts(self, batch: Batch, output: int) -> dict[Source, Float[Tensor, " modalities"]]:
         """By source, how many samples and views of all processes have a valid output patch there: of each modality."""

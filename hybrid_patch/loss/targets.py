@@ -8,11 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.modality import NORMALISED_MEAN, Modality
 
 BIAS_STD = 0.1
-MIDDLE = 0.5
-"""The mean of normalised values."""
 
 
 class TargetKeys(NamedTuple):
@@ -44,7 +42,7 @@ class RandomTargets(nn.Module):
     ) -> None:
         super().__init__()
         self.width = width
-        self.middle = {n: MIDDLE if centre and m.kind == "continuous" else 0.0 for n, m in modalities.items()}
+        self.middle = {n: NORMALISED_MEAN if centre and m.kind == "continuous" else 0.0 for n, m in modalities.items()}
         longest = 0
         for name, modality in modalities.items():
             for patch_size in set(patch_sizes):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hybrid_patch.config.loss_options import Loss
@@ -19,15 +19,46 @@ from hybrid_patch.model.tokens import Tokens
 Source = Literal["encoder", "decoder"]
 
 
+class ContextKeys(NamedTuple):
+    """The context of some pixels, or output patches, of one modality: the same subpixels in all coarse cells.
+
+    Attributes:
+        own: of the microbatch's samples, unit length; `own_mask`: which are valid.
+        subpixels: their numbers in a cell.
+        vectors: those of the samples of all processes, with their `mask`.
+        weight: how many of the batch's valid pixels each valid key other than a query's own represents.
+        strata: the step's random numbers, for queries to be drawn by.
+    """
+
+    own: Float[Tensor, "b hw p k"]
+    own_mask: Bool[Tensor, "b hw p"]
+    subpixels: Int[Tensor, " p"]
+    vectors: Float[Tensor, "m k"]
+    mask: Bool[Tensor, " m"]
+    weight: Float[Tensor, ""]
+    strata: Float[Tensor, " _"]
+
+    def part(self, number: int, parts: int) -> "ContextKeys":
+        """The same keys for one of several equal microbatches."""
+        return self._replace(own=self.own.chunk(parts)[number], own_mask=self.own_mask.chunk(parts)[number])
+
+
 class MicrobatchContext(NamedTuple):
     """What a microbatch must know of its batch for its loss to be its share of the batch's.
 
     `counts` are those of `Objective.sample_counts`. `cached` has, by the name of a `CrossSampleTerm`, the microbatch's
-    share of it and the gradient to the microbatch's vectors; it is empty if the batch is computed as a whole.
+    share of it and the gradient to the microbatch's vectors; it is empty if the batch is computed as a whole. `keys`
+    are those of the context term, by modality.
     """
 
     counts: Mapping[Source, Float[Tensor, " modalities"]]
     cached: dict[str, tuple[Float[Tensor, ""], Float[Tensor, "bv d"]]]
+    keys: Mapping[str, ContextKeys]
+
+    def split(self, parts: int) -> "list[MicrobatchContext]":
+        """The contexts of equal microbatches of the batch, with nothing cached yet."""
+        keys = [{name: each.part(number, parts) for name, each in self.keys.items()} for number in range(parts)]
+        return [MicrobatchContext(self.counts, {}, each) for each in keys]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +69,7 @@ class LossSetting:
     modalities: Mapping[str, Modality]
     widths: Mapping[Source, int]
     patch_sizes: Collection[int]
+    context_widths: Mapping[str, int]  # of the context targets, by modality; none without their term
 
 
 class Term(nn.Module, abc.ABC):
@@ -60,8 +92,15 @@ class PerSampleTerm(Term):
     """The mean over samples and views of their losses (0 without a valid output patch), then over the modalities."""
 
     def reduce(self, parts: Sequence[Float[Tensor, " bv"]], context: MicrobatchContext) -> Float[Tensor, ""]:
-        sums, counts = torch.stack([loss.sum() for loss in parts]), context.counts[self.source]
-        return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1) * world_size()
+        return mean_of_modalities(parts, context.counts[self.source])
+
+
+def mean_of_modalities(
+    losses: Sequence[Float[Tensor, " bv"]], counts: Float[Tensor, " modalities"]
+) -> Float[Tensor, ""]:
+    """A process's share of the mean over modalities of their mean loss; `counts` are samples with a loss."""
+    sums = torch.stack([loss.sum() for loss in losses])
+    return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1) * world_size()
 
 
 class CrossSampleTerm(Term):

@@ -1,6 +1,6 @@
 from collections.abc import Mapping
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hybrid_patch.config import schema
@@ -15,22 +15,35 @@ from hybrid_patch.model.transformer import Transformer
 class Encoder(nn.Module):
     """Visible patches of all modalities → one latent token each; hidden and missing patches enter no block."""
 
-    def __init__(self, modalities: Mapping[str, Modality], size: schema.Transformer, base_patch_size: int) -> None:
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        size: schema.Transformer,
+        base_patch_size: int,
+        patch_statistics: bool,
+    ) -> None:
         super().__init__()
         inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
-        self.embed = nn.ModuleDict({name: PatchEmbed(m, size.width, base_patch_size) for name, m in inputs.items()})
+        self.embed = nn.ModuleDict(
+            {name: PatchEmbed(m, size.width, base_patch_size, patch_statistics) for name, m in inputs.items()}
+        )
         self.encodings = Encodings(inputs, size.width)
         self.transformer = Transformer(size)
 
     def forward(
-        self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], visible: Packing, timestamps: Int[Tensor, "b t 3"]
+        self,
+        patches: Mapping[str, Float[Tensor, "b h w _ p q _"]],
+        valid: Mapping[str, Bool[Tensor, "b h w _ p q"]],
+        visible: Packing,
+        timestamps: Int[Tensor, "b t 3"],
     ) -> Float[Tensor, "bv n d"]:
-        """Latents of the visible tokens, packed, from normalised patches, zeros where missing.
+        """Latents of the visible tokens, packed, from normalised patches, zeros where not valid.
 
         `visible` counts the tokens in the order of `patches`; timestamps are day, month (0-11), year.
         """
         tokens = {
-            name: self.embed[name](x) + self.encodings(name, (x.shape[1], x.shape[2]), x.shape[4], timestamps)
+            name: self.embed[name](x, valid[name])
+            + self.encodings(name, (x.shape[1], x.shape[2]), x.shape[4], timestamps)
             for name, x in patches.items()
             if name in self.embed
         }

@@ -11,6 +11,7 @@ from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, MaskedTokens, Masks
 from hybrid_patch.data.masking import Mask
+from hybrid_patch.data.patchify import patchify
 from hybrid_patch.model.decoder import Decoder
 from hybrid_patch.model.encoder import Encoder
 from hybrid_patch.model.profiling import DECODER, ENCODER, profiled
@@ -26,6 +27,7 @@ class HybridModel(nn.Module):
         decoder_upsampler: None: the encoder's, or interpolation if that needs pixels.
         predicts_fine: the decoder predicts at the output patch size, and nothing is upsampled behind it.
         base_patch_size: the side of the patch embedding's own kernels; None: the largest processing patch size.
+        patch_statistics: the patch embedding also looks at the mean and deviation of a patch.
     """
 
     def __init__(
@@ -38,10 +40,12 @@ class HybridModel(nn.Module):
         decoder_upsampler: UpsamplerFactory | None = None,
         predicts_fine: bool = False,
         base_patch_size: int | None = None,
+        patch_statistics: bool = False,
     ) -> None:
         super().__init__()
         factors = {s.factor for s in sizes}
-        self.encoder = Encoder(modalities, encoder, base_patch_size or max(s.processing for s in sizes))
+        base = base_patch_size or max(s.processing for s in sizes)
+        self.encoder = Encoder(modalities, encoder, base, patch_statistics)
         self.decoder = Decoder(modalities, decoder, encoder.width)
         self.encoder_upsampler = upsampler(TokenSpec(encoder.width, factors, modalities))
         self.predicts_fine = predicts_fine
@@ -54,7 +58,8 @@ class HybridModel(nn.Module):
         self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], batch: Batch
     ) -> tuple[Float[Tensor, "bv n d"], dict[str, TokenGrid]]:
         """Latents of the ENCODE tokens of all views: packed for the decoder, and on grids `[B V, h, w, T, S, D]`."""
-        latents = self.encoder(patches, batch.encoded.together, batch.timestamps)
+        valid = {name: patchify(batch.valid[name], x.shape[-2]) for name, x in patches.items()}
+        latents = self.encoder(patches, valid, batch.encoded.together, batch.timestamps)
         return latents, _on_grids(latents, batch.encoded, batch.masks, Mask.ENCODE)
 
     @profiled(DECODER)
@@ -83,6 +88,7 @@ def build_model(config: Config, modalities: Mapping[str, Modality]) -> HybridMod
         decoder_upsampler=None if chosen is None else factory(chosen),
         predicts_fine=config.decoder.patch_size == "output",
         base_patch_size=config.model.base_patch_size,
+        patch_statistics=config.model.patch_statistics,
     )
     for transformer in (model.encoder.transformer, model.decoder.transformer):
         transformer.gradient_checkpointing = config.runtime.gradient_checkpointing

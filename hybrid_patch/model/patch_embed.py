@@ -4,10 +4,11 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.modality import NORMALISED_MEAN, NORMALISED_STD, Modality
+from hybrid_patch.data.local_statistics import log_deviation
 from hybrid_patch.model.profiling import EMBEDDING, profiled
 
 
@@ -24,13 +25,19 @@ def kernel_resize(base: int, size: int, dtype: torch.dtype, device: torch.device
     return torch.linalg.pinv(resized.reshape(base**2, size**2)).mT.to(device, dtype)
 
 
+MIDDLE_LOG = -3.0
+"""The log-deviation of a usual patch."""
+
+
 class PatchEmbed(nn.Module):
     """Patches of one modality → one token per patch, timestep and band set.
 
     A band set's kernel of side `base_patch_size` is resized to other patch sizes (`kernel_resize`); pixels never are.
+    With `statistics`, a linear map of the mean and the log-deviation of each band over a patch's valid pixels is added:
+    no linear embedding of a patch is its deviation. Those of uniform ground are the same at all patch sizes.
     """
 
-    def __init__(self, modality: Modality, width: int, base_patch_size: int) -> None:
+    def __init__(self, modality: Modality, width: int, base_patch_size: int, statistics: bool) -> None:
         super().__init__()
         self.base = base_patch_size
         self.channels = modality.band_set_channels
@@ -40,6 +47,7 @@ class PatchEmbed(nn.Module):
             self.register_buffer(f"channels_{s}", torch.tensor(channels), persistent=False)
         for kernel in self.kernels:
             nn.init.trunc_normal_(kernel, std=len(kernel) ** -0.5)
+        self.statistics = nn.ModuleList(nn.Linear(2 * len(c), width, bias=False) for c in self.channels if statistics)
 
     def kernel(self, band_set: int, patch_size: int) -> Float[Tensor, "in width"]:
         """The kernel of a band set at a patch size, `[ps^2 C, D]`, pixel by pixel, row by row."""
@@ -50,10 +58,30 @@ class PatchEmbed(nn.Module):
         return (resize.mT @ kernel.reshape(self.base**2, -1)).reshape(-1, kernel.shape[1])
 
     @profiled(EMBEDDING)
-    def forward(self, patches: Float[Tensor, "b h w t p q c"]) -> Float[Tensor, "b h w t s d"]:
+    def forward(
+        self, patches: Float[Tensor, "b h w t p q c"], valid: Bool[Tensor, "b h w t p q"]
+    ) -> Float[Tensor, "b h w t s d"]:
+        """The tokens of normalised patches, zeros where they are missing."""
         size, every = patches.shape[-2], tuple(range(patches.shape[-1]))
+        moments = patch_moments(patches, valid) if len(self.statistics) else ()
         tokens = []
         for s, channels in enumerate(self.channels):
-            pixels = patches if channels == every else patches.index_select(-1, self.get_buffer(f"channels_{s}"))
-            tokens.append(F.linear(pixels.flatten(-3), self.kernel(s, size).mT, self.bias[s]))
+            pixels, *statistics = (
+                x if channels == every else x.index_select(-1, self.get_buffer(f"channels_{s}"))
+                for x in (patches, *moments)
+            )
+            token = F.linear(pixels.flatten(-3), self.kernel(s, size).mT, self.bias[s])
+            tokens.append(token + self.statistics[s](torch.cat(statistics, dim=-1)) if statistics else token)
         return torch.stack(tokens, dim=4)
+
+
+def patch_moments(
+    patches: Float[Tensor, "*n p q c"], valid: Bool[Tensor, "*n p q"]
+) -> tuple[Float[Tensor, "*n c"], Float[Tensor, "*n c"]]:
+    """Mean and log-deviation of each band over the valid pixels of patches, both scaled to about -1 to 1."""
+    mask = valid[..., None].to(patches.dtype)
+    count = mask.sum((-3, -2)).clamp(min=1)
+    centred = (patches - NORMALISED_MEAN) * mask
+    mean = centred.sum((-3, -2)) / count
+    variance = (centred.square().sum((-3, -2)) / count - mean.square()).clamp(min=0)
+    return mean / NORMALISED_STD, log_deviation(variance.sqrt()) - MIDDLE_LOG

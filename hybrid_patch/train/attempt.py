@@ -17,6 +17,7 @@ from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.recipe import Identity
 from hybrid_patch.config.schema import Config, Data
 from hybrid_patch.data.description import describe
+from hybrid_patch.data.loader import TrainingSteps
 from hybrid_patch.data.source import Source, open_source
 from hybrid_patch.errors import DISK_LOST, DONE, FAILED, LOST, STOPPED, InputError
 from hybrid_patch.runs.atomic_files import remove_parts, write_bytes
@@ -89,6 +90,8 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
             look_at_data(config, source, run)
         torch.manual_seed(config.seed)
         module = TrainingModule(config, source.modalities)
+        if checkpoint is None:
+            module.objective.fit(TrainingSteps(source, config, 0, 1))
         counts = module.parameter_counts()
         log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
         log.info("device: %s, processes: %d", fabric.device.type, fabric.world_size)

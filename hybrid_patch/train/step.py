@@ -57,7 +57,7 @@ class TrainingModule(nn.Module):
     ) -> list[MicrobatchContext]:
         """What each microbatch must know of its batch; see `grad_cache`."""
         return microbatch_contexts(
-            lambda microbatch: self.forward_pass(microbatch, sizes), self.objective, batch, microbatches, sizes.output
+            lambda microbatch: self.forward_pass(microbatch, sizes), self.objective, batch, microbatches, sizes
         )
 
     def parameter_counts(self) -> dict[str, int]:

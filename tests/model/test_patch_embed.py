@@ -38,7 +38,7 @@ def test_a_smaller_kernel_is_exact_on_patches_that_lose_nothing(base: int, size:
 
 @pytest.mark.parametrize("patch_size", [1, 2, 4, 8])
 def test_uniform_ground_has_one_embedding_at_every_patch_size(patch_size: int) -> None:
-    embed = PatchEmbed(OPTICAL, 16, 8).double()
+    embed = PatchEmbed(OPTICAL, 16, 8, statistics=True).double()
     pixels = torch.rand(1, 1, 1, 2, 4, dtype=DOUBLE).expand(1, 24, 24, 2, 4)
     tokens = embed(patchify(pixels, patch_size))
     assert tokens.shape == (1, 24 // patch_size, 24 // patch_size, 2, 2, 16)
@@ -46,7 +46,7 @@ def test_uniform_ground_has_one_embedding_at_every_patch_size(patch_size: int) -
 
 
 def test_the_embedding_is_a_convolution() -> None:
-    embed = PatchEmbed(OPTICAL, 16, 4).double()
+    embed = PatchEmbed(OPTICAL, 16, 4, statistics=True).double()
     pixels = torch.randn(2, 8, 12, 3, 4, dtype=DOUBLE)
     kernel = embed.kernel(0, 4).reshape(4, 4, 3, 16).permute(3, 2, 0, 1)
     images = pixels[..., :3].permute(0, 3, 4, 1, 2).flatten(0, 1)

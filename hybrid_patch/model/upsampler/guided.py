@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hybrid_patch.config.field_types import Width
+from hybrid_patch.config.modality import NORMALISED_MEAN, NORMALISED_STD
 from hybrid_patch.data.batch import Guide
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.random_features import RandomFeatures
@@ -16,8 +17,6 @@ from hybrid_patch.model.upsampler import TokenSpec, Upsampler
 
 KERNEL = 3
 """Side of the convolution over pixels (or output patches)."""
-MEAN, DEVIATION = 0.5, 0.25
-"""Of normalised values."""
 
 
 class Guided(Upsampler):
@@ -26,7 +25,8 @@ class Guided(Upsampler):
     The idea is joint upsampling (Kopf et al. 2007, "Joint bilateral upsampling"). The convolution sees the bands of a
     position and its neighbours, and whether each band set is visible there. The spectrum, on a skip path, is the
     position's bands and `RandomFeatures` of them: the convolution alone learns two or three directions of the bands
-    (docs/results.md).
+    (docs/results.md). Each feature is multiplied by a gate, `1 + U (P A)` with A trained from 0: what a spectrum means
+    depends on its surroundings.
 
     It must not leak: pixels whose token is hidden, that are missing, or that the guide mask drops are zeros in both, so
     it serves the encoder's tokens only. Pixel dropout keeps it from copying what the `visible` loss asks for.
@@ -51,6 +51,7 @@ class Guided(Upsampler):
         self.mix = nn.Linear(rank, rank)
         self.basis = nn.Parameter(torch.zeros(rank, width))
         self.random = nn.ModuleDict({n: RandomFeatures(m.channels, random_features, width) for n, m in inputs.items()})
+        self.gate = nn.ParameterDict({n: nn.Parameter(torch.zeros(width, random_features)) for n in inputs})
         self.bands = nn.ParameterDict({n: nn.Parameter(torch.zeros(m.channels, width)) for n, m in inputs.items()})
 
     def detail(self, fine: FineTokens, guide: Guide | None) -> tuple[Tensor, Tensor]:
@@ -69,19 +70,23 @@ class Guided(Upsampler):
         assert isinstance(convolution, nn.Conv2d)
         assert isinstance(random, RandomFeatures)
         convolved = at_positions(convolved_at_subpixels(convolution, images, factor, positions.subpixels))
-        detail = F.gelu(self.mix(F.gelu(convolved + fine.transform(self.context).dense())))
-        spectrum = self._spectrum(guide.name, looked_at).to(detail.dtype)
+        from_tokens = fine.transform(torch.cat([self.context, self.gate[guide.name]], dim=1)).dense()
+        context, gate = from_tokens.split([self.context.shape[1], from_tokens.shape[-1] - self.context.shape[1]], -1)
+        detail = F.gelu(self.mix(F.gelu(convolved + context)))
+        spectrum = self._spectrum(guide.name, looked_at, 1 + gate).to(detail.dtype)
         basis = torch.cat([self.basis, self.bands[guide.name], random.basis()])
         return torch.cat([detail, spectrum], dim=-1), basis
 
-    def _spectrum(self, name: str, looked_at: Float[Tensor, "b n p _"]) -> Float[Tensor, "b n p k"]:
-        """Normalised bands, and random features of them; zeros where hidden."""
+    def _spectrum(
+        self, name: str, looked_at: Float[Tensor, "b n p _"], gate: Float[Tensor, "b n p _"]
+    ) -> Float[Tensor, "b n p k"]:
+        """Normalised bands, and random features of them times their gates; zeros where hidden."""
         owner = self.get_buffer(f"owner_{name}")
         pixels, visible_share = looked_at.split([len(owner), self.sets[name]], dim=-1)
         share = visible_share.index_select(-1, owner)  # of an output patch's pixels
-        bands = (pixels - MEAN * share) / DEVIATION
+        bands = (pixels - NORMALISED_MEAN * share) / NORMALISED_STD
         means = bands / torch.where(share > 0, share, 1)
-        return torch.cat([bands, self.random[name](means) * visible_share.amax(-1, keepdim=True)], dim=-1)
+        return torch.cat([bands, self.random[name](means) * gate * visible_share.amax(-1, keepdim=True)], dim=-1)
 
     def _images(self, mask: Bool[Tensor, "bv h w t s"], factor: int, guide: Guide) -> Float[Tensor, "bvt k fh fw"]:
         """The visible pixels: each band, zeros where hidden, and the visibility of each band set."""
