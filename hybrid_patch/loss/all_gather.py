@@ -40,7 +40,7 @@ class _GatherRows(torch.autograd.Function):
         return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def gather_rows(rows: Float[Tensor, "b d"]) -> Float[Tensor, "all d"]:
+def gather_rows(rows: Float[Tensor, "b *d"]) -> Float[Tensor, "all *d"]:
     """The rows of all processes in the order of their ranks, with gradients to each process's rows."""
     return rows if world_size() == 1 else _GatherRows.apply(rows)
 

@@ -88,7 +88,7 @@ class ContextTargets(nn.Module):
         name: str,
         pixels: Float[Tensor, "b height width t c"],
         valid: Bool[Tensor, "b height width t"],
-        timestamps: Int[Tensor, "b t 3"],
+        timestamps: Int[Tensor, "b _ 3"],  # of the sample: as many as t, unless the modality is static
     ) -> Float[Tensor, "b height width f"]:
         """The statistics of every pixel, neither centred nor whitened."""
         mask = valid[..., None].to(pixels.dtype)

@@ -51,7 +51,7 @@ MODALITIES = {"optical": OPTICAL, "height": HEIGHT, "cover": COVER}
 
 
 def small(*overrides: str) -> Config:
-    """A tiny model on 16-pixel tiles, no logger, no evaluation; all tokens are queries."""
+    """A tiny model on 16-pixel tiles, no logger, no evaluation; all tokens are queries, and samples have two views."""
     return compose(
         [
             "logger=none",
@@ -59,6 +59,8 @@ def small(*overrides: str) -> Config:
             "data.tile=16",
             "data.timesteps=2",
             "trainer.batch_size=3",
+            "masking.views=2",
+            "loss.instance.weight=0.1",
             "loss.max_queries=null",
             "model.encoder={width:32,depth:2,heads:4,mlp_ratio:2.0}",
             "model.decoder={width:48,depth:1,heads:4,mlp_ratio:2.0}",

@@ -39,7 +39,8 @@ def one_step(microbatches: int) -> tuple[dict[str, torch.Tensor], TrainingModule
 def test_a_new_term_is_trained_and_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objective, "TERMS", (*objective.TERMS, example()))
     values, module = one_step(1)
-    total = values["decoded"] + values["visible"] + 0.1 * values["instance"] + 0.5 * values["brightness"]
+    total = values["decoded"] + values["visible"] + values["context"]
+    total = total + 0.1 * values["instance"] + 0.5 * values["brightness"]
     torch.testing.assert_close(values["loss"], total)
     assert "objective.terms.brightness.head.weight" in module.state_dict()
     in_microbatches, _ = one_step(2)

@@ -57,7 +57,7 @@ def test_every_trainable_parameter_learns_and_no_frozen_one(
         terms = module(batch, PatchSizes(processing, output))
         terms["loss"].backward()
         optimizer.step()
-    assert set(terms) == {"loss", "decoded", "visible", "instance", "reconstruct"}
+    assert set(terms) == {"loss", "decoded", "visible", "instance", "reconstruct", "context"}
     without = [n for n, p in module.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert without == []
     for name, buffer in module.named_buffers():
@@ -66,8 +66,8 @@ def test_every_trainable_parameter_learns_and_no_frozen_one(
 
 def test_a_term_of_weight_zero_is_not_computed() -> None:
     batch = make_batch(8)
-    for name in ("decoded", "visible", "instance"):
-        others = {"decoded", "visible", "instance"} - {name}
+    for name in ("decoded", "visible", "instance", "context"):
+        others = {"decoded", "visible", "instance", "context"} - {name}
         module = module_for(8, 1, *(f"loss.{other}.weight=0" for other in others), "upsampler=learned")
         terms = module(batch, PatchSizes(8, 1))
         assert set(terms) == {"loss", name}
@@ -79,7 +79,8 @@ def test_a_term_of_weight_zero_is_not_computed() -> None:
 
 def test_the_weighted_terms_add_up() -> None:
     terms = module_for(8, 1, *ALL_TERMS)(make_batch(8), PatchSizes(8, 1))
-    total = terms["decoded"] + terms["visible"] + 0.1 * terms["instance"] + 0.5 * terms["reconstruct"]
+    total = sum(terms[n] for n in ("decoded", "visible", "context"))
+    total = total + 0.1 * terms["instance"] + 0.5 * terms["reconstruct"]
     torch.testing.assert_close(terms["loss"], total)
 
 

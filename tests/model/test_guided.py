@@ -66,7 +66,10 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
     fine = upsampler(grid, factor, everywhere, guide)
     convolution, random = upsampler.pixels["optical"], upsampler.random["optical"]
     assert isinstance(random, RandomFeatures)
-    context = FineTokens(TokenGrid(grid.tokens @ upsampler.context, grid.mask), factor, everywhere).dense()
+    context, gate = (
+        FineTokens(TokenGrid(grid.tokens @ weight, grid.mask), factor, everywhere).dense()
+        for weight in (upsampler.context, upsampler.gate["optical"])
+    )
     b, h, w, t, s = grid.mask.shape
     assert fine.detail is not None
     for view in range(b):
@@ -79,8 +82,11 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
             image = torch.cat([rgb, nir, visible_mask.float()], -1).movedim(-1, 0)[None]
             convolved = convolution(F.avg_pool2d(image, output))[0].movedim(0, -1)
             for band_set in range(s):
-                neighbours = context[view].reshape(h * w, t, s, factor**2, 5)[:, step, band_set]
-                plain = F.gelu(upsampler.mix(F.gelu(convolved + images(neighbours[None], (h, w), factor)[0])))
+                neighbours, gates = (
+                    images(x[view].reshape(h * w, t, s, factor**2, -1)[None, :, step, band_set], (h, w), factor)[0]
+                    for x in (context, gate)
+                )
+                plain = F.gelu(upsampler.mix(F.gelu(convolved + neighbours)))
                 detail = fine.detail[view].reshape(h * w, t, s, factor**2, -1)[:, step, band_set]
                 bands = torch.where(
                     torch.cat([visible_mask[..., :1].expand(*visible_mask.shape[:2], 3), visible_mask[..., 1:]], -1),
@@ -92,7 +98,7 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
                     for x in (bands, visible_mask.float())
                 )
                 share = torch.cat([pooled_seen[..., :1].expand(*pooled_seen.shape[:2], 3), pooled_seen[..., 1:]], -1)
-                features = random(bands / share.clamp(min=1e-6)) * pooled_seen.amax(-1, keepdim=True)
+                features = random(bands / share.clamp(min=1e-6)) * (1 + gates) * pooled_seen.amax(-1, keepdim=True)
                 expected = torch.cat([plain, bands, features], -1)
                 torch.testing.assert_close(images(detail[None], (h, w), factor)[0], expected)
     torch.testing.assert_close(fine.basis, torch.cat([upsampler.basis, upsampler.bands["optical"], random.basis()]))
