@@ -109,6 +109,7 @@ def test_missing_pixels_of_a_hidden_patch_are_neither_keys_nor_queries(
 ) -> None:
     """What lies at invalid pixels where no view's encoder looks changes no bit of any term."""
     module, batch = module_for(processing, output, *ALL_TERMS, *options), make_batch(processing, missing=0.15)
+    batch = remade(batch, query_sampling=query_sampling_for((processing // output) ** 2))
     expected, pixels, changed = module(batch, PatchSizes(processing, output)), {}, 0
     for name, x in batch.pixels.items():
         visible = (batch.masks[name] == Mask.ENCODE).any(-1).unflatten(0, (-1, batch.views)).any(1)
@@ -235,15 +236,15 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
 def test_training_makes_no_dense_fine_tokens(
     upsampler: str, queries: str, missing: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the default terms at 8→1; `reconstruct` makes them at the width of its pixels.
+    """Of the default terms at 8→1; `context` and `reconstruct` make them at the width of their targets.
 
     Where an output patch has more numbers than a token (pure ps=8) dense tokens are the narrower ones.
     """
-    calls = []
-    monkeypatch.setattr(FineTokens, "dense", lambda fine: calls.append(fine))
+    widths, dense = [], FineTokens.dense
+    monkeypatch.setattr(FineTokens, "dense", lambda fine: widths.append(fine.grid.tokens.shape[-1]) or dense(fine))
     module = module_for(8, 1, f"upsampler={upsampler}", f"loss.max_queries={queries}")
     module(make_batch(8, missing=missing), PatchSizes(8, 1))["loss"].backward()
-    assert calls == []
+    assert widths == list(module.objective.context_targets.widths().values())
 
 
 @pytest.mark.parametrize("upsampler", ["bilinear", "learned", "subpixel"])
