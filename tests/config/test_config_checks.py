@@ -21,7 +21,7 @@ def two_stages(coarse: int, first: int) -> str:
 
 ADAPTER = TypeAdapter(Config)
 DEFAULT = compose()
-NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "instance")]
+NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "context")]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "instance"
         (["masking.encode_ratio=0"], "masking.encode_ratio=0: the encoder would see nothing; "),
         (["masking.decode_ratio=.6"], "masking.decode_ratio=0.6: with masking.encode_ratio=0.5 more than all tokens; "),
         (["masking.decode_ratio=0"], "loss.decoded.weight=1: needs hidden tokens; "),
-        (["trainer.batch_size=1"], "trainer.batch_size=1: the instance loss needs other samples; "),
+        (["trainer.batch_size=1", "masking.views=2", "loss.instance.weight=0.1"], "trainer.batch_size=1: the instance loss needs other samples; "),
         (NO_LOSS, "loss.decoded.weight=0: no term of the loss has a weight; "),
         (["runtime.processes=2"], "runtime.strategy=single: cannot use runtime.processes=2; try ddp or fsdp"),
         (["runtime=ddp", "trainer.batch_size=7"], "trainer.batch_size=7: not divisible by runtime.processes=2; "),
@@ -99,8 +99,8 @@ def test_ratios_that_an_upsampler_cannot_do() -> None:
 
 def test_the_instance_loss_needs_two_views() -> None:
     with pytest.raises(InputError, match=r"masking\.views=1: the instance loss compares two"):
-        compose(["masking.views=1"])
-    compose(["masking.views=1", "loss.instance.weight=0"])
+        compose(["loss.instance.weight=0.1"])
+    compose(["masking.views=2", "loss.instance.weight=0.1"])
 
 
 def with_value(key: str, number: int) -> Config:

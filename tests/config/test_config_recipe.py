@@ -79,7 +79,7 @@ def other(annotation: Any, value: Any) -> Any:
         return value / 2 if value else 0.25
     if bare is str:
         return "another" if value is None else f"{value}x"
-    return ["another"] if not value else value[:-1]
+    return [other(get_args(bare)[0], None)] if not value else value[:-1]
 
 
 def changed(which: int, paths: list[tuple[Path_, Any]]) -> Config:
