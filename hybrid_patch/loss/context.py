@@ -122,5 +122,6 @@ def context_discrimination(
     total = log_sum_exp(query[None], keys.vectors[None], bias[None], backend, chunk)[0]
     itself = (query * own).sum(-1)
     share = 1 / keys.weight
-    others = torch.log1p(-((1 - share) * (itself - total).exp()).clamp(max=1 - 1e-6))
+    # A query without a valid key of its own is masked by the caller, and must not make its gradient infinite.
+    others = torch.log1p(-((1 - share) * (itself - total).clamp(max=0).exp()).clamp(max=1 - 1e-6))
     return total - share.log() + others - itself

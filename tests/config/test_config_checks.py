@@ -53,7 +53,10 @@ NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "context")
         (["masking.encode_ratio=0"], "masking.encode_ratio=0: the encoder would see nothing; "),
         (["masking.decode_ratio=.6"], "masking.decode_ratio=0.6: with masking.encode_ratio=0.5 more than all tokens; "),
         (["masking.decode_ratio=0"], "loss.decoded.weight=1: needs hidden tokens; "),
-        (["trainer.batch_size=1", "masking.views=2", "loss.instance.weight=0.1"], "trainer.batch_size=1: the instance loss needs other samples; "),
+        (
+            ["trainer.batch_size=1", "masking.views=2", "loss.instance.weight=0.1"],
+            "trainer.batch_size=1: the instance loss needs other samples; ",
+        ),
         (NO_LOSS, "loss.decoded.weight=0: no term of the loss has a weight; "),
         (["runtime.processes=2"], "runtime.strategy=single: cannot use runtime.processes=2; try ddp or fsdp"),
         (["runtime=ddp", "trainer.batch_size=7"], "trainer.batch_size=7: not divisible by runtime.processes=2; "),

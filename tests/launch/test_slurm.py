@@ -215,7 +215,7 @@ def test_what_waits_is_left_as_it_was_submitted(cluster: Cluster, tmp_path: Path
 
 
 @pytest.mark.slow  # minutes: no limit is shorter, and the run must be longer than a job can be
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2000)
 def test_the_time_limit(cluster: Cluster, tmp_path: Path) -> None:
     """SLURM counts in minutes, and may ask up to a minute early."""
     (run,) = submitted(
@@ -226,7 +226,7 @@ def test_the_time_limit(cluster: Cluster, tmp_path: Path) -> None:
     job = attempts_of(run)[0]["job"]
     until(lambda: "PENDING" in cluster.output_of("squeue", "--noheader", "--format=%T", f"--jobs={job}", check=False))
     cluster.output_of("scontrol", "update", f"jobid={job}", "TimeLimit=10", check=False)
-    until_done(run, seconds=700)
+    until_done(run, seconds=1700)
     check_whole(run, 9000)
     assert restarts(cluster, job) >= 1
 

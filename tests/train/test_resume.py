@@ -127,7 +127,7 @@ def test_the_run_directory_says_what_was_run(straight: Path) -> None:
     assert identity["recipe"]["trainer"]["steps"] == STEPS
     assert identity["versions"]["torch"] == torch.__version__
     row = metrics(straight)[0]
-    assert {"step", "loss", "lr", "decoded", "visible", "instance"} <= row.keys()
+    assert {"step", "loss", "lr", "decoded", "visible", "context"} <= row.keys()
     assert [r["step"] for r in metrics(straight)] == list(range(1, STEPS + 1))
     assert f"step {STEPS}/{STEPS}" in (straight / "log.txt").read_text()
     parts = [path for path in straight.rglob("*") if path.name.endswith(".part")]

@@ -31,7 +31,7 @@ def test_one_two_and_four_processes_train_the_same_weights(tmp_path: Path) -> No
     for run in others:
         same_to(1e-6, weights_of(Path(run.folder)), expected)
         for row, alike in zip(rows, RunDirectory(Path(run.folder)).metrics(), strict=True):
-            for name in ("loss", "decoded", "visible", "instance", "reconstruct", "grad_norm"):
+            for name in ("loss", "decoded", "visible", "context", "reconstruct", "grad_norm"):
                 assert alike[name] == pytest.approx(row[name], rel=1e-5)
 
 

@@ -222,7 +222,7 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine(tmp_path: Path) -> Non
 
 
 def test_only_the_weights_of_linear_maps_decay(tmp_path: Path) -> None:
-    config = config_for(tmp_path)
+    config = config_for(tmp_path, "upsampler=bilinear")
     module = TrainingModule(config, open_source(config.data).modalities)
     decaying, level = build_optimizer(module, config.optimizer).param_groups
     assert decaying["weight_decay"] == config.optimizer.weight_decay > 0 == level["weight_decay"]
@@ -248,7 +248,7 @@ def test_two_processes_train_as_one(tmp_path: Path, queries: str) -> None:
     single, double = (RunDirectory(tmp_path / name).metrics() for name in ("one", "a two = [b]"))
     assert [row["step"] for row in double] == [row["step"] for row in single]
     for a, b in zip(single, double, strict=True):
-        for name in ("loss", "decoded", "visible", "instance", "grad_norm"):
+        for name in ("loss", "decoded", "visible", "context", "grad_norm"):
             assert a[name] == pytest.approx(b[name], rel=1e-3)
 
 
