@@ -48,10 +48,12 @@ def test_a_query_s_target_is_of_its_own_pixel() -> None:
     module = TrainingModule(config, MODALITIES)
     sizes = PatchSizes(8, 1)
     batch = remade(make_batch(8, missing=0.2), query_sampling=query_sampling_for(64, most=20))
+    assert module.objective.context_targets is not None
     module.objective.context_targets.fit(crops(batch))
     passed = module.forward_pass(batch, sizes)
     context = module.objective.batch_context(batch, sizes)
-    targets, term = module.objective.context_targets, module.objective.terms["context"]
+    (term,) = (term for term in module.objective.active_terms() if term.name == "context")
+    targets = module.objective.context_targets
     parts = module.objective.parts(passed, "encoder", [term])["context"]
     losses = []
     for part in parts:

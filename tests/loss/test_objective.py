@@ -241,9 +241,15 @@ def test_training_makes_no_dense_fine_tokens(
     Where an output patch has more numbers than a token (pure ps=8) dense tokens are the narrower ones.
     """
     widths, dense = [], FineTokens.dense
-    monkeypatch.setattr(FineTokens, "dense", lambda fine: widths.append(fine.grid.tokens.shape[-1]) or dense(fine))
+
+    def counted_dense(fine: FineTokens) -> Tensor:
+        widths.append(fine.grid.tokens.shape[-1])
+        return dense(fine)
+
+    monkeypatch.setattr(FineTokens, "dense", counted_dense)
     module = module_for(8, 1, f"upsampler={upsampler}", f"loss.max_queries={queries}")
     module(make_batch(8, missing=missing), PatchSizes(8, 1))["loss"].backward()
+    assert module.objective.context_targets is not None
     assert widths == list(module.objective.context_targets.widths().values())
 
 
