@@ -29,11 +29,11 @@ def context_keys(
     subpixels = sampling.subpixels[:per_cell] if output < cell else sampling.subpixels[:1] * 0
     patches = patchify(batch.valid[name].any(-1)[:, :, :, None], cell)
     valid = repatchify(patches[..., None], output).all(-1).flatten(1, 3)
-    own, own_mask = targets(name, batch, cell, output, subpixels), valid.index_select(2, subpixels)
-    pixels, drawn = global_sum(torch.stack([valid.sum(), own_mask.sum()]).float())
+    positives, positive_mask = targets(name, batch, cell, output, subpixels), valid.index_select(2, subpixels)
+    pixels, drawn = global_sum(torch.stack([valid.sum(), positive_mask.sum()]).float())
     weight = ((pixels - 1) / (drawn - 1).clamp(min=1)).clamp(min=1)
-    vectors, mask = gather_rows(own.flatten(0, 2)), gather_rows(own_mask.flatten().float()) > 0
-    return ContextKeys(own, own_mask, subpixels, vectors, mask, weight, sampling.strata)
+    vectors, mask = gather_rows(positives.flatten(0, 2)), gather_rows(positive_mask.flatten().float()) > 0
+    return ContextKeys(positives, positive_mask, subpixels, vectors, mask, weight, sampling.strata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +75,11 @@ class ContextDiscrimination(Term):
         chosen = torch.arange(subpixels, device=part.predicted.device) if part.queries.drawn else keys.subpixels
         rows, row_mask = _some_rows(part.queries, self.config.max_queries // subpixels, keys.strata)
         predicted = take_rows(part.predicted.index_select(2, chosen), rows)
-        cells = part.queries.cells.index.gather(1, rows) // (part.queries.cells.length // keys.own.shape[1])
-        own, valid = (take_rows(x[:, :, :subpixels], cells) for x in (keys.own, keys.own_mask))
+        cells = part.queries.cells.index.gather(1, rows) // (part.queries.cells.length // keys.positives.shape[1])
+        positives, valid = (take_rows(x[:, :, :subpixels], cells) for x in (keys.positives, keys.positive_mask))
         loss = context_discrimination(
             predicted.flatten(0, 2),
-            own.flatten(0, 2),
+            positives.flatten(0, 2),
             keys,
             self.config.temperature,
             self.loss.backend,
@@ -106,7 +106,7 @@ def _some_rows(
 
 def context_discrimination(
     predicted: Float[Tensor, "n k"],
-    own: Float[Tensor, "n k"],
+    positive: Float[Tensor, "n k"],
     keys: ContextKeys,
     temperature: float,
     backend: Backend,
@@ -114,13 +114,13 @@ def context_discrimination(
 ) -> Float[Tensor, " n"]:
     """`log sum_j exp(q · k_j / τ) - q · k_own / τ` over all N pixels of the batch, estimated from the M drawn keys.
 
-    The own key, which is one of the M, counts once and each of the others `(N - 1) / (M - 1)` times: with all pixels as
+    The positive key, which is one of the M, counts once and each of the others `(N - 1) / (M - 1)` times: with all pixels as
     keys it is exact.
     """
     query = F.normalize(predicted, dim=-1) / temperature
     bias = torch.where(keys.mask, 0.0, NEVER).to(query.dtype)
     total = log_sum_exp(query[None], keys.vectors[None], bias[None], backend, chunk)[0]
-    itself = (query * own).sum(-1)
+    itself = (query * positive).sum(-1)
     share = 1 / keys.weight
     # A query without a valid key of its own is masked by the caller, and must not make its gradient infinite.
     others = torch.log1p(-((1 - share) * (itself - total).clamp(max=0).exp()).clamp(max=1 - 1e-6))

@@ -23,15 +23,15 @@ class ContextKeys(NamedTuple):
     """The context of some pixels, or output patches, of one modality: the same subpixels in all coarse cells.
 
     Attributes:
-        own: of the microbatch's samples, unit length; `own_mask`: which are valid.
+        positives: of the microbatch's samples, unit length; and `positive_mask`, which are valid.
         subpixels: their numbers in a cell.
         vectors: those of the samples of all processes, with their `mask`.
         weight: how many of the batch's valid pixels each valid key other than a query's own represents.
         strata: the step's random numbers, for queries to be drawn by.
     """
 
-    own: Float[Tensor, "b hw p k"]
-    own_mask: Bool[Tensor, "b hw p"]
+    positives: Float[Tensor, "b hw p k"]
+    positive_mask: Bool[Tensor, "b hw p"]
     subpixels: Int[Tensor, " p"]
     vectors: Float[Tensor, "m k"]
     mask: Bool[Tensor, " m"]
@@ -40,7 +40,9 @@ class ContextKeys(NamedTuple):
 
     def part(self, number: int, parts: int) -> "ContextKeys":
         """The same keys for one of several equal microbatches."""
-        return self._replace(own=self.own.chunk(parts)[number], own_mask=self.own_mask.chunk(parts)[number])
+        return self._replace(
+            positives=self.positives.chunk(parts)[number], positive_mask=self.positive_mask.chunk(parts)[number]
+        )
 
 
 class MicrobatchContext(NamedTuple):
