@@ -114,8 +114,8 @@ def context_discrimination(
 ) -> Float[Tensor, " n"]:
     """`log sum_j exp(q · k_j / τ) - q · k_own / τ` over all N pixels of the batch, estimated from the M drawn keys.
 
-    The positive key, which is one of the M, counts once and each of the others `(N - 1) / (M - 1)` times: with all pixels as
-    keys it is exact.
+    The positive key, which is one of the M, counts once, and each of the others `(N - 1) / (M - 1)` times: with all
+    pixels as keys it is exact.
     """
     query = F.normalize(predicted, dim=-1) / temperature
     bias = torch.where(keys.mask, 0.0, NEVER).to(query.dtype)
