@@ -26,9 +26,8 @@ class Structure(NamedTuple):
     Attributes:
         lattice_ratio: mean distance of neighbouring pixels across patch borders, relative to inside patches; 1: no grid
             shows. None where a patch is one pixel, or nothing changes inside patches (infinite, which JSON has not).
-        window_ratio: variance of maps between squares aligned with their windows, relative to squares half a stride
-            off; mean over the first three principal components of each map, and over maps. 1: no window shows. None
-            without data.
+        window_ratio: share of maps' variance between squares aligned with their windows, relative to squares half a
+            stride off; mean over the first three principal components. 1: no window shows. None without data.
         effective_rank: over how many directions the embeddings spread: `exp(H(p))`, p the normalised singular values of
             the centred embeddings (Roy & Vetterli 2007, "The effective rank").
         neighbour_similarity: mean cosine of neighbouring pixels' centred embeddings.
@@ -91,7 +90,7 @@ class WindowAccumulator:
 
     def __init__(self, tiling: Tiling) -> None:
         self.tiling = tiling
-        self._ratios: list[float] = []  # of each image
+        self._aligned, self._half_off = np.zeros((2, 1))  # sums of shares of variance, by component
 
     @property
     def least_side(self) -> int:
@@ -115,17 +114,18 @@ class WindowAccumulator:
             for begin in (first, first - stride // 2)
         )
         covariance = np.cov(whole[valid_mask].T) if valid_mask.sum() > 1 else np.zeros((whole.shape[-1],) * 2)
-        components = np.linalg.eigh(covariance)[1][:, -COMPONENTS:]
+        variances, components = (values[..., -COMPONENTS:] for values in np.linalg.eigh(covariance))
         aligned, half_off = (
             between_squares(values @ components, valid_mask[squares], stride)
             for values in (whole[squares], shifted[of_shifted])
         )
-        if (half_off > 0).all():
-            self._ratios.append(float((aligned / half_off).mean()))
+        if (variances > 0).all() and valid_mask[squares].any():
+            variances = variances * valid_mask[squares].sum()
+            self._aligned, self._half_off = self._aligned + aligned / variances, self._half_off + half_off / variances
 
     def ratio(self) -> float | None:
-        """The mean over images; None without any."""
-        return float(np.mean(self._ratios)) if self._ratios else None
+        """From the sums over images, where a square that hardly varies has no weight; None without any."""
+        return float((self._aligned / self._half_off).mean()) if (self._half_off > 0).all() else None
 
 
 def between_squares(values: Float[Array, "h w k"], valid_mask: Bool[Array, "h w"], side: int) -> Float[Array, " k"]:
