@@ -50,9 +50,10 @@ def run_directories(folder: Path) -> list[Path]:
 
 def status(run: Path) -> dict[str, Any]:
     """The content of a run's `status.json`; empty if there is none yet, or one that a test has damaged."""
+    file = run / "status.json"
     try:
-        content: dict[str, Any] = json.loads((run / "status.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+        content: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
+    except ValueError:
         return {}
     return content
 
