@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from building import MODALITIES, make_batch, small
+from building import MODALITIES, make_batch, query_sampling_for, remade, small
 from torch.utils.flop_counter import FlopCounterMode
 
 from hybrid_patch.config.curriculum import PatchSizes, all_sizes
@@ -74,6 +74,7 @@ class Hand:
             for channels in map(len, modality.band_sets):
                 patches = SAMPLES * self.side**2 * self._timesteps(name)
                 self._product("embedding", patches, size**2 * channels, self.width, learning=1)
+                self._product("embedding", patches, 2 * channels, self.width, learning=1)  # its statistics
                 if size != base:  # the kernel resized
                     self._product("embedding", size**2, base**2, channels * self.width, learning=1)
 
@@ -104,6 +105,7 @@ class Hand:
         self.guided = name if self.config.upsampler.name == "guided" and self.subpixels > 1 else ""
         self._upsampler(name, cells, subpixels, self.width)
         self._discrimination(name, cells, subpixels, everywhere, self.width)
+        self._context(name, cells, subpixels)
         # Pooled: how much of each coarse token, their weighted sum, and that of the detail where it is asked for.
         if self.subpixels > 1:
             self._product("upsampler", ROWS * everywhere * self.neighbours, self.subpixels, 1, learning=0)
@@ -153,8 +155,8 @@ class Hand:
             convolved = subpixels if 9 * subpixels < self.subpixels else self.subpixels
             images = ROWS * self._timesteps(name) * self.side**2 * convolved
             self._product("upsampler", images, 9 * self._looked_at, rank, learning=1)
-            self._product("upsampler", ROWS * self._grid(name), width, rank, learning=2)
-            self._product("upsampler", ROWS * cells * subpixels, self.neighbours, rank, learning=1)
+            self._product("upsampler", ROWS * self._grid(name), width, rank + random, learning=2)  # context and gates
+            self._product("upsampler", ROWS * cells * subpixels, self.neighbours, rank + random, learning=1)
             self._product("upsampler", ROWS * cells * subpixels, rank, rank, learning=2)
             self._product("upsampler", ROWS * cells * subpixels, self.modalities[name].channels, random, learning=0)
         if self.config.upsampler.name == "subpixel" and self._rank:
@@ -205,6 +207,26 @@ class Hand:
         padded = 8 * math.ceil((columns + 1) / 8)  # the bias is one more column
         self.forward["loss"] += 2 * 2 * fine * keys * padded
 
+    def _context(self, name: str, cells: int, subpixels: int) -> None:
+        """Statistics of all pixels, targets of the keys' subpixels, and queries among these."""
+        bands, tile, loss = self.modalities[name].channels, self.config.data.tile, self.config.loss
+        numbers, grid = 5 * bands, self.side**2
+        # Windows of 5 sizes: the valid pixels, their sums and those of their squares, by rows and by columns.
+        self._product("loss", 5 * SAMPLES * (1 + 2 * bands) * 2 * tile, tile, tile, learning=0)
+        if self._timesteps(name) > 1:
+            numbers += 4 * bands
+            self._product("loss", 2 * SAMPLES * tile**2 * bands, self._timesteps(name), 1, learning=0)  # harmonics
+        width = min(numbers, 48)
+        per_cell = min(max(loss.context.max_keys // (SAMPLES * grid), 1), self.subpixels)
+        keys, subpixels_asked = SAMPLES * grid * per_cell, min(per_cell, subpixels)
+        self._product("loss", keys, numbers, width, learning=0)
+        self._head(name, self.width, width)
+        self._dense(cells, subpixels, width)
+        if loss.max_queries is not None:
+            cells = min(cells, max(min(loss.context.max_queries // subpixels_asked, loss.max_queries), 1))
+        padded = 8 * math.ceil((width + 1) / 8)
+        self.forward["loss"] += 2 * 2 * ROWS * cells * subpixels_asked * keys * padded
+
 
 CASES = {
     "ps8": ["patch=ps8"],
@@ -245,7 +267,8 @@ def test_flops_are_those_by_hand(case: str) -> None:
 def test_a_real_step_has_the_flops_of_the_fake_one(case: str) -> None:
     config = small(*CASES[case])
     (sizes,) = all_sizes(config.curriculum)
-    module, batch = TrainingModule(config, MODALITIES), make_batch(sizes.processing)
+    sampling = query_sampling_for(sizes.factor**2, most=0)  # nothing is drawn
+    module, batch = TrainingModule(config, MODALITIES), remade(make_batch(sizes.processing), query_sampling=sampling)
     module(batch, sizes)  # fills the caches
     with FlopCounterMode(display=False) as counter:
         module(batch, sizes)["loss"].backward()

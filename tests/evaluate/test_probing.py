@@ -22,7 +22,8 @@ from hybrid_patch.model.tokens import Positions
 
 def model_for(processing: int, output: int) -> TrainedModel:
     torch.manual_seed(0)
-    config = small(f"patch.processing_patch_size={processing}", f"patch.output_patch_size={output}")
+    sizes = f"patch.processing_patch_size={processing}", f"patch.output_patch_size={output}"
+    config = small(*sizes, "upsampler=learned")
     network = build_model(config, MODALITIES).eval()
     return TrainedModel(Path(), config, MODALITIES, PatchSizes(processing, output), 0, network)
 
