@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.packing import take_rows
 from hybrid_patch.data.patchify import patchify, repatchify
@@ -21,14 +22,19 @@ from hybrid_patch.model.tokens import Tokens
 
 
 def context_keys(
-    targets: ContextTargets, name: str, batch: Batch, cell: int, output: int, max_keys: int
+    targets: ContextTargets, name: str, batch: Batch, sizes: PatchSizes, means: bool, max_keys: int
 ) -> ContextKeys:
-    """The keys of a modality: as many subpixels of every cell as `max_keys` pixels allow, at least one."""
+    """The keys of a modality: as many subpixels of every cell as `max_keys` pixels allow, at least one.
+
+    With `means` they are of cells, over their valid pixels, instead of whole output patches.
+    """
+    cell, output = sizes.processing, sizes.processing if means else sizes.output
     sampling, cells = batch.query_sampling, batch.pixels[name][0, :, :, 0, 0].numel() // cell**2
     per_cell = max(max_keys // (cells * len(batch.timestamps) * world_size()), 1)
     subpixels = sampling.subpixels[:per_cell] if output < cell else sampling.subpixels[:1] * 0
     patches = patchify(batch.valid[name].any(-1)[:, :, :, None], cell)
-    valid = repatchify(patches[..., None], output).all(-1).flatten(1, 3)
+    pixel_mask = repatchify(patches[..., None], output).flatten(1, 3)
+    valid = pixel_mask.any(-1) if means else pixel_mask.all(-1)
     positives, positive_mask = targets(name, batch, cell, output, subpixels), valid.index_select(2, subpixels)
     pixels, drawn = global_sum(torch.stack([valid.sum(), positive_mask.sum()]).float())
     weight = ((pixels - 1) / (drawn - 1).clamp(min=1)).clamp(min=1)

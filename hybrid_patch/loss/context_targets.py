@@ -71,15 +71,16 @@ class ContextTargets(nn.Module):
     def forward(
         self, name: str, batch: Batch, cell: int, output: int, subpixels: Int[Tensor, " p"]
     ) -> Float[Tensor, "b hw p k"]:
-        """Unit-length targets of some output patches of all cells of `cell` pixels: from the means of their pixels."""
+        """Unit-length targets of some output patches of all cells of `cell` pixels: from means over their valid pixels."""
         targets = []
-        for part in zip(
-            *(x.split(SAMPLES) for x in (batch.pixels[name], batch.valid[name], batch.timestamps)), strict=True
-        ):
-            patches = patchify(self.statistics(name, *part)[:, :, :, None], cell).flatten(1, 3)
-            statistics = repatchify(patches, output).index_select(2, subpixels)
-            statistics = statistics.unflatten(-1, (output**2, -1)).mean(-2)
-            centred = statistics - self.get_buffer(f"{name}_mean")
+        parts = (x.split(SAMPLES) for x in (batch.pixels[name], batch.valid[name], batch.timestamps))
+        for pixels, valid, timestamps in zip(*parts, strict=True):
+            statistics, weight = (
+                repatchify(patchify(x[:, :, :, None], cell).flatten(1, 3), output).index_select(2, subpixels)
+                for x in (self.statistics(name, pixels, valid, timestamps), valid.any(-1)[..., None].to(pixels.dtype))
+            )
+            total = (statistics.unflatten(-1, (output**2, -1)) * weight[..., None]).sum(-2)
+            centred = total / weight.sum(-1, keepdim=True).clamp(min=1) - self.get_buffer(f"{name}_mean")
             targets.append(F.normalize(centred @ self.get_buffer(f"{name}_whitening"), dim=-1))
         return torch.cat(targets)
 

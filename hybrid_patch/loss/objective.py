@@ -120,12 +120,9 @@ class Objective(nn.Module):
         """What all microbatches of a batch must know of it."""
         keys = {}
         if self.context_targets is not None:
-            size = sizes.processing if self.loss.patch_size == "processing" else sizes.output
-            max_keys = self.loss.context.max_keys
-            keys = {
-                n: context_keys(self.context_targets, n, batch, sizes.processing, size, max_keys)
-                for n in batch.encoded.each
-            }
+            means, max_keys = self.loss.patch_size == "processing", self.loss.context.max_keys
+            for name in batch.encoded.each:
+                keys[name] = context_keys(self.context_targets, name, batch, sizes, means, max_keys)
         return MicrobatchContext(self.sample_counts(batch, sizes.output), {}, keys)
 
     def sample_counts(self, batch: Batch, output: int) -> dict[Source, Float[Tensor, " modalities"]]:

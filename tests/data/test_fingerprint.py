@@ -93,7 +93,7 @@ def test_olmoearth_is_its_metadata_and_statistics(tmp_path: Path) -> None:
 
 def test_synthetic_scenes_need_no_folder() -> None:
     scenes = Synthetic(name="synthetic", scenes=1, scene_size=64, scene_timesteps=2, scene_seed=0, **COMMON)
-    assert scenes.fingerprint() == "synthetic-1"
+    assert scenes.fingerprint() == "synthetic-2"
 
 
 def test_a_folder_that_is_not_there_is_bad_input(tmp_path: Path) -> None:

@@ -109,8 +109,9 @@ def test_batches_do_not_depend_on_workers_or_the_first_step(workers: int, start:
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_share_out_the_batch_of_one(world: int) -> None:
-    whole = batch_of(steps(Memory()), 3)
-    parts = [batch_of(steps(Memory(), rank=rank, world=world), 3) for rank in range(world)]
+    options = "upsampler=bilinear"  # looks at no pixels: `some_samples` drops the guide's masks
+    whole = batch_of(steps(Memory(), options), 3)
+    parts = [batch_of(steps(Memory(), options, rank=rank, world=world), 3) for rank in range(world)]
     for rank, part in enumerate(parts):
         assert equal(some_samples(whole, slice(rank * 4 // world, (rank + 1) * 4 // world)), part)
 

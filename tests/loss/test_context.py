@@ -134,7 +134,7 @@ def test_statistics_of_a_series_are_those_of_its_valid_dates() -> None:
 def test_keys_are_as_many_as_allowed_and_at_least_one_of_each_cell() -> None:
     batch, targets = make_batch(8), ContextTargets(MODALITIES, timesteps=2)
     for max_keys, expected in ((1, 1), (36, 3), (10**6, 64)):
-        keys = context_keys(targets, "optical", batch, 8, 1, max_keys)
+        keys = context_keys(targets, "optical", batch, PatchSizes(8, 1), means=False, max_keys=max_keys)
         assert keys.positives.shape == (3, 4, expected, 36)
         assert len(keys.vectors) == 12 * expected
     torch.testing.assert_close(keys.weight, torch.tensor(1.0))  # all pixels are keys
