@@ -71,7 +71,7 @@ class ContextTargets(nn.Module):
     def forward(
         self, name: str, batch: Batch, cell: int, output: int, subpixels: Int[Tensor, " p"]
     ) -> Float[Tensor, "b hw p k"]:
-        """Unit-length targets of some output patches of all cells of `cell` pixels: from means over their valid pixels."""
+        """Unit-length targets of some output patches of all cells of `cell` pixels, from the means of valid pixels."""
         targets = []
         parts = (x.split(SAMPLES) for x in (batch.pixels[name], batch.valid[name], batch.timestamps))
         for pixels, valid, timestamps in zip(*parts, strict=True):
