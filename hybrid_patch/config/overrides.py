@@ -16,15 +16,18 @@ from hybrid_patch.errors import InputError
 PATH_KEYS = ("run", "input", "output", "data.root", "data.statistics", "data.labels", "run_dir")
 """Their values are literal: no comma, quote, `=` or `$` means anything. `null` is null; a folder is `./null`."""
 _PATH = re.compile(rf"(\+{{0,2}})({'|'.join(map(re.escape, PATH_KEYS))})=(.*)", re.DOTALL)
+CLASS_KEY = "upsampler._target_"
 
 
 def hydra_overrides(arguments: Sequence[str], sources: Sources, sweep: bool = False) -> list[str]:
     """Overrides in Hydra's grammar, paths quoted; with `sweep`, a key may have several values. Raises InputError.
 
     Values are forced (`++key=value`): the schema knows what to suggest for an unknown key, and a sweep may set a key
-    that only some of its members have.
+    that only some of its members have. A class given for the upsampler has none of the default upsampler's options.
     """
-    return [_hydra_override(argument, sources, sweep) for argument in arguments]
+    overrides = [_hydra_override(argument, sources, sweep) for argument in arguments]
+    keys = {key_of(argument) for argument in arguments}
+    return ["upsampler=bilinear", *overrides] if CLASS_KEY in keys and "upsampler" not in keys else overrides
 
 
 def _hydra_override(argument: str, sources: Sources, sweep: bool) -> str:

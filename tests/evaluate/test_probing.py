@@ -22,8 +22,7 @@ from hybrid_patch.model.tokens import Positions
 
 def model_for(processing: int, output: int) -> TrainedModel:
     torch.manual_seed(0)
-    sizes = f"patch.processing_patch_size={processing}", f"patch.output_patch_size={output}"
-    config = small(*sizes, "upsampler=learned")
+    config = small(f"patch.processing_patch_size={processing}", f"patch.output_patch_size={output}")
     network = build_model(config, MODALITIES).eval()
     return TrainedModel(Path(), config, MODALITIES, PatchSizes(processing, output), 0, network)
 

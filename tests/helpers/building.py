@@ -51,7 +51,7 @@ MODALITIES = {"optical": OPTICAL, "height": HEIGHT, "cover": COVER}
 
 
 def small(*overrides: str) -> Config:
-    """A tiny model on 16-pixel tiles, no logger, no evaluation; all tokens are queries, and samples have two views."""
+    """A tiny model on 16-pixel tiles, no logger, no evaluation; all tokens are queries, in two views."""
     return compose(
         [
             "logger=none",
@@ -59,6 +59,7 @@ def small(*overrides: str) -> Config:
             "data.tile=16",
             "data.timesteps=2",
             "trainer.batch_size=3",
+            "upsampler=bilinear",
             "masking.views=2",
             "loss.instance.weight=0.1",
             "loss.max_queries=null",
