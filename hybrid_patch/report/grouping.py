@@ -123,7 +123,7 @@ def members_of(runs: Sequence[Run], axes: Sequence[str] = ()) -> tuple[list[Repo
             member.values = {name: _shown(name, member.leaves) for name in columns}
     majority = {name: _majority([member.values[name] for member in members if member.values]) for name in columns}
     for member in members:
-        label = _label(member.values, majority) if member.runs[0].recipe else ""
+        label = _label(member, majority) if member.runs[0].recipe else ""
         member.label = label or member.runs[0].path.name
     _make_labels_unique(members)
     return members, columns
@@ -194,9 +194,11 @@ def _majority(values: Sequence[str]) -> str | None:
     return value if 2 * count > len(values) else None
 
 
-def _label(values: Mapping[str, str], majority: Mapping[str, str | None]) -> str:
+def _label(member: ReportMember, majority: Mapping[str, str | None]) -> str:
     """`guided 8→1`, `ps=8 · tiny`, `learned 8→1 · lr=0.001`: patch and upsampler, and what most members do not have."""
-    first = [values[name] for name in ("upsampler", "patch") if values.get(name, NONE) not in (UNUSED, NONE)]
+    values = member.values
+    named = {"upsampler": _shown("upsampler", member.leaves)} | values if "patch" in values else values
+    first = [named[name] for name in ("upsampler", "patch") if named.get(name, NONE) not in (UNUSED, NONE)]
     words = [
         value if name in CHOICES else f"{name.rpartition('.')[2]}={value}"
         for name, value in values.items()

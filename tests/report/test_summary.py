@@ -229,7 +229,7 @@ def test_curves_have_steps_time_and_flops_and_their_changes_of_stage(tmp_path: P
     runs = [load_run(path) for path in find_runs([tmp_path])]
     predicted, failed = predict_runs(runs[:1])
     assert failed == {}
-    loss, probe, mixed, _ = curves_of(members_of(runs)[0], predicted)
+    loss, probe, _, mixed, *_ = curves_of(members_of(runs)[0], predicted)
     assert [name for _, name in loss.changes] == ["8→4", "8→2", "8→1"]
     assert [step for step, _ in loss.changes] == [100, 200, 300]
     assert mixed.changes == []
