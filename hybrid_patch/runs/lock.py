@@ -29,6 +29,8 @@ STALE_SECONDS = 90.0
 """After this long without a heartbeat, an attempt on another machine counts as dead."""
 PATIENCE_SECONDS = 60.0
 """How long to wait for another process's write."""
+AT_WORK = "another process is at work on this run"
+"""What the error says of a run that is locked."""
 LOCK_FILES = (MUTEX, HOLDER) = (".lock", "lock.json")
 
 
@@ -97,8 +99,7 @@ class LockedFolder:
                 set_aside(self._holder)
                 holder = None
             if holder is not None and holder.token != self._token and is_alive(holder, heartbeat):
-                other = f"another process is at work on this run ({holder})"
-                raise InputError(f"run_dir={self.path}: {other}; wait for it, or end it")
+                raise InputError(f"run_dir={self.path}: {AT_WORK} ({holder}); wait for it, or end it")
             token = uuid.uuid4().hex
             self._write(token)
             self._token = token  # not before: where the disk is full, the file still names another

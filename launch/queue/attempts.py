@@ -18,7 +18,7 @@ from hybrid_patch.errors import LOST as LOST_CODE
 from hybrid_patch.runs.atomic_files import append_line, last_lines
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.failure import BAD_INPUT, DISK_FULL, ERROR, LOST, OUT_OF_MEMORY, cause_of
-from hybrid_patch.runs.lock import LostLockError
+from hybrid_patch.runs.lock import AT_WORK, LostLockError
 from hybrid_patch.runs.records import DamagedFileError, Parser, make_room, parser, read_rows
 from launch.queue.process import QueueProcess, disk_error, write_probe
 
@@ -127,6 +127,7 @@ class Attempts:
         try:
             make_room(self.run.output)
             with self.run.output.open("ab") as output:
+                size = output.seek(0, os.SEEK_END)
                 child = subprocess.Popen(
                     [*self.command, sys.executable, "-u", "-m", "hybrid_patch.resume", str(self.run.path)],
                     stdin=subprocess.DEVNULL,
@@ -149,8 +150,8 @@ class Attempts:
             return Outcome("done")
         if code == LOST_CODE:
             return Outcome("elsewhere", reason="another attempt has taken it over")
-        if code == BAD_INPUT_CODE and self.run.alive():
-            return None  # both were started before either had the lock
+        if code == BAD_INPUT_CODE and AT_WORK.encode() in self.run.output.read_bytes()[size:]:
+            return None  # both were started before either had the lock, which the other may have lost by now
         if status != before and status.state == "preempted":
             return Outcome("stopped", PREEMPTED, status.reason)
         if status != before and status.state == "failed" and status.cause:

@@ -3,6 +3,7 @@
 `make fire FAULTS="lock.json"` tries those whose row has one of the words.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -51,7 +52,8 @@ def collect(marker: str, paths: Iterable[str]) -> list[str]:
         RuntimeError: pytest cannot collect them.
     """
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", marker, *paths]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTEST_ADDOPTS": ""}  # -v would print a tree
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise RuntimeError(done.stdout + done.stderr)
     return [line for line in done.stdout.splitlines() if "::" in line]
