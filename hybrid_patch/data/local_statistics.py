@@ -13,6 +13,15 @@ def log_deviation(deviation: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     return (deviation + LEAST_DEVIATION).log()
 
 
+def mean_image(
+    pixels: Float[Tensor, "n height width t c"], valid: Bool[Tensor, "n height width t"]
+) -> tuple[Float[Tensor, "n c height width"], Bool[Tensor, "n 1 height width"]]:
+    """The mean over each pixel's valid dates, zeros where it has none, and where it has one."""
+    mask = valid[..., None].to(pixels.dtype)
+    mean = (pixels * mask).sum(3) / mask.sum(3).clamp(min=1)
+    return mean.permute(0, 3, 1, 2), valid.any(-1)[:, None]
+
+
 def local_moments(
     pixels: Float[Tensor, "n c height width"], valid: Bool[Tensor, "n 1 height width"], side: int
 ) -> tuple[Float[Tensor, "n c height width"], Float[Tensor, "n c height width"]]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hybrid_patch.data.crops import Crop, read_crop
-from hybrid_patch.data.local_statistics import local_moments
+from hybrid_patch.data.local_statistics import local_moments, mean_image
 from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Source, Window, evenly
 from hybrid_patch.embed.per_pixel import Pooling
 from hybrid_patch.embed.trained_model import TrainedModel
@@ -135,10 +135,8 @@ def surroundings(inputs: list[str]) -> Features:
     """
 
     def of_modality(pixels: Float[Array, "h w t c"], valid: Bool[Array, "h w t"]) -> Float[Tensor, "h w n"]:
-        count = valid.sum(2)
-        mean = (pixels * valid[..., None]).sum(2) / np.maximum(count, 1)[..., None]
-        image = torch.from_numpy(mean.astype(np.float32)).permute(2, 0, 1)[None]
-        moments = [local_moments(image, torch.from_numpy(count > 0)[None, None], side) for side in (5, 17, 65)]
+        image, any_valid = mean_image(torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None])
+        moments = [local_moments(image, any_valid, side) for side in (5, 17, 65)]
         return torch.cat([image, *(deviation for _, deviation in moments), moments[-1][0]], 1)[0].permute(1, 2, 0)
 
     return lambda tile: torch.cat(

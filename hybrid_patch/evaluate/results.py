@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from hybrid_patch.evaluate.classifiers import MAJORITY, Fitted
+from hybrid_patch.evaluate.classifiers import LINEAR, MAJORITY, Fitted
 from hybrid_patch.evaluate.features import Tile
 from hybrid_patch.evaluate.pixel_sampling import draw_scored
 from hybrid_patch.evaluate.scores import ConfusionCounts, part_masks
@@ -68,5 +68,5 @@ class Results:
                 if not per_class
             }
             for other, of_kind in self._counts.items()
-            if other != kind and (MAJORITY, 0) not in of_kind and ours["linear", 0].groups > 1
+            if other != kind and (MAJORITY, 0) not in of_kind and ours[LINEAR, 0].groups > 1
         }

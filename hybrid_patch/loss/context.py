@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
-from hybrid_patch.data.packing import take_rows
+from hybrid_patch.data.packing import Packing, take_rows
 from hybrid_patch.data.patchify import patchify, repatchify
 from hybrid_patch.loss.all_gather import gather_rows, global_sum, world_size
 from hybrid_patch.loss.context_targets import ContextTargets
 from hybrid_patch.loss.logsumexp import NEVER, Backend, log_sum_exp
-from hybrid_patch.loss.queries import Cells, Queries
+from hybrid_patch.loss.queries import Cells, Queries, draw_rows
 from hybrid_patch.loss.targets import RandomTargets
 from hybrid_patch.loss.term import ContextKeys, LossSetting, MicrobatchContext, Term, mean_of_modalities
 from hybrid_patch.model.tokens import Tokens
@@ -79,10 +79,10 @@ class ContextDiscrimination(Term):
     def _of_samples(self, part: ContextQueries, keys: ContextKeys) -> Float[Tensor, " bv"]:
         subpixels = min(len(part.queries.subpixels), len(keys.subpixels))
         chosen = torch.arange(subpixels, device=part.predicted.device) if part.queries.drawn else keys.subpixels
-        rows, row_mask = _some_rows(part.queries, self.config.max_queries // subpixels, keys.strata)
+        rows, cells = _some_cells(part.queries.cells, self.config.max_queries // subpixels, keys.strata)
         predicted = take_rows(part.predicted.index_select(2, chosen), rows)
-        cells = part.queries.cells.index.gather(1, rows) // (part.queries.cells.length // keys.positives.shape[1])
-        positives, valid = (take_rows(x[:, :, :subpixels], cells) for x in (keys.positives, keys.positive_mask))
+        on_ground = cells.over(cells.length // keys.positives.shape[1])
+        positives, valid = (on_ground.gather(x[:, :, :subpixels]) for x in (keys.positives, keys.positive_mask))
         loss = context_discrimination(
             predicted.flatten(0, 2),
             positives.flatten(0, 2),
@@ -91,23 +91,18 @@ class ContextDiscrimination(Term):
             self.loss.backend,
             self.loss.chunk,
         )
-        loss_mask = valid & row_mask[..., None]
+        loss_mask = valid & cells.valid()[..., None]
         total = torch.where(loss_mask, loss.reshape(loss_mask.shape), 0).flatten(1).sum(1)
         return 2 * self.config.temperature * total / loss_mask.flatten(1).sum(1).clamp(min=1)
 
 
-def _some_rows(
-    queries: Queries, max_rows: int, strata: Float[Tensor, " k"]
-) -> tuple[Int[Tensor, "bv r"], Bool[Tensor, "bv r"]]:
-    """At most so many of the queries' cells, one from each of equal parts of a sample's cells, and which are cells."""
-    valid = queries.cells.valid()
-    number = max(min(max_rows, len(strata)), 1)
-    if not len(strata) or valid.shape[1] <= number:
-        return torch.arange(valid.shape[1], device=valid.device).expand(valid.shape), valid
-    count = valid.sum(1, keepdim=True)
-    stratum = torch.arange(number, device=valid.device)
-    drawn = ((stratum + strata[:number]) * (count / number)).long().minimum(count - 1).clamp(min=0)
-    return torch.where(count > number, drawn, stratum), stratum < count
+def _some_cells(cells: Packing, max_cells: int, strata: Float[Tensor, " k"]) -> tuple[Int[Tensor, "bv r"], Packing]:
+    """At most so many of the queries' cells, as indices and as cells; all of them where the step draws nothing."""
+    number = max(min(max_cells, len(strata)), 1)
+    every = cells.index.shape[1]
+    if not len(strata) or every <= number:
+        return torch.arange(every, device=cells.index.device).expand(cells.index.shape), cells
+    return draw_rows(cells, number, strata)[:2]
 
 
 def context_discrimination(

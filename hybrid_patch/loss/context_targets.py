@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.crops import Crop
-from hybrid_patch.data.local_statistics import local_moments, log_deviation
+from hybrid_patch.data.local_statistics import local_moments, log_deviation, mean_image
 from hybrid_patch.data.patchify import patchify, repatchify
 
 DEVIATION_SIDES, MEAN_SIDES = (5, 17, 33), (9, 33)
@@ -92,15 +92,15 @@ class ContextTargets(nn.Module):
         timestamps: Int[Tensor, "b _ 3"],  # of the sample: as many as t, unless the modality is static
     ) -> Float[Tensor, "b height width f"]:
         """The statistics of every pixel, neither centred nor whitened."""
-        mask = valid[..., None].to(pixels.dtype)
-        count = mask.sum(3).clamp(min=1)
-        mean = (pixels * mask).sum(3) / count
-        image, any_valid = mean.permute(0, 3, 1, 2), valid.any(-1)[:, None]
-        deviations = [log_deviation(local_moments(image, any_valid, side)[1]) for side in DEVIATION_SIDES]
-        means = [local_moments(image, any_valid, side)[0] for side in MEAN_SIDES]
+        image, any_valid = mean_image(pixels, valid)
+        moments = {side: local_moments(image, any_valid, side) for side in {*DEVIATION_SIDES, *MEAN_SIDES}}
+        deviations = [log_deviation(moments[side][1]) for side in DEVIATION_SIDES]
+        means = [moments[side][0] for side in MEAN_SIDES]
         surroundings = rearrange(torch.cat([*deviations, *means], dim=1), "b c h w -> b h w c")
         if not self.series[name]:
             return surroundings
+        mask, mean = valid[..., None].to(pixels.dtype), rearrange(image, "b c h w -> b h w c")
+        count = mask.sum(3).clamp(min=1)
         centred = (pixels - mean[..., None, :]) * mask
         deviation = (centred.square().sum(3) / count).sqrt()
         angle = 2 * math.pi * (timestamps[..., 1] + timestamps[..., 0] / DAYS_OF_MONTH) / 12

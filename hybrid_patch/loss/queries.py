@@ -59,13 +59,24 @@ def draw_queries(
     weight = everything.weight * (factor**2 / len(subpixels))
     if cells.index.shape[1] <= max_queries:
         return Queries(cells, subpixels, None, weight, drawn=True)
-    count = cells.valid().sum(1, keepdim=True)
-    stratum = torch.arange(max_queries, device=count.device)
-    chosen = ((stratum + sampling.strata) * (count / max_queries)).long().minimum(count - 1).clamp(min=0)
-    rows = torch.where(count > max_queries, chosen, stratum)
-    drawn = Packing(cells.index.gather(1, rows), stratum < count, cells.length)
+    rows, drawn, count = draw_rows(cells, max_queries, sampling.strata)
     weight = weight * (count / count.clamp(min=1, max=max_queries))[:, 0]
     return Queries(drawn, subpixels, rows, weight, drawn=True)
+
+
+def draw_rows(
+    cells: Packing, number: int, strata: Float[Tensor, " _"]
+) -> tuple[Int[Tensor, "b number"], Packing, Int[Tensor, "b 1"]]:
+    """Draw one cell from each of `number` equal parts of a sample's cells; all of a sample that has no more.
+
+    Returns the cells' indices among all cells, the cells, and how many each sample has. `strata` are uniform random
+    numbers, at least `number`.
+    """
+    count = cells.valid().sum(1, keepdim=True)
+    stratum = torch.arange(number, device=count.device)
+    chosen = ((stratum + strata[:number]) * (count / number)).long().minimum(count - 1).clamp(min=0)
+    rows = torch.where(count > number, chosen, stratum)
+    return rows, Packing(cells.index.gather(1, rows), stratum < count, cells.length), count
 
 
 @dataclasses.dataclass(frozen=True)

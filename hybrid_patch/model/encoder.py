@@ -33,7 +33,7 @@ class Encoder(nn.Module):
     def forward(
         self,
         patches: Mapping[str, Float[Tensor, "b h w _ p q _"]],
-        valid: Mapping[str, Bool[Tensor, "b h w _ p q"]],
+        valid: Mapping[str, Bool[Tensor, "b height width _"]],
         visible: Packing,
         timestamps: Int[Tensor, "b t 3"],
     ) -> Float[Tensor, "bv n d"]:

@@ -11,7 +11,6 @@ from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, MaskedTokens, Masks
 from hybrid_patch.data.masking import Mask
-from hybrid_patch.data.patchify import patchify
 from hybrid_patch.model.decoder import Decoder
 from hybrid_patch.model.encoder import Encoder
 from hybrid_patch.model.profiling import DECODER, ENCODER, profiled
@@ -58,8 +57,7 @@ class HybridModel(nn.Module):
         self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], batch: Batch
     ) -> tuple[Float[Tensor, "bv n d"], dict[str, TokenGrid]]:
         """Latents of the ENCODE tokens of all views: packed for the decoder, and on grids `[B V, h, w, T, S, D]`."""
-        valid = {name: patchify(batch.valid[name], x.shape[-2]) for name, x in patches.items()}
-        latents = self.encoder(patches, valid, batch.encoded.together, batch.timestamps)
+        latents = self.encoder(patches, batch.valid, batch.encoded.together, batch.timestamps)
         return latents, _on_grids(latents, batch.encoded, batch.masks, Mask.ENCODE)
 
     @profiled(DECODER)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hybrid_patch.config.modality import NORMALISED_MEAN, NORMALISED_STD, Modality
 from hybrid_patch.data.local_statistics import log_deviation
+from hybrid_patch.data.patchify import patchify
 from hybrid_patch.model.profiling import EMBEDDING, profiled
 
 
@@ -59,11 +60,11 @@ class PatchEmbed(nn.Module):
 
     @profiled(EMBEDDING)
     def forward(
-        self, patches: Float[Tensor, "b h w t p q c"], valid: Bool[Tensor, "b h w t p q"]
+        self, patches: Float[Tensor, "b h w t p q c"], valid: Bool[Tensor, "b height width t"]
     ) -> Float[Tensor, "b h w t s d"]:
-        """The tokens of normalised patches, zeros where they are missing."""
+        """The tokens of normalised patches, zeros where their pixels are not valid."""
         size, every = patches.shape[-2], tuple(range(patches.shape[-1]))
-        moments = patch_moments(patches, valid) if len(self.statistics) else ()
+        moments = patch_moments(patches, patchify(valid, size)) if len(self.statistics) else ()
         tokens = []
         for s, channels in enumerate(self.channels):
             pixels, *statistics = (

@@ -211,8 +211,8 @@ class Hand:
         """Statistics of all pixels, targets of the keys' subpixels, and queries among these."""
         bands, tile, loss = self.modalities[name].channels, self.config.data.tile, self.config.loss
         numbers, grid = 5 * bands, self.side**2
-        # Windows of 5 sizes: the valid pixels, their sums and those of their squares, by rows and by columns.
-        self._product("loss", 5 * SAMPLES * (1 + 2 * bands) * 2 * tile, tile, tile, learning=0)
+        # Windows of 4 sizes: the valid pixels, their sums and those of their squares, by rows and by columns.
+        self._product("loss", 4 * SAMPLES * (1 + 2 * bands) * 2 * tile, tile, tile, learning=0)
         if self._timesteps(name) > 1:
             numbers += 4 * bands
             self._product("loss", 2 * SAMPLES * tile**2 * bands, self._timesteps(name), 1, learning=0)  # harmonics

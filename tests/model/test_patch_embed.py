@@ -41,9 +41,9 @@ def test_uniform_ground_has_one_embedding_at_every_patch_size(patch_size: int) -
     embed = PatchEmbed(OPTICAL, 16, 8, statistics=True).double()
     pixels = torch.rand(1, 1, 1, 2, 4, dtype=DOUBLE).expand(1, 24, 24, 2, 4)
     valid = torch.ones(1, 24, 24, 2, dtype=torch.bool)
-    tokens = embed(patchify(pixels, patch_size), patchify(valid, patch_size))
+    tokens = embed(patchify(pixels, patch_size), valid)
     assert tokens.shape == (1, 24 // patch_size, 24 // patch_size, 2, 2, 16)
-    expected = embed(patchify(pixels, 8), patchify(valid, 8))[:, :1, :1].expand_as(tokens)
+    expected = embed(patchify(pixels, 8), valid)[:, :1, :1].expand_as(tokens)
     torch.testing.assert_close(tokens, expected, rtol=1e-5, atol=1e-5)  # the root of a variance of 1e-17
 
 
@@ -53,14 +53,14 @@ def test_the_embedding_is_a_convolution() -> None:
     kernel = embed.kernel(0, 4).reshape(4, 4, 3, 16).permute(3, 2, 0, 1)
     images = pixels[..., :3].permute(0, 3, 4, 1, 2).flatten(0, 1)
     expected = F.conv2d(images, kernel, stride=4).unflatten(0, (2, 3)).permute(0, 3, 4, 1, 2)
-    torch.testing.assert_close(embed(patchify(pixels, 4), patchify(valid, 4))[..., 0, :], expected + embed.bias[0])
+    torch.testing.assert_close(embed(patchify(pixels, 4), valid)[..., 0, :], expected + embed.bias[0])
 
 
 def test_statistics_are_of_valid_pixels() -> None:
     embed = PatchEmbed(OPTICAL, 16, 4, statistics=True).double()
     pixels, valid = torch.rand(1, 4, 4, 1, 4, dtype=DOUBLE), torch.rand(1, 4, 4, 1) > 0.4
     pixels = pixels * valid[..., None]
-    token = embed(patchify(pixels, 4), patchify(valid, 4))[0, 0, 0, 0, 1]
+    token = embed(patchify(pixels, 4), valid)[0, 0, 0, 0, 1]
     nir = pixels[valid][:, 3]
     statistics = torch.stack([(nir.mean() - 0.5) / 0.25, (nir.std(correction=0) + 0.01).log() + 3])
     linear = patchify(pixels, 4)[..., 3:].flatten() @ embed.kernel(1, 4) + embed.bias[1]
