@@ -77,7 +77,7 @@ def test_a_budget_of_tokens_makes_crops_smaller(curriculum: str, tiles: list[int
     if curriculum == "gradual_joint":
         assert shapes[0][1] == shapes[39][1] == 2
         memory = [cost.record.peak for cost in predict(config).costs]
-        assert max(memory) < 1.5 * min(memory)
+        assert max(memory) < 2 * min(memory)  # as many tokens, but 64 times as many pixels have statistics
 
 
 @pytest.mark.parametrize("curriculum", list(SIZES))

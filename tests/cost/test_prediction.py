@@ -94,12 +94,18 @@ def test_sharded_weights_leave_room_for_samples() -> None:
 
 
 def test_the_largest_batch_fits_and_one_more_does_not() -> None:
-    memory = 30_000_000
-    prediction = predicted(growth=True)
+    memory, one_each = 30_000_000, "loss.context.max_keys=1"
+    prediction = predicted(one_each, growth=True)
     most = prediction.largest_batch(memory)
-    peaks = [predicted(f"trainer.batch_size={samples}").peak() for samples in (most, most + 1)]
+    peaks = [predicted(one_each, f"trainer.batch_size={samples}").peak() for samples in (most, most + 1)]
     assert peaks[0] <= memory < peaks[1]
     assert prediction.largest_batch(1e5) == 0
+
+
+def test_keys_that_many_samples_share_leave_room() -> None:
+    """The context term has fewer keys of each sample in a larger batch, so that memory grows less than in a line."""
+    most = predicted(growth=True).largest_batch(30e6)
+    assert 0.8 * 30e6 < predicted(f"trainer.batch_size={most}").peak() <= 30e6
 
 
 def test_a_loss_in_chunks_still_has_a_batch_that_fits() -> None:

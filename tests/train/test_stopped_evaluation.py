@@ -25,7 +25,7 @@ EVALUATED = (
     "evaluation.knn_pixels=500",
     "evaluation.train_pixels=2000",
     "data.scenes=6",
-    "data.scene_size=48",
+    "data.scene_size=96",  # several seconds, so that a signal comes before the end
     "trainer.steps=4",
     "trainer.keep_checkpoints=9",
 )
