@@ -1,13 +1,11 @@
 """Embed a scene part by part: windows are read ahead, embedded in threads, blended, and written in the background."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 import psutil
@@ -21,13 +19,12 @@ from hybrid_patch.embed.geotiff import NODATA, MapFile
 from hybrid_patch.embed.per_pixel import Projection
 from hybrid_patch.embed.reduction import Basis, rounded
 from hybrid_patch.embed.scene import SceneReader
+from hybrid_patch.embed.threads import ahead, embedding_threads
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.embed.windows import Blender, Tiling
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.stop_signal import Stopped
 
-A = TypeVar("A")
-B = TypeVar("B")
 Array = np.ndarray
 Part = tuple[Window, Shaped[Array, "k h w"]]
 
@@ -157,34 +154,6 @@ class Pipeline:
         began = time.perf_counter()
         yield
         self.seconds[work] += time.perf_counter() - began
-
-
-def ahead(pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterable[A], count: int) -> Iterator[B]:
-    """Yield the results of a function, in order, while `count` more calls are under way or waiting in a pool."""
-    futures: deque[Future[B]] = deque()
-    for item in items:
-        futures.append(pool.submit(function, item))
-        if len(futures) > count:
-            yield futures.popleft().result()
-    while futures:
-        yield futures.popleft().result()
-
-
-@contextmanager
-def embedding_threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """Threads to embed batches of windows in: on a CPU as many as torch would use, on a GPU one.
-
-    Meanwhile each operation of torch runs in one thread, because those on a few windows are too short to be shared.
-    """
-    threads = torch.get_num_threads()
-    count = threads if device.type == "cpu" else 1
-    pool = ThreadPoolExecutor(count, "embed", initializer=torch.set_num_threads, initargs=(1,))
-    torch.set_num_threads(1)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
 
 
 def sample_scene(model: TrainedModel, scene: SceneReader) -> tuple[Float[Array, "n d"], Float[Array, "m side side d"]]:

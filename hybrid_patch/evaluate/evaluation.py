@@ -4,37 +4,40 @@ import dataclasses
 import logging
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from hybrid_patch.config.schema import Evaluation
 from hybrid_patch.data.source import Source, open_source
-from hybrid_patch.embed.per_pixel import Pooling
+from hybrid_patch.embed.threads import Mapped, mapped_in_threads
 from hybrid_patch.embed.trained_model import TrainedModel, load
 from hybrid_patch.evaluate import features
 from hybrid_patch.evaluate.classifiers import KNN, LINEAR, ORACLE_CLASSIFIER, Fitted, fit_classifiers
 from hybrid_patch.evaluate.features import Features, Tile, read_tiles
 from hybrid_patch.evaluate.options import EvaluateOptions
-from hybrid_patch.evaluate.pictures import DrawnTile, draw_tiles
-from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, sample_pixels
-from hybrid_patch.evaluate.results import MIXED_SIDE, Results
+from hybrid_patch.evaluate.pictures import draw_tiles
+from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, PixelSample, sample_pixels
+from hybrid_patch.evaluate.results import MIXED_SIDE
 from hybrid_patch.evaluate.settings import settings_of
-from hybrid_patch.evaluate.unsupervised import Structure, StructureAccumulator
+from hybrid_patch.evaluate.tile_evaluator import EMBEDDING, Figures, TileEvaluator
 from hybrid_patch.runs.atomic_files import write_bytes, write_json
 from hybrid_patch.runs.progress import Show, Work, share_progress, unseen
 from hybrid_patch.runs.provenance import provenance
-from hybrid_patch.runs.stop_signal import Check, proceed
+from hybrid_patch.runs.stop_signal import Check, SharedCheck, proceed
 
 log = logging.getLogger(__name__)
 
-EMBEDDING, RAW, ORACLE = "embedding", "raw", "oracle"
+RAW, ORACLE = "raw", "oracle"
 RANDOM_FEATURES = (64, 256)
-TILE_WORK, FIT_WORK, SCORE_WORK = 1, 15, 4
-"""What a training tile, the classifiers of a seed and kind of features, and a validation tile take, to tell the time
-that is left: about so on two cores with a small model."""
+TILE_WORK, FIT_WORK, SCORE_WORK, PICTURE_WORK = 1, 12, 6, 7
+"""What a training tile, the classifiers of a seed and kind of features, a validation tile, and a picture take, to tell
+the time that is left: about so on two cores with a small model."""
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 def evaluate_run(options: EvaluateOptions, check: Check = proceed) -> dict[str, Any]:
@@ -82,45 +85,37 @@ def evaluate(
 
     Returns the report, as in `evaluation.json`, and the pictures. Classifiers learn on tiles of the train split and are
     scored on all labelled pixels of tiles of the val split. Without labels or a val split, there are only the figures
-    that need none. Where whole tiles have labels, the mean embedding of a tile's pixels is classified. `check` is
-    called every second or so, `show` as the work gets on.
+    that need none. Where whole tiles have labels, the mean embedding of a tile's pixels is classified. Tiles and
+    classifiers take turns in threads; the report does not depend on how many there are. `check` is called every second
+    or so, by any of them but by one at a time, `show` as the work gets on.
     """
+    check = SharedCheck(check)
     timesteps = model.config.data.timesteps
     split = "val" if len(source.indices("val")) else "train"
     pooled = any(tile.pooled for tile in read_tiles(source, split, 1, timesteps))
     features_of = _features(model, settings, pooled, check)
-    sizes, fits = _sizes(source, settings), settings.seeds * len(features_of)
-    work = Work(show, sizes["train"] * TILE_WORK + fits * FIT_WORK + sizes[split] * SCORE_WORK)
-    classifiers: dict[str, list[Fitted]] = {}
-    if source.class_names() and split == "val":
-        train = work.on(read_tiles(source, "train", settings.tiles, timesteps, check), TILE_WORK, "training tile")
-        classifiers = _fit(features_of, train, settings, model.device, check, work)
-    results = Results(source.class_names(), settings.scored_pixels)
-    structure = StructureAccumulator(model.sizes.processing, model.tiling())
-    drawn: list[DrawnTile] = []
-    tiles = work.on(read_tiles(source, split, settings.tiles, timesteps, check), SCORE_WORK, "validation tile")
-    for number, tile in enumerate(tiles):
-        for kind, of_tile in features_of.items():
-            if kind not in classifiers and kind != EMBEDDING:
-                continue
-            values = of_tile(tile)
-            predicted = results.add(kind, classifiers.get(kind, ()), tile, number, values)
-            if kind == EMBEDDING:
-                structure.add(values, tile.valid_mask)
-                _add_maps(structure, model, tile, settings.pooling, check)
-                if len(drawn) < settings.pictures:
-                    drawn.append(DrawnTile(tile, values, predicted))
-    report = _report(model, source, settings, results, structure.result())
-    return report, draw_tiles(pictures, model, source, drawn, others or {}, check)
-
-
-def _add_maps(structure: StructureAccumulator, model: TrainedModel, tile: Tile, pooling: Pooling, check: Check) -> None:
-    """Embed a tile as for a map, unlike for classifiers, and again from half a stride on; mirrored if it is small."""
-    image = tile.whole.mirrored(structure.windows.least_side, structure.windows.least_side)
-    valid_mask = image.any_valid(model.inputs)
-    parts = structure.windows.parts(*valid_mask.shape)
-    whole, shifted = (model.embed_whole(image.window(part), model.tiling(), pooling, check) for part in parts)
-    structure.windows.add(whole, shifted, valid_mask[parts[0].slices])
+    sizes, fits = _sizes(source, settings), settings.seeds * len(features_of.keys() - {ORACLE})
+    work = Work(
+        show,
+        sizes["train"] * TILE_WORK
+        + fits * FIT_WORK
+        + sizes[split] * SCORE_WORK
+        + min(sizes[split], settings.pictures) * PICTURE_WORK,
+    )
+    figures = Figures(model, source.class_names(), settings)
+    with mapped_in_threads(model.device) as mapped:
+        classifiers: dict[str, list[Fitted]] = {}
+        if source.class_names() and split == "val":
+            train = read_tiles(source, "train", settings.tiles, timesteps, check)
+            classifiers = _fit(features_of, train, settings, model.device, check, work, mapped)
+        tiles = read_tiles(source, split, settings.tiles, timesteps, check)
+        evaluator = TileEvaluator(model, source.class_names(), settings, features_of, classifiers, check)
+        evaluated = mapped(evaluator.evaluate, enumerate(tiles))
+        for of_tile in work.on(evaluated, SCORE_WORK, "validation tile"):
+            figures.merge(of_tile)
+    report = _report(model, source, settings, figures)
+    drawn = draw_tiles(pictures, model, source, figures.drawn, others or {}, check)
+    return report, list(work.on(drawn, PICTURE_WORK, "picture"))
 
 
 def _features(model: TrainedModel, settings: Evaluation, pooled: bool, check: Check) -> dict[str, Features]:
@@ -134,7 +129,8 @@ def _features(model: TrainedModel, settings: Evaluation, pooled: bool, check: Ch
 
 def _baseline(name: str, model: TrainedModel, settings: Evaluation, check: Check) -> dict[str, Features]:
     if name == "random":
-        return {f"random{count}": features.random_features(model.inputs, count) for count in RANDOM_FEATURES}
+        timesteps = model.config.data.timesteps
+        return {f"random{n}": features.random_features(model.modalities, timesteps, n) for n in RANDOM_FEATURES}
     if name == "untrained":
         return {name: features.embedding_of(features.untrained(model), settings.pooling, check)}
     if name == "surroundings":
@@ -151,20 +147,30 @@ def _fit(
     device: torch.device,
     check: Check,
     work: Work,
+    mapped: Mapped,
 ) -> dict[str, list[Fitted]]:
     """The classifiers of each kind of features; none if labels are too few."""
+
+    def embedded(function: Callable[[A], B], tiles: Iterable[A]) -> Iterator[B]:
+        return work.on(mapped(function, tiles), TILE_WORK, "training tile")
+
+    def fit(job: tuple[int, PixelSample]) -> list[Fitted]:
+        seed, sample = job
+        return fit_classifiers(sample, seed, settings, device, check)
+
     learned = {kind: of_tile for kind, of_tile in features_of.items() if kind != ORACLE}
     try:
-        samples = sample_pixels(learned, train, settings.train_pixels, settings.seeds)
+        samples = sample_pixels(learned, train, settings.train_pixels, settings.seeds, embedded)
     except NotEnoughLabelsError as error:
         log.warning("no scores: %s", error)
         return {}
-    fitted: dict[str, list[Fitted]] = {}
-    for kind in features_of:
-        fitted[kind] = [] if kind in samples else [ORACLE_CLASSIFIER]
-        for seed, sample in enumerate(samples.pop(kind, ())):  # each kind's pixels are let go when it has learned
-            fitted[kind] += fit_classifiers(sample, seed, settings, device, check)
-            work.done(FIT_WORK, f"classifiers of {kind}, seed {seed}")
+    fitted: dict[str, list[Fitted]] = {kind: [] if kind in samples else [ORACLE_CLASSIFIER] for kind in features_of}
+    kinds_and_seeds = [(kind, seed) for kind in learned for seed in range(settings.seeds)]
+    # Each kind's pixels are let go when it has learned.
+    jobs = (job for kind in learned for job in enumerate(samples.pop(kind)))
+    for (kind, seed), of_seed in zip(kinds_and_seeds, mapped(fit, jobs), strict=True):
+        fitted[kind] += of_seed
+        work.done(FIT_WORK, f"classifiers of {kind}, seed {seed}")
     return fitted
 
 
@@ -174,9 +180,8 @@ def _sizes(source: Source, settings: Evaluation) -> dict[str, int]:
     return {split: size if settings.tiles is None else min(size, settings.tiles) for split, size in sizes.items()}
 
 
-def _report(
-    model: TrainedModel, source: Source, settings: Evaluation, results: Results, structure: Structure | None
-) -> dict[str, Any]:
+def _report(model: TrainedModel, source: Source, settings: Evaluation, figures: Figures) -> dict[str, Any]:
+    structure = figures.structure.result()
     report: dict[str, Any] = {
         "step": model.step,
         "processing_patch_size": model.sizes.processing,
@@ -184,9 +189,9 @@ def _report(
         "settings": dataclasses.asdict(settings),
         "classes": list(source.class_names()),
         "tiles": _sizes(source, settings),
-        "features": results.features(),
-        "few_labels": results.few_labels(),
-        "above": results.above(EMBEDDING),
+        "features": figures.results.features(),
+        "few_labels": figures.results.few_labels(),
+        "above": figures.results.above(EMBEDDING),
         "structure": None if structure is None else structure._asdict(),
     }
     return report | {"scores": _short_scores(report)}

@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hybrid_patch.config.modality import NORMALISED_MEAN, NORMALISED_STD, Modality
 from hybrid_patch.data.crops import Crop, read_crop
 from hybrid_patch.data.local_statistics import local_moments, mean_image
 from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Source, Window, evenly
@@ -115,17 +116,24 @@ def raw_bands(inputs: list[str]) -> Features:
     )
 
 
-def random_features(inputs: list[str], count: int) -> Features:
-    """`relu` features of each pixel's raw bands, drawn once: what a wide untrained network knows of a pixel alone."""
-    raw = raw_bands(inputs)
+def random_features(modalities: Mapping[str, Modality], timesteps: int, count: int) -> Features:
+    """`relu` features of each pixel's bands, drawn once: what a wide untrained network knows of a pixel alone.
 
-    def values(tile: Tile) -> Float[Array, "h w n"]:
-        bands = torch.from_numpy(raw(tile))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return RandomFeatures(bands.shape[-1], count, 1)(bands).numpy()
+    A missing value is like the mean.
+    """
+    inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
+    bands = sum(modality.channels * (timesteps if modality.temporal else 1) for modality in inputs.values())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        random = RandomFeatures(bands, count, 1)
 
-    return values
+    def standardised(whole: Crop, name: str) -> Float[Array, "h w n"]:
+        values = (whole.pixels[name] - NORMALISED_MEAN) / NORMALISED_STD
+        return np.where(whole.valid[name][..., None], values, 0).reshape(*values.shape[:2], -1)
+
+    return lambda tile: random(
+        torch.from_numpy(np.concatenate([standardised(tile.whole, name) for name in inputs], -1))
+    ).numpy()
 
 
 def surroundings(inputs: list[str]) -> Features:

@@ -41,8 +41,9 @@ class LinearProbe:
     def predict(self, features: Float[Array, "n d"]) -> Int[Array, " n"]:
         """The most likely class of each pixel."""
         weight = self.weight / self.scale[:, None]
-        logits = features @ weight.astype(features.dtype) + (self.bias - self.mean @ weight).astype(features.dtype)
-        return self.classes[logits.argmax(1)]
+        of_type = [torch.from_numpy(x.astype(features.dtype)) for x in (self.bias - self.mean @ weight, weight)]
+        logits = torch.addmm(of_type[0], torch.from_numpy(features), of_type[1])
+        return self.classes[logits.numpy().argmax(1)]  # numpy's argmax is the first of several, torch's is any
 
 
 def fit_linear_probe(

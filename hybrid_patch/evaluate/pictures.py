@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,13 +178,13 @@ def draw_tiles(
     drawn: Sequence[DrawnTile],
     others: Mapping[str, TrainedModel],
     check: Check,
-) -> list[Path]:
+) -> Iterator[Path]:
     """Draw a figure per tile, `tile_<n>.png`: image, embeddings, and labels, predictions and errors if there are any.
 
     Colours are those of the model's own embedding; its tokens before upsampling and other models have panels too.
     """
     if not drawn:
-        return []
+        return
     sizes = model.sizes
     reference = EmbeddedTiles(_caption(sizes), [tile.embedding for tile in drawn], True)
     embedded = [reference]
@@ -193,10 +193,9 @@ def draw_tiles(
         embedded = [_embed(f"tokens at {sizes.processing}", coarse, drawn, True, check), reference]
     embedded += [_embed(f"{name}, {_caption(each.sizes)}", each, drawn, False, check) for name, each in others.items()]
     colours = common_colours(embedded, reference)
-    paths = []
     for number, (tile, _, predicted) in enumerate(drawn):
         check()
-        paths.append(folder / f"tile_{number}.png")
+        path = folder / f"tile_{number}.png"
         embeddings = {f"embedding, {name}": images[number] for name, images in colours.items()}
         painter = ClassColours(source.class_names())
         predictions = {} if predicted is None or tile.pooled else {PROBE: predicted}
@@ -211,8 +210,8 @@ def draw_tiles(
                 source.class_names()[x] if x != UNLABELLED else "none" for x in (*tile.labels[0], *predicted[0])
             )
             title += f" · label: {label}, {PROBE}: {prediction}"
-        draw_panels(paths[-1], title, rows, painter.legend())
-    return paths
+        draw_panels(path, title, rows, painter.legend())
+        yield path
 
 
 def _embed(name: str, model: TrainedModel, drawn: Sequence[DrawnTile], same_space: bool, check: Check) -> EmbeddedTiles:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hybrid_patch.data.source import UNLABELLED
+from hybrid_patch.embed.threads import Mapped, in_turn
 from hybrid_patch.evaluate.features import Features, Tile
 
 Array = np.ndarray
@@ -25,7 +26,7 @@ class PixelSample(NamedTuple):
 
 
 def sample_pixels(
-    features: Mapping[str, Features], train: Iterable[Tile], max_pixels: int, seeds: int
+    features: Mapping[str, Features], train: Iterable[Tile], max_pixels: int, seeds: int, mapped: Mapped = in_turn
 ) -> dict[str, list[PixelSample]]:
     """For each kind of features a sample for every seed: as many pixels from each tile, at most `max_pixels` in all.
 
@@ -33,17 +34,10 @@ def sample_pixels(
     fewer than two classes.
     """
     parts: dict[str, list[list[PixelSample]]] = {kind: [[] for _ in range(seeds)] for kind in features}
-    for number, tile in enumerate(train):
-        assert tile.labels is not None
-        labels = tile.labels.ravel()
-        drawn = [draw_pixels(tile.labels, seed, number, max_pixels) for seed in range(seeds)]
-        if not len(drawn[0]):
-            continue
-        for kind, of_kind in parts.items():
-            values = tile.per_label(features[kind](tile))
-            values = values.reshape(-1, values.shape[-1])
-            for part, pixels in zip(of_kind, drawn, strict=True):
-                part.append(PixelSample(values[pixels], labels[pixels], np.full(len(pixels), number)))
+    for of_tile in mapped(lambda numbered: _of_tile(features, *numbered, max_pixels, seeds), enumerate(train)):
+        for kind, drawn in of_tile.items():
+            for part, sample in zip(parts[kind], drawn, strict=True):
+                part.append(sample)
                 if sum(len(sample.labels) for sample in part) > 2 * max_pixels:
                     part[:] = _shortened(part, max_pixels)
     if not all(part for of_kind in parts.values() for part in of_kind):
@@ -51,6 +45,21 @@ def sample_pixels(
     samples = {kind: [_together(part, max_pixels) for part in of_kind] for kind, of_kind in parts.items()}
     if any(len(np.unique(sample.labels)) < 2 for of_kind in samples.values() for sample in of_kind):
         raise NotEnoughLabelsError("a classifier needs training labels of at least two classes")
+    return samples
+
+
+def _of_tile(
+    features: Mapping[str, Features], number: int, tile: Tile, max_pixels: int, seeds: int
+) -> dict[str, list[PixelSample]]:
+    """For each kind of features a tile's sample for every seed; none if no pixel has a label."""
+    assert tile.labels is not None
+    labels = tile.labels.ravel()
+    drawn = [draw_pixels(tile.labels, seed, number, max_pixels) for seed in range(seeds)]
+    samples: dict[str, list[PixelSample]] = {}
+    for kind, of_kind in features.items() if len(drawn[0]) else ():
+        values = tile.per_label(of_kind(tile))
+        values = values.reshape(-1, values.shape[-1])
+        samples[kind] = [PixelSample(values[pixels], labels[pixels], np.full(len(pixels), number)) for pixels in drawn]
     return samples
 
 

@@ -42,6 +42,13 @@ class Results:
             counts.add(each.seed, tile.group, tile.labels, maps[-1], masks)
         return maps[0]
 
+    def merge(self, other: "Results") -> None:
+        """Add what another has counted of other tiles."""
+        for kind, theirs in other._counts.items():
+            of_kind = self._counts.setdefault(kind, {})
+            for classifier, counts in theirs.items():
+                of_kind.setdefault(classifier, ConfusionCounts(self.classes)).merge(counts)
+
     def features(self) -> dict[str, dict[str, Any]]:
         """The scores by kind and classifier, with all labels."""
         return {

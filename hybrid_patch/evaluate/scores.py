@@ -89,8 +89,17 @@ class ConfusionCounts:
         masks: Bool[Array, "parts h w"],
     ) -> None:
         """Count the predictions for one tile, with its `part_masks`."""
-        confusion, groups = confusions(labels, predicted, len(self.classes), masks), self._counts.setdefault(seed, {})
+        self._add(seed, group, confusions(labels, predicted, len(self.classes), masks))
+
+    def _add(self, seed: int, group: int, confusion: Float[Array, "parts truth predicted"]) -> None:
+        groups = self._counts.setdefault(seed, {})
         groups[group] = groups.get(group, np.zeros_like(confusion)) + confusion
+
+    def merge(self, other: "ConfusionCounts") -> None:
+        """Add what another has counted of other tiles."""
+        for seed, groups in other._counts.items():
+            for group, confusion in groups.items():
+                self._add(seed, group, confusion)
 
     @property
     def groups(self) -> int:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from scipy.stats import entropy
 
@@ -44,7 +45,8 @@ class StructureAccumulator:
 
     def __init__(self, patch_size: int, tiling: Tiling) -> None:
         self.patch_size, self.windows = patch_size, WindowAccumulator(tiling)
-        self._border, self._inside, self._cosine = np.zeros((3, 2))  # sums and counts
+        self._sums = np.zeros((3, 2))
+        self._border, self._inside, self._cosine = self._sums  # sums and counts
         self._moments: tuple[float, Float[Array, " d"], Float[Array, "d d"]] | None = None
 
     def add(self, embedding: Float[Array, "h w d"], valid_mask: Bool[Array, "h w"]) -> None:
@@ -63,6 +65,14 @@ class StructureAccumulator:
                 sums += (distance[mask].sum(), mask.sum())
             cosine = (centred[after] * centred[before]).sum(-1) / np.maximum(norm[after] * norm[before], 1e-12)
             self._cosine += (cosine[both_valid].sum(), both_valid.sum())
+
+    def merge(self, other: "StructureAccumulator") -> None:
+        """Add what another has accumulated of other tiles."""
+        self._sums += other._sums
+        if moments := [each._moments for each in (self, other) if each._moments is not None]:
+            counts, totals, squares = zip(*moments, strict=True)
+            self._moments = sum(counts), np.sum(totals, 0), np.sum(squares, 0)
+        self.windows.merge(other.windows)
 
     def result(self) -> Structure | None:
         """The figures; None without two neighbouring pixels."""
@@ -113,19 +123,29 @@ class WindowAccumulator:
             tuple(slice(begin, begin + length - side - stride) for length in valid_mask.shape)
             for begin in (first, first - stride // 2)
         )
-        covariance = np.cov(whole[valid_mask].T) if valid_mask.sum() > 1 else np.zeros((whole.shape[-1],) * 2)
-        variances, components = (values[..., -COMPONENTS:] for values in np.linalg.eigh(covariance))
+        variances, components = (x[..., -COMPONENTS:] for x in np.linalg.eigh(covariance_matrix(whole[valid_mask])))
         aligned, half_off = (
-            between_squares(values @ components, valid_mask[squares], stride)
+            between_squares(values @ components.astype(values.dtype), valid_mask[squares], stride)
             for values in (whole[squares], shifted[of_shifted])
         )
         if (variances > 0).all() and valid_mask[squares].any():
             variances = variances * valid_mask[squares].sum()
             self._aligned, self._half_off = self._aligned + aligned / variances, self._half_off + half_off / variances
 
+    def merge(self, other: "WindowAccumulator") -> None:
+        """Add what another has accumulated of other maps."""
+        self._aligned, self._half_off = self._aligned + other._aligned, self._half_off + other._half_off
+
     def ratio(self) -> float | None:
         """From the sums over images, where a square that hardly varies has no weight; None without any."""
         return float((self._aligned / self._half_off).mean()) if (self._half_off > 0).all() else None
+
+
+def covariance_matrix(values: Float[Array, "n d"]) -> Float[Array, "d d"]:
+    """Of all numbers with each other; zeros without any values."""
+    count = max(len(values), 1)
+    centred = torch.from_numpy(values - (values.sum(0, dtype=np.float64) / count).astype(values.dtype))
+    return (centred.T @ centred).double().numpy() / count
 
 
 def between_squares(values: Float[Array, "h w k"], valid_mask: Bool[Array, "h w"], side: int) -> Float[Array, " k"]:

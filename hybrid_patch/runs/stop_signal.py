@@ -1,6 +1,7 @@
 """Signals that ask a run to stop at the next step boundary, and long work at its next check."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -17,6 +18,25 @@ class Stopped(Exception):
 
 def proceed() -> None:
     """A `Check` that ends nothing."""
+
+
+class SharedCheck:
+    """A `Check` for several threads: one calls it at a time, and what it has raised in one it raises in all."""
+
+    def __init__(self, check: Check) -> None:
+        self.check = check
+        self._lock = threading.Lock()
+        self._raised: BaseException | None = None
+
+    def __call__(self) -> None:
+        with self._lock:
+            if self._raised is not None:
+                raise self._raised
+            try:
+                self.check()
+            except BaseException as error:
+                self._raised = error
+                raise
 
 
 class StopRequest:

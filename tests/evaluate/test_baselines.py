@@ -1,7 +1,10 @@
 """The features that an embedding has to beat."""
 
+import dataclasses
+
 import numpy as np
 
+from hybrid_patch.config.modality import NORMALISED_MEAN, NORMALISED_STD, Modality
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.evaluate.features import Tile, random_features, surroundings
 
@@ -33,11 +36,32 @@ def test_surroundings_are_those_of_the_mean_over_valid_dates() -> None:
         np.testing.assert_allclose(values[y, x], np.concatenate([*expected, mean]), atol=1e-5)
 
 
+MODALITIES = {"optical": Modality(bands=("red", "nir"), band_sets=(("red", "nir"),), temporal=True, gsd=10.0)}
+
+
 def test_random_features_are_the_same_for_every_tile() -> None:
-    tile, features = tile_of(), random_features(["optical"], 64)
+    tile, features = tile_of(), random_features(MODALITIES, 3, 64)
     values = features(tile)
     assert values.shape == (40, 30, 64)
     assert (values.std((0, 1)) > 0).all()
-    other = Tile("turned", 0, Crop({"optical": tile.whole.pixels["optical"][::-1]}, {}, tile.whole.timestamps, None),
-                 tile.valid_mask, None)  # fmt: skip
-    np.testing.assert_array_equal(features(other), values[::-1])
+    turned = dataclasses.replace(
+        tile.whole,
+        pixels={"optical": tile.whole.pixels["optical"][::-1]},
+        valid={"optical": tile.whole.valid["optical"][::-1]},
+    )
+    other = dataclasses.replace(tile, whole=turned)
+    np.testing.assert_array_equal(random_features(MODALITIES, 3, 64)(other), values[::-1])
+
+
+def test_random_features_are_of_standard_values_and_a_missing_value_is_like_the_mean() -> None:
+    tile, features = tile_of(200, 200), random_features(MODALITIES, 3, 64)
+    standard = tile.whole.pixels["optical"] * tile.whole.valid["optical"][..., None]
+    everywhere = {"optical": np.ones_like(tile.whole.valid["optical"])}
+    filled = {"optical": (NORMALISED_MEAN + NORMALISED_STD * standard).astype(np.float32)}
+    full = dataclasses.replace(tile.whole, pixels=filled, valid=everywhere)
+    with_means = features(dataclasses.replace(tile, whole=full))
+    with_gaps = features(dataclasses.replace(tile, whole=dataclasses.replace(tile.whole, pixels=filled)))
+    np.testing.assert_allclose(with_gaps, with_means, atol=1e-6)
+    normal = np.random.default_rng(0).normal(NORMALISED_MEAN, NORMALISED_STD, standard.shape).astype(np.float32)
+    whole = dataclasses.replace(tile.whole, pixels={"optical": normal}, valid=everywhere)
+    np.testing.assert_allclose(features(dataclasses.replace(tile, whole=whole)).mean((0, 1)), 0, atol=0.05)

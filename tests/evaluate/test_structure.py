@@ -121,3 +121,17 @@ def test_without_maps_nothing_is_said_of_windows() -> None:
     windows.add(np.ones((52, 52, 5)), np.ones((40, 40, 5)), np.zeros((52, 52), bool))
     windows.add(np.ones((52, 52, 5)), np.ones((40, 40, 5)), np.ones((52, 52), bool))
     assert windows.ratio() is None
+
+
+def test_what_others_accumulated_is_merged() -> None:
+    rng = np.random.default_rng(0)
+    tiles = rng.normal(size=(3, 64, 64, 5)).astype(np.float32)
+    together, merged = StructureAccumulator(8, TILING), StructureAccumulator(8, TILING)
+    for tile in tiles:
+        alone = StructureAccumulator(8, TILING)
+        for accumulator in (together, alone):
+            accumulator.add(tile, ALL_VALID)
+            accumulator.windows.add(tile, tile[6:58, 6:58], ALL_VALID)
+        merged.merge(alone)
+        merged.merge(StructureAccumulator(8, TILING))
+    assert merged.result() == together.result()

@@ -1,0 +1,69 @@
+"""What an evaluation makes of a validation tile: counts of predictions, figures without labels, and what is drawn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hybrid_patch.config.schema import Evaluation
+from hybrid_patch.embed.trained_model import TrainedModel
+from hybrid_patch.evaluate.classifiers import Fitted
+from hybrid_patch.evaluate.features import Features, Tile
+from hybrid_patch.evaluate.pictures import DrawnTile
+from hybrid_patch.evaluate.results import Results
+from hybrid_patch.evaluate.unsupervised import StructureAccumulator
+from hybrid_patch.runs.stop_signal import Check
+
+EMBEDDING = "embedding"
+
+
+class Figures:
+    """What is accumulated over tiles."""
+
+    def __init__(self, model: TrainedModel, classes: Sequence[str], settings: Evaluation) -> None:
+        self.results = Results(classes, settings.scored_pixels)
+        self.structure = StructureAccumulator(model.sizes.processing, model.tiling())
+        self.drawn: list[DrawnTile] = []
+
+    def merge(self, other: "Figures") -> None:
+        """Add what another has accumulated of other tiles."""
+        self.results.merge(other.results)
+        self.structure.merge(other.structure)
+        self.drawn += other.drawn
+
+
+@dataclass(frozen=True)
+class TileEvaluator:
+    """Evaluates tiles, several threads at once, by the features of each kind and its classifiers."""
+
+    model: TrainedModel
+    classes: Sequence[str]
+    settings: Evaluation
+    features_of: Mapping[str, Features]
+    classifiers: Mapping[str, Sequence[Fitted]]
+    check: Check
+
+    def evaluate(self, numbered: tuple[int, Tile]) -> Figures:
+        """The figures of a tile of a number; the first `pictures` are to be drawn."""
+        number, tile = numbered
+        figures = Figures(self.model, self.classes, self.settings)
+        for kind, of_tile in self.features_of.items():
+            if kind not in self.classifiers and kind != EMBEDDING:
+                continue
+            values = of_tile(tile)
+            predicted = figures.results.add(kind, self.classifiers.get(kind, ()), tile, number, values)
+            if kind == EMBEDDING:
+                figures.structure.add(values, tile.valid_mask)
+                self._add_maps(figures.structure, tile)
+                if number < self.settings.pictures:
+                    figures.drawn.append(DrawnTile(tile, values, predicted))
+        return figures
+
+    def _add_maps(self, structure: StructureAccumulator, tile: Tile) -> None:
+        """Embed a tile as for a map, and again from half a stride on; mirrored if it is small."""
+        image = tile.whole.mirrored(structure.windows.least_side, structure.windows.least_side)
+        valid_mask = image.any_valid(self.model.inputs)
+        parts = structure.windows.parts(*valid_mask.shape)
+        whole, shifted = (
+            self.model.embed_whole(image.window(part), self.model.tiling(), self.settings.pooling, self.check)
+            for part in parts
+        )
+        structure.windows.add(whole, shifted, valid_mask[parts[0].slices])
