@@ -8,9 +8,13 @@ LEAST_DEVIATION = 0.01
 """In normalised values: what is below it is noise."""
 
 
+USUAL_LOG = -3.0
+"""The logarithm of a usual deviation of normalised values, which are 0.02 to 0.1."""
+
+
 def log_deviation(deviation: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """The logarithm of deviations of normalised values: about -3 where these are usual, 0.02 to 0.1."""
-    return (deviation + LEAST_DEVIATION).log()
+    """The logarithm of deviations of normalised values, less that of a usual one: about -1 to 1."""
+    return (deviation + LEAST_DEVIATION).log() - USUAL_LOG
 
 
 def mean_image(
@@ -23,7 +27,7 @@ def mean_image(
 
 
 def local_moments(
-    pixels: Float[Tensor, "n c height width"], valid: Bool[Tensor, "n 1 height width"], side: int
+    pixels: Float[Tensor, "n c height width"], valid: Bool[Tensor, "n #c height width"], side: int
 ) -> tuple[Float[Tensor, "n c height width"], Float[Tensor, "n c height width"]]:
     """Mean and standard deviation of the valid pixels in the window around each pixel, inside of the image.
 
@@ -35,8 +39,9 @@ def local_moments(
     # Less the image's mean, so that no digits are lost where deviations are small beside the values.
     middle = (pixels * mask).sum((-2, -1), keepdim=True) / mask.sum((-2, -1), keepdim=True).clamp(min=1)
     centred = (pixels - middle) * mask
-    count = rows @ mask @ columns
-    mean, square = (rows @ x @ columns / count.clamp(min=1) for x in (centred, centred.square()))
+    with torch.autocast(pixels.device.type, enabled=False):
+        count, mean, square = (rows @ x @ columns for x in (mask, centred, centred.square()))
+    mean, square = mean / count.clamp(min=1), square / count.clamp(min=1)
     deviation = (square - mean.square()).clamp(min=0).sqrt()
     return torch.where(count > 0, mean + middle, 0), deviation
 

@@ -26,10 +26,6 @@ def kernel_resize(base: int, size: int, dtype: torch.dtype, device: torch.device
     return torch.linalg.pinv(resized.reshape(base**2, size**2)).mT.to(device, dtype)
 
 
-MIDDLE_LOG = -3.0
-"""The log-deviation of a usual patch."""
-
-
 class PatchEmbed(nn.Module):
     """Patches of one modality → one token per patch, timestep and band set.
 
@@ -85,4 +81,4 @@ def patch_moments(
     centred = (patches - NORMALISED_MEAN) * mask
     mean = centred.sum((-3, -2)) / count
     variance = (centred.square().sum((-3, -2)) / count - mean.square()).clamp(min=0)
-    return mean / NORMALISED_STD, log_deviation(variance.sqrt()) - MIDDLE_LOG
+    return mean / NORMALISED_STD, log_deviation(variance.sqrt())

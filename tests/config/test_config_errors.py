@@ -11,7 +11,10 @@ from hybrid_patch.errors import InputError
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("upsampler.scal=3", "upsampler.scal=3: unknown key; guided takes: name, rank, random_features, pixel_dropout"),
+        (
+            "upsampler.scal=3",
+            "upsampler.scal=3: unknown key; guided takes: name, rank, random_features, deviation_radius, pixel_dropout",
+        ),
         ("+optimizer.lrr=3", "optimizer.lrr=3: unknown key; adamw takes: name, lr, * (did you mean lr?)"),
         ("sed=3", "sed=3: unknown key; the config takes: seed, * (did you mean seed?)"),
         ("foo.bar.baz=3", 'foo={"bar": {"baz": 3}}: unknown key; *'),

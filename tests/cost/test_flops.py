@@ -133,7 +133,7 @@ class Hand:
             case {"name": "learned"} if self.sizes.factor > 1:
                 return self._learned_widths()[-1]
             case {"name": "guided", "rank": rank, "random_features": random} if self.guided:
-                return rank + self.modalities[self.guided].channels + random
+                return rank + 2 * self.modalities[self.guided].channels + random
         return 0
 
     @property
@@ -155,6 +155,7 @@ class Hand:
             convolved = subpixels if 9 * subpixels < self.subpixels else self.subpixels
             images = ROWS * self._timesteps(name) * self.side**2 * convolved
             self._product("upsampler", images, 9 * self._looked_at, rank, learning=1)
+            self._deviations(name)
             self._product("upsampler", ROWS * self._grid(name), width, rank + random, learning=2)  # context and gates
             self._product("upsampler", ROWS * cells * subpixels, self.neighbours, rank + random, learning=1)
             self._product("upsampler", ROWS * cells * subpixels, rank, rank, learning=2)
@@ -166,6 +167,13 @@ class Hand:
             for stage, outputs in enumerate(self._learned_widths()):
                 self._product("upsampler", ROWS * cells * 4**stage, inputs, 4 * outputs, learning=2)
                 inputs = outputs
+
+    def _deviations(self, name: str) -> None:
+        """The visible pixels around each, their sums and those of their squares, by rows and by columns."""
+        modality, tile = self.modalities[name], self.config.data.tile
+        masks = 1 if len(modality.band_sets) == 1 else modality.channels
+        rows = ROWS * self._timesteps(name) * (masks + 2 * modality.channels) * 2 * tile
+        self._product("upsampler", rows, tile, tile, learning=0)
 
     def _head(self, name: str, inputs: int, outputs: int) -> None:
         """A linear map of all coarse tokens, and of the basis."""

@@ -28,7 +28,7 @@ NEED_PIXELS = [name for name in built_in() if compose([f"upsampler={name}"]).ups
 
 
 def untrained(factor: int = 8) -> Guided:
-    return Guided(TokenSpec(WIDTH, {factor}, MODALITIES), rank=5, random_features=7)
+    return Guided(TokenSpec(WIDTH, {factor}, MODALITIES), rank=5, random_features=7, deviation_radius=2)
 
 
 def guided() -> Guided:
@@ -66,12 +66,12 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
     fine = upsampler(grid, factor, everywhere, guide)
     convolution, random = upsampler.pixels["optical"], upsampler.random["optical"]
     assert isinstance(random, RandomFeatures)
+    assert fine.detail is not None
     context, gate = (
         FineTokens(TokenGrid(grid.tokens @ weight, grid.mask), factor, everywhere).dense()
         for weight in (upsampler.context, upsampler.gate["optical"])
     )
     b, h, w, t, s = grid.mask.shape
-    assert fine.detail is not None
     for view in range(b):
         for step in range(t):
             visible_mask = (
@@ -99,9 +99,19 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
                 )
                 share = torch.cat([pooled_seen[..., :1].expand(*pooled_seen.shape[:2], 3), pooled_seen[..., 1:]], -1)
                 features = random(bands / share.clamp(min=1e-6)) * (1 + gates) * pooled_seen.amax(-1, keepdim=True)
-                expected = torch.cat([plain, bands, features], -1)
-                torch.testing.assert_close(images(detail[None], (h, w), factor)[0], expected)
+                deviations = local_deviations(pixels, visible_mask[..., [0, 0, 0, 1]])
+                deviations = F.avg_pool2d(deviations.movedim(-1, 0)[None], output)[0].movedim(0, -1)
+                expected = torch.cat([plain, bands, deviations, features], -1)
+                torch.testing.assert_close(images(detail[None], (h, w), factor)[0], expected, atol=2e-3, rtol=1e-4)
     torch.testing.assert_close(fine.basis, torch.cat([upsampler.basis, upsampler.bands["optical"], random.basis()]))
+
+
+def local_deviations(pixels: Tensor, visible_mask: Tensor) -> Tensor:
+    """Of the visible pixels at most 2 away, band by band, as logarithms."""
+    values = torch.where(visible_mask, pixels, torch.nan).double()
+    near = F.pad(values.movedim(-1, 0), [2] * 4, value=torch.nan).unfold(1, 5, 1).unfold(2, 5, 1).flatten(3)
+    variance = (near - near.nanmean(-1, keepdim=True)).square().nanmean(-1).nan_to_num()
+    return ((variance.sqrt() + 0.01).log() + 3).float().movedim(0, -1)
 
 
 @pytest.mark.parametrize("subpixels", [[5], [5, 63], [0, 7, 8, 20, 55, 56, 63], list(range(0, 64, 2))])
