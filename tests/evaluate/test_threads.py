@@ -59,10 +59,10 @@ def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_threads_find_what_one_finds(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "thread_count", lambda device: 1)
-    one, _ = evaluated(run, tmp_path / "one")
+    single, _ = evaluated(run, tmp_path / "one")
     monkeypatch.setattr(threads, "thread_count", lambda device: 3)
     three, _ = evaluated(run, tmp_path / "three")
-    assert one == three
+    assert single == three
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "three").iterdir())
     for name in names:
