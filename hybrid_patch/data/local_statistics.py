@@ -8,13 +8,13 @@ LEAST_DEVIATION = 0.01
 """In normalised values: what is below it is noise."""
 
 
-USUAL_LOG = -3.0
-"""The logarithm of a usual deviation of normalised values, which are 0.02 to 0.1."""
+TYPICAL_LOG = -3.0
+"""The logarithm of a typical deviation of normalised values, which are 0.02 to 0.1."""
 
 
 def log_deviation(deviation: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """The logarithm of deviations of normalised values, less that of a usual one: about -1 to 1."""
-    return (deviation + LEAST_DEVIATION).log() - USUAL_LOG
+    """The logarithm of deviations of normalised values, less that of a typical one: about -1 to 1."""
+    return (deviation + LEAST_DEVIATION).log() - TYPICAL_LOG
 
 
 def mean_image(

@@ -101,8 +101,11 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
                 features = random(bands / share.clamp(min=1e-6)) * (1 + gates) * pooled_seen.amax(-1, keepdim=True)
                 deviations = local_deviations(pixels, visible_mask[..., [0, 0, 0, 1]])
                 deviations = F.avg_pool2d(deviations.movedim(-1, 0)[None], output)[0].movedim(0, -1)
-                expected = torch.cat([plain, bands, deviations, features], -1)
-                torch.testing.assert_close(images(detail[None], (h, w), factor)[0], expected, atol=2e-3, rtol=1e-4)
+                expected = torch.cat([plain, bands, features], -1)
+                detail = images(detail[None], (h, w), factor)[0]
+                torch.testing.assert_close(torch.cat([detail[..., :9], detail[..., 13:]], -1), expected)
+                # The deviation of a single pixel is zero but for rounding, which a logarithm makes large.
+                torch.testing.assert_close(detail[..., 9:13], deviations, atol=0.1, rtol=0)
     torch.testing.assert_close(fine.basis, torch.cat([upsampler.basis, upsampler.bands["optical"], random.basis()]))
 
 
