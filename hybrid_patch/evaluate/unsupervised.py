@@ -40,6 +40,10 @@ class Structure(NamedTuple):
     neighbour_similarity: float
 
 
+ROUNDING = 1e-4
+"""Of distances inside patches relative to those across borders: patches of less are of one value."""
+
+
 class StructureAccumulator:
     """Accumulates tiles, and maps of them for `windows`, then computes their `Structure`."""
 
@@ -83,7 +87,7 @@ class StructureAccumulator:
         singular = np.sqrt(np.linalg.eigvalsh(covariance).clip(min=0))
         border, inside = (total / count if count else 0.0 for total, count in (self._border, self._inside))
         return Structure(
-            float(border / inside) if inside > 0 and self._border[1] else None,
+            float(border / inside) if inside > ROUNDING * border and self._border[1] else None,
             self.windows.ratio(),
             float(np.exp(entropy(singular))) if singular.any() else 1.0,
             float(self._cosine[0] / self._cosine[1]),

@@ -34,6 +34,7 @@ def test_a_lattice_shows_where_there_is_one() -> None:
     assert ratio is not None
     assert ratio > 2
     assert structure(steps).lattice_ratio is None  # inside patches nothing changes at all
+    assert structure(steps + 1e-6 * smooth(0.1)).lattice_ratio is None  # but for rounding
 
 
 def test_the_effective_rank_is_the_number_of_directions() -> None:
