@@ -52,10 +52,10 @@ def read_file(path: Path, largest: int | None = None) -> bytes | None:
     except FileNotFoundError:
         return None
     with open(descriptor, "rb") as file:
-        content = file.read(-1 if largest is None else largest + 1)
-    if largest is not None and len(content) > largest:
-        raise DamagedFileError(path, f"larger than {largest} bytes")
-    return content
+        # Not read(largest + 1), whose buffer is that large: a process that is out of memory still reads its lock.
+        if largest is not None and os.fstat(descriptor).st_size > largest:
+            raise DamagedFileError(path, f"larger than {largest} bytes")
+        return file.read()
 
 
 def not_a_file(path: Path) -> str:
