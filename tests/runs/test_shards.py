@@ -129,11 +129,20 @@ class Evil:
         return os.system, ("touch ran",)
 
 
+class AttributeOfAllowed:
+    """`getattr`, by which some versions of Python pickle members of enums, of a class that is none."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return getattr, (Path, "home")
+
+
 def test_no_code_of_a_checkpoint_is_run(straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "checkpoints" / "step_000000004.shards"
     shutil.copytree(straight / "fsdp" / "checkpoints" / path.name, path)
-    (path / ".metadata").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(InputError, match="no checkpoint there can be read"):
-        newest_checkpoint(tmp_path / "checkpoints")
+    for evil in (Evil(), AttributeOfAllowed()):
+        whole = shutil.copytree(path, tmp_path / type(evil).__name__ / "checkpoints" / path.name)
+        (whole / ".metadata").write_bytes(pickle.dumps(evil))
+        with pytest.raises(InputError, match="no checkpoint there can be read"):
+            newest_checkpoint(whole.parent)
     assert not Path("ran").exists()
