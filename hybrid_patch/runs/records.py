@@ -20,6 +20,8 @@ from hybrid_patch.runs.atomic_files import last_lines
 T = TypeVar("T")
 Parser = Callable[[bytes], T]
 """From JSON to an object of a schema; raises pydantic's ValidationError."""
+PART = 2**16
+"""Bytes that are read at once."""
 LARGEST_RECORD = 2**26
 """Bytes of a file that holds one object."""
 DEEPEST = 50
@@ -51,11 +53,15 @@ def read_file(path: Path, largest: int | None = None) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # it may have become a fifo meanwhile
     except FileNotFoundError:
         return None
+    content = bytearray()
     with open(descriptor, "rb") as file:
-        # Not read(largest + 1), whose buffer is that large: a process that is out of memory still reads its lock.
-        if largest is not None and os.fstat(descriptor).st_size > largest:
-            raise DamagedFileError(path, f"larger than {largest} bytes")
-        return file.read()
+        # In parts: a single read has a buffer of all that it may return, and a process that is out of memory still
+        # reads its lock; the size that a file says it has may be wrong.
+        while (largest is None or len(content) <= largest) and (part := file.read(PART)):
+            content += part
+    if largest is not None and len(content) > largest:
+        raise DamagedFileError(path, f"larger than {largest} bytes")
+    return bytes(content)
 
 
 def not_a_file(path: Path) -> str:
