@@ -102,6 +102,8 @@ class Model:
     """Side of the patch embedding's kernel, resized to other patch sizes; null: the curriculum's largest."""
     patch_statistics: bool
     """Whether the mean and the deviation of each band in a patch are embedded beside its pixels."""
+    whiten_bands: bool
+    """Whether the bands of each band set are whitened."""
 
 
 # Each source declares its own, in `hybrid_patch/data/<name>/__init__.py`.

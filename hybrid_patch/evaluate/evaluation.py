@@ -93,7 +93,7 @@ def evaluate(
     timesteps = model.config.data.timesteps
     split = "val" if len(source.indices("val")) else "train"
     pooled = any(tile.pooled for tile in read_tiles(source, split, 1, timesteps))
-    features_of = _features(model, settings, pooled, check)
+    features_of = _features(model, source, settings, pooled, check)
     sizes, fits = _sizes(source, settings), settings.seeds * len(features_of.keys() - {ORACLE})
     work = Work(
         show,
@@ -118,19 +118,26 @@ def evaluate(
     return report, list(work.on(drawn, PICTURE_WORK, "picture"))
 
 
-def _features(model: TrainedModel, settings: Evaluation, pooled: bool, check: Check) -> dict[str, Features]:
+def _features(
+    model: TrainedModel, source: Source, settings: Evaluation, pooled: bool, check: Check
+) -> dict[str, Features]:
     """The features of each kind, the embedding first."""
     made = {EMBEDDING: features.embedding_of(model, settings.pooling, check)}
     for baseline in settings.baselines:
         if not (pooled and baseline in ("means", "oracle")):  # of a whole tile, means of patches are those of raw bands
-            made |= _baseline(baseline, model, settings, check)
+            made |= _baseline(baseline, model, source, settings, check)
     return made
 
 
-def _baseline(name: str, model: TrainedModel, settings: Evaluation, check: Check) -> dict[str, Features]:
+def _baseline(
+    name: str, model: TrainedModel, source: Source, settings: Evaluation, check: Check
+) -> dict[str, Features]:
     if name == "random":
         timesteps = model.config.data.timesteps
-        return {f"random{n}": features.random_features(model.modalities, timesteps, n) for n in RANDOM_FEATURES}
+        whitening = features.band_whitening(source, timesteps, check)
+        return {
+            f"random{n}": features.random_features(source.modalities, timesteps, n, whitening) for n in RANDOM_FEATURES
+        }
     if name == "untrained":
         return {name: features.embedding_of(features.untrained(model), settings.pooling, check)}
     if name == "surroundings":

@@ -16,6 +16,7 @@ from hybrid_patch.data.source import UNLABELLED, BrokenSampleError, Source, Wind
 from hybrid_patch.embed.per_pixel import Pooling
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.evaluate.label_maps import block_majority, blocks, per_pixel
+from hybrid_patch.model.band_whitening import BandWhitening
 from hybrid_patch.model.hybrid import build_model
 from hybrid_patch.model.random_features import RandomFeatures
 from hybrid_patch.runs.stop_signal import Check, proceed
@@ -69,6 +70,9 @@ class Tile:
         return classes
 
 
+WHITENED_TILES = 32
+"""Training tiles that the bands of random features are whitened by."""
+
 Features = Callable[[Tile], Float[Array, "h w n"]]
 """What a classifier gets to see of a tile: a vector for each pixel."""
 
@@ -105,7 +109,10 @@ def embedding_of(model: TrainedModel, pooling: Pooling, check: Check = proceed) 
 def untrained(model: TrainedModel) -> TrainedModel:
     """The model with the weights that its training began with."""
     torch.manual_seed(model.config.seed)
-    network = build_model(model.config, model.modalities).eval().to(model.device)
+    network = build_model(model.config, model.modalities)
+    if network.whitening is not None:
+        network.whitening = model.network.whitening
+    network = network.eval().to(model.device)
     return dataclasses.replace(model, network=network, step=0)
 
 
@@ -116,8 +123,17 @@ def raw_bands(inputs: list[str]) -> Features:
     )
 
 
-def random_features(modalities: Mapping[str, Modality], timesteps: int, count: int) -> Features:
-    """`relu` features of each pixel's bands, drawn once: what a wide untrained network knows of a pixel alone.
+def band_whitening(source: Source, timesteps: int, check: Check = proceed) -> BandWhitening:
+    """The whitening of the bands of some training tiles."""
+    whitening = BandWhitening(source.modalities)
+    whitening.fit(tile.whole for tile in read_tiles(source, "train", WHITENED_TILES, timesteps, check))
+    return whitening
+
+
+def random_features(
+    modalities: Mapping[str, Modality], timesteps: int, count: int, whitening: BandWhitening
+) -> Features:
+    """`relu` features of each pixel's whitened bands, drawn once: what a wide untrained network knows of a pixel alone.
 
     A missing value is like the mean.
     """
@@ -128,7 +144,8 @@ def random_features(modalities: Mapping[str, Modality], timesteps: int, count: i
         random = RandomFeatures(bands, count, 1)
 
     def standardised(whole: Crop, name: str) -> Float[Array, "h w n"]:
-        values = (whole.pixels[name] - NORMALISED_MEAN) / NORMALISED_STD
+        pixels, valid = (torch.from_numpy(x[name]) for x in (whole.pixels, whole.valid))
+        values = (whitening.pixels(name, pixels, valid).numpy() - NORMALISED_MEAN) / NORMALISED_STD
         return np.where(whole.valid[name][..., None], values, 0).reshape(*values.shape[:2], -1)
 
     return lambda tile: random(

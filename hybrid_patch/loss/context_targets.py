@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.covariance import CovarianceSum
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.local_statistics import local_moments, log_deviation, mean_image
 from hybrid_patch.data.patchify import patchify, repatchify
@@ -48,22 +49,17 @@ class ContextTargets(nn.Module):
 
     def fit(self, crops: Iterable[Crop]) -> None:
         """Fit means and whitenings to all valid pixels of some crops; a modality without any keeps unit statistics."""
-        totals: dict[str, Tensor] = {}
+        sums = {name: CovarianceSum(len(self.get_buffer(f"{name}_mean"))) for name in self.series}
         for crop in crops:
             timestamps = torch.from_numpy(crop.timestamps)[None]
-            for name in self.series:
+            for name, total in sums.items():
                 pixels, valid = (torch.from_numpy(x[name])[None] for x in (crop.pixels, crop.valid))
-                values = self.statistics(name, pixels, valid, timestamps)[valid.any(-1)].double()
-                rows = torch.cat([values, torch.ones(len(values), 1).double()], dim=1)
-                totals[name] = rows.mT @ rows + totals.get(name, 0)
-        for name, total in totals.items():
-            if count := float(total[-1, -1]):
-                mean = total[-1, :-1] / count
-                covariance = total[:-1, :-1] / count - mean[:, None] * mean
-                scale = covariance.diagonal().clamp(min=1e-8).sqrt()
-                variance, axes = torch.linalg.eigh(covariance / (scale[:, None] * scale))
+                total.add(self.statistics(name, pixels, valid, timestamps)[valid.any(-1)])
+        for name, total in sums.items():
+            if total.count:
+                mean, deviation, variance, axes = total.correlation()
                 order = variance.argsort(descending=True)[:NUMBERS]
-                whitening = axes[:, order] / (variance[order].clamp(min=0) + SHRINKAGE).sqrt() / scale[:, None]
+                whitening = axes[:, order] / (variance[order] + SHRINKAGE).sqrt() / deviation[:, None]
                 self.get_buffer(f"{name}_mean").copy_(mean)
                 self.get_buffer(f"{name}_whitening").copy_(whitening)
 

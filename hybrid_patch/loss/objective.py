@@ -12,7 +12,7 @@ from hybrid_patch.config.curriculum import PatchSizes, all_sizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, MaskedTokens
-from hybrid_patch.data.loader import TrainingSteps
+from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.masking import Mask, expected_tokens
 from hybrid_patch.data.patchify import repatchify
 from hybrid_patch.loss.all_gather import global_sum
@@ -34,8 +34,6 @@ TERMS: tuple[type[Term], ...] = (
     ContextDiscrimination,
 )
 """All terms of the loss, in the order in which their heads are initialised."""
-FITTED_CROPS = 64
-"""Crops that targets are fitted to."""
 
 
 class Objective(nn.Module):
@@ -57,10 +55,10 @@ class Objective(nn.Module):
         self.weights: dict[str, float] = {term.name: getattr(self.loss, term.name).weight for term in TERMS}
         self.terms = nn.ModuleDict({term.name: term(setting) for term in TERMS if self.weights[term.name] > 0})
 
-    def fit(self, dataset: TrainingSteps) -> None:
-        """Fit what targets need to know of the data, at the beginning of a training."""
+    def fit(self, crops: Iterable[Crop]) -> None:
+        """Fit what targets must know of the data to crops as the model sees them."""
         if self.context_targets is not None:
-            self.context_targets.fit(dataset.first_crops(FITTED_CROPS))
+            self.context_targets.fit(crops)
 
     def active_terms(self) -> list[Term]:
         return list(cast(Iterable[Term], self.terms.values()))

@@ -11,9 +11,10 @@ from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, MaskedTokens, Masks
 from hybrid_patch.data.masking import Mask
+from hybrid_patch.model.band_whitening import BandWhitening
 from hybrid_patch.model.decoder import Decoder
 from hybrid_patch.model.encoder import Encoder
-from hybrid_patch.model.profiling import DECODER, ENCODER, profiled
+from hybrid_patch.model.profiling import DECODER, EMBEDDING, ENCODER, profiled
 from hybrid_patch.model.tokens import TokenGrid
 from hybrid_patch.model.upsampler import TokenSpec, UpsamplerFactory, factory
 from hybrid_patch.model.upsampler.bilinear import Bilinear
@@ -27,6 +28,7 @@ class HybridModel(nn.Module):
         predicts_fine: the decoder predicts at the output patch size, and nothing is upsampled behind it.
         base_patch_size: the side of the patch embedding's own kernels; None: the largest processing patch size.
         patch_statistics: the patch embedding also looks at the mean and deviation of a patch.
+        whiten_bands: bands are whitened; see `BandWhitening`.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class HybridModel(nn.Module):
         predicts_fine: bool = False,
         base_patch_size: int | None = None,
         patch_statistics: bool = False,
+        whiten_bands: bool = False,
     ) -> None:
         super().__init__()
+        self.whitening = BandWhitening(modalities) if whiten_bands else None
         factors = {s.factor for s in sizes}
         base = base_patch_size or max(s.processing for s in sizes)
         self.encoder = Encoder(modalities, encoder, base, patch_statistics)
@@ -51,6 +55,11 @@ class HybridModel(nn.Module):
         if not predicts_fine:
             default = Bilinear if self.encoder_upsampler.needs_pixels else upsampler
             self.decoder_upsampler = (decoder_upsampler or default)(TokenSpec(decoder.width, factors))
+
+    @profiled(EMBEDDING)
+    def as_seen(self, batch: Batch) -> Batch:
+        """A batch as all parts of the model and of its loss must see it, from normalised pixels."""
+        return batch if self.whitening is None else self.whitening.batch(batch)
 
     @profiled(ENCODER)
     def encode(
@@ -87,6 +96,7 @@ def build_model(config: Config, modalities: Mapping[str, Modality]) -> HybridMod
         predicts_fine=config.decoder.patch_size == "output",
         base_patch_size=config.model.base_patch_size,
         patch_statistics=config.model.patch_statistics,
+        whiten_bands=config.model.whiten_bands,
     )
     for transformer in (model.encoder.transformer, model.decoder.transformer):
         transformer.gradient_checkpointing = config.runtime.gradient_checkpointing

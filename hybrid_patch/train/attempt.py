@@ -91,7 +91,7 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
         torch.manual_seed(config.seed)
         module = TrainingModule(config, source.modalities)
         if checkpoint is None:
-            module.objective.fit(TrainingSteps(source, config, 0, 1))
+            module.fit(TrainingSteps(source, config, 0, 1))
         counts = module.parameter_counts()
         log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
         log.info("device: %s, processes: %d", fabric.device.type, fabric.world_size)

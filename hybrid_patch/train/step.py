@@ -1,6 +1,6 @@
 """The training step, the same in training, the benchmark and the planner."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -13,6 +13,8 @@ from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.crops import Crop
+from hybrid_patch.data.loader import TrainingSteps
 from hybrid_patch.loss.all_gather import global_sum, world_size
 from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.grad_cache import microbatch_contexts
@@ -23,6 +25,8 @@ from hybrid_patch.train.fsdp import full
 from hybrid_patch.train.optimizer import build_optimizer
 
 Phase = Literal["forward", "backward", "optimizer"]
+FITTED_CROPS = 64
+"""Crops that whitening and targets are fitted to."""
 SKIPPED = "skipped_in_step"
 """Beside the terms of a step: the number of its samples that are broken and replaced."""
 
@@ -50,15 +54,27 @@ class TrainingModule(nn.Module):
         return self.objective(self.forward_pass(batch, sizes), context)
 
     def forward_pass(self, batch: Batch, sizes: PatchSizes) -> ForwardPass:
-        return ForwardPass(self.model, batch, sizes, self.mixed_precision)
+        return ForwardPass(self.model, self.model.as_seen(batch), sizes, self.mixed_precision)
 
     def microbatch_contexts(
         self, batch: Batch, microbatches: Sequence[Batch], sizes: PatchSizes
     ) -> list[MicrobatchContext]:
         """What each microbatch must know of its batch; see `grad_cache`."""
         return microbatch_contexts(
-            lambda microbatch: self.forward_pass(microbatch, sizes), self.objective, batch, microbatches, sizes
+            lambda microbatch: self.forward_pass(microbatch, sizes),
+            self.objective,
+            self.model.as_seen(batch),
+            microbatches,
+            sizes,
         )
+
+    def fit(self, dataset: TrainingSteps) -> None:
+        """Fit what model and targets must know of the data, at the beginning of a training, to its first crops."""
+        crops: Iterable[Crop] = dataset.first_crops(FITTED_CROPS)
+        if (whitening := self.model.whitening) is not None:
+            whitening.fit(crops)
+            crops = map(whitening.crop, dataset.first_crops(FITTED_CROPS))
+        self.objective.fit(crops)
 
     def parameter_counts(self) -> dict[str, int]:
         """Trainable parameters: of the encoder, the decoder, the upsampler behind either, and the loss's heads."""

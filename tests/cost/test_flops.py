@@ -69,6 +69,9 @@ class Hand:
         size = self.sizes.processing
         base = self.config.model.base_patch_size or size
         for name, modality in self.modalities.items():
+            if modality.kind == "continuous":  # its bands whitened
+                pixels, channels = self.config.data.tile**2 * self._timesteps(name), modality.channels
+                self._product("embedding", SAMPLES * pixels, channels, channels, learning=0)
             if modality.decode_only:
                 continue
             for channels in map(len, modality.band_sets):

@@ -7,6 +7,7 @@ import numpy as np
 from hybrid_patch.config.modality import NORMALISED_MEAN, NORMALISED_STD, Modality
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.evaluate.features import Tile, random_features, surroundings
+from hybrid_patch.model.band_whitening import BandWhitening
 
 Array = np.ndarray
 
@@ -40,21 +41,21 @@ MODALITIES = {"optical": Modality(bands=("red", "nir"), band_sets=(("red", "nir"
 
 
 def test_random_features_are_the_same_for_every_tile() -> None:
-    tile, features = tile_of(), random_features(MODALITIES, 3, 64)
+    tile, features = tile_of(), random_features(MODALITIES, 3, 64, BandWhitening(MODALITIES))
     values = features(tile)
     assert values.shape == (40, 30, 64)
     assert (values.std((0, 1)) > 0).all()
     turned = dataclasses.replace(
         tile.whole,
-        pixels={"optical": tile.whole.pixels["optical"][::-1]},
-        valid={"optical": tile.whole.valid["optical"][::-1]},
+        pixels={"optical": tile.whole.pixels["optical"][::-1].copy()},
+        valid={"optical": tile.whole.valid["optical"][::-1].copy()},
     )
     other = dataclasses.replace(tile, whole=turned)
-    np.testing.assert_array_equal(random_features(MODALITIES, 3, 64)(other), values[::-1])
+    np.testing.assert_array_equal(random_features(MODALITIES, 3, 64, BandWhitening(MODALITIES))(other), values[::-1])
 
 
 def test_random_features_are_of_standard_values_and_a_missing_value_is_like_the_mean() -> None:
-    tile, features = tile_of(200, 200), random_features(MODALITIES, 3, 64)
+    tile, features = tile_of(200, 200), random_features(MODALITIES, 3, 64, BandWhitening(MODALITIES))
     standard = tile.whole.pixels["optical"] * tile.whole.valid["optical"][..., None]
     everywhere = {"optical": np.ones_like(tile.whole.valid["optical"])}
     filled = {"optical": (NORMALISED_MEAN + NORMALISED_STD * standard).astype(np.float32)}

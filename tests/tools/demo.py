@@ -1,6 +1,6 @@
 """`make demo`: hybrid 8→1, pure ps=8 and a short pure ps=1 on synthetic scenes, compared in a table and a report.
 
-Each variant is a run like any other, made by `hybrid_patch.train`; delete runs/demo to train them again.
+The variants are members of a sweep, side by side on this machine's cores; delete runs/demo to train them again.
 """
 
 import shlex
@@ -8,19 +8,19 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hybrid_patch.config.compose import frozen_config
+from hybrid_patch.config.compose import compose, frozen_config
+from hybrid_patch.config.recipe import run_directory, run_id
 from hybrid_patch.runs.directory import RunDirectory
 
-FOLDER = Path("runs") / "demo"
-COMMON = ("experiment=demo", "~data.modalities.sentinel1", "~data.modalities.srtm")
-EVALUATED = "evaluation.baselines=[raw,random,surroundings]"
+SWEEP = "demo"
+SENTINEL2 = ("~data.modalities.sentinel1", "~data.modalities.srtm")
+THREADS = ("cluster.threads=1",)  # a member for every core
 BASELINES = {
     "surroundings": "bands; means, deviations nearby",
     "random256": "256 random features of the bands",
@@ -30,16 +30,19 @@ BASELINES = {
 
 
 class Variant(NamedTuple):
-    """A run of the demo."""
+    """A run of the demo, by its file in conf/experiment."""
 
-    name: str
+    experiment: str
     title: str
-    overrides: tuple[str, ...]
+
+    def run(self) -> RunDirectory:
+        config = compose([f"experiment={self.experiment}", *SENTINEL2, f"sweep_name={SWEEP}"])
+        return RunDirectory(run_directory(config, run_id(config)))
 
 
-HYBRID = Variant("hybrid", "hybrid 8→1", ("patch=hybrid", EVALUATED))
-PS8 = Variant("ps8", "pure ps=8", ("patch=ps8",))
-PS1 = Variant("ps1", "pure ps=1", ("patch=ps1", "data.tile=16", "trainer.batch_size=8", "trainer.steps=80"))
+HYBRID = Variant("demo", "hybrid 8→1")
+PS8 = Variant("demo_ps8", "pure ps=8")
+PS1 = Variant("demo_ps1", "pure ps=1")
 VARIANTS = (HYBRID, PS1, PS8)
 
 
@@ -53,28 +56,24 @@ class Result(NamedTuple):
 
 
 def main() -> int:
-    """Train the variants, print the table and write the report. Returns the first exit code that is not 0."""
+    """Train the variants side by side, print the table and write the report. Returns the first exit code not 0."""
     console = Console(width=None if sys.stdout.isatty() else 110)
     began = time.monotonic()
-    for variant in VARIANTS:
-        overrides = [*COMMON, *variant.overrides]
-        words = escape(shlex.join(["hybrid-patch", "train", *overrides]))
-        console.print(f"\n[bold]{variant.title}[/bold]: {words}", highlight=False)
-        command = [sys.executable, "-m", "hybrid_patch.train", *overrides, f"run_dir={FOLDER / variant.name}"]
-        code = subprocess.run(command).returncode
+    experiments = f"experiment={','.join(variant.experiment for variant in VARIANTS)}"
+    sweep = ["run", experiments, *SENTINEL2, f"sweep_name={SWEEP}", *THREADS]
+    for words in (sweep, ["report", SWEEP, "pictures=1"]):
+        console.print(f"\n[bold]{escape(shlex.join(['hybrid-patch', 'launch', *words]))}[/bold]", highlight=False)
+        code = subprocess.run([sys.executable, "-m", "launch", *words]).returncode
         if code:
             return code
-    folders = [FOLDER / variant.name for variant in VARIANTS]
-    command = [sys.executable, "-m", "hybrid_patch.report", *map(str, folders), f"output={FOLDER / 'report.html'}"]
-    console.print(f"\n[bold]the report[/bold]: hybrid-patch report {' '.join(command[3:])}", highlight=False)
-    code = subprocess.run([*command, "pictures=1"]).returncode
     console.print(f"All in {time.monotonic() - began:.0f} s. Pictures (image, labels, embedding):", highlight=False)
-    for folder in folders:
-        for path in sorted((folder / "pictures").glob("*.png")):
+    runs = {variant: variant.run() for variant in VARIANTS}
+    for run in runs.values():
+        for path in sorted((run.path / "pictures").glob("*.png")):
             console.print(f"  {path}", highlight=False)
     console.print()
-    console.print(comparison({variant: result(RunDirectory(FOLDER / variant.name)) for variant in VARIANTS}))
-    return code
+    console.print(comparison({variant: result(run) for variant, run in runs.items()}))
+    return 0
 
 
 def result(run: RunDirectory) -> Result:

@@ -1,0 +1,77 @@
+"""Bands as the model sees them: no longer correlated with each other."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hybrid_patch.config.modality import NORMALISED_MEAN, NORMALISED_STD, Modality
+from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.covariance import CovarianceSum
+from hybrid_patch.data.crops import Crop
+
+SHRINKAGE = 0.01
+"""Of the correlation matrix towards the identity: directions of less variance are mostly noise."""
+
+
+class BandWhitening(nn.Module):
+    """Whitens the bands of each band set, `y = 1/2 + (x - m) / s C^(-1/2) / 4`.
+
+    Bands of one image are mostly its brightness. Whitened they have what tells materials apart at the same scale. m, s
+    and C are the means, deviations and correlations of valid pixels, C shrunk. Of all matrices that whiten, this one
+    changes the standardised bands least (ZCA-cor: Kessy et al. 2018, "Optimal whitening and decorrelation"), and it
+    depends on no order and no sign of eigenvectors. It is fitted once, on the first crops of the training, and saved in
+    checkpoints; before, y is x. Categorical modalities stay as they are.
+    """
+
+    def __init__(self, modalities: Mapping[str, Modality]) -> None:
+        super().__init__()
+        self.band_sets = {n: m.band_set_channels for n, m in modalities.items() if m.kind == "continuous"}
+        for name in self.band_sets:
+            channels = modalities[name].channels
+            self.register_buffer(f"{name}_mean", torch.full((channels,), NORMALISED_MEAN))
+            self.register_buffer(f"{name}_matrix", torch.eye(channels) / NORMALISED_STD)
+
+    def fit(self, crops: Iterable[Crop]) -> None:
+        """Fit to all valid pixels of some crops; a modality without any stays as it is."""
+        sums = {
+            name: [CovarianceSum(len(channels)) for channels in band_sets] for name, band_sets in self.band_sets.items()
+        }
+        for crop in crops:
+            for name, totals in sums.items():
+                pixels = torch.from_numpy(crop.pixels[name][crop.valid[name]])
+                for channels, total in zip(self.band_sets[name], totals, strict=True):
+                    total.add(pixels[:, list(channels)])
+        for name, totals in sums.items():
+            mean, matrix = self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_matrix")
+            for channels, total in zip(self.band_sets[name], totals, strict=True):
+                if total.count:
+                    own = torch.tensor(channels)
+                    centre, deviation, variance, axes = total.correlation()
+                    whitening = (axes / (variance + SHRINKAGE).sqrt()) @ axes.mT / deviation[:, None]
+                    mean[own] = centre.to(mean.dtype)
+                    matrix[own[:, None], own] = whitening.to(matrix.dtype)
+
+    def batch(self, batch: Batch) -> Batch:
+        """A batch with whitened pixels."""
+        pixels = {name: self.pixels(name, pixels, batch.valid[name]) for name, pixels in batch.pixels.items()}
+        return dataclasses.replace(batch, pixels=pixels)
+
+    def crop(self, crop: Crop) -> Crop:
+        """A crop with whitened pixels."""
+        pixels = {
+            name: self.pixels(name, torch.from_numpy(pixels), torch.from_numpy(crop.valid[name])).numpy()
+            for name, pixels in crop.pixels.items()
+        }
+        return dataclasses.replace(crop, pixels=pixels)
+
+    def pixels(
+        self, name: str, pixels: Float[Tensor, "*axes c"], valid: Bool[Tensor, "*axes"]
+    ) -> Float[Tensor, "*axes c"]:
+        """Normalised pixels of a modality, whitened; zeros where missing."""
+        if name not in self.band_sets:
+            return pixels
+        whitened = (pixels - self.get_buffer(f"{name}_mean")) @ self.get_buffer(f"{name}_matrix")
+        return torch.where(valid[..., None], NORMALISED_MEAN + NORMALISED_STD * whitened, 0)
