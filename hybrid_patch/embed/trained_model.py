@@ -88,7 +88,7 @@ class TrainedModel:
             raise ValueError(f"pooling={pooling}: only a mean can be projected")
         processing, output, factor = self.sizes.processing, self.sizes.output, self.sizes.factor
         batch = per_pixel.unmasked_batch(crops, processing, self.modalities, absent or {})
-        batch = self.network.as_seen(batch.map(lambda x: x.to(self.device)))
+        batch = self.network.whitened(batch.map(lambda x: x.to(self.device)))
         patches = {name: patchify(pixels, processing) for name, pixels in batch.pixels.items()}
         _, latents = self.network.encode(patches, batch)
         tokens = [

@@ -48,11 +48,11 @@ class BandWhitening(nn.Module):
             mean, matrix = self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_matrix")
             for channels, total in zip(self.band_sets[name], totals, strict=True):
                 if total.count:
-                    own = torch.tensor(channels)
+                    chosen = torch.tensor(channels)
                     centre, deviation, variance, axes = total.correlation()
                     whitening = (axes / (variance + SHRINKAGE).sqrt()) @ axes.mT / deviation[:, None]
-                    mean[own] = centre.to(mean.dtype)
-                    matrix[own[:, None], own] = whitening.to(matrix.dtype)
+                    mean[chosen] = centre.to(mean.dtype)
+                    matrix[chosen[:, None], chosen] = whitening.to(matrix.dtype)
 
     def batch(self, batch: Batch) -> Batch:
         """A batch with whitened pixels."""
@@ -73,5 +73,6 @@ class BandWhitening(nn.Module):
         """Normalised pixels of a modality, whitened; zeros where missing."""
         if name not in self.band_sets:
             return pixels
-        whitened = (pixels - self.get_buffer(f"{name}_mean")) @ self.get_buffer(f"{name}_matrix")
+        with torch.autocast(pixels.device.type, enabled=False):
+            whitened = (pixels - self.get_buffer(f"{name}_mean")) @ self.get_buffer(f"{name}_matrix")
         return torch.where(valid[..., None], NORMALISED_MEAN + NORMALISED_STD * whitened, 0)

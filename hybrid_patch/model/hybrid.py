@@ -57,7 +57,7 @@ class HybridModel(nn.Module):
             self.decoder_upsampler = (decoder_upsampler or default)(TokenSpec(decoder.width, factors))
 
     @profiled(EMBEDDING)
-    def as_seen(self, batch: Batch) -> Batch:
+    def whitened(self, batch: Batch) -> Batch:
         """A batch as all parts of the model and of its loss must see it, from normalised pixels."""
         return batch if self.whitening is None else self.whitening.batch(batch)
 

@@ -54,7 +54,7 @@ class TrainingModule(nn.Module):
         return self.objective(self.forward_pass(batch, sizes), context)
 
     def forward_pass(self, batch: Batch, sizes: PatchSizes) -> ForwardPass:
-        return ForwardPass(self.model, self.model.as_seen(batch), sizes, self.mixed_precision)
+        return ForwardPass(self.model, self.model.whitened(batch), sizes, self.mixed_precision)
 
     def microbatch_contexts(
         self, batch: Batch, microbatches: Sequence[Batch], sizes: PatchSizes
@@ -63,7 +63,7 @@ class TrainingModule(nn.Module):
         return microbatch_contexts(
             lambda microbatch: self.forward_pass(microbatch, sizes),
             self.objective,
-            self.model.as_seen(batch),
+            self.model.whitened(batch),
             microbatches,
             sizes,
         )

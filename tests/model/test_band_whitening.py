@@ -1,6 +1,7 @@
 """Whitened bands: against numpy, by band set, and as all parts of a training see them."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -22,10 +23,11 @@ SETS = {"optical": [[0, 1, 2], [3]], "height": [[0]]}
 
 
 def crops_of(batch: Batch) -> list[Crop]:
-    return [
-        Crop(*({n: x[n][i].numpy() for n in x} for x in (batch.pixels, batch.valid)), batch.timestamps[i].numpy(), None)
-        for i in range(len(batch.timestamps))
-    ]
+    def arrays(values: Mapping[str, torch.Tensor], i: int) -> dict[str, np.ndarray]:
+        return {name: each[i].numpy() for name, each in values.items()}
+
+    samples = range(len(batch.timestamps))
+    return [Crop(arrays(batch.pixels, i), arrays(batch.valid, i), batch.timestamps[i].numpy(), None) for i in samples]
 
 
 def with_pixels(batch: Batch, **pixels: torch.Tensor) -> Batch:
@@ -53,7 +55,7 @@ def test_before_it_is_fitted_it_changes_nothing() -> None:
 
 def test_against_numpy() -> None:
     batch = correlated()
-    seen = fitted(batch).batch(batch)
+    whitened = fitted(batch).batch(batch)
     for name, band_sets in SETS.items():
         valid = batch.valid[name].numpy()
         for channels in band_sets:
@@ -62,16 +64,16 @@ def test_against_numpy() -> None:
             correlation = standard.T @ standard / len(x)
             variance, axes = np.linalg.eigh(correlation)
             expected = standard @ (axes / np.sqrt(variance + SHRINKAGE)) @ axes.T
-            got = seen.pixels[name].numpy()[valid][:, channels]
+            got = whitened.pixels[name].numpy()[valid][:, channels]
             np.testing.assert_allclose(got, NORMALISED_MEAN + NORMALISED_STD * expected, atol=1e-4)
-        assert (seen.pixels[name].numpy()[~valid] == 0).all()
-    torch.testing.assert_close(seen.pixels["cover"], batch.pixels["cover"], rtol=0, atol=0)
+        assert (whitened.pixels[name].numpy()[~valid] == 0).all()
+    torch.testing.assert_close(whitened.pixels["cover"], batch.pixels["cover"], rtol=0, atol=0)
 
 
 def test_bands_of_a_set_are_no_longer_correlated() -> None:
     batch = correlated()
-    seen = fitted(batch).batch(batch)
-    bands = seen.pixels["optical"][batch.valid["optical"]][:, :3].double()
+    whitened = fitted(batch).batch(batch)
+    bands = whitened.pixels["optical"][batch.valid["optical"]][:, :3].double()
     before = torch.corrcoef(batch.pixels["optical"][batch.valid["optical"]][:, :3].mT)
     assert before[0, 1] > 0.9
     covariance = torch.cov(bands.mT) / NORMALISED_STD**2
@@ -94,8 +96,10 @@ def test_it_does_not_depend_on_the_order_of_bands(order: list[int]) -> None:
     batch = correlated()
     turned = batch.pixels["optical"][..., [*order, 3]]
     other = with_pixels(batch, optical=turned)
-    seen = fitted(batch).batch(batch).pixels["optical"]
-    torch.testing.assert_close(fitted(other).batch(other).pixels["optical"], seen[..., [*order, 3]], atol=1e-4, rtol=0)
+    whitened = fitted(batch).batch(batch).pixels["optical"]
+    torch.testing.assert_close(
+        fitted(other).batch(other).pixels["optical"], whitened[..., [*order, 3]], atol=1e-4, rtol=0
+    )
 
 
 def test_equal_bands_constant_bands_and_bands_without_a_pixel_stay_finite() -> None:
@@ -105,8 +109,8 @@ def test_equal_bands_constant_bands_and_bands_without_a_pixel_stay_finite() -> N
     for values in fitted(equal).batch(equal).pixels.values():
         assert values.isfinite().all()
     constant = with_pixels(batch, optical=torch.full_like(batch.pixels["optical"], 0.3))
-    seen = fitted(constant).batch(constant).pixels["optical"]
-    torch.testing.assert_close(seen, torch.full_like(seen, NORMALISED_MEAN), atol=1e-3, rtol=0)
+    whitened = fitted(constant).batch(constant).pixels["optical"]
+    torch.testing.assert_close(whitened, torch.full_like(whitened, NORMALISED_MEAN), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("whiten", [True, False])
@@ -122,9 +126,9 @@ def test_model_targets_and_context_are_of_the_same_pixels(whiten: bool) -> None:
     whitening, context = module.model.whitening, module.objective.context_targets
     assert (whitening is not None) == whiten
     assert context is not None
-    seen = module.model.as_seen(batch).pixels
+    whitened = module.model.whitened(batch).pixels
     for name, pixels in module.forward_pass(batch, PatchSizes(8, 1)).batch.pixels.items():
-        assert torch.equal(pixels, seen[name])
+        assert torch.equal(pixels, whitened[name])
         assert torch.equal(pixels, batch.pixels[name]) != whiten
     plain = TrainingModule(config, source.modalities).objective.context_targets
     assert plain is not None
