@@ -103,7 +103,7 @@ class Model:
     patch_statistics: bool
     """Whether the mean and the deviation of each band in a patch are embedded beside its pixels."""
     whiten_bands: bool
-    """Whether the bands of each band set are whitened."""
+    """Whether the bands of each band set are whitened halfway."""
 
 
 # Each source declares its own, in `hybrid_patch/data/<name>/__init__.py`.

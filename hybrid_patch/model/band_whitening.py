@@ -1,4 +1,4 @@
-"""Bands as the model sees them: no longer correlated with each other."""
+"""Bands as the model sees them: less correlated with each other."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -12,18 +12,21 @@ from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.covariance import CovarianceSum
 from hybrid_patch.data.crops import Crop
 
+EXPONENT = -0.25
+"""Of the correlation matrix."""
 SHRINKAGE = 0.01
 """Of the correlation matrix towards the identity: directions of less variance are mostly noise."""
 
 
 class BandWhitening(nn.Module):
-    """Whitens the bands of each band set, `y = 1/2 + (x - m) / s C^(-1/2) / 4`.
+    """Whitens the bands of each band set halfway, `y = 1/2 + (x - m) / s C^(-1/4) / 4`.
 
-    Bands of one image are mostly its brightness. Whitened they have what tells materials apart at the same scale. m, s
-    and C are the means, deviations and correlations of valid pixels, C shrunk. Of all matrices that whiten, this one
-    changes the standardised bands least (ZCA-cor: Kessy et al. 2018, "Optimal whitening and decorrelation"), and it
-    depends on no order and no sign of eigenvectors. It is fitted once, on the first crops of the training, and saved in
-    checkpoints; before, y is x. Categorical modalities stay as they are.
+    Bands of one image are mostly its brightness; what tells materials apart is small beside it. With C^(-1/2) all
+    directions would have one scale, and sensor noise with them; here each has the square root of what it had. m, s and C
+    are the means, deviations and correlations of valid pixels, C slightly shrunk. The matrix is the symmetric one, as in
+    ZCA-cor whitening (Kessy et al. 2018, "Optimal whitening and decorrelation"): bands change least, and no order or
+    sign of eigenvectors matters. It is fitted once, on the first crops of the training, and saved in checkpoints;
+    before, y is x. Categorical modalities stay as they are.
     """
 
     def __init__(self, modalities: Mapping[str, Modality]) -> None:
@@ -50,7 +53,7 @@ class BandWhitening(nn.Module):
                 if total.count:
                     chosen = torch.tensor(channels)
                     centre, deviation, variance, axes = total.correlation()
-                    whitening = (axes / (variance + SHRINKAGE).sqrt()) @ axes.mT / deviation[:, None]
+                    whitening = (axes * (variance + SHRINKAGE).pow(EXPONENT)) @ axes.mT / deviation[:, None]
                     mean[chosen] = centre.to(mean.dtype)
                     matrix[chosen[:, None], chosen] = whitening.to(matrix.dtype)
 

@@ -16,7 +16,7 @@ from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.loader import TrainingSteps
 from hybrid_patch.data.source import open_source
-from hybrid_patch.model.band_whitening import SHRINKAGE, BandWhitening
+from hybrid_patch.model.band_whitening import EXPONENT, SHRINKAGE, BandWhitening
 from hybrid_patch.train.step import FITTED_CROPS, TrainingModule
 
 SETS = {"optical": [[0, 1, 2], [3]], "height": [[0]]}
@@ -63,22 +63,24 @@ def test_against_numpy() -> None:
             standard = (x - x.mean(0)) / x.std(0)
             correlation = standard.T @ standard / len(x)
             variance, axes = np.linalg.eigh(correlation)
-            expected = standard @ (axes / np.sqrt(variance + SHRINKAGE)) @ axes.T
+            expected = standard @ (axes * (variance + SHRINKAGE) ** EXPONENT) @ axes.T
             got = whitened.pixels[name].numpy()[valid][:, channels]
             np.testing.assert_allclose(got, NORMALISED_MEAN + NORMALISED_STD * expected, atol=1e-4)
         assert (whitened.pixels[name].numpy()[~valid] == 0).all()
     torch.testing.assert_close(whitened.pixels["cover"], batch.pixels["cover"], rtol=0, atol=0)
 
 
-def test_bands_of_a_set_are_no_longer_correlated() -> None:
+def test_variances_along_the_axes_become_their_square_roots() -> None:
+    """Halfway: done twice, up to the shrinkage, bands would not be correlated at all."""
     batch = correlated()
-    whitened = fitted(batch).batch(batch)
-    bands = whitened.pixels["optical"][batch.valid["optical"]][:, :3].double()
-    before = torch.corrcoef(batch.pixels["optical"][batch.valid["optical"]][:, :3].mT)
-    assert before[0, 1] > 0.9
-    covariance = torch.cov(bands.mT) / NORMALISED_STD**2
-    torch.testing.assert_close(covariance, torch.eye(3).double(), atol=0.2, rtol=0)  # shrunk
-    torch.testing.assert_close(bands.mean(0), torch.full((3,), NORMALISED_MEAN).double(), atol=1e-4, rtol=0)
+    before, after = (
+        x.pixels["optical"][batch.valid["optical"]][:, :3].double() for x in (batch, fitted(batch).batch(batch))
+    )
+    assert torch.corrcoef(before.mT)[0, 1] > 0.9
+    variance, axes = torch.linalg.eigh(torch.corrcoef(before.mT))
+    covariance = axes.mT @ (torch.cov(after.mT) / NORMALISED_STD**2) @ axes
+    torch.testing.assert_close(covariance, (variance / (variance + SHRINKAGE).sqrt()).diag(), atol=0.02, rtol=0)
+    torch.testing.assert_close(after.mean(0), torch.full((3,), NORMALISED_MEAN).double(), atol=1e-4, rtol=0)
 
 
 def test_no_band_set_sees_another() -> None:
