@@ -22,9 +22,9 @@ class BandWhitening(nn.Module):
     """Whitens the bands of each band set halfway, `y = 1/2 + (x - m) / s C^(-1/4) / 4`.
 
     Bands of one image are mostly its brightness; what tells materials apart is small beside it. With C^(-1/2) all
-    directions would have one scale, and sensor noise with them; here each has the square root of what it had. m, s and C
-    are the means, deviations and correlations of valid pixels, C slightly shrunk. The matrix is the symmetric one, as in
-    ZCA-cor whitening (Kessy et al. 2018, "Optimal whitening and decorrelation"): bands change least, and no order or
+    directions would have one scale, and sensor noise with them; here each has the square root of what it had. m, s and
+    C are the means, deviations and correlations of valid pixels, C slightly shrunk. The matrix is the symmetric one, as
+    in ZCA-cor whitening (Kessy et al. 2018, "Optimal whitening and decorrelation"): bands change least, and no order or
     sign of eigenvectors matters. It is fitted once, on the first crops of the training, and saved in checkpoints;
     before, y is x. Categorical modalities stay as they are.
     """
