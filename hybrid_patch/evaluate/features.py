@@ -110,8 +110,7 @@ def untrained(model: TrainedModel) -> TrainedModel:
     """The model with the weights that its training began with."""
     torch.manual_seed(model.config.seed)
     network = build_model(model.config, model.modalities)
-    if network.whitening is not None:
-        network.whitening = model.network.whitening
+    network.whitening = model.network.whitening  # fitted before the training began
     network = network.eval().to(model.device)
     return dataclasses.replace(model, network=network, step=0)
 
