@@ -62,10 +62,10 @@ def test_a_device_adds_fit_time_and_hours() -> None:
 
 
 def test_max_memory_refuses_with_a_reason() -> None:
-    planned = report("max_memory=2MB", "patch=ps8,ps1")
+    planned = report("max_memory=2200kB", "patch=ps8,ps1")
     (small, large) = rows_of(planned)
     assert small["refused"] == ""
-    assert "more than max_memory=1.91 MiB: activations" in str(large["refused"])
+    assert "more than max_memory=2.1 MiB: activations" in str(large["refused"])
     assert planned["refused"] == 1
 
 
