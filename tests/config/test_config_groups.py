@@ -114,13 +114,19 @@ def headings(text: str) -> list[bool | None]:
     return lines
 
 
+def data_of(experiment: Path) -> str:
+    """The option of `data` that an experiment's defaults list chooses, itself or by the experiment it builds on."""
+    defaults = yaml.safe_load(experiment.read_text())["defaults"]
+    chosen: list[str] = [entry["override /data"] for entry in defaults if "override /data" in entry]
+    return chosen[0] if chosen else data_of(experiment.with_name(f"{defaults[0]}.yaml"))
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_the_headings_of_a_file_agree_with_the_schema(file: Path) -> None:
     text = file.read_text()
     plain, said = yaml.safe_load(text), headings(text)
     if "data" in plain and file.parent.name == "experiment":  # its class is chosen by the defaults list
-        (data,) = [entry["override /data"] for entry in plain["defaults"] if "override /data" in entry]
-        plain["data"]["name"] = data
+        plain["data"]["name"] = data_of(file)
     group = file.parent.relative_to(conf_folder()).as_posix()
     top: Any = {".": Config, "experiment": Config, "modality": Modality}.get(group) or fields.annotations(Config)[group]
     for path, line in leaves(yaml.compose(text)):

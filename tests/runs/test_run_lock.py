@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_patch.errors import InputError
+from hybrid_patch.runs.atomic_files import write_json
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.lock import STALE_SECONDS, Holder, LostLockError, is_alive
 
@@ -104,7 +105,7 @@ def test_a_training_that_has_lost_its_run_ends_with_76(tmp_path: Path) -> None:
         time.sleep(0.05)
     lock = tmp_path / "run" / "lock.json"
     taken = json.loads(lock.read_text()) | {"token": "another's", "restart": "1"}
-    lock.write_text(json.dumps(taken))
+    write_json(lock, taken)  # whole, as an attempt writes it: a half-written lock would be set aside as damaged
     printed = process.communicate(timeout=100)[1]
     assert process.returncode == 76, printed
     assert "this attempt has lost the run" in printed
