@@ -26,3 +26,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def released_galileo() -> Path:
+    """The folder of Galileo nano's released weights beside the checkout; the test is skipped where there is none."""
+    folder = ROOT.parent / "shared" / "galileo_nano"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/galileo_nano beside the checkout")
+    return folder

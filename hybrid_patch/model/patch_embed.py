@@ -14,15 +14,21 @@ from hybrid_patch.model.profiling import EMBEDDING, profiled
 
 
 @functools.lru_cache(maxsize=64)
-def kernel_resize(base: int, size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "base2 size2"]:
+def kernel_resize(
+    base: int, size: int, dtype: torch.dtype, device: torch.device, bicubic: bool = False
+) -> Float[Tensor, "base2 size2"]:
     """The matrix that resizes a kernel of side `base` to side `size`, for row vectors: `[base^2, size^2]`.
 
     FlexiViT's pseudo-inverse resize (Beyer et al. 2023, "FlexiViT: One Model for All Patch Sizes", section 3.4): with B
     resizing patches, `pinv(B^T) w` keeps the inner product with a patch, in least squares. Patches are enlarged
     bilinearly and reduced to area means, so that uniform ground has the same embedding at every divisor of the base.
+    With `bicubic` they are resized as in the released weights of FlexiViT and Galileo, with antialiasing.
     """
     eye = torch.eye(base**2, dtype=torch.float64).reshape(base**2, 1, base, base)
-    resized = F.interpolate(eye, (size, size), mode="bilinear" if size >= base else "area")
+    if bicubic:
+        resized = F.interpolate(eye, (size, size), mode="bicubic", antialias=True)
+    else:
+        resized = F.interpolate(eye, (size, size), mode="bilinear" if size >= base else "area")
     return torch.linalg.pinv(resized.reshape(base**2, size**2)).mT.to(device, dtype)
 
 
