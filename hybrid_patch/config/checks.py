@@ -9,6 +9,7 @@ from pathlib import Path
 from hybrid_patch.config.field_types import LARGEST
 from hybrid_patch.config.messages import shown
 from hybrid_patch.config.schema import Config, Stage, Transformer
+from hybrid_patch.config.target_options import SelfTarget
 from hybrid_patch.config.upsamplers import Upsampler, load_class
 
 LISTED = 20
@@ -76,6 +77,52 @@ def _model_and_data(config: Config) -> Iterator[str]:
     yield from config.data.problems()
 
 
+def _architecture(config: Config) -> Iterator[str]:
+    model = config.model
+    if model.architecture == "flexivit":
+        return
+    own = {"base_patch_size": None, "patch_statistics": False, "whiten_bands": False}
+    for name, value in own.items():
+        if getattr(model, name) != value:
+            key = f"model.{name}={str(getattr(model, name)).lower()}"
+            yield f"{key}: an option of model.architecture=flexivit; try {str(value).lower().replace('none', 'null')}"
+
+
+def _target(config: Config) -> Iterator[str]:
+    if config.model.centre_positions and "encoder" not in config.init.freeze:
+        wrong = "the means of places are those of a frozen encoder"
+        yield f"model.centre_positions=true: {wrong}; try init.freeze=[encoder], or false"
+    target = config.target
+    if not isinstance(target, SelfTarget):
+        return
+    for name in ("decoded", "instance", "reconstruct", "context"):
+        if weight := getattr(config.loss, name).weight:
+            yield f"loss.{name}.weight={weight:g}: target=self compares visible tokens alone; try 0, or loss=visible"
+    if not config.loss.visible.weight and not target.regression:
+        yield "target.regression=0: with loss.visible.weight=0 there is nothing to learn; try 1"
+    if config.masking.encode_ratio < 1 or config.masking.views > 1:
+        key = f"masking.encode_ratio={config.masking.encode_ratio:g}, views={config.masking.views}"
+        yield f"{key}: target=self hides nothing; try masking=none"
+    for stage in config.curriculum.stages:
+        if stage.output_patch_size != 1:
+            yield f"patch.output_patch_size={stage.output_patch_size}: target=self is at patch size 1; try 1"
+        if target.window % stage.processing_patch_size:
+            side = stage.processing_patch_size
+            yield f"target.window={target.window}: not divisible by the patch size {side}; try {2 * side}"
+    if target.window > config.data.tile:
+        yield f"target.window={target.window}: larger than data.tile={config.data.tile}; try 16"
+
+
+def _init(config: Config) -> Iterator[str]:
+    init = config.init
+    if init.parts is not None and init.from_ is None:
+        yield f"init.parts={list(init.parts)}: of no weights; give init.from=FOLDER, or null"
+    if init.parts == ():
+        yield "init.parts=[]: takes nothing; try null, which takes all"
+    if "encoder" in init.freeze and "upsampler" in init.freeze:
+        yield f"init.freeze={list(init.freeze)}: leaves nothing to train; leave out encoder or upsampler"
+
+
 def _transformer(size: Transformer, key: str) -> Iterator[str]:
     if size.width % ENCODING_PARTS:
         near = [size.width // ENCODING_PARTS * ENCODING_PARTS, (size.width // ENCODING_PARTS + 1) * ENCODING_PARTS]
@@ -105,7 +152,7 @@ def _loss(config: Config) -> Iterator[str]:
     weights = {
         name: getattr(config.loss, name).weight for name in ("decoded", "visible", "instance", "reconstruct", "context")
     }
-    if not any(weights.values()):
+    if not any(weights.values()) and config.target.name == "random":
         yield "loss.decoded.weight=0: no term of the loss has a weight; give one above 0"
     for name in ("decoded", "reconstruct"):
         if weights[name] and not masking.decode_ratio:
@@ -170,4 +217,4 @@ def _listed(values: list[int]) -> str:
     return f"{', '.join(map(str, first))} or {last}" if first else str(last)
 
 
-_CHECKS = (_patch_sizes, _model_and_data, _masking, _loss, _backend, _runtime, _names)
+_CHECKS = (_patch_sizes, _model_and_data, _architecture, _init, _target, _masking, _loss, _backend, _runtime, _names)

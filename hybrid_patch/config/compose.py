@@ -83,7 +83,7 @@ def frozen_config(folder: Path) -> Config:
 
 
 def plain_values(config: Config) -> dict[str, Any]:
-    plain: dict[str, Any] = _adapter(Config).dump_python(config, mode="json")
+    plain: dict[str, Any] = _adapter(Config).dump_python(config, mode="json", by_alias=True)
     return plain
 
 

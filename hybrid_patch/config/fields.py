@@ -30,8 +30,9 @@ def is_union(annotation: Any) -> bool:
 
 @cache
 def annotations(cls: type) -> dict[str, Any]:
+    """The annotations of a dataclass's fields, by key."""
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return {field.name.removesuffix("_"): hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def options(annotation: Any) -> dict[str, type]:

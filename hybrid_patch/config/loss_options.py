@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from hybrid_patch.config.field_types import Aside, Count, Depth, NotNegative, Positive, Seed
+from hybrid_patch.config.field_types import Aside, Count, Depth, NotNegative, Positive
 from hybrid_patch.config.modality import STRICT
 
 
@@ -67,10 +67,6 @@ class Loss:
     the sample's (and for pixels by `reconstruct`), and whose details are pooled for `instance`; null: all."""
     merge_duplicates: bool
     """Whether pixels with exactly equal targets are no negatives of each other, as those of maps always are."""
-    target_seed: Seed
-    """Seed of the frozen random projection that makes the targets."""
-    centre_targets: bool
-    """Whether the projected values have their mean taken off first."""
     backend: Aside[Literal["auto", "flash_cpu", "efficient_cuda", "flex", "chunked", "reference"]]
     """What computes the similarities: `auto`, a kernel, or plain torch in chunks of rows."""
     chunk: Aside[Count | None]

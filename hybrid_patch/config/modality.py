@@ -13,6 +13,8 @@ from hybrid_patch.config.field_types import Code, FolderPath, Name
 Array = np.ndarray
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+KEYWORDS = ConfigDict(**STRICT, alias_generator=lambda name: name.removesuffix("_"), validate_by_name=True)
+"""For a key that is a keyword of Python, like `from`: its field is named `from_`."""
 
 
 NORMALISED_MEAN, NORMALISED_STD = 0.5, 0.25

@@ -11,8 +11,9 @@ from typing import Any, TypedDict
 from hybrid_patch.config.compose import plain_values
 from hybrid_patch.config.fields import without_aside
 from hybrid_patch.config.schema import Config, Data
+from hybrid_patch.runs.weights_files import weights_hash
 
-RECIPE_VERSION = 5
+RECIPE_VERSION = 6
 """Raised when the same recipe would train another way than before, so that it becomes another run."""
 
 Fingerprint = Callable[[Data], str]
@@ -33,9 +34,11 @@ def read_once() -> Fingerprint:
 
 
 def recipe(config: Config, fingerprint: Fingerprint = _of_the_data) -> dict[str, Any]:
-    """The recipe as plain values: the config without its `Aside` fields, the data's identity, and the version."""
+    """The recipe as plain values: the config without its `Aside` fields, the identity of the data and of the weights
+    that it begins with, and the version."""
     fields = without_aside(Config, plain_values(config))
     fields["data"]["fingerprint"] = fingerprint(config.data)
+    fields["init"]["weights"] = None if config.init.from_ is None else weights_hash(config.init.from_)
     return {"recipe_version": RECIPE_VERSION, **fields}
 
 

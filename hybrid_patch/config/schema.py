@@ -30,7 +30,8 @@ from hybrid_patch.config.field_types import (
 )
 from hybrid_patch.config.loss_options import Loss
 from hybrid_patch.config.masking_options import Masking
-from hybrid_patch.config.modality import STRICT
+from hybrid_patch.config.modality import KEYWORDS, STRICT
+from hybrid_patch.config.target_options import Target
 from hybrid_patch.config.upsamplers import Upsampler
 
 
@@ -93,9 +94,11 @@ class Transformer:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Model:
-    """Sizes of the encoder and the decoder."""
+    """The encoder's architecture, and the sizes of encoder and decoder."""
 
     name: Name
+    architecture: Literal["flexivit", "galileo"]
+    """Of the encoder: `flexivit`, our own, or that of the released `galileo`."""
     encoder: Transformer
     decoder: Transformer
     base_patch_size: Count | None
@@ -104,6 +107,24 @@ class Model:
     """Whether the mean and the deviation of each band in a patch are embedded beside its pixels."""
     whiten_bands: bool
     """Whether the bands of each band set are whitened halfway."""
+    centre_positions: bool
+    """Whether the mean token of each place in a window is taken off: what a frozen encoder says of the place alone."""
+
+
+Part = Literal["encoder", "upsampler", "decoder"]
+"""Of a model; `whitening` goes with the encoder, and both upsamplers are one part."""
+
+
+@dataclass(frozen=True, kw_only=True, config=KEYWORDS)
+class Init:
+    """What weights a training begins with, and which parts it leaves as they are."""
+
+    from_: Aside[FolderPath | None]
+    """A run, or a folder of released weights; null: random weights. The recipe has the hash of the weights."""
+    parts: tuple[Part, ...] | None
+    """Parts that are taken from there; null: all that it has."""
+    freeze: tuple[Part, ...]
+    """Parts that are not trained."""
 
 
 # Each source declares its own, in `hybrid_patch/data/<name>/__init__.py`.
@@ -248,9 +269,11 @@ class Config:
     decoder: Decoder
     curriculum: Curriculum
     model: Model
+    init: Init
     data: Data
     masking: Masking
     loss: Loss
+    target: Target
     optimizer: Optimizer
     trainer: Trainer
     evaluation: Aside[Evaluation]

@@ -31,10 +31,12 @@ GROUPS = {
     "upsampler": "how coarse tokens become fine ones",
     "decoder": "where hidden tokens are predicted, and how predictions become fine",
     "curriculum": "patch sizes over the training",
-    "model": "widths, depths, heads",
+    "model": "the encoder's architecture, widths, depths, heads",
+    "init": "weights to begin with, and parts that stay as they are",
     "data": "samples, crops, modalities (add one: +modality@data.modalities.NAME=NAME)",
     "masking": "what is hidden",
     "loss": "terms, weights, temperatures",
+    "target": "what tokens are compared with",
     "optimizer": "learning rate and its schedule",
     "trainer": "steps, batch size, checkpoints",
     "runtime": "device, precision, processes",
@@ -96,5 +98,5 @@ def field_docs(cls: type) -> dict[str, str]:
         assert isinstance(node, ast.ClassDef)
         for field, text in zip(node.body, node.body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                docs[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+                docs[ast.unparse(field.target).removesuffix("_")] = " ".join(str(text.value.value).split())
     return docs

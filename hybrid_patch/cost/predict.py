@@ -62,7 +62,8 @@ class Stage:
         plain["model"] = {name: value for name, value in plain["model"].items() if name != "name"}
         plain["trainer"] = self.samples
         plain["data"] = plain["data"]["timesteps"]
-        plain["loss"] = {name: _without_values(value) for name, value in plain["loss"].items() if name != "target_seed"}
+        plain["loss"] = {name: _without_values(value) for name, value in plain["loss"].items()}
+        plain["target"] = {name: value for name, value in plain["target"].items() if name != "seed"}
         runtime = self.config.runtime
         plain["runtime"] = (runtime.precision, runtime.accumulate, runtime.gradient_checkpointing)
         modalities = {name: dataclasses.asdict(modality) for name, modality in self.modalities.items()}

@@ -52,6 +52,14 @@ class Guide(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Taught:
+    """A teacher's numbers for a window of each crop."""
+
+    numbers: Mapping[str, Float[Tensor, "b side side _ _ _"]]  # per modality `[B, H, W, T, S, K]`
+    corner: Int[Tensor, "b 2"]  # the window's row and column in the crop, pixels
+
+
+@dataclasses.dataclass(frozen=True)
 class Batch:
     """The samples of one step, cropped, normalised and masked; each has V maskings, its views, in succession.
 
@@ -62,6 +70,7 @@ class Batch:
         encoded, decoded: the ENCODE tokens, of the modalities that the encoder takes, and the DECODE tokens.
         guide_mask: per modality `[B V, H, W, T]`, the pixels that upsamplers may look at; all of a modality not in it.
         skipped: the error of each broken sample that was replaced by another.
+        taught: with `target=self`, what the teacher said.
     """
 
     pixels: Mapping[str, Float[Tensor, "b height width _ _"]]
@@ -73,6 +82,7 @@ class Batch:
     query_sampling: QuerySampling
     guide_mask: Mapping[str, Bool[Tensor, "bv height width _"]] = dataclasses.field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    taught: Taught | None = None
 
     @property
     def views(self) -> int:
@@ -92,7 +102,10 @@ class Batch:
 
     def _samples(self, which: slice) -> "Batch":
         rows = slice(which.start * self.views, which.stop * self.views)
-        parts = {name: _changed(getattr(self, name), lambda x: x[which]) for name in ("pixels", "valid", "timestamps")}
+        parts = {
+            name: _changed(getattr(self, name), lambda x: x[which])
+            for name in ("pixels", "valid", "timestamps", "taught")
+        }
         for name in ("masks", "encoded", "decoded", "guide_mask"):
             parts[name] = _changed(getattr(self, name), lambda x: x[rows])
         return dataclasses.replace(self, **parts, skipped=())

@@ -32,10 +32,14 @@ class CovarianceSum:
         self._sum += rows.sum(0)
         self._products += rows.mT @ rows
 
+    def covariance(self) -> tuple[Float[Tensor, " k"], Float[Tensor, "k k"]]:
+        """Mean and covariance. There must be a row."""
+        mean = self._sum / self.count
+        return mean, self._products / self.count - mean[:, None] * mean
+
     def correlation(self) -> Correlation:
         """There must be a row."""
-        mean = self._sum / self.count
-        covariance = self._products / self.count - mean[:, None] * mean
+        mean, covariance = self.covariance()
         deviation = covariance.diagonal().clamp(min=LEAST_VARIANCE).sqrt()
         variance, axes = torch.linalg.eigh(covariance / (deviation[:, None] * deviation))
         return Correlation(mean, deviation, variance.clamp(min=0), axes)

@@ -5,11 +5,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int, Int8
 from torch.utils.data import default_collate
 
 from hybrid_patch.config.modality import Modality
-from hybrid_patch.data.batch import Batch, QuerySampling, by_role
+from hybrid_patch.data.batch import Batch, QuerySampling, Taught, by_role
 from hybrid_patch.data.source import Array, Sample, Source, Window
 
 
@@ -67,12 +68,14 @@ class MaskedCrop(NamedTuple):
         masks: per modality `[V, h, w, T, S]`.
         guide_mask: per modality `[V, H, W, T]` the pixels that upsamplers may look at; empty: all.
         skipped: what was wrong with the broken samples that it replaces.
+        taught: a teacher's numbers for a window `[H, W, T, S, K]`, per modality, and the window's corner in the crop.
     """
 
     crop: Crop
     masks: dict[str, Int8[Array, "v _ _ _ _"]]
     guide_mask: dict[str, Bool[Array, "v _ _ _"]]
     skipped: tuple[str, ...] = ()
+    taught: tuple[Mapping[str, Float[Array, "side side _ _ _"]], tuple[int, int]] | None = None
 
 
 def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampling: QuerySampling) -> Batch:
@@ -81,7 +84,11 @@ def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampli
     pixels, valid, timestamps, *by_view = default_collate(parts)
     masks, guide_mask = ({name: views.flatten(0, 1) for name, views in tensors.items()} for tensors in by_view)
     skipped = tuple(message for sample in samples for message in sample.skipped)
-    return Batch(pixels, valid, timestamps, masks, *by_role(masks, inputs), query_sampling, guide_mask, skipped)
+    taught = None
+    if all(sample.taught is not None for sample in samples):
+        numbers, corners = zip(*(sample.taught for sample in samples), strict=True)
+        taught = Taught(default_collate(numbers), torch.tensor(corners))
+    return Batch(pixels, valid, timestamps, masks, *by_role(masks, inputs), query_sampling, guide_mask, skipped, taught)
 
 
 def read_crop(

@@ -19,6 +19,7 @@ from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.crops import Crop, MaskedCrop, collate, read_crop
 from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.source import Array, BrokenSampleError, Source, Window
+from hybrid_patch.data.taught import TaughtWindows
 from hybrid_patch.errors import InputError
 
 CROP_TRIES = 4
@@ -34,12 +35,15 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
     """Item `step` is the batch of that step, or of this process's part of it.
 
     Samples come in epochs, each in its own random order. With `data.on_error=skip` a broken sample is replaced by
-    another, drawn at random; with `raise` the item is the error, for the training process to raise.
+    another, drawn at random; with `raise` the item is the error, for the training process to raise. With `taught`
+    windows, their crops take the place of those of whole samples.
     """
 
-    def __init__(self, source: Source, config: Config, rank: int, world: int) -> None:
-        self.source, self.config = source, config
-        self.indices = source.indices("train")
+    def __init__(
+        self, source: Source, config: Config, rank: int, world: int, taught: TaughtWindows | None = None
+    ) -> None:
+        self.source, self.config, self.taught = source, config, taught
+        self.indices = source.indices("train") if taught is None else np.arange(len(taught))
         if len(self.indices) == 0:
             raise InputError("data: there are no training samples; check data.root and its split")
         self.local = config.trainer.batch_size // world
@@ -56,11 +60,14 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         except BrokenSampleError as error:
             return error
 
-    def first_crops(self, number: int) -> Iterator[Crop]:
-        """The crops of the training's first samples, in order; broken ones are passed over."""
+    def first_crops(self, number: int, sizes: PatchSizes | None = None) -> Iterator[Crop]:
+        """The crops of the training's first samples, in order; broken ones are passed over.
+
+        They are as in a stage with these `sizes`, by default the first.
+        """
         for position in range(number):
             with suppress(BrokenSampleError):
-                yield self._sample(position, sizes_at(self.config, 0)).crop
+                yield self._sample(position, sizes or sizes_at(self.config, 0)).crop
 
     def _epoch_order(self, epoch: int) -> Int[Array, " n"]:
         return np.random.default_rng([self.config.seed, ORDER, epoch]).permutation(self.indices)
@@ -77,9 +84,14 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         epoch, number = divmod(position, len(self.indices))
         index = int(self.epoch_order(epoch)[number])
         skipped: list[str] = []
+        numbers = None
         while True:
             try:
-                sample = self._crop(index, tile_for(self.config, sizes), rng)
+                if self.taught is None:
+                    sample = self._crop(index, tile_for(self.config, sizes), rng)
+                else:
+                    sample, corner = self.taught.crop(self.taught.window(index), rng)
+                    numbers = self.taught.numbers(index), corner
                 break
             except BrokenSampleError as error:
                 skipped.append(str(error))
@@ -95,7 +107,7 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         }
         views = [draw_masks(self.config.masking, modalities, presence, rng) for _ in range(self.config.masking.views)]
         masks = {name: np.concatenate([view[name] for view in views]) for name in presence}
-        return MaskedCrop(sample, masks, self._guide_mask(sample, rng), tuple(skipped))
+        return MaskedCrop(sample, masks, self._guide_mask(sample, rng), tuple(skipped), numbers)
 
     def _guide_mask(self, sample: Crop, rng: np.random.Generator) -> dict[str, Bool[Array, "v _ _ _"]]:
         """The pixels that an upsampler may look at, drawn one by one."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
+from hybrid_patch.loss.distillation import SelfDistillation
 from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.loss.term import CrossSampleTerm, MicrobatchContext
@@ -15,7 +16,7 @@ from hybrid_patch.loss.term import CrossSampleTerm, MicrobatchContext
 @torch.no_grad()
 def microbatch_contexts(
     forward_pass: Callable[[Batch], ForwardPass],
-    objective: Objective,
+    objective: Objective | SelfDistillation,
     batch: Batch,
     microbatches: Sequence[Batch],
     sizes: PatchSizes,
@@ -31,6 +32,7 @@ def microbatch_contexts(
     for microbatch in microbatches if terms else ():
         passed = forward_pass(microbatch)
         with passed.full_precision():
+            assert isinstance(objective, Objective)
             parts = objective.parts(passed, "encoder", terms)
             for term in terms:
                 vectors[term.name].append(term.vectors(parts[term.name]))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hybrid_patch.config.curriculum import PatchSizes, all_sizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
+from hybrid_patch.config.target_options import RandomTarget
 from hybrid_patch.data.batch import Batch, MaskedTokens
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.masking import Mask, expected_tokens
@@ -41,11 +42,12 @@ class Objective(nn.Module):
 
     def __init__(self, config: Config, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
+        assert isinstance(config.target, RandomTarget)
         self.loss, self.masking, self.modalities = config.loss, config.masking, dict(modalities)
         widths: dict[Source, int] = {"encoder": config.model.encoder.width, "decoder": config.model.decoder.width}
         patch_sizes = {sizes.output for sizes in all_sizes(config.curriculum)}
         self.targets = RandomTargets(
-            modalities, widths["encoder"], patch_sizes, self.loss.target_seed, self.loss.centre_targets
+            modalities, widths["encoder"], patch_sizes, config.target.seed, config.target.centre
         )
         self.context_targets = None
         if self.loss.context.weight > 0:
@@ -62,6 +64,11 @@ class Objective(nn.Module):
 
     def active_terms(self) -> list[Term]:
         return list(cast(Iterable[Term], self.terms.values()))
+
+    @property
+    def sources(self) -> set[Source]:
+        """Whose tokens the terms compare."""
+        return {term.source for term in self.active_terms()}
 
     def forward(self, passed: ForwardPass, context: MicrobatchContext | None = None) -> dict[str, Float[Tensor, ""]]:
         """The terms by name, unweighted, and `loss`, their weighted sum.

@@ -37,6 +37,12 @@ class BandWhitening(nn.Module):
             self.register_buffer(f"{name}_mean", torch.full((channels,), NORMALISED_MEAN))
             self.register_buffer(f"{name}_matrix", torch.eye(channels) / NORMALISED_STD)
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether a matrix is another than in the beginning: fitted here, or loaded."""
+        unit = {name: torch.eye(len(self.get_buffer(f"{name}_mean"))) / NORMALISED_STD for name in self.band_sets}
+        return any(not torch.equal(self.get_buffer(f"{name}_matrix").cpu(), eye) for name, eye in unit.items())
+
     def fit(self, crops: Iterable[Crop]) -> None:
         """Fit to all valid pixels of some crops; a modality without any stays as it is."""
         sums = {

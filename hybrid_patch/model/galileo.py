@@ -26,6 +26,8 @@ BASE = 8
 """The side of its kernels."""
 SMALLEST_SUM = 1e-6
 """Of red and near infrared, in digital numbers."""
+UNDATED_MONTH = 5
+"""June, of images without a date."""
 Kind = Literal["s_t", "sp", "t", "st"]
 """What tokens vary with: space and time, space, time, nothing."""
 GROUPS: dict[Kind, dict[str, int]] = {
@@ -48,9 +50,7 @@ class Bands(NamedTuple):
 
 BANDS: dict[str, Bands] = {
     "S1": Bands(("VV", "VH"), (-11.728724, -18.855582), (4.887145775, 5.73027032)),
-    "S2_RGB": Bands(
-        ("B2", "B3", "B4"), (1395.340873, 1338.402692, 1343.098838), (917.704144, 913.298842, 1092.678724)
-    ),
+    "S2_RGB": Bands(("B2", "B3", "B4"), (1395.340873, 1338.402692, 1343.098838), (917.704144, 913.298842, 1092.678724)),
     "S2_Red_Edge": Bands(
         ("B5", "B6", "B7"), (1543.860798, 2186.202207, 2525.093285), (1047.220608, 1048.010116, 1143.690303)
     ),
@@ -114,14 +114,16 @@ class GalileoNetwork(nn.Module):
 
         Without months or grid, these quarters are zeros and the axes have length 1. A cell is `step` × 10 m wide.
         """
-        device, (h, w) = self.month.device, grid or (1, 1)  # type: ignore[union-attr]
+        device, (h, w) = self.get_buffer("month").device, grid or (1, 1)
         order = month = place = torch.zeros(1, 1, 1, 1, self.quarter, device=device)
         if months is not None:
             order = sines(torch.arange(months.shape[1], device=device), self.quarter)[None, None, None]
-            month = self.month[months][:, None, None]  # type: ignore[index]
+            month = self.get_buffer("month")[months][:, None, None]
         if grid is not None:
             rows, columns = (sines(torch.arange(n, device=device) * step, self.quarter // 2) for n in grid)
-            place = torch.cat([columns[None].expand(h, w, -1), rows[:, None].expand(h, w, -1)], dim=-1)[None, :, :, None]
+            place = torch.cat([columns[None].expand(h, w, -1), rows[:, None].expand(h, w, -1)], dim=-1)[
+                None, :, :, None
+            ]
         of_group = self.get_parameter(f"{kind}_channel_embed")[list(GROUPS[kind]).index(group)]
         shape = (len(month), h, w, order.shape[3], self.quarter)
         return torch.cat([part.expand(shape) for part in (of_group, order, month, place)], dim=-1)
@@ -140,8 +142,7 @@ class GalileoEncoder(nn.Module):
         self.network = GalileoNetwork(size)
         self.modalities = {name: modality for name, modality in modalities.items() if not modality.decode_only}
         self.groups = {
-            name: [_groups(name, modality, bands) for bands in modality.band_sets]
-            for name, modality in self.modalities.items()
+            name: [_groups(name, bands) for bands in modality.band_sets] for name, modality in self.modalities.items()
         }
         self.slots = max(len(groups) for sets in self.groups.values() for groups in sets)
         for name, modality in self.modalities.items():
@@ -186,14 +187,15 @@ class GalileoEncoder(nn.Module):
         values = patches * self.get_buffer(f"{name}_scale") + self.get_buffer(f"{name}_offset")
         visible = patchify(valid, patches.shape[-2])[..., None]
         numbers = {_plain(band): number for number, band in enumerate(modality.bands)}
-        kind: Kind = "s_t" if modality.temporal else "sp"
+        months = timestamps[..., 1] if modality.temporal else timestamps[:, :1, 1] * 0 + UNDATED_MONTH
         step = patches.shape[-2] * modality.gsd / REFERENCE_GSD
         tokens, width = [], 4 * self.network.quarter
         for groups in self.groups[name]:
             for group in groups:
                 chosen = torch.where(visible, _normalised(group, values, numbers), 0)
-                months = timestamps[..., 1] if modality.temporal else None
-                encoding = self.network.encoding(kind, group, months, (patches.shape[1], patches.shape[2]), step)
+                kind: Kind = "s_t" if group in GROUPS["s_t"] else "sp"
+                grid, dates = (patches.shape[1], patches.shape[2]), months if kind == "s_t" else None
+                encoding = self.network.encoding(kind, group, dates, grid, step)
                 tokens.append(self.network.of_patches(kind, group, chosen) + encoding)
             tokens += [patches.new_zeros(*patches.shape[:4], width)] * (self.slots - len(groups))
         stacked = torch.stack(tokens, dim=4).unflatten(4, (-1, self.slots)).flatten(1, 4)
@@ -202,9 +204,7 @@ class GalileoEncoder(nn.Module):
         return stacked, mask.repeat(stacked.shape[1] // len(filled), 1).expand(len(patches), -1, -1)
 
 
-def _normalised(
-    group: str, values: Float[Tensor, "*n c"], numbers: Mapping[str, int]
-) -> Float[Tensor, "*n k"]:
+def _normalised(group: str, values: Float[Tensor, "*n c"], numbers: Mapping[str, int]) -> Float[Tensor, "*n k"]:
     """The channels of a group, in Galileo's normalisation, from the bands' own values."""
     names, mean, std = BANDS[group]
     chosen = torch.stack([values[..., numbers[name]] for name in names], dim=-1)
@@ -215,13 +215,12 @@ def _normalised(
     return (chosen - centre) / scale * NORMALISED_STD + NORMALISED_MEAN
 
 
-def _groups(name: str, modality: Modality, bands: Iterable[str]) -> list[str]:
+def _groups(name: str, bands: Iterable[str]) -> list[str]:
     """The groups that a band set makes; raises InputError if there is none."""
-    kind: Kind = "s_t" if modality.temporal else "sp"
     plain = {_plain(band) for band in bands}
-    groups = [group for group in GROUPS[kind] if group in BANDS and plain.issuperset(BANDS[group].names)]
+    groups = [group for group, wanted in BANDS.items() if plain.issuperset(wanted.names)]
     if not groups:
-        wanted = "; ".join(" ".join(BANDS[group].names) for group in GROUPS[kind] if group in BANDS)
+        wanted = "; ".join(" ".join(group.names) for group in BANDS.values())
         reason = f"makes no group of Galileo's; a band set must have the bands of one: {wanted}"
         raise InputError(f"data.modalities.{name}.band_sets: {' '.join(bands)}: {reason}")
     return groups

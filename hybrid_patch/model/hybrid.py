@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybrid_patch.config import schema
-from hybrid_patch.config.curriculum import PatchSizes, all_sizes
+from hybrid_patch.config.curriculum import PatchSizes, all_sizes, tile_for
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, MaskedTokens, Masks
@@ -14,6 +14,8 @@ from hybrid_patch.data.masking import Mask
 from hybrid_patch.model.band_whitening import BandWhitening
 from hybrid_patch.model.decoder import Decoder
 from hybrid_patch.model.encoder import Encoder
+from hybrid_patch.model.galileo import GalileoEncoder
+from hybrid_patch.model.position_means import PositionMeans
 from hybrid_patch.model.profiling import DECODER, EMBEDDING, ENCODER, profiled
 from hybrid_patch.model.tokens import TokenGrid
 from hybrid_patch.model.upsampler import TokenSpec, UpsamplerFactory, factory
@@ -24,11 +26,13 @@ class HybridModel(nn.Module):
     """Encoder, decoder, and an upsampler behind each. Only what is behind attention knows the output patch size.
 
     Args:
+        architecture: of the encoder: our own `Encoder` (`flexivit`), or `galileo`.
         decoder_upsampler: None: the encoder's, or interpolation if that needs pixels.
         predicts_fine: the decoder predicts at the output patch size, and nothing is upsampled behind it.
         base_patch_size: the side of the patch embedding's own kernels; None: the largest processing patch size.
         patch_statistics: the patch embedding also looks at the mean and deviation of a patch.
         whiten_bands: bands are whitened; see `BandWhitening`.
+        centred: patch sizes, and sides in patches, of windows whose tokens are centred; see `PositionMeans`.
     """
 
     def __init__(
@@ -43,12 +47,19 @@ class HybridModel(nn.Module):
         base_patch_size: int | None = None,
         patch_statistics: bool = False,
         whiten_bands: bool = False,
+        architecture: str = "flexivit",
+        centred: Collection[tuple[int, int]] = (),
     ) -> None:
         super().__init__()
         self.whitening = BandWhitening(modalities) if whiten_bands else None
         factors = {s.factor for s in sizes}
         base = base_patch_size or max(s.processing for s in sizes)
-        self.encoder = Encoder(modalities, encoder, base, patch_statistics)
+        self.encoder: Encoder | GalileoEncoder
+        if architecture == "galileo":
+            self.encoder = GalileoEncoder(modalities, encoder)
+        else:
+            self.encoder = Encoder(modalities, encoder, base, patch_statistics)
+        self.position_means = PositionMeans(modalities, encoder.width, centred) if centred else None
         self.decoder = Decoder(modalities, decoder, encoder.width)
         self.encoder_upsampler = upsampler(TokenSpec(encoder.width, factors, modalities))
         self.predicts_fine = predicts_fine
@@ -67,7 +78,10 @@ class HybridModel(nn.Module):
     ) -> tuple[Float[Tensor, "bv n d"], dict[str, TokenGrid]]:
         """Latents of the ENCODE tokens of all views: packed for the decoder, and on grids `[B V, h, w, T, S, D]`."""
         latents = self.encoder(patches, batch.valid, batch.encoded.together, batch.timestamps)
-        return latents, _on_grids(latents, batch.encoded, batch.masks, Mask.ENCODE)
+        grids = _on_grids(latents, batch.encoded, batch.masks, Mask.ENCODE)
+        if self.position_means is not None:
+            grids = self.position_means(grids, next(iter(patches.values())).shape[-2])
+        return latents, grids
 
     @profiled(DECODER)
     def decode(self, latents: Float[Tensor, "bv n d"], batch: Batch, patch_size: int) -> dict[str, TokenGrid]:
@@ -81,6 +95,12 @@ def _on_grids(packed: Float[Tensor, "bv n d"], tokens: MaskedTokens, masks: Mask
     parts = tokens.together.scatter(packed).split([mask[0].numel() for mask in chosen], dim=1)
     grids = [TokenGrid(part.unflatten(1, mask.shape[1:]), mask) for mask, part in zip(chosen, parts, strict=True)]
     return dict(zip(tokens.each, grids, strict=True))
+
+
+def _windows(config: Config) -> set[tuple[int, int]]:
+    """The patch sizes of a training, and the sides of its crops in patches."""
+    sizes = all_sizes(config.curriculum)
+    return {(each.processing, tile_for(config, each) // each.processing) for each in sizes}
 
 
 def build_model(config: Config, modalities: Mapping[str, Modality]) -> HybridModel:
@@ -97,6 +117,8 @@ def build_model(config: Config, modalities: Mapping[str, Modality]) -> HybridMod
         base_patch_size=config.model.base_patch_size,
         patch_statistics=config.model.patch_statistics,
         whiten_bands=config.model.whiten_bands,
+        architecture=config.model.architecture,
+        centred=_windows(config) if config.model.centre_positions else (),
     )
     for transformer in (model.encoder.transformer, model.decoder.transformer):
         transformer.gradient_checkpointing = config.runtime.gradient_checkpointing

@@ -20,7 +20,7 @@ from hybrid_patch.report.summary import Summary, mark_front
 from hybrid_patch.runs.records import Parser, parser, read_record
 
 NAME = "benchmark.json"
-IGNORED = ("seed", "recipe_version", "optimizer", "trainer.steps", "trainer.max_bad_steps", "loss.target_seed", "data")
+IGNORED = ("seed", "recipe_version", "optimizer", "trainer.steps", "trainer.max_bad_steps", "target.seed", "data")
 """Parts of a recipe that do not change the time of a step, but for those of `COST_KEYS`."""
 
 

@@ -61,13 +61,18 @@ class Checkpoint(NamedTuple):
 
     def refuse_other_weights(self, part: Weights, expected: Mapping[str, Tensor]) -> None:
         """Raises InputError if a part's weights have other names or shapes than expected."""
-        weights = self.state[part]
-        for name in {**expected, **weights}:
-            expected_shape, shape = (str(list(w[name].shape)) if name in w else "absent" for w in (expected, weights))
-            if shape != expected_shape:
-                change = f"({part}.{name} is {shape} there, {expected_shape} in this version)"
-                remedy = f"use that version, or remove {self.path.parent} to begin the run anew"
-                raise InputError(f"{self.path}: saved by another version of hybrid_patch {change}; {remedy}")
+        if change := first_difference(expected, self.state[part]):
+            remedy = f"use that version, or remove {self.path.parent} to begin the run anew"
+            raise InputError(f"{self.path}: saved by another version of hybrid_patch ({part}.{change}); {remedy}")
+
+
+def first_difference(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> str:
+    """Of two states, the first name that is missing in one or has another shape; empty if there is none."""
+    for name in {**here, **there}:
+        of_here, of_there = (str(list(w[name].shape)) if name in w else "absent" for w in (here, there))
+        if of_here != of_there:
+            return f"{name} is {of_there} there, {of_here} here"
+    return ""
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -47,7 +47,10 @@ ATTEMPTS = "attempts.jsonl"
 """Of a submitted run, a line per attempt that did not finish it."""
 CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
-FILES = {CONFIG, IDENTITY, STATUS, METRICS, EVALUATION, LOG, OUTPUT, ATTEMPTS, CHECKPOINTS, PICTURES, *LOCK_FILES}
+TEACHER = "teacher"
+"""With `target=self`, what the teacher says."""
+FOLDERS = {CHECKPOINTS, PICTURES, TEACHER}
+FILES = {CONFIG, IDENTITY, STATUS, METRICS, EVALUATION, LOG, OUTPUT, ATTEMPTS, *FOLDERS, *LOCK_FILES}
 
 ENDED = ("preempted", "done", "failed")
 """States in which no attempt is at work."""

@@ -126,7 +126,9 @@ def _shown(
     began, last = time.monotonic(), -math.inf
 
     def line(completed: float | int, text: Callable[[float], str]) -> str:
-        speed = max(completed - start, 1e-9) / max(time.monotonic() - began, 1e-9)
+        if completed <= start:
+            return text(0.0)
+        speed = (completed - start) / max(time.monotonic() - began, 1e-9)
         left = (total - completed) / speed
         return f"{text(speed)}  " + (f"{left:.0f} s left" if left < 600 else f"{left / 60:.0f} min left")
 

@@ -5,6 +5,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -16,23 +17,26 @@ from hybrid_patch.config.compose import as_yaml, frozen_config
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.recipe import Identity
 from hybrid_patch.config.schema import Config, Data
+from hybrid_patch.config.target_options import SelfTarget
 from hybrid_patch.data.description import describe
 from hybrid_patch.data.loader import TrainingSteps
 from hybrid_patch.data.source import Source, open_source
 from hybrid_patch.errors import DISK_LOST, DONE, FAILED, LOST, STOPPED, InputError
+from hybrid_patch.model.pretrained import Pretrained, begin_with, read_pretrained
 from hybrid_patch.runs.atomic_files import remove_parts, write_bytes
 from hybrid_patch.runs.checkpoints import Checkpoint
-from hybrid_patch.runs.directory import IDENTITY, RunDirectory
+from hybrid_patch.runs.directory import IDENTITY, TEACHER, RunDirectory
 from hybrid_patch.runs.failure import DISK_FULL, ERROR, cause_of, last_frame
 from hybrid_patch.runs.failure import LOST as DISK_GONE
 from hybrid_patch.runs.lock import LostLockError
 from hybrid_patch.runs.progress import LogFile, start_logging
 from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.records import DamagedFileError
-from hybrid_patch.runs.stop_signal import StopRequest, stop_requests
+from hybrid_patch.runs.stop_signal import Stopped, StopRequest, stop_requests
 from hybrid_patch.train import checkpointing
 from hybrid_patch.train.distributed import end_at_once, open_fabric, together
 from hybrid_patch.train.step import TrainingModule
+from hybrid_patch.train.teacher import taught_windows
 from hybrid_patch.train.trainer import Trainer, missing_evaluation
 
 log = logging.getLogger(__name__)
@@ -85,21 +89,37 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
         import_module("hybrid_patch.evaluate.evaluation")
     try:
         checkpoint = checkpointing.newest(fabric, run)
+        pretrained = None if config.init.from_ is None or checkpoint else read_pretrained(config.init.from_)
         source = open_source(data_of(config.data, checkpoint))
+        if pretrained is not None:
+            source = open_source(as_pretrained(config.data, source, pretrained))
         if fabric.is_global_zero and "data" not in run.identity():
             look_at_data(config, source, run)
         torch.manual_seed(config.seed)
         module = TrainingModule(config, source.modalities)
+        if pretrained is not None:
+            begin_with(module.model, config.init, pretrained)
+        taught = None
+        if isinstance(config.target, SelfTarget):
+            module.to(fabric.device)
+            quiet, folder = not fabric.is_global_zero, run.path / TEACHER
+            make = partial(taught_windows, config, source, module, run.recipe(), folder, stop.check)
+            together(fabric, lambda: make(quiet=quiet))  # the others read what the first has written
+            taught = make(quiet=quiet)
         if checkpoint is None:
-            module.fit(TrainingSteps(source, config, 0, 1))
+            module.fit(TrainingSteps(source, config, 0, 1, taught))
         counts = module.parameter_counts()
         log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
         log.info("device: %s, processes: %d", fabric.device.type, fabric.world_size)
-        trainer = Trainer(config, fabric, run, source, module, checkpoint)
+        trainer = Trainer(config, fabric, run, source, module, checkpoint, taught)
         code, reason = trainer.fit(stop)
         trainer.logger.close()
     except LostLockError:
         raise
+    except Stopped:
+        if fabric.is_global_zero:
+            run.set_status("preempted", "stopped before the first step", step=0)
+        return STOPPED
     except BaseException as error:
         if fabric.is_global_zero:
             record_failure(run, error)
@@ -121,6 +141,15 @@ def data_of(data: Data, checkpoint: Checkpoint | None) -> Data:
     except (TypeError, ValueError) as error:
         remedy = "move it away to go on from the one before"
         raise DamagedFileError(checkpoint.path, f"modalities: {error}", remedy) from None
+    return dataclasses.replace(data, modalities=modalities)
+
+
+def as_pretrained(data: Data, source: Source, pretrained: Pretrained) -> Data:
+    """The options of the data with the statistics that normalised the modalities which the weights were trained on."""
+    modalities = dict(source.modalities)
+    for name, before in pretrained.modalities.items():
+        if name in modalities and modalities[name].bands == before.bands:
+            modalities[name] = dataclasses.replace(modalities[name], mean=before.mean, std=before.std)
     return dataclasses.replace(data, modalities=modalities)
 
 

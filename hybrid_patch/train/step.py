@@ -1,26 +1,31 @@
 """The training step, the same in training, the benchmark and the planner."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from hybrid_patch.config.curriculum import PatchSizes
+from hybrid_patch.config.curriculum import PatchSizes, all_sizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.loader import TrainingSteps
+from hybrid_patch.data.patchify import patchify
+from hybrid_patch.embed.per_pixel import unmasked_batch
 from hybrid_patch.loss.all_gather import global_sum, world_size
+from hybrid_patch.loss.distillation import SelfDistillation
 from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.grad_cache import microbatch_contexts
 from hybrid_patch.loss.objective import Objective
 from hybrid_patch.loss.term import MicrobatchContext
 from hybrid_patch.model.hybrid import build_model
+from hybrid_patch.model.pretrained import freeze
+from hybrid_patch.model.tokens import TokenGrid
 from hybrid_patch.train.fsdp import full
 from hybrid_patch.train.optimizer import build_optimizer
 
@@ -38,14 +43,16 @@ class TrainingModule(nn.Module):
         super().__init__()
         self.mixed_precision = config.runtime.precision == "bf16-mixed"
         self.model = build_model(config, modalities)
-        self.objective = Objective(config, modalities)
-        sources = {term.source for term in self.objective.active_terms()}
+        own = config.target.name == "self"
+        self.objective: Any = SelfDistillation(config, modalities) if own else Objective(config, modalities)
+        sources = self.objective.sources
         if "decoder" not in sources:
             self.model.decoder.requires_grad_(False)
             if not self.model.predicts_fine:
                 self.model.decoder_upsampler.requires_grad_(False)
         if "encoder" not in sources:
             self.model.encoder_upsampler.requires_grad_(False)
+        freeze(self.model, config.init.freeze)
 
     def forward(
         self, batch: Batch, sizes: PatchSizes, context: MicrobatchContext | None = None
@@ -72,9 +79,22 @@ class TrainingModule(nn.Module):
         """Fit what model and targets must know of the data, at the beginning of a training, to its first crops."""
         crops: Iterable[Crop] = dataset.first_crops(FITTED_CROPS)
         if (whitening := self.model.whitening) is not None:
-            whitening.fit(crops)
+            if not whitening.is_fitted:
+                whitening.fit(crops)
             crops = map(whitening.crop, dataset.first_crops(FITTED_CROPS))
         self.objective.fit(crops)
+        if (means := self.model.position_means) is not None and not means.is_fitted:
+            for sizes in set(all_sizes(dataset.config.curriculum)):
+                means.fit(self._tokens(dataset, sizes), sizes.processing)
+
+    @torch.no_grad()
+    def _tokens(self, dataset: TrainingSteps, sizes: PatchSizes) -> Iterator[dict[str, TokenGrid]]:
+        """The encoder's tokens of the first crops, all of them visible, as they are before they are centred."""
+        device = next(self.parameters()).device
+        for crop in dataset.first_crops(FITTED_CROPS, sizes):
+            batch = unmasked_batch([crop], sizes.processing, dataset.source.modalities, {}).map(lambda x: x.to(device))
+            batch = self.model.whitened(batch)
+            yield self.model.encode({n: patchify(x, sizes.processing) for n, x in batch.pixels.items()}, batch)[1]
 
     def parameter_counts(self) -> dict[str, int]:
         """Trainable parameters: of the encoder, the decoder, the upsampler behind either, and the loss's heads."""

@@ -17,6 +17,7 @@ from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loader import TrainingSteps, batches
 from hybrid_patch.data.prefetch import on_device
 from hybrid_patch.data.source import BrokenSampleError, Source
+from hybrid_patch.data.taught import TaughtWindows
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.errors import DONE, FAILED, STOPPED, InputError, require_extra
 from hybrid_patch.loss.all_gather import global_sum
@@ -57,8 +58,10 @@ class Trainer:
         source: Source,
         module: TrainingModule,
         checkpoint: Checkpoint | None,
+        taught: TaughtWindows | None = None,
     ) -> None:
         self.config, self.fabric, self.run, self.source, self.module = config, fabric, run, source, module
+        self.taught = taught
         self.steps = config.trainer.steps
         self.training_step = FabricStep(module, config, fabric)
         self.step = 0
@@ -86,7 +89,7 @@ class Trainer:
 
     def _train(self, stop: StopRequest) -> tuple[int, str]:
         config, fabric = self.config, self.fabric
-        dataset = TrainingSteps(self.source, config, fabric.global_rank, fabric.world_size)
+        dataset = TrainingSteps(self.source, config, fabric.global_rank, fabric.world_size, self.taught)
         memory = PeakMemory(fabric.device)
         staged = len(config.curriculum.stages) > 1 and config.curriculum.order == "in_turn"
         logged: PatchSizes | None = None

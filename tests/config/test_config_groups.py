@@ -34,7 +34,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def needed(option: str, root: str) -> list[str]:
     """The overrides that an option cannot do without."""
-    return [f"data.root={root}"] if option in ("rasters", "olmoearth", "landcover", "olmoearth_base") else []
+    roots = ("rasters", "olmoearth", "landcover", "olmoearth_base", "released_encoder")
+    beside = {"self": ["loss=visible", "masking=none"], "none": ["loss=visible"]}
+    return beside.get(option, [f"data.root={root}"] if option in roots else [])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -24,7 +24,9 @@ S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09"
 @pytest.fixture(scope="module")
 def released(released_galileo: Path) -> GalileoNetwork:
     network = GalileoNetwork(NANO)
-    network.load_state_dict(released_weights(torch.load(released_galileo / "encoder.pt", weights_only=True, map_location="cpu")))
+    network.load_state_dict(
+        released_weights(torch.load(released_galileo / "encoder.pt", weights_only=True, map_location="cpu"))
+    )
     return network.eval()
 
 
@@ -54,7 +56,9 @@ def outputs(
             else:
                 embedded = network.of_values(kind, group, channels).reshape(len(values), 1, 1, -1, 128)
             grid = (side, side) if spatial else None
-            of_groups.append(embedded + network.encoding(kind, group, months if temporal else None, grid, float(patch_size)))
+            of_groups.append(
+                embedded + network.encoding(kind, group, months if temporal else None, grid, float(patch_size))
+            )
         tokens[kind] = torch.stack(of_groups, dim=4)  # [B, h, w, t, groups, D]
         mask = reference[f"{kind}_m"] == 0
         mask = mask[:, ::patch_size, ::patch_size] if spatial else mask
@@ -105,8 +109,8 @@ def test_the_statistics_are_the_released_ones(released_galileo: Path) -> None:
 
 def sentinel2(*band_sets: tuple[str, ...]) -> Modality:
     bands = tuple(band for bands in band_sets for band in bands)
-    statistics = {"mean": (1500.0,) * len(bands), "std": (700.0,) * len(bands)}
-    return Modality(bands=bands, band_sets=band_sets, temporal=True, gsd=10.0, **statistics)
+    mean, std = ((value,) * len(bands) for value in (1500.0, 700.0))
+    return Modality(bands=bands, band_sets=band_sets, temporal=True, gsd=10.0, mean=mean, std=std)
 
 
 @torch.no_grad()

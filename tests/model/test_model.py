@@ -9,6 +9,7 @@ from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.patchify import patchify
+from hybrid_patch.model.encoder import Encoder
 from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.tokens import FineTokens, TokenGrid
@@ -146,6 +147,7 @@ def test_maps_may_come_before_the_modalities_that_are_encoded() -> None:
 
 def test_the_month_and_the_place_are_told() -> None:
     model, batch = model_for(8, 8), make_batch(8)
+    assert isinstance(model.encoder, Encoder)
     encodings = model.encoder.encodings("optical", (2, 2), 8, batch.timestamps)
     assert not torch.equal(encodings[:, 0, 0], encodings[:, 0, 1])
     later = batch.timestamps.clone()

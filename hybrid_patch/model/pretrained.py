@@ -1,0 +1,76 @@
+"""Weights that a training begins with: of a run, or released ones."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.schema import Init, Part
+from hybrid_patch.errors import InputError
+from hybrid_patch.model.galileo import released_weights
+from hybrid_patch.model.hybrid import HybridModel
+from hybrid_patch.runs.checkpoints import first_difference, newest_checkpoint
+from hybrid_patch.runs.directory import CHECKPOINTS
+from hybrid_patch.runs.records import DamagedFileError
+from hybrid_patch.runs.weights_files import find_weights
+
+PREFIXES: dict[Part, tuple[str, ...]] = {
+    "encoder": ("encoder.",),
+    "upsampler": ("encoder_upsampler.", "decoder_upsampler."),
+    "decoder": ("decoder.",),
+}
+"""Of the names of a part's weights."""
+FITTED = ("whitening.", "position_means.")
+"""What has been fitted to an encoder's data, and comes along where it is there."""
+
+
+class Pretrained(NamedTuple):
+    """Weights by their names in a `HybridModel`, and the modalities that they were trained on, if these are told."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    modalities: dict[str, Modality]
+
+
+def read_pretrained(path: str) -> Pretrained:
+    """Read weights without running code from them. Raises InputError."""
+    found = find_weights(path)
+    if found.kind == "run":
+        checkpoint = newest_checkpoint(found.folder / CHECKPOINTS)
+        assert checkpoint is not None
+        modalities = {name: Modality(**fields) for name, fields in checkpoint.state["modalities"].items()}
+        return Pretrained(found.folder, checkpoint.state["model"], modalities)
+    (file,) = found.files
+    try:
+        state = released_weights(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:  # whatever torch and pickle make of garbage
+        raise DamagedFileError(file, (str(error).splitlines() or [type(error).__name__])[0]) from None
+    return Pretrained(found.folder, {f"encoder.network.{name}": tensor for name, tensor in state.items()}, {})
+
+
+def begin_with(model: HybridModel, init: Init, pretrained: Pretrained) -> None:
+    """Load the parts that `init` names into a model. Raises InputError if one is not there, or has other shapes."""
+    current = model.state_dict()
+    for part in init.parts or get_args(Part):
+        there, here = (_named(weights, PREFIXES[part]) for weights in (pretrained.weights, current))
+        if not there and init.parts is None:
+            continue
+        if different := first_difference(here, there):
+            hint = "choose a model like it, or leave the part out of init.parts"
+            raise InputError(f"init.from={pretrained.path}: its {part} is another: {different}; {hint}")
+        fitted = _named(pretrained.weights, FITTED) if part == "encoder" else {}
+        model.load_state_dict(there | {name: x for name, x in fitted.items() if name in current}, strict=False)
+
+
+def freeze(model: HybridModel, parts: Collection[Part]) -> None:
+    """Parts that are not trained."""
+    for name, parameter in model.named_parameters():
+        if any(name.startswith(PREFIXES[part]) for part in parts):
+            parameter.requires_grad_(False)
+
+
+def _named(weights: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in weights.items() if name.startswith(prefixes)}

@@ -1,0 +1,48 @@
+"""The files that `init.from` names: of a run, or of a folder of released weights."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from hybrid_patch.errors import InputError
+from hybrid_patch.runs.directory import CHECKPOINTS, CONFIG
+
+RELEASED = "encoder.pt"
+"""Of Galileo, beside its config.json."""
+
+
+class WeightsFiles(NamedTuple):
+    """What a folder of weights is, and the file with them, or files."""
+
+    folder: Path
+    kind: Literal["run", "galileo"]
+    files: tuple[Path, ...]
+
+
+def find_weights(path: str) -> WeightsFiles:
+    """Raises InputError for a folder without weights."""
+    folder = Path(path)
+    if (folder / RELEASED).is_file():
+        return WeightsFiles(folder, "galileo", (folder / RELEASED,))
+    if (folder / CONFIG).is_file():
+        saved = sorted((folder / CHECKPOINTS).glob("step_*"))  # the names of checkpoints sort by step
+        if not saved:
+            raise InputError(f"init.from={path}: the run has no checkpoint yet; wait for one, or name another run")
+        newest = saved[-1]
+        return WeightsFiles(folder, "run", (newest,) if newest.is_file() else tuple(sorted(newest.iterdir())))
+    reason = "there is no such folder" if not folder.exists() else "holds no weights"
+    raise InputError(f"init.from={path}: {reason}; give a run's folder, or one with config.json and {RELEASED}")
+
+
+@cache
+def weights_hash(path: str) -> str:
+    """A hash of the weights in a folder, 16 hexadecimal digits. Raises InputError."""
+    total = hashlib.sha256()
+    try:
+        for path_of_part in find_weights(path).files:
+            with path_of_part.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise InputError(f"init.from={path}: {error}") from error
+    return total.hexdigest()[:16]
