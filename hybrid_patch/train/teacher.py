@@ -138,10 +138,12 @@ def _fitted(windows: Iterable[Mapping[str, TokenGrid]], numbers: int) -> dict[st
 
 
 def _write(path: Path, spaces: Mapping[str, Space]) -> None:
-    arrays = {
-        f"{name}/{key}": value.numpy() for name, space in spaces.items() for key, value in space._asdict().items()
-    }
-    write_whole(path, functools.partial(np.savez, **arrays))
+    parts = {f"{name}/{key}": value for name, space in spaces.items() for key, value in space._asdict().items()}
+    _write_arrays(path, {name: value.numpy() for name, value in parts.items()})
+
+
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    write_whole(path, lambda file: np.savez(file, **arrays))
 
 
 def _read(path: Path) -> dict[str, Space]:
