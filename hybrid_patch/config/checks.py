@@ -81,8 +81,8 @@ def _architecture(config: Config) -> Iterator[str]:
     model = config.model
     if model.architecture == "flexivit":
         return
-    own = {"base_patch_size": None, "patch_statistics": False, "whiten_bands": False}
-    for name, value in own.items():
+    unused = {"base_patch_size": None, "patch_statistics": False, "whiten_bands": False}
+    for name, value in unused.items():
         if getattr(model, name) != value:
             key = f"model.{name}={str(getattr(model, name)).lower()}"
             yield f"{key}: an option of model.architecture=flexivit; try {str(value).lower().replace('none', 'null')}"

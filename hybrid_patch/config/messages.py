@@ -48,6 +48,9 @@ def composition_error(error: Exception, overrides: Sequence[str]) -> str:
         key = override.lstrip("+~").partition("=")[0]
         if f"'{key}'" in words or override in words or len(overrides) == 1:
             return f"{shown(override.lstrip('+'))}: {words}"
+    lists = [override for override in overrides if "=[" in override]
+    if isinstance(error, TypeError) and lists:  # a list of lists for the option of a group
+        return f"{shown(lists[-1].lstrip('+'))}: {words}"
     place = getattr(causes[-1], "full_key", None)
     return (f"{place}: " if place else "") + (words or type(error).__name__)
 

@@ -38,7 +38,7 @@ def recipe(config: Config, fingerprint: Fingerprint = _of_the_data) -> dict[str,
     that it begins with, and the version."""
     fields = without_aside(Config, plain_values(config))
     fields["data"]["fingerprint"] = fingerprint(config.data)
-    fields["init"]["weights"] = None if config.init.from_ is None else weights_hash(config.init.from_)
+    fields["init"]["fingerprint"] = None if config.init.from_ is None else weights_hash(config.init.from_)
     return {"recipe_version": RECIPE_VERSION, **fields}
 
 

@@ -101,8 +101,8 @@ class SelfDistillation(nn.Module):
         corner = taught.corner // sizes.processing
         step = torch.arange(side, device=mask.device)
         rows, columns = corner[:, :1] + step, corner[:, 1:] + step
-        places = (rows[:, :, None] * w + columns[:, None]).flatten(1)
-        index = (places[:, :, None] * (t * s) + torch.arange(t * s, device=mask.device)).flatten(1)
+        locations = (rows[:, :, None] * w + columns[:, None]).flatten(1)
+        index = (locations[:, :, None] * (t * s) + torch.arange(t * s, device=mask.device)).flatten(1)
         cells = Packing(index, None, mask[0].numel())
         encoded = cells.gather((mask == Mask.ENCODE).flatten(1))
         return cells, batch.valid_patches(name, cells, sizes.output) & encoded[..., None]

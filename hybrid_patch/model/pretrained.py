@@ -37,32 +37,32 @@ class Pretrained(NamedTuple):
 
 def read_pretrained(path: str) -> Pretrained:
     """Read weights without running code from them. Raises InputError."""
-    found = find_weights(path)
-    if found.kind == "run":
-        checkpoint = newest_checkpoint(found.folder / CHECKPOINTS)
+    source = find_weights(path)
+    if source.kind == "run":
+        checkpoint = newest_checkpoint(source.folder / CHECKPOINTS)
         assert checkpoint is not None
         modalities = {name: Modality(**fields) for name, fields in checkpoint.state["modalities"].items()}
-        return Pretrained(found.folder, checkpoint.state["model"], modalities)
-    (file,) = found.files
+        return Pretrained(source.folder, checkpoint.state["model"], modalities)
+    (file,) = source.files
     try:
         state = released_weights(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # whatever torch and pickle make of garbage
         raise DamagedFileError(file, (str(error).splitlines() or [type(error).__name__])[0]) from None
-    return Pretrained(found.folder, {f"encoder.network.{name}": tensor for name, tensor in state.items()}, {})
+    return Pretrained(source.folder, {f"encoder.network.{name}": tensor for name, tensor in state.items()}, {})
 
 
 def begin_with(model: HybridModel, init: Init, pretrained: Pretrained) -> None:
     """Load the parts that `init` names into a model. Raises InputError if one is not there, or has other shapes."""
     current = model.state_dict()
     for part in init.parts or get_args(Part):
-        there, here = (_named(weights, PREFIXES[part]) for weights in (pretrained.weights, current))
-        if not there and init.parts is None:
+        before, now = (_named(weights, PREFIXES[part]) for weights in (pretrained.weights, current))
+        if not before and init.parts is None:
             continue
-        if different := first_difference(here, there):
+        if different := first_difference(now, before):
             hint = "choose a model like it, or leave the part out of init.parts"
             raise InputError(f"init.from={pretrained.path}: its {part} is another: {different}; {hint}")
         fitted = _named(pretrained.weights, FITTED) if part == "encoder" else {}
-        model.load_state_dict(there | {name: x for name, x in fitted.items() if name in current}, strict=False)
+        model.load_state_dict(before | {name: x for name, x in fitted.items() if name in current}, strict=False)
 
 
 def freeze(model: HybridModel, parts: Collection[Part]) -> None:

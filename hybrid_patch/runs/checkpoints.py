@@ -66,12 +66,12 @@ class Checkpoint(NamedTuple):
             raise InputError(f"{self.path}: saved by another version of hybrid_patch ({part}.{change}); {remedy}")
 
 
-def first_difference(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> str:
+def first_difference(current: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str:
     """Of two states, the first name that is missing in one or has another shape; empty if there is none."""
-    for name in {**here, **there}:
-        of_here, of_there = (str(list(w[name].shape)) if name in w else "absent" for w in (here, there))
-        if of_here != of_there:
-            return f"{name} is {of_there} there, {of_here} here"
+    for name in {**current, **saved}:
+        shape, saved_shape = (str(list(w[name].shape)) if name in w else "absent" for w in (current, saved))
+        if shape != saved_shape:
+            return f"{name} is {saved_shape} there, {shape} here"
     return ""
 
 

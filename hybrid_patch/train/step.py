@@ -43,8 +43,8 @@ class TrainingModule(nn.Module):
         super().__init__()
         self.mixed_precision = config.runtime.precision == "bf16-mixed"
         self.model = build_model(config, modalities)
-        own = config.target.name == "self"
-        self.objective: Any = SelfDistillation(config, modalities) if own else Objective(config, modalities)
+        objective = SelfDistillation if config.target.name == "self" else Objective
+        self.objective: Any = objective(config, modalities)
         sources = self.objective.sources
         if "decoder" not in sources:
             self.model.decoder.requires_grad_(False)

@@ -41,17 +41,17 @@ class Space(NamedTuple):
     """Where tokens of a modality are compared.
 
     Attributes:
-        places: what a token says of its place in the window alone; see `PositionMeans`.
+        positions: what a token says of its place in the window alone; see `PositionMeans`.
         mean, projection: of `z = (t - m) W`.
     """
 
-    places: Float[Tensor, "h w 1 s d"]
+    positions: Float[Tensor, "h w 1 s d"]
     mean: Float[Tensor, " d"]
     projection: Float[Tensor, "d k"]
 
     def numbers(self, grid: TokenGrid) -> Float[Tensor, "b h w t s k"]:
         """What a teacher says of windows."""
-        centred = grid.tokens - self.places - self.mean
+        centred = grid.tokens - self.positions - self.mean
         return torch.where(grid.mask[..., None], centred @ self.projection, 0)
 
 
@@ -124,16 +124,16 @@ def _fitted(windows: Iterable[Mapping[str, TokenGrid]], numbers: int) -> dict[st
         tokens, mask = (torch.cat([getattr(grid, part) for grid in of_windows]) for part in ("tokens", "mask"))
         count = mask.sum((0, 3), keepdim=True)[0, ..., None]
         total = torch.where(mask[..., None], tokens, 0).sum((0, 3), keepdim=True)[0]
-        places = pattern(total / count.clamp(min=1), count[..., 0] > 0)
+        positions = pattern(total / count.clamp(min=1), count[..., 0] > 0)
         rows = CovarianceSum(tokens.shape[-1])
-        rows.add((tokens - places)[mask])
+        rows.add((tokens - positions)[mask])
         mean, covariance = rows.covariance()
         variance, axes = torch.linalg.eigh(covariance)
         deviation = variance.clamp(min=0).sqrt().flip(0)[:numbers]
         deviation = deviation.clamp(min=SHRINKAGE * float(deviation[0]))
         # Half whitened, as bands are; of numbers whose mean square is 1.
         projection = axes.flip(1)[:, :numbers] / (deviation * deviation.mean()).sqrt()
-        spaces[name] = Space(places.float(), mean.float(), projection.float())
+        spaces[name] = Space(positions.float(), mean.float(), projection.float())
     return spaces
 
 

@@ -116,19 +116,20 @@ def headings(text: str) -> list[bool | None]:
     return lines
 
 
-def data_of(experiment: Path) -> str:
-    """The option of `data` that an experiment's defaults list chooses, itself or by the experiment it builds on."""
+def option_of(experiment: Path, group: str) -> str:
+    """The option that an experiment's defaults list chooses, itself or by the experiment it builds on."""
     defaults = yaml.safe_load(experiment.read_text())["defaults"]
-    chosen: list[str] = [entry["override /data"] for entry in defaults if "override /data" in entry]
-    return chosen[0] if chosen else data_of(experiment.with_name(f"{defaults[0]}.yaml"))
+    chosen: list[str] = [entry[f"override /{group}"] for entry in defaults if f"override /{group}" in entry]
+    return chosen[0] if chosen else option_of(experiment.with_name(f"{defaults[0]}.yaml"), group)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_the_headings_of_a_file_agree_with_the_schema(file: Path) -> None:
     text = file.read_text()
     plain, said = yaml.safe_load(text), headings(text)
-    if "data" in plain and file.parent.name == "experiment":  # its class is chosen by the defaults list
-        plain["data"]["name"] = data_of(file)
+    for group in ("data", "upsampler", "target") if file.parent.name == "experiment" else ():
+        if group in plain:  # its class is chosen by the defaults list
+            plain[group]["name"] = option_of(file, group)
     group = file.parent.relative_to(conf_folder()).as_posix()
     top: Any = {".": Config, "experiment": Config, "modality": Modality}.get(group) or fields.annotations(Config)[group]
     for path, line in leaves(yaml.compose(text)):

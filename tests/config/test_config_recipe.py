@@ -23,7 +23,7 @@ CHOICES: list[list[str]] = [
     ["data=olmoearth", "data.root=/", "upsampler=learned", "runtime=gpu", "masking=modality_cross_random"],
     ["data=rasters", "data.root=/", "logger=none", "evaluation=none", "runtime=ddp", "model=tiny"],
 ]
-PLAIN: list[dict[str, Any]] = [ADAPTER.dump_python(compose(overrides), mode="json") for overrides in CHOICES]
+PLAIN: list[dict[str, Any]] = [ADAPTER.dump_python(compose(overrides), mode="json", by_alias=True) for overrides in CHOICES]
 
 Path_ = tuple[str | int, ...]
 
@@ -49,9 +49,9 @@ def walk(annotation: Any, value: Any, aside: bool = False, path: Path_ = ()) -> 
 
 def is_bound(path: Path_) -> bool:
     """Leaves that cannot change alone: an option's name, and what a modality's own rules tie together."""
-    chooses = path[-1] == "name" and path[0] in ("upsampler", "data", "masking", "optimizer", "logger")
+    chooses = path[-1] == "name" and path[0] in ("upsampler", "data", "masking", "target", "optimizer", "logger")
     tied = "modalities" in path and path[-1] not in ("temporal", "gsd", "files")
-    return chooses or tied
+    return chooses or tied or path == ("init", "from")  # whose weights are in the recipe
 
 
 LEAVES = [

@@ -1,0 +1,136 @@
+"""What an upsampler for a released encoder is worth: measures docs/released-encoders.md on tiles of one folder.
+
+    python -m tests.tools.released_encoder prepare TILES FOLDS   a data folder for each left-out tile
+    python -m tests.tools.released_encoder score FOLD RUN ...    scores, and the share of the teacher's variance left
+
+Each tile is in blocks of 56 pixels, of which every other trains a linear probe and the others score it, both ways,
+with 8 pixels left out at the borders of blocks.
+"""
+
+import csv
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from hybrid_patch.embed.trained_model import TrainedModel, load
+from hybrid_patch.evaluate.label_maps import mixed_patches
+from hybrid_patch.evaluate.linear_probe import fit_linear_probe
+
+Array = np.ndarray
+BLOCK, BORDER, LEAST = 56, 8, 200
+"""Pixels: the side of a block, what is left out at its borders, and of a class in each part."""
+IMAGES, LABELS = "S2L2A", "LULC"
+
+
+def prepare(tiles: Path, folds: Path) -> list[Path]:
+    """A folder for each tile that is left out: links to all tiles, and an index that trains on the others."""
+    names = sorted(path.name for path in (tiles / IMAGES).glob("*.tif"))
+    made = []
+    for left_out in names:
+        fold = folds / Path(left_out).stem
+        fold.mkdir(parents=True, exist_ok=True)
+        for folder in (IMAGES, LABELS):
+            if not (fold / folder).exists():
+                (fold / folder).symlink_to((tiles / folder).resolve())
+        with (fold / "index.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["file", "split"])
+            rows.writerows([name, "val" if name == left_out else "train"] for name in names)
+        made.append(fold)
+    return made
+
+
+def left_out(fold: Path) -> tuple[dict[str, Float[Array, "h w 1 b"]], Int[Array, "h w"]]:
+    """The images and the labels of a fold's tile."""
+    import rasterio
+
+    def read(folder: str) -> Array:
+        with rasterio.open(fold / folder / f"{fold.name}.tif") as file:
+            return np.moveaxis(file.read(), 0, -1)
+
+    return {IMAGES: read(IMAGES).astype(np.float32)[:, :, None]}, read(LABELS)[..., 0].astype(np.int64)
+
+
+def block_parts(side: int) -> tuple[list[Bool[Array, "h w"]], Int[Array, "h w"]]:
+    """The pixels of the two parts of a tile, and the block of each pixel."""
+    block, within = np.divmod(np.arange(side), BLOCK)
+    inner = (within >= BORDER) & (within < BLOCK - BORDER)
+    both = inner[:, None] & inner
+    even = (block[:, None] + block) % 2 == 0
+    return [both & even, both & ~even], block[:, None] * (block.max() + 1) + block
+
+
+def block_miou(embedding: Float[Array, "h w d"], labels: Int[Array, "h w"]) -> tuple[float, float] | None:
+    """mIoU of all pixels and of those in mixed patches, means of both ways; None for a tile of fewer than two classes.
+
+    Classes count that have enough pixels in both parts.
+    """
+    parts, block = block_parts(len(labels))
+    classes = [c for c in np.unique(labels) if c > 0 and all((labels[part] == c).sum() >= LEAST for part in parts)]
+    if len(classes) < 2:
+        return None
+    counted, mixed = np.isin(labels, classes), mixed_patches(labels, 8)
+    scores = []
+    for train, test in (parts, parts[::-1]):
+        train, test = train & counted, test & counted
+        probe = fit_linear_probe(embedding[train].astype(np.float32), labels[train], block[train])
+        predicted = np.full_like(labels, -1)
+        predicted[test] = probe.predict(embedding[test].astype(np.float32))
+        scores.append([miou(labels[pixels], predicted[pixels], classes) for pixels in (test, test & mixed)])
+    every, of_mixed = np.mean(scores, axis=0)
+    return float(every), float(of_mixed)
+
+
+def miou(labels: Int[Array, " n"], predicted: Int[Array, " n"], classes: list[int]) -> float:
+    """The mean IoU of the classes that occur."""
+    hits = [((labels == c) & (predicted == c)).sum() / ((labels == c) | (predicted == c)).sum() for c in classes]
+    return float(np.mean([iou for iou, c in zip(hits, classes, strict=True) if (labels == c).any()]))
+
+
+def embed(model: TrainedModel, images: dict[str, Array], overlap: int | None = None) -> tuple[Array, float]:
+    """The embedding of a tile, and the seconds that it took, at best of three."""
+    seconds = []
+    for _ in range(3 if model.sizes.processing > 1 else 1):
+        began = time.perf_counter()
+        embedding = model.embed(images, overlap=overlap)
+        seconds.append(time.perf_counter() - began)
+    return embedding, min(seconds)
+
+
+def share_left(embedding: Array, interpolated: Array, teacher: Array) -> tuple[float, float]:
+    """Of what interpolation leaves of the teacher's tokens, the share that an embedding leaves; and without offsets."""
+    rest, before = ((x - teacher).reshape(-1, teacher.shape[-1]).astype(np.float64) for x in (embedding, interpolated))
+    centred = ((rest - rest.mean(0)) ** 2).sum() / ((before - before.mean(0)) ** 2).sum()
+    return float((rest**2).sum() / (before**2).sum()), float(centred)
+
+
+def main(words: list[str]) -> int:
+    if words[0] == "prepare":
+        print(*prepare(Path(words[1]), Path(words[2])), sep="\n")
+        return 0
+    fold, *runs = map(Path, words[1:])
+    images, labels = left_out(fold)
+    embeddings = {"raw": images[IMAGES][:, :, 0]}
+    for run in runs:
+        embedding, seconds = embed(load(run), images)
+        embeddings[run.name] = embedding
+        print(f"{run.name}: {seconds:.2f} s")
+    for name, embedding in embeddings.items():
+        scores = block_miou(embedding, labels)
+        print(f"{name:12s}", "one class" if scores is None else "{:.3f} · {:.3f}".format(*scores), end="  ")
+        if name not in ("raw", "ps8", "ps1") and {"ps8", "ps1"} <= set(embeddings):
+            print(
+                "left {:.3f}, without offsets {:.3f}".format(
+                    *share_left(embedding, embeddings["ps8"], embeddings["ps1"])
+                ),
+                end="",
+            )
+        print(flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
