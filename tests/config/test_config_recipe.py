@@ -23,7 +23,9 @@ CHOICES: list[list[str]] = [
     ["data=olmoearth", "data.root=/", "upsampler=learned", "runtime=gpu", "masking=modality_cross_random"],
     ["data=rasters", "data.root=/", "logger=none", "evaluation=none", "runtime=ddp", "model=tiny"],
 ]
-PLAIN: list[dict[str, Any]] = [ADAPTER.dump_python(compose(overrides), mode="json", by_alias=True) for overrides in CHOICES]
+PLAIN: list[dict[str, Any]] = [
+    ADAPTER.dump_python(compose(overrides), mode="json", by_alias=True) for overrides in CHOICES
+]
 
 Path_ = tuple[str | int, ...]
 
