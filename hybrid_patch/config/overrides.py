@@ -13,7 +13,17 @@ from hybrid_patch.config.field_types import LONGEST_NAME
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
 
-PATH_KEYS = ("run", "input", "output", "data.root", "data.statistics", "data.labels", "run_dir")
+PATH_KEYS = (
+    "run",
+    "input",
+    "output",
+    "data.root",
+    "data.statistics",
+    "data.labels",
+    "run_dir",
+    "init.from",
+    "target.cache",
+)
 """Their values are literal: no comma, quote, `=` or `$` means anything. `null` is null; a folder is `./null`."""
 _PATH = re.compile(rf"(\+{{0,2}})({'|'.join(map(re.escape, PATH_KEYS))})=(.*)", re.DOTALL)
 CLASS_KEY = "upsampler._target_"
@@ -101,7 +111,9 @@ def quote_path(argument: str) -> str:
 
 def plain_argument(override: Override) -> str:
     """A parsed override as a person types it: the inverse of `quote_path`."""
-    line = (override.input_line or "").lstrip("+")
+    line = override.input_line or ""
+    if override.package is None:  # a group that is added to a place keeps its plus
+        line = line.lstrip("+")
     value = override.value()
     if override.key_or_group not in PATH_KEYS or not isinstance(value, str):
         return line

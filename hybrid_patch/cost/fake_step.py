@@ -15,7 +15,7 @@ from hybrid_patch.config.curriculum import PatchSizes, tile_for
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.recorder import Record, Recorder
-from hybrid_patch.cost.step import training_step
+from hybrid_patch.cost.step import training_step, untaught
 from hybrid_patch.cost.torch_internals import FakeTensorMode
 from hybrid_patch.data.batch import Batch, MaskedTokens, QuerySampling, by_role
 from hybrid_patch.data.masking import coarse_presence, draw_masks
@@ -146,7 +146,8 @@ def one_sample(config: Config, modalities: Mapping[str, Modality], sizes: PatchS
     encoded, decoded = by_role(masks, inputs)
     if cross:
         encoded, decoded = _padded(encoded), _padded(decoded)
-    return Batch(pixels, valid, timestamps, masks, encoded, decoded, QuerySampling(subpixels, strata), guide_mask)
+    batch = Batch(pixels, valid, timestamps, masks, encoded, decoded, QuerySampling(subpixels, strata), guide_mask)
+    return dataclasses.replace(batch, taught=untaught(config, modalities, 1))
 
 
 def _padded(tokens: MaskedTokens) -> MaskedTokens:

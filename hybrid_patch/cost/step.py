@@ -1,15 +1,18 @@
 """A training step on a fixed batch, to be measured repeatedly."""
 
+import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 
 from hybrid_patch.config.curriculum import sizes_at, tile_for
+from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
+from hybrid_patch.config.target_options import SelfTarget
 from hybrid_patch.cost.timing import Clock
-from hybrid_patch.data.batch import Batch
+from hybrid_patch.data.batch import Batch, Taught
 from hybrid_patch.data.loader import TrainingSteps
 from hybrid_patch.data.source import open_source
 from hybrid_patch.errors import InputError
@@ -27,6 +30,20 @@ def training_step(config: Config, module: TrainingModule) -> TrainingStep:
     return TrainingStep(module, optimizer, config.optimizer.clip_norm, config.runtime.accumulate)
 
 
+def untaught(config: Config, modalities: Mapping[str, Modality], samples: int) -> Taught | None:
+    """Zeros in place of what the teacher of `target=self` says; None with another target."""
+    target = config.target
+    if not isinstance(target, SelfTarget):
+        return None
+    side, width = target.window, min(target.numbers, config.model.encoder.width)
+    numbers = {
+        name: torch.zeros(samples, side, side, config.data.timesteps if m.temporal else 1, len(m.band_sets), width)
+        for name, m in modalities.items()
+        if not m.decode_only
+    }
+    return Taught({name: x.half() for name, x in numbers.items()}, torch.zeros(samples, 2, dtype=torch.long))
+
+
 class Step:
     """The training step of a config on its first batch, of `pixels` over all timesteps."""
 
@@ -37,6 +54,7 @@ class Step:
         batch = TrainingSteps(source, config, 0, 1)[0]
         if not isinstance(batch, Batch):
             raise InputError(str(batch))
+        batch = dataclasses.replace(batch, taught=untaught(config, source.modalities, config.trainer.batch_size))
         self.batch = batch.map(lambda x: x.to(self.device))
         self.sizes = sizes_at(config, 0)
         torch.manual_seed(config.seed)
@@ -55,7 +73,7 @@ class Step:
         """One step on another batch, which must be on the device already."""
         torch.set_num_threads(self.config.runtime.threads or THREADS)  # steps of several configs take turns
         self.clock, self.seconds = Clock(self.device), defaultdict(float)
-        self.step.run(batch, self.sizes)
+        self.step.run(dataclasses.replace(batch, taught=self.batch.taught), self.sizes)
         self.seconds["optimizer"] = self.clock.lap()
         return self.seconds
 
