@@ -34,7 +34,7 @@ class SelfTarget:
     regression: NotNegative
     """Weight of the squared error; that of the contrast is `loss.visible.weight`."""
     jitter: NotNegative
-    """Standard deviation, in logarithms, of the contrast that half of the windows are given anew; 0: none."""
+    """Standard deviation, in logarithms, of the contrast that two of three windows are given anew; 0: none."""
     seed: Seed
     """Of the windows."""
     cache: Aside[FolderPath | None]

@@ -14,6 +14,8 @@ from hybrid_patch.data.source import Array, Source, Window
 
 OF_A_BAND = 0.4
 """The jitter of one band, relative to that of all."""
+UNCHANGED = 3
+"""One window of so many keeps its values."""
 PART = 32
 """Windows in a file."""
 
@@ -68,7 +70,7 @@ class TaughtWindows:
     def read(self, taught: TaughtWindow, window: Window) -> Crop:
         """A window of the sample of a taught one, with its timesteps and jitter."""
         crop = read_crop(self.source, taught.index, window, taught.timesteps, self.timesteps, labels=False)
-        if not self.target.jitter or taught.number % 2 == 0:
+        if not self.target.jitter or taught.number % UNCHANGED == 0:
             return crop
         rng = np.random.default_rng([self.target.seed, taught.number, 1])
         pixels = {}

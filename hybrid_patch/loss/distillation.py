@@ -28,8 +28,8 @@ from hybrid_patch.model.tokens import DenseTokens
 class SelfDistillation(nn.Module):
     """The terms of `target=self`: the encoder's fine tokens against the teacher's, in a narrow space.
 
-    That is `z = (t - m) W`, the first principal components of the teacher's tokens, each divided by the square root of
-    its deviation: with `visible` a token must find its own target among those of its window (cosine similarities), and
+    That is `z = (t - m) W`, the first principal components of the teacher's tokens, scaled so that the mean square of
+    z is about 1: with `visible` a token must find its own target among those of its window (cosine similarities), and
     with `regression` be equal to it. What the components leave out stays as the upsampler's interpolation has it.
     """
 
@@ -59,6 +59,10 @@ class SelfDistillation(nn.Module):
         """The space in which tokens of a modality are compared."""
         self.get_buffer(f"{name}_mean").copy_(mean)
         self.get_buffer(f"{name}_projection").copy_(projection)
+
+    def token_means(self) -> dict[str, Float[Tensor, " d"]]:
+        """The mean tokens of modalities, as the teacher has them."""
+        return {name: self.get_buffer(f"{name}_mean") for name in self.modalities if hasattr(self, f"{name}_mean")}
 
     def batch_context(self, batch: Batch, sizes: PatchSizes) -> MicrobatchContext:
         """What all microbatches of a batch must know of it: how many samples have something to compare."""

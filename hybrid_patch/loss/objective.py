@@ -62,6 +62,10 @@ class Objective(nn.Module):
         if self.context_targets is not None:
             self.context_targets.fit(crops)
 
+    def token_means(self) -> dict[str, Float[Tensor, " d"]]:
+        """The mean tokens of modalities, where the targets are tokens."""
+        return {}
+
     def active_terms(self) -> list[Term]:
         return list(cast(Iterable[Term], self.terms.values()))
 

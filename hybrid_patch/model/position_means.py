@@ -44,8 +44,13 @@ class PositionMeans(nn.Module):
         return any(bool(means.any()) for means in self.buffers())
 
     @torch.no_grad()
-    def fit(self, grids: Iterable[Mapping[str, TokenGrid]], patch_size: int) -> None:
-        """Fit the means to the tokens of many windows of one size."""
+    def fit(
+        self, grids: Iterable[Mapping[str, TokenGrid]], patch_size: int, middle: Mapping[str, Float[Tensor, " d"]]
+    ) -> None:
+        """Fit the means to the tokens of many windows of one size.
+
+        `middle` has the mean that tokens of a modality shall have, such as a teacher's; by default they keep theirs.
+        """
         sums: dict[str, tuple[Tensor, Tensor]] = {}
         for each in grids:
             for name, grid in each.items():
@@ -55,7 +60,12 @@ class PositionMeans(nn.Module):
                 before = sums.get(key, (torch.zeros_like(total), torch.zeros_like(count)))
                 sums[key] = (before[0] + total, before[1] + count)
         for key, (total, count) in sums.items():
-            self.get_buffer(key).copy_(pattern(total / count.clamp(min=1), count[..., 0] > 0))
+            means, mask = total / count.clamp(min=1), count[..., 0] > 0
+            off = pattern(means, mask)
+            name = key.rpartition("_ps")[0]
+            if name in middle:
+                off = torch.where(mask[..., None], means - middle[name], 0)
+            self.get_buffer(key).copy_(off)
 
 
 def _key(name: str, patch_size: int, side: int) -> str:

@@ -85,7 +85,7 @@ class TrainingModule(nn.Module):
         self.objective.fit(crops)
         if (means := self.model.position_means) is not None and not means.is_fitted:
             for sizes in set(all_sizes(dataset.config.curriculum)):
-                means.fit(self._tokens(dataset, sizes), sizes.processing)
+                means.fit(self._tokens(dataset, sizes), sizes.processing, self.objective.token_means())
 
     @torch.no_grad()
     def _tokens(self, dataset: TrainingSteps, sizes: PatchSizes) -> Iterator[dict[str, TokenGrid]]:

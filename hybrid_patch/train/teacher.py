@@ -33,8 +33,8 @@ Array = np.ndarray
 FITTED_WINDOWS = 64
 """That the space is fitted to, in which tokens are compared."""
 SPACE = "space.npz"
-SHRINKAGE = 1e-4
-"""Of a component's deviation, relative to the largest: those of less are rounding errors."""
+SMALLEST_DEVIATION = 1e-6
+"""Of tokens, where all windows are alike."""
 
 
 class Space(NamedTuple):
@@ -129,10 +129,9 @@ def _fitted(windows: Iterable[Mapping[str, TokenGrid]], numbers: int) -> dict[st
         rows.add((tokens - positions)[mask])
         mean, covariance = rows.covariance()
         variance, axes = torch.linalg.eigh(covariance)
-        deviation = variance.clamp(min=0).sqrt().flip(0)[:numbers]
-        deviation = deviation.clamp(min=SHRINKAGE * float(deviation[0]))
-        # Half whitened, as bands are; of numbers whose mean square is 1.
-        projection = axes.flip(1)[:, :numbers] / (deviation * deviation.mean()).sqrt()
+        # Not whitened: of a left-out tile's tokens more is left unexplained then (docs/released-encoders.md).
+        deviation = variance.clamp(min=0).sum().sqrt().clamp(min=SMALLEST_DEVIATION)
+        projection = axes.flip(1)[:, :numbers] * (numbers**0.5 / deviation)  # numbers whose mean square is 1
         spaces[name] = Space(positions.float(), mean.float(), projection.float())
     return spaces
 
