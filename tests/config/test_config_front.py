@@ -40,7 +40,7 @@ def test_bad_input_ends_the_training_before_torch_is_imported(tmp_path: Path) ->
     assert "hydra" in imported
     assert not {name for name in imported if name.split(".")[0] in ("torch", "lightning", "wandb", "rasterio", "h5py")}
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-    options = "name, rank, random_features, deviation_radius, pixel_dropout"
+    options = "name, rank, random_features, deviation_radius, adapter, pixel_dropout"
     assert line == f"error: upsampler.scal=3: unknown key; guided takes: {options}"
 
 

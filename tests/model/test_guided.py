@@ -28,7 +28,7 @@ NEED_PIXELS = [name for name in built_in() if compose([f"upsampler={name}"]).ups
 
 
 def untrained(factor: int = 8) -> Guided:
-    return Guided(TokenSpec(WIDTH, {factor}, MODALITIES), rank=5, random_features=7, deviation_radius=2)
+    return Guided(TokenSpec(WIDTH, {factor}, MODALITIES), rank=5, random_features=7, deviation_radius=2, adapter=3)
 
 
 def guided() -> Guided:
@@ -67,8 +67,11 @@ def test_it_starts_as_interpolation_and_has_the_detail_of_a_plain_convolution(ou
     convolution, random = upsampler.pixels["optical"], upsampler.random["optical"]
     assert isinstance(random, RandomFeatures)
     assert fine.detail is not None
+    first, _, last = upsampler.adapter
+    adapted = grid.tokens + last(F.gelu(first(grid.tokens)))
+    torch.testing.assert_close(fine.grid.tokens, adapted)
     context, gate = (
-        FineTokens(TokenGrid(grid.tokens @ weight, grid.mask), factor, everywhere).dense()
+        FineTokens(TokenGrid(adapted @ weight, grid.mask), factor, everywhere).dense()
         for weight in (upsampler.context, upsampler.gate["optical"])
     )
     b, h, w, t, s = grid.mask.shape

@@ -208,7 +208,7 @@ def test_a_network_is_built_without_a_config() -> None:
     size = Transformer(width=32, depth=1, heads=4, mlp_ratio=2.0)
     model = HybridModel(MODALITIES, [PatchSizes(8, 1)], size, size)
     assert isinstance(model.encoder_upsampler, Bilinear)
-    upsampler = functools.partial(Guided, rank=4, random_features=2, deviation_radius=0)
+    upsampler = functools.partial(Guided, rank=4, random_features=2, deviation_radius=0, adapter=0)
     guided = HybridModel(MODALITIES, [PatchSizes(8, 1)], size, size, upsampler)
     assert isinstance(guided.decoder_upsampler, Bilinear)
     batch = make_batch(8)

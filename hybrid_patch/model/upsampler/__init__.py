@@ -42,6 +42,10 @@ class Upsampler(nn.Module):
         """Whether it upsamples by a factor in a training whose largest is given."""
         return True
 
+    def adapted(self, grid: TokenGrid) -> TokenGrid:
+        """The coarse tokens that are interpolated, at a factor above 1; by default as they are."""
+        return grid
+
     def detail(
         self, fine: FineTokens, guide: Guide | None
     ) -> tuple[Float[Tensor, "b n p r"], Float[Tensor, "r d"]] | None:
@@ -50,9 +54,9 @@ class Upsampler(nn.Module):
 
     def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
         """Fine tokens at some positions of a grid, f times as fine. Raises what `detail` raises."""
-        fine = FineTokens(grid, factor, positions)
+        fine = FineTokens(grid if factor == 1 else self.adapted(grid), factor, positions)
         added = None if factor == 1 else self.detail(fine, guide)
-        return fine if added is None else FineTokens(grid, factor, positions, *added)
+        return fine if added is None else dataclasses.replace(fine, detail=added[0], basis=added[1])
 
 
 UpsamplerFactory = Callable[[TokenSpec], Upsampler]

@@ -13,7 +13,7 @@ from hybrid_patch.data.batch import Guide
 from hybrid_patch.data.local_statistics import local_moments, log_deviation
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.random_features import RandomFeatures
-from hybrid_patch.model.tokens import FineTokens
+from hybrid_patch.model.tokens import FineTokens, TokenGrid
 from hybrid_patch.model.upsampler import TokenSpec, Upsampler
 
 KERNEL = 3
@@ -28,6 +28,8 @@ class Guided(Upsampler):
     position's bands, the log-deviation of each in the pixels up to `deviation_radius` away, and `RandomFeatures` of its
     bands: the convolution alone learns two or three directions of the bands (docs/results.md). Each feature is
     multiplied by a gate, `1 + U (P A)` with A trained from 0: what a spectrum means depends on its surroundings.
+    With `adapter` numbers in a hidden layer, P is `P + mlp(P)`, for an encoder that is frozen: where its tokens at this
+    patch size differ from those at the output's, they differ by more than a detail of the pixels.
 
     It must not leak: pixels whose token is hidden, that are missing, or that the guide mask drops are zeros in all of
     it, so it serves the encoder's tokens only. Pixel dropout keeps it from copying what the `visible` loss asks for.
@@ -42,6 +44,7 @@ class Guided(Upsampler):
         rank: Width,
         random_features: Annotated[Width, Field(ge=0)],
         deviation_radius: Annotated[Width, Field(ge=0)],
+        adapter: Annotated[Width, Field(ge=0)],
     ) -> None:
         super().__init__()
         width = tokens.width
@@ -64,7 +67,16 @@ class Guided(Upsampler):
             {n: nn.Parameter(torch.zeros(moments * m.channels, width)) for n, m in inputs.items()}
         )
         self.random = nn.ModuleDict({n: RandomFeatures(m.channels, random_features, width) for n, m in inputs.items()})
+        self.adapter = nn.Sequential()
+        if adapter:
+            self.adapter.extend([nn.Linear(width, adapter), nn.GELU(), last := nn.Linear(adapter, width)])
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
         self.gate = nn.ParameterDict({n: nn.Parameter(torch.zeros(width, random_features)) for n in inputs})
+
+    def adapted(self, grid: TokenGrid) -> TokenGrid:
+        """The tokens with the adapter's share added."""
+        return TokenGrid(grid.tokens + self.adapter(grid.tokens), grid.mask) if len(self.adapter) else grid
 
     def detail(self, fine: FineTokens, guide: Guide | None) -> tuple[Tensor, Tensor]:
         """Raises ValueError without a guide."""
