@@ -26,7 +26,7 @@ class SelfTarget:
 
     name: Literal["self"]
     windows: Count
-    """Their number, drawn from the training samples once."""
+    """Their number, drawn from the training samples once; each is mirrored and turned at random."""
     window: Count
     """Their side, pixels."""
     numbers: Count

@@ -56,6 +56,15 @@ class Crop:
 
         return self._changed(grown)
 
+    def turned(self, mirror_rows: bool, mirror_columns: bool, exchange: bool) -> "Crop":
+        """Mirrored, then its rows and columns exchanged, without labels."""
+
+        def turn(values: Array) -> Array:
+            mirrored = values[:: -1 if mirror_rows else 1, :: -1 if mirror_columns else 1]
+            return np.ascontiguousarray(mirrored.swapaxes(0, 1) if exchange else mirrored)
+
+        return self._changed(turn)
+
     def _changed(self, change: Callable[[Array], Array]) -> "Crop":
         pixels = {name: change(values) for name, values in self.pixels.items()}
         return Crop(pixels, {name: change(valid) for name, valid in self.valid.items()}, self.timestamps, None)

@@ -65,11 +65,22 @@ class TaughtWindows:
             possible = np.arange(first + (at - first) % self.cell, last + 1, self.cell)
             corners.append(int(rng.choice(possible)))
         window = Window(corners[0], corners[1], self.tile, self.tile)
-        return self.read(taught, window), (taught.window.top - window.top, taught.window.left - window.left)
+        corner = [taught.window.top - window.top, taught.window.left - window.left]
+        *mirrored, turned = self._orientation(taught)
+        last = self.tile - self.target.window
+        corner = [last - at if mirror else at for at, mirror in zip(corner, mirrored, strict=True)]
+        row, column = reversed(corner) if turned else corner
+        return self.read(taught, window), (row, column)
+
+    def _orientation(self, taught: TaughtWindow) -> tuple[bool, bool, bool]:
+        """Whether a window's rows and its columns are mirrored, and then rows and columns exchanged."""
+        rows, columns, turned = np.random.default_rng([self.target.seed, taught.number, 2]).integers(2, size=3) > 0
+        return bool(rows), bool(columns), bool(turned)
 
     def read(self, taught: TaughtWindow, window: Window) -> Crop:
-        """A window of the sample of a taught one, with its timesteps and jitter."""
+        """A window of the sample of a taught one, with its timesteps, orientation and jitter."""
         crop = read_crop(self.source, taught.index, window, taught.timesteps, self.timesteps, labels=False)
+        crop = crop.turned(*self._orientation(taught))
         if not self.target.jitter or taught.number % UNCHANGED == 0:
             return crop
         rng = np.random.default_rng([self.target.seed, taught.number, 1])
