@@ -13,7 +13,7 @@ from hybrid_patch.errors import InputError
     [
         (
             "upsampler.scal=3",
-            "upsampler.scal=3: unknown key; guided takes: name, rank, random_features, deviation_radius, adapter, pixel_dropout",
+            "upsampler.scal=3: unknown key; guided takes: name, rank, random_features, deviation_radius, adapter, *",
         ),
         ("+optimizer.lrr=3", "optimizer.lrr=3: unknown key; adamw takes: name, lr, * (did you mean lr?)"),
         ("sed=3", "sed=3: unknown key; the config takes: seed, * (did you mean seed?)"),
