@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("hybrid_patch.train", "pretrain a model: one run, or a sweep with -m"),
     "evaluate": ("hybrid_patch.evaluate", "score a run's embeddings by a linear probe and nearest neighbours"),
     "embed": ("hybrid_patch.embed", "embed a scene of any size into a GeoTIFF"),
+    "export": ("hybrid_patch.export", "write a run's model as a folder to share, with a model card"),
     "report": ("hybrid_patch.report", "compare runs on one page"),
     "plan": ("hybrid_patch.plan", "predict memory, FLOPs and GPU-hours of runs before any is started"),
     "benchmark": ("hybrid_patch.benchmark", "measure time and memory of a training step, variants in turns"),

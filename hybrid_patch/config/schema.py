@@ -120,7 +120,8 @@ class Init:
     """What weights a training begins with, and which parts it leaves as they are."""
 
     from_: Aside[FolderPath | None]
-    """A run, or a folder of released weights; null: random weights. The recipe has the hash of the weights."""
+    """A run, an exported model (also `hf://owner/name`), or a folder of released weights; null: random weights. The
+    recipe has the hash of the weights."""
     parts: tuple[Part, ...] | None
     """Parts that are taken from there; null: all that it has."""
     freeze: tuple[Part, ...]

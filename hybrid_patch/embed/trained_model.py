@@ -1,4 +1,4 @@
-"""A trained run, ready to embed: `model = hybrid_patch.load("<run dir>")`, then `model.embed(...)`."""
+"""A trained run or an exported model, ready to embed: `hybrid_patch.load("<folder>")`, then `.embed(...)`."""
 
 import dataclasses
 import datetime
@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from omegaconf import OmegaConf
 from torch import Tensor
 
-from hybrid_patch.config.compose import frozen_config
+from hybrid_patch.config.compose import frozen_config, held_to_schema
 from hybrid_patch.config.curriculum import PatchSizes, sizes_after, tile_for
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
+from hybrid_patch.config.sources import Sources
 from hybrid_patch.data.crops import Crop, crop_of
 from hybrid_patch.data.patchify import patchify
 from hybrid_patch.data.source import Sample, Window, timestamps_of
@@ -23,9 +25,11 @@ from hybrid_patch.embed.windows import Blender, Tiling
 from hybrid_patch.errors import InputError
 from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.model.interpolation import repeat_cells
+from hybrid_patch.model.pretrained import modality_of, read_weights
 from hybrid_patch.model.tokens import Positions
-from hybrid_patch.runs.checkpoints import newest_checkpoint
+from hybrid_patch.runs.checkpoints import first_difference, newest_checkpoint
 from hybrid_patch.runs.directory import CHECKPOINTS
+from hybrid_patch.runs.exported import CONFIG, MODALITIES, is_exported, local_folder, read_object
 from hybrid_patch.runs.stop_signal import Check, proceed
 
 Array = np.ndarray
@@ -159,12 +163,15 @@ class TrainedModel:
 
 
 def load(run: str | Path, device: str = "auto") -> TrainedModel:
-    """Load the model of a run from its newest checkpoint, without running code from the checkpoint.
+    """Load the model of a run from its newest checkpoint, or an exported one, without running code from the file.
 
-    The device `auto` is a GPU if there is one. Raises InputError if there is no run, no checkpoint of it, or only one
-    that another version of the model saved.
+    An exported model may be on a hub: `hf://owner/name`. The device `auto` is a GPU if there is one. Raises InputError
+    if there is no run, no checkpoint of it, or only one that another version of the model saved.
     """
-    folder = Path(run)
+    folder = local_folder(run)
+    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if is_exported(folder):
+        return _load_exported(folder, where)
     config = frozen_config(folder)
     checkpoint = newest_checkpoint(folder / CHECKPOINTS)
     if checkpoint is None:
@@ -173,9 +180,22 @@ def load(run: str | Path, device: str = "auto") -> TrainedModel:
     network = build_model(config, modalities)
     checkpoint.refuse_other_weights("model", network.state_dict())
     network.load_state_dict(checkpoint.state["model"])
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     sizes = sizes_after(config, checkpoint.step)
     return TrainedModel(folder, config, modalities, sizes, checkpoint.step, network.eval().to(where))
+
+
+def _load_exported(folder: Path, device: str) -> TrainedModel:
+    """The model of an exported folder; its decoder, which only serves training, is at random."""
+    described, weights = read_object(folder / CONFIG), read_weights(folder)
+    config = held_to_schema(OmegaConf.create(described["config"]), Sources())
+    modalities = {name: modality_of(fields) for name, fields in read_object(folder / MODALITIES).items()}
+    network = build_model(config, modalities)
+    expected = {name: x for name, x in network.state_dict().items() if not name.startswith("decoder")}
+    if different := first_difference(expected, weights):
+        raise InputError(f"{folder}: exported by another version of hybrid_patch ({different}); use that version")
+    network.load_state_dict(weights, strict=False)
+    step = int(described["step"])
+    return TrainedModel(folder, config, modalities, sizes_after(config, step), step, network.eval().to(device))
 
 
 def _date(value: datetime.date | str) -> datetime.date:

@@ -5,11 +5,10 @@ import re
 from collections.abc import Sequence
 
 from omegaconf import OmegaConf
-from pydantic import TypeAdapter
 
-from hybrid_patch.config.compose import checked, composed, held_to_schema
+from hybrid_patch.config.compose import checked, composed, held_to_schema, plain_values
 from hybrid_patch.config.overrides import hydra_overrides, parse, quote_path
-from hybrid_patch.config.schema import Config, Data, Evaluation
+from hybrid_patch.config.schema import Data, Evaluation
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.embed.trained_model import TrainedModel
 
@@ -23,7 +22,7 @@ def settings_of(model: TrainedModel, overrides: Sequence[str]) -> tuple[Data, Ev
     sources = Sources()
     values = [line for line in overrides if re.match(r"\+*(data|evaluation)\.", line)]
     groups = [line for line in overrides if line not in values]
-    node = TypeAdapter(Config).dump_python(model.config, mode="json")
+    node = plain_values(model.config)
     modalities = {name: dataclasses.asdict(modality) for name, modality in model.modalities.items()}
     config = composed(hydra_overrides(["evaluation=full", *groups], sources), sources)
     merged = OmegaConf.create(node)

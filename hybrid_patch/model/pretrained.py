@@ -1,10 +1,13 @@
-"""Weights that a training begins with: of a run, or released ones."""
+"""Weights that a training begins with: of a run, exported or released ones."""
 
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
+import safetensors.torch
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from hybrid_patch.config.modality import Modality
@@ -14,6 +17,7 @@ from hybrid_patch.model.galileo import released_weights
 from hybrid_patch.model.hybrid import HybridModel
 from hybrid_patch.runs.checkpoints import first_difference, newest_checkpoint
 from hybrid_patch.runs.directory import CHECKPOINTS
+from hybrid_patch.runs.exported import MODALITIES, WEIGHTS, read_object
 from hybrid_patch.runs.records import DamagedFileError
 from hybrid_patch.runs.weights_files import find_weights
 
@@ -43,12 +47,31 @@ def read_pretrained(path: str) -> Pretrained:
         assert checkpoint is not None
         modalities = {name: Modality(**fields) for name, fields in checkpoint.state["modalities"].items()}
         return Pretrained(source.folder, checkpoint.state["model"], modalities)
+    if source.kind == "export":
+        modalities = {name: modality_of(fields) for name, fields in read_object(source.folder / MODALITIES).items()}
+        return Pretrained(source.folder, read_weights(source.folder), modalities)
     (file,) = source.files
     try:
         state = released_weights(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # whatever torch and pickle make of garbage
         raise DamagedFileError(file, (str(error).splitlines() or [type(error).__name__])[0]) from None
     return Pretrained(source.folder, {f"encoder.network.{name}": tensor for name, tensor in state.items()}, {})
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of an exported model. Raises DamagedFileError."""
+    path = folder / WEIGHTS
+    try:
+        weights: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except Exception as error:  # whatever the library makes of garbage
+        raise DamagedFileError(path, (str(error).splitlines() or [type(error).__name__])[0]) from None
+    return weights
+
+
+def modality_of(fields: dict[str, Any]) -> Modality:
+    """A modality from plain values, lists for tuples."""
+    plain: Modality = TypeAdapter(Modality).validate_json(json.dumps(fields))
+    return plain
 
 
 def begin_with(model: HybridModel, init: Init, pretrained: Pretrained) -> None:

@@ -1,4 +1,4 @@
-"""The files that `init.from` names: of a run, or of a folder of released weights."""
+"""The files that `init.from` names: of a run, of an exported model, or of a folder of released weights."""
 
 import hashlib
 from functools import cache
@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.directory import CHECKPOINTS, CONFIG
+from hybrid_patch.runs.exported import WEIGHTS, is_exported, local_folder
 
 RELEASED = "encoder.pt"
 """Of Galileo, beside its config.json."""
@@ -16,13 +17,15 @@ class WeightsFiles(NamedTuple):
     """What a folder of weights is, and the file with them, or files."""
 
     folder: Path
-    kind: Literal["run", "galileo"]
+    kind: Literal["run", "export", "galileo"]
     files: tuple[Path, ...]
 
 
 def find_weights(path: str) -> WeightsFiles:
     """Raises InputError for a folder without weights."""
-    folder = Path(path)
+    folder = local_folder(path)
+    if is_exported(folder):
+        return WeightsFiles(folder, "export", (folder / WEIGHTS,))
     if (folder / RELEASED).is_file():
         return WeightsFiles(folder, "galileo", (folder / RELEASED,))
     if (folder / CONFIG).is_file():
@@ -32,7 +35,9 @@ def find_weights(path: str) -> WeightsFiles:
         newest = saved[-1]
         return WeightsFiles(folder, "run", (newest,) if newest.is_file() else tuple(sorted(newest.iterdir())))
     reason = "there is no such folder" if not folder.exists() else "holds no weights"
-    raise InputError(f"init.from={path}: {reason}; give a run's folder, or one with config.json and {RELEASED}")
+    raise InputError(
+        f"init.from={path}: {reason}; give a run's folder, an exported model, or released weights ({RELEASED})"
+    )
 
 
 @cache

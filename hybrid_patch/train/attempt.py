@@ -197,7 +197,11 @@ def refuse_another_run(run: RunDirectory, identity: Identity) -> None:
         fingerprint = identity["recipe"]["data"]["fingerprint"]
         before = recipe.recipe(frozen_config(run.path), lambda data: fingerprint)
     if changed := recipe.difference(before, identity["recipe"]):
-        raise InputError(f"run_dir={run.path}: holds another run ({'; '.join(changed)}); choose another directory")
+        longer = all(line.startswith("trainer.steps:") for line in changed)
+        hint = f", and init.from={run.path} to begin with its weights" if longer else ""
+        raise InputError(
+            f"run_dir={run.path}: holds another run ({'; '.join(changed)}); choose another directory{hint}"
+        )
 
 
 def prepare(run: RunDirectory, config: Config, identity: Identity) -> list[str]:

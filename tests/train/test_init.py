@@ -80,7 +80,7 @@ def test_the_recipe_has_the_weights_wherever_they_lie(run: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["init.from=nowhere"], "init.from=nowhere: there is no such folder; give a run's folder, or one with"),
+        (["init.from=nowhere"], "init.from=nowhere: there is no such folder; give a run's folder, an exported"),
         (["init.from=."], "init.from=.: holds no weights; give a run's folder"),
         (["init.parts=[encoder]"], "init.parts=['encoder']: of no weights; give init.from=FOLDER, or null"),
         (["init.freeze=[encoder,upsampler]"], "init.freeze=['encoder', 'upsampler']: leaves nothing to train"),
@@ -95,6 +95,11 @@ def test_what_does_not_go_together_is_one_line(words: list[str], line: str, tmp_
         train(compose([*QUICK, *words, f"run_dir={tmp_path / 'run'}"]))
     assert str(error.value).startswith(line)
     assert "\n" not in str(error.value)
+
+
+def test_a_finished_run_that_is_asked_for_more_steps_says_how(run: Path) -> None:
+    with pytest.raises(InputError, match=rf"trainer.steps: 2 -> 9\); choose another directory, and init.from={run} to"):
+        train(compose([*TINY, "trainer.steps=9", f"run_dir={run}"]))
 
 
 def test_weights_of_another_size_are_one_line(run: Path, tmp_path: Path) -> None:
