@@ -63,8 +63,10 @@ def test_the_files_hold_no_path_and_no_optimizer(run: Path, exported: Path) -> N
 
 
 def test_it_is_evaluated_as_the_run_is(run: Path, exported: Path, tmp_path: Path) -> None:
-    words = ("evaluation.tiles=2", "evaluation.train_pixels=60", "evaluation.knn_pixels=0", "evaluation.baselines=[]")
-    words = (*words, "evaluation.few_labels=[]", "evaluation.seeds=1", "evaluation.pictures=0")
+    words = (
+        *("evaluation.tiles=2", "evaluation.train_pixels=60", "evaluation.knn_pixels=0", "evaluation.baselines=[]"),
+        *("evaluation.few_labels=[]", "evaluation.seeds=1", "evaluation.pictures=0"),
+    )
     reports = []
     for number, folder in enumerate((run, exported)):
         options = EvaluateOptions(run=folder, output=tmp_path / f"{number}.json", overrides=words)
