@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hybrid_patch.embed.pixel_encoder import PixelEncoder
     from hybrid_patch.embed.trained_model import TrainedModel, load
 
     __version__: str
 
-__all__ = ["TrainedModel", "__version__", "load"]
+__all__ = ["PixelEncoder", "TrainedModel", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +17,10 @@ def __getattr__(name: str) -> Any:
         from hybrid_patch.config.command import version
 
         return version()
+    if name == "PixelEncoder":
+        from hybrid_patch.embed.pixel_encoder import PixelEncoder
+
+        return PixelEncoder
     if name in __all__:
         from hybrid_patch.embed import trained_model
 

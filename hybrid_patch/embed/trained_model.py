@@ -120,7 +120,7 @@ class TrainedModel:
         """
         height, width = self._check_images(images, dates)
         tiling = self.tiling(overlap)
-        timestamps = timestamps_of([_date(date) for date in dates])
+        timestamps = timestamps_of([parse_date(date) for date in dates])
         given = {name: image for name, image in images.items() if name in self.inputs}
         sample = Sample(given, {name: np.isfinite(image).all(-1) for name, image in given.items()}, timestamps)
         whole = crop_of(sample, self.modalities, Window(0, 0, height, width), len(timestamps))
@@ -198,7 +198,8 @@ def _load_exported(folder: Path, device: str) -> TrainedModel:
     return TrainedModel(folder, config, modalities, sizes_after(config, step), step, network.eval().to(device))
 
 
-def _date(value: datetime.date | str) -> datetime.date:
+def parse_date(value: datetime.date | str) -> datetime.date:
+    """A date from how it is written. Raises InputError."""
     if isinstance(value, datetime.date):
         return value
     try:
