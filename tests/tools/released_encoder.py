@@ -2,6 +2,7 @@
 
     python -m tests.tools.released_encoder prepare TILES FOLDS   a data folder for each left-out tile
     python -m tests.tools.released_encoder score FOLD RUN ...    scores, and the share of the teacher's variance left
+    python -m tests.tools.released_encoder draw FOLD PS8 HYBRID PS1 FILE.png
 
 Each tile is in blocks of 56 pixels, of which every other trains a linear probe and the others score it, both ways,
 with 8 pixels left out at the borders of blocks.
@@ -18,11 +19,14 @@ from jaxtyping import Bool, Float, Int
 from hybrid_patch.embed.trained_model import TrainedModel, load
 from hybrid_patch.evaluate.label_maps import mixed_patches
 from hybrid_patch.evaluate.linear_probe import fit_linear_probe
+from hybrid_patch.evaluate.pictures import ClassColours, Panel, draw_panels, stretch
 
 Array = np.ndarray
 BLOCK, BORDER, LEAST = 56, 8, 200
 """Pixels: the side of a block, what is left out at its borders, and of a class in each part."""
 IMAGES, LABELS = "S2L2A", "LULC"
+CLASSES = ("no data", "water", "trees", "3", "flooded vegetation", "crops", "6", "built area", "bare ground", "snow")
+"""Of the labels, by value."""
 
 
 def prepare(tiles: Path, folds: Path) -> list[Path]:
@@ -107,9 +111,28 @@ def share_left(embedding: Array, interpolated: Array, teacher: Array) -> tuple[f
     return float((rest**2).sum() / (before**2).sum()), float(centred)
 
 
+def draw(fold: Path, runs: dict[str, Path], output: Path) -> None:
+    """A tile, its labels and its embeddings, coloured by three principal components of the hybrid's."""
+    images, labels = left_out(fold)
+    embedded = {name: embed(load(run), images) for name, run in runs.items()}
+    reference = embedded["hybrid 8→1"][0].reshape(-1, embedded["hybrid 8→1"][0].shape[-1])
+    axes = np.linalg.svd(reference[::7] - reference.mean(0), full_matrices=False)[2][:3].T
+    painter = ClassColours(CLASSES)
+    panels = [
+        Panel("Sentinel-2", stretch(images[IMAGES][:, :, 0, [3, 2, 1]])),
+        Panel("land cover", painter.paint(labels)),
+        *(Panel(f"{name}, {seconds:.1f} s", stretch(values @ axes)) for name, (values, seconds) in embedded.items()),
+    ]
+    draw_panels(output, "", [panels], painter.legend())
+
+
 def main(words: list[str]) -> int:
     if words[0] == "prepare":
         print(*prepare(Path(words[1]), Path(words[2])), sep="\n")
+        return 0
+    if words[0] == "draw":
+        fold, ps8, hybrid, ps1, output = map(Path, words[1:])
+        draw(fold, {"patch size 8": ps8, "hybrid 8→1": hybrid, "patch size 1": ps1}, output)
         return 0
     fold, *runs = map(Path, words[1:])
     images, labels = left_out(fold)
