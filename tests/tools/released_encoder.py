@@ -95,7 +95,7 @@ def miou(labels: Int[Array, " n"], predicted: Int[Array, " n"], classes: list[in
 
 
 def embed(model: TrainedModel, images: dict[str, Array]) -> tuple[Array, float]:
-    """The embedding of a tile and the seconds that it took, at best of three; at patch size 1 in windows side by side."""
+    """The embedding of a tile and its seconds, at best of three; at patch size 1 in windows side by side."""
     seconds, pure = [], model.sizes.processing == 1
     overlap = 0 if pure else None  # as the teacher's
     for _ in range(1 if pure else 3):
