@@ -30,9 +30,9 @@ def added(weights: dict[str, Any]) -> None:
 
 
 CHANGES: dict[Callable[[dict[str, Any]], None], str] = {
-    renamed: f"model.{KEY} is absent there, [32, 32] in this version",
-    reshaped: f"model.{KEY} is [32, 16] there, [32, 32] in this version",
-    added: "model.encoder.gain is [1] there, absent in this version",
+    renamed: f"model.{KEY} is absent there, [32, 32] here",
+    reshaped: f"model.{KEY} is [32, 16] there, [32, 32] here",
+    added: "model.encoder.gain is [1] there, absent here",
 }
 
 
