@@ -25,7 +25,7 @@ STEPS = 60
 @cache
 def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any], str]:
     config = compose([*TINY, *overrides])
-    return _CONFIG.dump_python(config, mode="json"), recipe(config), run_id(config)
+    return _CONFIG.dump_python(config, mode="json", by_alias=True), recipe(config), run_id(config)
 
 
 def make_run(
