@@ -115,14 +115,14 @@ class PixelEncoder(nn.Module):
         return stamps.expand(samples, -1, -1)
 
     def _check(self, images: Mapping[str, Tensor], dates: Dates) -> None:
-        known = ", ".join(self.modalities)
+        expected = ", ".join(self.modalities)
         if not images:
-            raise InputError(f"images: none; the encoder takes: {known}")
+            raise InputError(f"images: none; the encoder takes: {expected}")
         t = dates.shape[1] if isinstance(dates, Tensor) else len(dates)
         first = next(iter(images.values()))
         for name, image in images.items():
             if name not in self.modalities:
-                raise InputError(f"images: {name}: unknown modality; the encoder takes: {known}")
+                raise InputError(f"images: {name}: unknown modality; the encoder takes: {expected}")
             modality = self.modalities[name]
             if modality.temporal and t == 0:
                 raise InputError(f"dates: none given, but {name} has a timestep for each date")

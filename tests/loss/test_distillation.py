@@ -57,13 +57,13 @@ def plain_terms(module: TrainingModule, batch: Batch) -> dict[str, Tensor]:
     fine = module.model.encoder_upsampler(grid, 4, where, batch.guide("optical")).dense()
     b, h, w, t, s = grid.mask.shape
     image = fine.reshape(b, h, w, t, s, 4, 4, -1).permute(0, 1, 5, 2, 6, 3, 4, 7).reshape(b, 16, 16, t, s, -1)
-    seen = grid.mask.repeat_interleave(4, 1).repeat_interleave(4, 2) & batch.valid["optical"][..., None]
+    visible_mask = grid.mask.repeat_interleave(4, 1).repeat_interleave(4, 2) & batch.valid["optical"][..., None]
     assert batch.taught is not None
     mean, projection = (module.objective.get_buffer(f"optical_{name}") for name in ("mean", "projection"))
     contrast, squares = [], []
     for sample, (row, column) in enumerate(batch.taught.corner.tolist()):
         part = (slice(row, row + 8), slice(column, column + 8))
-        chosen = seen[sample][part]
+        chosen = visible_mask[sample][part]
         predicted = ((image[sample][part] - mean) @ projection)[chosen]
         target = batch.taught.numbers["optical"][sample].float()[chosen]
         cosines = torch.nn.functional.normalize(predicted, dim=-1) @ torch.nn.functional.normalize(target, dim=-1).T

@@ -76,10 +76,10 @@ def block_miou(embedding: Float[Array, "h w d"], labels: Int[Array, "h w"]) -> t
     classes = [c for c in np.unique(labels) if c > 0 and all((labels[part] == c).sum() >= LEAST for part in parts)]
     if len(classes) < 2:
         return None
-    counted, mixed = np.isin(labels, classes), mixed_patches(labels, 8)
+    class_mask, mixed = np.isin(labels, classes), mixed_patches(labels, 8)
     scores = []
     for train, test in (parts, parts[::-1]):
-        train, test = train & counted, test & counted
+        train, test = train & class_mask, test & class_mask
         probe = fit_linear_probe(embedding[train].astype(np.float32), labels[train], block[train])
         predicted = np.full_like(labels, -1)
         predicted[test] = probe.predict(embedding[test].astype(np.float32))
