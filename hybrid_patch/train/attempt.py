@@ -89,9 +89,11 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
         import_module("hybrid_patch.evaluate.evaluation")
     try:
         checkpoint = checkpointing.newest(fabric, run)
-        pretrained = None if config.init.from_ is None or checkpoint else read_pretrained(config.init.from_)
+        # What the teacher says is of the weights that the training began with, whatever a checkpoint holds.
+        needed = config.init.from_ if checkpoint is None or config.target.name == "self" else None
+        pretrained = None if needed is None else read_pretrained(needed)
         source = open_source(data_of(config.data, checkpoint))
-        if pretrained is not None:
+        if checkpoint is None and pretrained is not None and pretrained.modalities:
             source = open_source(as_pretrained(config.data, source, pretrained))
         if fabric.is_global_zero and "data" not in run.identity():
             look_at_data(config, source, run)
@@ -104,8 +106,9 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
             module.to(fabric.device)
             quiet, folder = not fabric.is_global_zero, run.path / TEACHER
             make = partial(taught_windows, config, source, module, run.recipe(), folder, stop.check)
-            together(fabric, lambda: make(quiet=quiet))  # the others read what the first has written
-            taught = make(quiet=quiet)
+            taught = together(fabric, lambda: make(quiet=quiet))
+            if taught is None:
+                taught = make(quiet=quiet)  # reads what the first process has written
         if checkpoint is None:
             module.fit(TrainingSteps(source, config, 0, 1, taught))
         counts = module.parameter_counts()
@@ -118,7 +121,7 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
         raise
     except Stopped:
         if fabric.is_global_zero:
-            run.set_status("preempted", "stopped before the first step", step=0)
+            run.set_status("preempted", "stopped before its first step", step=checkpoint.step if checkpoint else 0)
         return STOPPED
     except BaseException as error:
         if fabric.is_global_zero:

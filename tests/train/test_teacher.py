@@ -101,10 +101,12 @@ def test_a_stop_keeps_what_is_made(tmp_path: Path) -> None:
             np.testing.assert_array_equal(numbers, fresh.numbers(number)[name])
 
 
-def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    whole = compose([*OWN, f"run_dir={tmp_path / 'whole'}"])
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path, pretrained: bool) -> None:
+    words = [*OWN, f"init.from={trained_run(tmp_path / 'before', *TINY, steps=1)}"] if pretrained else OWN
+    whole = compose([*words, f"run_dir={tmp_path / 'whole'}"])
     assert train(whole) == 0
-    parted = compose([*OWN, f"run_dir={tmp_path / 'parted'}", "trainer.checkpoint_every=3"])
+    parted = compose([*words, f"run_dir={tmp_path / 'parted'}", "trainer.checkpoint_every=3"])
     assert train(parted) == 0
     checkpoints = sorted((tmp_path / "parted" / CHECKPOINTS).glob("step_*"))
     checkpoints[-1].unlink()
