@@ -19,19 +19,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parent.parent
 
 
+def beside_the_checkout(name: str) -> Path:
+    """A folder in `../shared`; the test is skipped where there is none."""
+    folder = ROOT.parent / "shared" / name
+    if not folder.is_dir():
+        pytest.skip(f"no ../shared/{name} beside the checkout")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data beside the checkout; the test is skipped where there is none."""
-    folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("no ../shared/data beside the checkout")
-    return folder
+    return beside_the_checkout("data")
 
 
 @pytest.fixture(scope="session")
 def released_galileo() -> Path:
     """The folder of Galileo nano's released weights beside the checkout; the test is skipped where there is none."""
-    folder = ROOT.parent / "shared" / "galileo_nano"
-    if not folder.is_dir():
-        pytest.skip("no ../shared/galileo_nano beside the checkout")
-    return folder
+    return beside_the_checkout("galileo_nano")

@@ -2,16 +2,15 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from building import TINY
-from launching import variables
+from pages import blocks, commands, python
 from raster_folders import make_tiles, ramp, write
 
 ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 QUICK = (
     "trainer.steps=2",
     *(word for word in TINY if not word.startswith(("evaluation=", "model.encoder="))),
@@ -29,17 +28,6 @@ SHRUNK = {
 """Overrides that a command gets besides, so that it takes a moment."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def blocks(language: str) -> list[str]:
-    """The code blocks of the README in a language."""
-    return re.findall(rf"(?ms)^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text())
-
-
-def commands() -> list[str]:
-    """The commands of its shell blocks, without their comments."""
-    text = "\n".join(blocks("sh")).replace("\\\n", " ")
-    return [line.partition(" #")[0].strip() for line in text.splitlines() if line.strip()]
 
 
 def quickly(command: str) -> list[str]:
@@ -65,41 +53,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_command_of_the_readme(folder: Path) -> None:
-    for command in commands():
+    for command in commands(README):
         if command.startswith("make "):
             assert f"\n{command.split()[1]}:" in (ROOT / "Makefile").read_text()
             continue
         if command.startswith(". "):
             continue
         assert command.startswith("hybrid-patch "), command
-        done = subprocess.run(
-            [sys.executable, "-m", "hybrid_patch", *quickly(command)],
-            cwd=folder,
-            env=variables(folder, {}),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    python = "\n".join(blocks("python"))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import numpy\nimage = numpy.zeros((16, 24, 1, 12), 'float32')\n{python}\nprint(embedding.shape)",
-        ],
-        cwd=folder,
-        env=variables(folder, {}),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "(16, 24, 64)"
+        python(folder, ["-m", "hybrid_patch", *quickly(command)])
+    code = "\n".join(blocks(README, "python"))
+    image = "import numpy\nimage = numpy.zeros((16, 24, 1, 12), 'float32')\n"
+    assert python(folder, ["-c", f"{image}{code}\nprint(embedding.shape)"]).strip() == "(16, 24, 64)"
 
 
 def test_every_make_target_that_the_readme_names() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`make ([\w-]+)`", (ROOT / "README.md").read_text()):
+    for target in re.findall(r"`make ([\w-]+)`", README.read_text()):
         assert re.search(rf"(?m)^{target}\b.*:", makefile), target

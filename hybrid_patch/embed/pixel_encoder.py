@@ -19,7 +19,7 @@ from hybrid_patch.data.source import timestamps_of
 from hybrid_patch.embed import per_pixel
 from hybrid_patch.embed.trained_model import TrainedModel, load, parse_date
 from hybrid_patch.errors import InputError
-from hybrid_patch.model.tokens import Positions
+from hybrid_patch.model.interpolation import repeat_cells
 
 Dates = Sequence[datetime.date | str] | Int[Tensor, "b t 3"]
 """The same for all samples, or day, month (0-11) and year of each."""
@@ -53,18 +53,8 @@ class PixelEncoder(nn.Module):
         """Raises InputError for images that do not fit the model."""
         self._check(images, dates)
         height, width = next(iter(images.values())).shape[-2:]
-        batch = self.network.whitened(self._batch(images, dates))
-        patches = {name: patchify(pixels, self.sizes.processing) for name, pixels in batch.pixels.items()}
-        _, grids = self.network.encode(patches, batch)
-        tokens = [
-            self.network.encoder_upsampler(
-                grid, self.sizes.factor, Positions.everywhere(grid.mask, self.sizes.factor), batch.guide(name)
-            )
-            for name, grid in grids.items()
-        ]
-        fine = rearrange(per_pixel.mean(tokens, None), "b h w d -> b d h w")
-        if self.sizes.output > 1:
-            fine = fine.repeat_interleave(self.sizes.output, 2).repeat_interleave(self.sizes.output, 3)
+        tokens = self.network.fine_tokens(self._batch(images, dates), self.sizes)
+        fine = rearrange(repeat_cells(per_pixel.mean(tokens, None), self.sizes.output), "b h w d -> b d h w")
         return fine[..., :height, :width]
 
     def _batch(self, images: Mapping[str, Float[Tensor, "b _ _ h w"]], dates: Dates) -> Batch:

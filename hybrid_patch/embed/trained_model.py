@@ -17,7 +17,6 @@ from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.data.crops import Crop, crop_of
-from hybrid_patch.data.patchify import patchify
 from hybrid_patch.data.source import Sample, Window, timestamps_of
 from hybrid_patch.embed import per_pixel
 from hybrid_patch.embed.per_pixel import Pooling, Projection
@@ -25,11 +24,10 @@ from hybrid_patch.embed.windows import Blender, Tiling
 from hybrid_patch.errors import InputError
 from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.model.interpolation import repeat_cells
-from hybrid_patch.model.pretrained import modality_of, read_weights
-from hybrid_patch.model.tokens import Positions
+from hybrid_patch.model.pretrained import read_exported
 from hybrid_patch.runs.checkpoints import first_difference, newest_checkpoint
 from hybrid_patch.runs.directory import CHECKPOINTS
-from hybrid_patch.runs.exported import CONFIG, MODALITIES, is_exported, local_folder, read_object
+from hybrid_patch.runs.exported import CONFIG, DESCRIBED_OF, is_exported, local_folder, read_part
 from hybrid_patch.runs.stop_signal import Check, proceed
 
 Array = np.ndarray
@@ -90,17 +88,10 @@ class TrainedModel:
         """
         if projection is not None and pooling != "mean":
             raise ValueError(f"pooling={pooling}: only a mean can be projected")
-        processing, output, factor = self.sizes.processing, self.sizes.output, self.sizes.factor
-        batch = per_pixel.unmasked_batch(crops, processing, self.modalities, absent or {})
-        batch = self.network.whitened(batch.map(lambda x: x.to(self.device)))
-        patches = {name: patchify(pixels, processing) for name, pixels in batch.pixels.items()}
-        _, latents = self.network.encode(patches, batch)
-        tokens = [
-            self.network.encoder_upsampler(grid, factor, Positions.everywhere(grid.mask, factor), batch.guide(name))
-            for name, grid in latents.items()
-        ]
+        batch = per_pixel.unmasked_batch(crops, self.sizes.processing, self.modalities, absent or {})
+        tokens = self.network.fine_tokens(batch.map(lambda x: x.to(self.device)), self.sizes)
         pooled = per_pixel.concatenated(tokens) if pooling == "concat" else per_pixel.mean(tokens, projection)
-        return repeat_cells(pooled, output if repeat else 1).float().cpu()
+        return repeat_cells(pooled, self.sizes.output if repeat else 1).float().cpu()
 
     def embed(
         self,
@@ -186,15 +177,14 @@ def load(run: str | Path, device: str = "auto") -> TrainedModel:
 
 def _load_exported(folder: Path, device: str) -> TrainedModel:
     """The model of an exported folder; its decoder, which only serves training, is at random."""
-    described, weights = read_object(folder / CONFIG), read_weights(folder)
+    described, (weights, modalities) = read_part(folder / CONFIG, DESCRIBED_OF), read_exported(folder)
     config = held_to_schema(OmegaConf.create(described["config"]), Sources())
-    modalities = {name: modality_of(fields) for name, fields in read_object(folder / MODALITIES).items()}
     network = build_model(config, modalities)
     expected = {name: x for name, x in network.state_dict().items() if not name.startswith("decoder")}
     if different := first_difference(expected, weights):
         raise InputError(f"{folder}: exported by another version of hybrid_patch ({different}); use that version")
     network.load_state_dict(weights, strict=False)
-    step = int(described["step"])
+    step = described["step"]
     return TrainedModel(folder, config, modalities, sizes_after(config, step), step, network.eval().to(device))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import safetensors.torch
 
 from hybrid_patch.config.compose import plain_values
+from hybrid_patch.config.overrides import PATH_KEYS
 from hybrid_patch.config.schema import Config
 from hybrid_patch.embed.trained_model import TrainedModel, load
 from hybrid_patch.errors import InputError
@@ -49,12 +50,11 @@ def write_export(run: Path, output: Path, license_name: str) -> list[Path]:
 def without_paths(config: Config) -> dict[str, Any]:
     """The plain values of a config, without paths of this machine."""
     plain = plain_values(config)
-    for group, key in ((plain, "run_dir"), (plain["init"], "from"), (plain["target"], "cache")):
-        if key in group:
-            group[key] = None
-    for key in ("root", "statistics", "labels"):
-        if key in plain["data"]:
-            plain["data"][key] = "data" if key == "root" else None
+    for path_key in PATH_KEYS:
+        group, _, key = path_key.rpartition(".")
+        holder = plain[group] if group else plain
+        if key in holder:
+            holder[key] = "data" if key == "root" else None  # which is mandatory
     plain["data"]["modalities"] = {}
     plain["init"]["parts"] = None
     return plain

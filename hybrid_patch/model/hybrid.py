@@ -11,13 +11,14 @@ from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, MaskedTokens, Masks
 from hybrid_patch.data.masking import Mask
+from hybrid_patch.data.patchify import patchify
 from hybrid_patch.model.band_whitening import BandWhitening
 from hybrid_patch.model.decoder import Decoder
 from hybrid_patch.model.encoder import Encoder
 from hybrid_patch.model.galileo import GalileoEncoder
 from hybrid_patch.model.position_means import PositionMeans
 from hybrid_patch.model.profiling import DECODER, EMBEDDING, ENCODER, profiled
-from hybrid_patch.model.tokens import TokenGrid
+from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
 from hybrid_patch.model.upsampler import TokenSpec, UpsamplerFactory, factory
 from hybrid_patch.model.upsampler.bilinear import Bilinear
 
@@ -82,6 +83,23 @@ class HybridModel(nn.Module):
         if self.position_means is not None:
             grids = self.position_means(grids, next(iter(patches.values())).shape[-2])
         return latents, grids
+
+    def coarse_tokens(self, batch: Batch, patch_size: int) -> dict[str, TokenGrid]:
+        """The encoder's tokens of a batch of normalised pixels, by modality."""
+        return self._coarse(self.whitened(batch), patch_size)
+
+    def fine_tokens(self, batch: Batch, sizes: PatchSizes) -> list[FineTokens]:
+        """The upsampled tokens of a batch of normalised pixels at all positions, of one modality after the other."""
+        batch = self.whitened(batch)
+        return [
+            self.encoder_upsampler(grid, sizes.factor, Positions.everywhere(grid.mask, sizes.factor), batch.guide(name))
+            for name, grid in self._coarse(batch, sizes.processing).items()
+        ]
+
+    def _coarse(self, whitened: Batch, patch_size: int) -> dict[str, TokenGrid]:
+        return self.encode({name: patchify(pixels, patch_size) for name, pixels in whitened.pixels.items()}, whitened)[
+            1
+        ]
 
     @profiled(DECODER)
     def decode(self, latents: Float[Tensor, "bv n d"], batch: Batch, patch_size: int) -> dict[str, TokenGrid]:

@@ -1,13 +1,11 @@
 """Weights that a training begins with: of a run, exported or released ones."""
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import safetensors.torch
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
 from hybrid_patch.config.modality import Modality
@@ -17,8 +15,8 @@ from hybrid_patch.model.galileo import released_weights
 from hybrid_patch.model.hybrid import HybridModel
 from hybrid_patch.runs.checkpoints import first_difference, newest_checkpoint
 from hybrid_patch.runs.directory import CHECKPOINTS
-from hybrid_patch.runs.exported import MODALITIES, WEIGHTS, read_object
-from hybrid_patch.runs.records import DamagedFileError
+from hybrid_patch.runs.exported import MODALITIES, WEIGHTS, read_part
+from hybrid_patch.runs.records import DamagedFileError, Parser, parser
 from hybrid_patch.runs.weights_files import find_weights
 
 PREFIXES: dict[Part, tuple[str, ...]] = {
@@ -27,6 +25,7 @@ PREFIXES: dict[Part, tuple[str, ...]] = {
     "decoder": ("decoder.",),
 }
 """Of the names of a part's weights."""
+MODALITIES_OF: Parser[dict[str, Modality]] = parser(dict[str, Modality])
 FITTED = ("whitening.", "position_means.")
 """What has been fitted to an encoder's data, and comes along where it is there."""
 
@@ -48,8 +47,7 @@ def read_pretrained(path: str) -> Pretrained:
         modalities = {name: Modality(**fields) for name, fields in checkpoint.state["modalities"].items()}
         return Pretrained(source.folder, checkpoint.state["model"], modalities)
     if source.kind == "export":
-        modalities = {name: modality_of(fields) for name, fields in read_object(source.folder / MODALITIES).items()}
-        return Pretrained(source.folder, read_weights(source.folder), modalities)
+        return Pretrained(source.folder, *read_exported(source.folder))
     (file,) = source.files
     try:
         state = released_weights(torch.load(file, map_location="cpu", weights_only=True))
@@ -58,20 +56,14 @@ def read_pretrained(path: str) -> Pretrained:
     return Pretrained(source.folder, {f"encoder.network.{name}": tensor for name, tensor in state.items()}, {})
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of an exported model. Raises DamagedFileError."""
+def read_exported(folder: Path) -> tuple[dict[str, Tensor], dict[str, Modality]]:
+    """The weights and the modalities of an exported model. Raises DamagedFileError."""
     path = folder / WEIGHTS
     try:
         weights: dict[str, Tensor] = safetensors.torch.load_file(path)
     except Exception as error:  # whatever the library makes of garbage
         raise DamagedFileError(path, (str(error).splitlines() or [type(error).__name__])[0]) from None
-    return weights
-
-
-def modality_of(fields: dict[str, Any]) -> Modality:
-    """A modality from plain values, lists for tuples."""
-    plain: Modality = TypeAdapter(Modality).validate_json(json.dumps(fields))
-    return plain
+    return weights, read_part(folder / MODALITIES, MODALITIES_OF)
 
 
 def begin_with(model: HybridModel, init: Init, pretrained: Pretrained) -> None:

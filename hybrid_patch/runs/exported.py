@@ -1,12 +1,15 @@
 """The files of an exported model: a folder that a hub takes as it is."""
 
-import json
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from typing_extensions import TypedDict
 
 from hybrid_patch.errors import InputError, require_extra
-from hybrid_patch.runs.records import DamagedFileError
+from hybrid_patch.runs.records import DamagedFileError, Parser, parser, read_record
+
+T = TypeVar("T")
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -16,6 +19,16 @@ MODALITIES = "modalities.json"
 CARD = "README.md"
 """What a person reads first."""
 HUB = "hf://"
+
+
+class Described(TypedDict):
+    """The content of `config.json`."""
+
+    step: int
+    config: dict[str, Any]
+
+
+DESCRIBED_OF: Parser[Described] = parser(Described)
 
 
 def is_exported(folder: Path) -> bool:
@@ -35,12 +48,9 @@ def local_folder(name: str | Path) -> Path:
         raise InputError(f"{text}: cannot be had from the hub: {reason}") from error
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of an exported model. Raises DamagedFileError."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DamagedFileError(path, error, "export the run again") from None
-    if not isinstance(value, dict):
-        raise DamagedFileError(path, "not an object", "export the run again")
-    return value
+def read_part(path: Path, parse: Parser[T]) -> T:
+    """The content of a JSON file of an exported model. Raises DamagedFileError, also if there is none."""
+    content = read_record(path, parse)
+    if content is None:
+        raise DamagedFileError(path, "absent", "export the run again")
+    return content

@@ -15,7 +15,6 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.loader import TrainingSteps
-from hybrid_patch.data.patchify import patchify
 from hybrid_patch.embed.per_pixel import unmasked_batch
 from hybrid_patch.loss.all_gather import global_sum, world_size
 from hybrid_patch.loss.distillation import SelfDistillation
@@ -92,9 +91,8 @@ class TrainingModule(nn.Module):
         """The encoder's tokens of the first crops, all of them visible, as they are before they are centred."""
         device = next(self.parameters()).device
         for crop in dataset.first_crops(FITTED_CROPS, sizes):
-            batch = unmasked_batch([crop], sizes.processing, dataset.source.modalities, {}).map(lambda x: x.to(device))
-            batch = self.model.whitened(batch)
-            yield self.model.encode({n: patchify(x, sizes.processing) for n, x in batch.pixels.items()}, batch)[1]
+            batch = unmasked_batch([crop], sizes.processing, dataset.source.modalities, {})
+            yield self.model.coarse_tokens(batch.map(lambda x: x.to(device)), sizes.processing)
 
     def parameter_counts(self) -> dict[str, int]:
         """Trainable parameters: of the encoder, the decoder, the upsampler behind either, and the loss's heads."""

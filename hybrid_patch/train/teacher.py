@@ -17,7 +17,6 @@ from hybrid_patch.config.curriculum import sizes_at, tile_for
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.target_options import SelfTarget
 from hybrid_patch.data.covariance import CovarianceSum
-from hybrid_patch.data.patchify import patchify
 from hybrid_patch.data.source import Source
 from hybrid_patch.data.taught import PART, TaughtWindows
 from hybrid_patch.embed.per_pixel import unmasked_batch
@@ -108,8 +107,7 @@ def _tokens(
         check()
         window = taught.window(number)
         batch = unmasked_batch([taught.read(window, window.window)], 1, modalities, {})
-        batch = model.whitened(batch.map(lambda x: x.to(device)))
-        _, grids = model.encode({name: patchify(pixels, 1) for name, pixels in batch.pixels.items()}, batch)
+        grids = model.coarse_tokens(batch.map(lambda x: x.to(device)), 1)
         yield {name: TokenGrid(grid.tokens.cpu(), grid.mask.cpu()) for name, grid in grids.items()}
 
 

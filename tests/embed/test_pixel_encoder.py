@@ -1,6 +1,5 @@
 """The encoder as a module: what `embed` gives, with gradients, for whatever is missing."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from building import TINY, trained_run
+from pages import blocks
 from torch import Tensor, nn
 
 import hybrid_patch
@@ -125,7 +125,7 @@ def test_the_code_of_the_page(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     page = Path(__file__).parents[2] / "docs" / "pixel-encoder.md"
     names: dict[str, Any] = {}
-    exec("\n".join(re.findall(r"(?ms)^```python\n(.*?)^```$", page.read_text())), names)
+    exec("\n".join(blocks(page, "python")), names)
     assert names["logits"].shape == (2, 3, 16, 16)
     assert isinstance(names["program"], torch.export.ExportedProgram)
 
