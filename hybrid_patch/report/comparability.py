@@ -1,7 +1,8 @@
 """What differs between runs besides what was swept over, and which runs may not be compared because of it."""
 
 import json
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ COST_KEYS = (
     *("runtime.device", "runtime.processes", "runtime.precision", "runtime.threads", "machine.cpus"),
 )
 """Step times and memory are not compared between runs that differ in one of these."""
+DERIVED = {"patch": "curriculum.stages"}
+"""What a config has of a swept group a second time."""
 
 Facts = dict[str, str]
 """JSON by key: the config's leaves, `code.…`, `machine.…` and `evaluation.…`."""
@@ -41,11 +44,31 @@ class Difference:
 def compare_runs(runs: Sequence[Run], swept: Sequence[str]) -> tuple[list[Difference], dict[str, dict[Path, str]]]:
     """What differs between runs but was not swept over, what prevents a comparison first; and by `scores` and `costs`
     how each run deviates from most: an empty text where it may be compared."""
+    swept = [*swept, *(DERIVED[group] for group in DERIVED if any(is_swept(axis, [group]) for axis in swept))]
     facts = {run.path: {key: x for key, x in _facts(run).items() if not is_swept(key, swept)} for run in runs}
     evaluated = [run.path for run in runs if run.evaluation]
     begun = [run.path for run in runs if len(run.metrics["step"])]
     excluded = {kind: _deviations(facts, paths, kind) for kind, paths in (("scores", evaluated), ("costs", begun))}
     return _differences([(run, facts[run.path]) for run in runs if facts[run.path]]), excluded
+
+
+def sharing_a_machine(runs: Sequence[Run]) -> set[Path]:
+    """The runs that ran on the same cores at the same time as another, so that their step times say little."""
+    spans: dict[str, list[tuple[float, float, Path]]] = defaultdict(list)
+    for run in runs:
+        began = nested(run.identity, "began")
+        # Each run has a GPU of its own.
+        if isinstance(began, float | int) and nested(run.config, "runtime", "device") != "cuda":
+            spans[str(nested(run.identity, "machine", "host"))].append((began, run.heartbeat, run.path))
+    sharing: set[Path] = set()
+    for of_host in spans.values():
+        latest, of_latest = -math.inf, Path()
+        for began, ended, path in sorted(of_host):
+            if began < latest:
+                sharing |= {path, of_latest}
+            if ended > latest:
+                latest, of_latest = ended, path
+    return sharing
 
 
 def _affected(key: str) -> list[str]:

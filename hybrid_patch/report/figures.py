@@ -150,16 +150,19 @@ def _label_box(x: float, y: float, text: str, side: int) -> Bbox:
 
 
 def curve_plots(curves: Sequence[Curve], colour: Mapping[str, str]) -> list[list[Plot]]:
-    """A row of figures for each of `CURVES`, over steps, time and FLOPs, as far as runs have them."""
+    """A row of figures for each of `CURVES` and its scales, over steps, time and FLOPs, as far as runs have them."""
     rows: list[list[Plot]] = []
     for kind in ("loss", "probe", "knn"):
-        row = []
-        for over, (title, _) in CURVE_AXES.items():
-            drawn = [curve for curve in curves if curve.kind == kind and over in curve.x]
-            draw = functools.partial(_draw_curves, curves=drawn, over=over, colour=colour)
-            legend = {curve.label: colour[curve.label] for curve in drawn}
-            row += [Plot(f"{kind}_over_{title.lower()}", f"{CURVES[kind]} over {title}", draw, legend)] if drawn else []
-        rows += [row] if row else []
+        for number, scale in enumerate(dict.fromkeys(curve.scale for curve in curves if curve.kind == kind)):
+            row = []
+            for over, (title, _) in CURVE_AXES.items():
+                drawn = [curve for curve in curves if (curve.kind, curve.scale) == (kind, scale) and over in curve.x]
+                draw = functools.partial(_draw_curves, curves=drawn, over=over, colour=colour)
+                legend = {curve.label: colour[curve.label] for curve in drawn}
+                file = f"{kind}{number or ''}_over_{title.lower()}"
+                words = ", ".join(filter(None, (f"{CURVES[kind]} over {title}", scale)))
+                row += [Plot(file, words, draw, legend)] if drawn else []
+            rows += [row] if row else []
     return rows
 
 

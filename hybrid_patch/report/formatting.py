@@ -25,6 +25,19 @@ def times(value: float | int) -> str:
     return f"{value:.3g}×"
 
 
+def part_of(ratio: float) -> str:
+    """A ratio in words: `1/15 of`, `62 % of`, `the same as`, `1.8 times`"""
+    if ratio < 0.4:
+        return f"1/{round(1 / ratio)} of"
+    return (
+        "the same as"
+        if abs(ratio - 1) < 0.02
+        else f"{ratio:.0%} of".replace("%", " %")
+        if ratio < 1
+        else f"{ratio:.2g} times"
+    )
+
+
 def _in_units(value: float | int, units: Mapping[str, float | int]) -> str:
     """Three digits or more, in the first unit that is not too large, else in the last."""
     unit, size = next(((unit, size) for unit, size in units.items() if value >= 0.9995 * size), [*units.items()][-1])
@@ -60,9 +73,9 @@ def sample_size(estimate: Estimate) -> str:
 
 
 def interval(estimate: Estimate, number: Format) -> str:
-    """`.27 to .30`, `26 to 84 ms`; empty for one seed."""
+    """`.27 to .30`, `26 to 84 ms`; empty for one seed, `by FLOPs` of what was planned."""
     if estimate.low is None or estimate.high is None:
-        return ""
+        return {"flops": "by FLOPs", "wide": "not measured well"}.get(estimate.how, "")
     low, high = number(estimate.low), number(estimate.high)
     unit = high.partition(" ")[2]
     return f"{low.removesuffix(f' {unit}') if unit else low} to {high}"
@@ -76,14 +89,17 @@ def with_seeds(estimate: Estimate | None, number: Format) -> str:
 
 
 def comparison_seeds(comparison: Comparison) -> str:
-    """`3 seeds, paired`; `1 seed: no verdict`"""
-    pairing = ", paired" if comparison.paired else ", not paired"
-    return sample_size(comparison.estimate) + (": no verdict" if comparison.verdict == "too few seeds" else pairing)
+    """`3 seeds, paired`; `1 seed: no verdict`; of many steps within runs, and of planned numbers, seeds alone"""
+    estimate = comparison.estimate
+    pairing = ", paired" if comparison.paired else ", not paired" if estimate.how in ("t", "bootstrap") else ""
+    return sample_size(estimate) + (": no verdict" if comparison.verdict == "too few seeds" else pairing)
 
 
 def verdict(comparison: Comparison | None, number: Format) -> str:
     """A comparison in words: its number only where the interval does not contain "no difference"."""
     if comparison is None:
         return NOTHING
+    if comparison.verdict == "not measured well here":
+        return comparison.verdict
     shown = comparison.verdict if comparison.verdict == "no difference shown" else number(comparison.estimate.mean)
     return f"{shown} ({', '.join(filter(None, (interval(comparison.estimate, number), comparison_seeds(comparison))))})"

@@ -22,6 +22,7 @@ from hybrid_patch.evaluate.linear_probe import fit_linear_probe
 from hybrid_patch.evaluate.pictures import ClassColours, EmbeddedTiles, Panel, common_colours, tile_panels
 from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, sample_pixels
 from hybrid_patch.evaluate.settings import settings_of
+from hybrid_patch.report.formatting import number_of
 from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.load_runs import Run, nested, one_line
 from hybrid_patch.runs.atomic_files import write_json, write_whole
@@ -36,16 +37,17 @@ MAX_MEMBERS = 8
 TRAIN_TILES, TRAIN_PIXELS = 24, 20_000  # of the probe of the pictures: fewer than of that of the scores
 CANDIDATES = 24  # validation tiles, of which those with the most even mix of classes are drawn
 CACHE = "pictures.json"
-VERSION = 2  # raised when the same runs would be drawn differently
+VERSION = 3  # raised when the same runs would be drawn differently
 
 
 class Gallery(NamedTuple):
     """Pictures for the page: tiles with a `name` and `rows` of panels (`caption`, `src`), the classes' names and
-    colours, the member whose embedding gives the colours, and why there are none."""
+    colours, the member whose embedding gives the colours, which tiles they were chosen from, and why there are none."""
 
     tiles: Sequence[Mapping[str, Any]] = ()
     classes: Sequence[tuple[str, str]] = ()
     reference: str = ""
+    candidates: str = ""
     failure: str = ""
 
 
@@ -69,6 +71,7 @@ class _Drawn:
     tiles: list[_Tile]
     classes: list[tuple[str, str]]
     reference: str
+    candidates: str
 
 
 _DRAWN_OF: Parser[_Drawn] = parser(_Drawn)
@@ -102,7 +105,7 @@ def _drawn_before(folder: Path, key: Mapping[str, Any]) -> Gallery | None:
         drawn = read_record(folder / CACHE, _DRAWN_OF)
         if drawn is None or drawn.key != key:
             return None
-        return Gallery([_tile(folder, tile) for tile in drawn.tiles], drawn.classes, drawn.reference)
+        return Gallery([_tile(folder, tile) for tile in drawn.tiles], drawn.classes, drawn.reference, drawn.candidates)
     except (DamagedFileError, OSError):
         return None
 
@@ -137,7 +140,7 @@ def _draw(runs: Sequence[DrawnRun], count: int, folder: Path, progress: Callable
     data, evaluation = settings_of(first, ["evaluation=default"])
     source = open_source(data)
     split = "val" if len(source.indices("val")) else "train"
-    candidates = read_tiles(source, split, max(CANDIDATES, count), first.config.data.timesteps)
+    candidates = list(read_tiles(source, split, max(CANDIDATES, count), first.config.data.timesteps))
     if not (shown := sorted(candidates, key=_class_entropy, reverse=True)[:count]):
         raise InputError("no tile of the data can be read")
     reference = next((member.label for member, _ in runs if member.pure is None), runs[0][0].label)
@@ -160,7 +163,13 @@ def _draw(runs: Sequence[DrawnRun], count: int, folder: Path, progress: Callable
             for row, panels in enumerate(tile_panels(tile, source, class_colours, embeddings, predictions))
         ]
         pictures.append({"name": Path(tile.name).name, "rows": rows})
-    return {"tiles": pictures, "classes": class_colours.legend(), "reference": reference}
+    chosen_from = number_of(len(candidates), "validation tile" if split == "val" else "training tile")
+    return {
+        "tiles": pictures,
+        "classes": class_colours.legend(),
+        "reference": reference,
+        "candidates": chosen_from,
+    }
 
 
 def _class_entropy(tile: Tile) -> float:

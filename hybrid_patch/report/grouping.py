@@ -18,7 +18,9 @@ from hybrid_patch.runs.sweep_manifest import planned_runs
 CHOICES = ("patch", "upsampler", "curriculum", "model", "masking", "loss")
 """Config groups that an experiment chooses among: the axes, where neither a manifest nor the user names them."""
 NONE, UNUSED = "(none)", "–"
-"""An axis that a config lacks, and the upsampler of a pure run."""
+"""An axis that a config lacks, and the upsampler and the curriculum of a pure run."""
+BEST = "the best"
+"""The reference of all other members' comparisons with the one of the highest mean mIoU."""
 STATES = ("failed", "damaged", "missing", "preempted", "running", "queued", "done")
 """The state of a member is the first of these that one of its runs is in."""
 
@@ -27,7 +29,7 @@ Leaves = dict[str, str]  # values of a config by dotted key, as JSON
 
 @dataclasses.dataclass
 class Against:
-    """Comparisons with the pure member of a label, by measure: differences of scores, ratios of costs."""
+    """Comparisons with the member of a label, by measure: differences of scores, ratios of costs."""
 
     label: str
     comparisons: dict[str, Comparison]
@@ -50,7 +52,9 @@ class ReportMember:
         leaves: of the recipe, without the seed.
         values: by axis, for people.
         by_seed, measures: what counts of its runs, and its means, by measure.
-        against: comparisons with the pure members, by `ps=8` and `ps=1`.
+        step_times: seconds of a step, of several parts of each run that counts.
+        shared_machine: one of these runs had its machine not for itself.
+        against: comparisons with the pure members, by `ps=8` and `ps=1`, and with `BEST`.
         beats: by classifier, in words, which baselines all of its runs beat.
         excluded: why its `scores`, and why its `costs`, are not compared; empty where they are.
     """
@@ -61,6 +65,8 @@ class ReportMember:
     label: str = ""
     by_seed: dict[str, dict[Seed, float]] = dataclasses.field(default_factory=dict)
     measures: dict[str, Estimate] = dataclasses.field(default_factory=dict)
+    step_times: list[list[float]] = dataclasses.field(default_factory=list)
+    shared_machine: bool = False
     against: dict[str, Against] = dataclasses.field(default_factory=dict)
     beats: dict[str, str] = dataclasses.field(default_factory=dict)
     excluded: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -179,7 +185,7 @@ def _shown(column: str, leaves: Leaves, mark_unused: bool = True) -> str:
     if column == "patch":
         coarse, fine = (leaves.get(f"patch.{key}_patch_size", NONE) for key in ("processing", "output"))
         return f"ps={fine}" if coarse == fine else f"{coarse}→{fine}"
-    if mark_unused and is_swept(column, ["upsampler"]) and _pure_size(leaves) is not None:
+    if mark_unused and is_swept(column, ["upsampler", "curriculum"]) and _pure_size(leaves) is not None:
         return UNUSED
     return _unquoted(leaves.get(f"{column}.name", leaves.get(column, NONE)))
 
@@ -214,8 +220,14 @@ def _make_labels_unique(members: Sequence[ReportMember]) -> None:
         same_label[member.label].append(member)
     for group in same_label.values():
         keys = differing_keys([member.leaves for member in group])[:3]
-        texts = [", ".join(f"{key}={_unquoted(member.leaves.get(key, NONE))}" for key in keys) for member in group]
-        if len(set(texts)) < len(group):
-            texts = [member.runs[0].path.name for member in group]
+        ends = [key.rpartition(".")[2] for key in keys]
+        words = dict(zip(keys, ends if len(set(ends)) == len(ends) else keys, strict=True))
+        texts = [
+            ", ".join(f"{word}={_unquoted(member.leaves.get(key, NONE))}" for key, word in words.items())
+            for member in group
+        ]
+        for part in (lambda path: path.name, str):  # folders of two sweeps may have the same name
+            if len(set(texts)) < len(group):
+                texts = [part(member.runs[0].path) for member in group]
         for member, text in zip(group, texts, strict=True):
             member.label += f" ({text})" if len(group) > 1 else ""

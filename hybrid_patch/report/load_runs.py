@@ -40,6 +40,7 @@ class Run:
         state: queued, running, preempted, done or failed; `damaged` if its status cannot be read; `missing` if there
             is nothing to read.
         identity: `run.json`: id, recipe, commit, versions, machine.
+        heartbeat: its last sign of life, in seconds since 1970; 0 without any.
         metrics: `COLUMNS` by name, NaN where a line has none.
         damage: `FILE, why` of each file that cannot be read, or not all of it.
     """
@@ -54,6 +55,7 @@ class Run:
     last_metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     evaluation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     damage: tuple[str, ...] = ()
+    heartbeat: float = 0.0
 
     @property
     def seed(self) -> int | None:
@@ -133,7 +135,8 @@ def load_run(path: Path) -> Run:
     expected = status.step if state == "done" else last.get("step", 0)
     if len(rows) < expected:
         damage.append(f"{path / METRICS}, {len(rows)} whole lines of {expected}")
-    return Run(path, state, reason, status.attempt or None, config, identity, metrics, last, evaluation, tuple(damage))
+    files = (config, identity, metrics, last, evaluation)
+    return Run(path, state, reason, status.attempt or None, *files, tuple(damage), status.heartbeat)
 
 
 def columns(rows: Sequence[Row]) -> Columns:

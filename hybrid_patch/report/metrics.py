@@ -12,6 +12,8 @@ from hybrid_patch.report.formatting import Format
 from hybrid_patch.report.load_runs import Columns, Run, nested
 
 WARMUP, WARMUP_SHARE = 20, 0.25  # the first steps, whose time does not count: a number, or of few steps a share
+PARTS = 8
+"""Of a run, one after the other, whose step times tell how much these vary."""
 
 
 class Measure(NamedTuple):
@@ -76,21 +78,35 @@ def costs(run: Run) -> dict[str, float]:
 
 def step_seconds(metrics: Columns) -> float | None:
     """Seconds of a step without its wait for data: the median after a warm-up, averaged over a curriculum's stages."""
+    medians = _medians(metrics, 1)
+    return medians[0] if medians else None
+
+
+def step_seconds_of_parts(run: Run) -> list[float]:
+    """The same for up to `PARTS` parts of a run, each of all stages."""
+    return [x for x in _medians(run.metrics, PARTS) if x > 0]
+
+
+def _medians(metrics: Columns, parts: int) -> list[float]:
     sizes = np.stack([metrics["processing_patch_size"], metrics["output_patch_size"]])
     seconds = metrics["step_seconds"]
     timed = np.isfinite(seconds)
     if not timed.any():
-        return None
+        return []
     # The first steps of a training are always slow, and so is the first step at new patch sizes.
     timed[: int(min(WARMUP, WARMUP_SHARE * len(seconds)))] = False
-    medians, weights = [], []
+    of_stages, weights = [], []
     for stage_sizes in np.unique(sizes[:, np.isfinite(sizes).all(0)], axis=1).T:
         in_stage = (sizes == stage_sizes[:, None]).all(0)
         steps = np.flatnonzero(in_stage & timed)
         if len(steps):
-            medians.append(np.median(seconds[steps[1:] if len(steps) > 1 else steps]))
+            of_stages.append(seconds[steps[1:] if len(steps) > 1 else steps])
             weights.append(in_stage.sum())
-    return float(np.average(medians, weights=weights) if medians else np.nanmedian(seconds))
+    if not of_stages:
+        return [float(np.nanmedian(seconds))]
+    parts = min(parts, *map(len, of_stages))
+    medians = [[np.median(part) for part in np.array_split(stage, parts)] for stage in of_stages]
+    return [float(x) for x in np.average(medians, axis=0, weights=weights)]
 
 
 def scores(run: Run) -> dict[str, float]:

@@ -17,6 +17,7 @@ from hybrid_patch.report.formatting import NOTHING, listed, number_of
 from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.load_runs import Run, nested, one_line
 from hybrid_patch.report.metrics import MEASURES
+from hybrid_patch.report.recommendation import RULE
 from hybrid_patch.report.statistics import COVERAGE
 from hybrid_patch.report.summary import REFERENCES, Summary
 from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
@@ -82,6 +83,7 @@ def html(page: Page) -> str:
         references=[f"ps={size}" for size in REFERENCES if any(f"ps={size}" in each.against for each in members)],
         colour=colours(summary),
         drawn_curves={label for figures in page.curve_rows for plot in figures for label in plot.legend},
+        rule=RULE,
         max_values=MAX_VALUES,
         max_names=MAX_NAMES,
         evaluated_by=_evaluated_by(page.runs),
@@ -141,12 +143,17 @@ def _evaluated_by(runs: Sequence[Run]) -> str:
         if isinstance(tiles, Mapping) and isinstance(settings, Mapping):
             commit = nested(run.evaluation.get("machine", run.identity), "commit")
             text = (
-                f"on {tiles.get('train')} training and {tiles.get('val')} validation tiles, with "
+                f"on {_tiles(tiles.get('train'), 'training')} and {_tiles(tiles.get('val'), 'validation')}, with "
                 f"{settings.get('train_pixels')} pixels for the probe and {settings.get('knn_pixels')} for the "
                 f"neighbours, drawn {number_of(settings.get('seeds', 1), 'time')}"
             )
             counts[f"{text}, at commit {str(commit)[:10]}" if commit else text] += 1
     return "; ".join(f"{number_of(number, 'run')} {how}" for how, number in counts.most_common(MAX_VALUES))
+
+
+def _tiles(number: object, kind: str) -> str:
+    """`4 training tiles`"""
+    return number_of(number, f"{kind} tile") if isinstance(number, int) else f"{kind} tiles"
 
 
 def _view(member: ReportMember, columns: Sequence[str], output: Path) -> dict[str, Any]:

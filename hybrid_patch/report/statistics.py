@@ -1,5 +1,7 @@
 """Statistics over few seeds: means with intervals, and comparisons that give no verdict where the interval is wide.
 
+Of costs, an interval whose ends are further apart than `MAX_SPAN` times is no measurement, and stays unsaid.
+
 A bootstrap over n seeds never leaves the range of their values: over three pairs of equal members it would report a
 difference one time in four. It is used from six seeds on, with widened tails; fewer get Student's interval.
 """
@@ -16,21 +18,24 @@ TAIL = (1 - COVERAGE) / 2
 MIN_BOOTSTRAP = 6
 """Seeds from which on a bootstrap can reach 95 %: n values lie on one side of the truth with probability 2^(1-n)."""
 DRAWS = 10_000
+MAX_SPAN = 4
+"""Times by which the ends of a cost's interval may differ."""
 
 Seed = int
-Verdict = Literal["more", "less", "no difference shown", "too few seeds"]
+Verdict = Literal["more", "less", "no difference shown", "too few seeds", "not measured well here"]
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A mean over n seeds (of two unpaired samples: the smaller), and its interval, which a single seed does not have.
-    `how` is the interval's method; `rounds`: of a benchmark, whose rounds n counts."""
+    `how` is the interval's method; `rounds`: of a benchmark, whose rounds n counts; `steps`: of many steps within the n
+    runs; `flops`: planned; `wide`: a cost's, too wide to say."""
 
     mean: float
     low: float | None
     high: float | None
     n: int
-    how: Literal["t", "bootstrap", "rounds", ""]
+    how: Literal["t", "bootstrap", "rounds", "steps", "flops", "wide", ""]
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,32 @@ def difference(a: Mapping[Seed, float], b: Mapping[Seed, float]) -> Comparison:
 def ratio(a: Mapping[Seed, float], b: Mapping[Seed, float]) -> Comparison:
     """`a / b` of positive values, by geometric means; paired as differences are."""
     logs = difference(*({seed: math.log(value) for seed, value in x.items()} for x in (a, b)))
-    return replace(logs, estimate=_exponential(logs.estimate))
+    estimate = _exponential(logs.estimate)
+    return replace(logs, estimate=estimate, verdict=verdict_of(estimate, 1.0))
+
+
+def over_steps(runs: Sequence[Sequence[float]]) -> Estimate:
+    """The geometric mean of positive values of each run, several within it."""
+    return _of_steps(_estimate(_logs(runs)), len(runs))
+
+
+def ratio_over_steps(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Comparison:
+    """`a / b` of positive values of two members' runs, several within each run."""
+    estimate = _of_steps(_estimate(_logs(a), _logs(b)), min(len(a), len(b)))
+    return Comparison(estimate, False, verdict_of(estimate, 1.0))
+
+
+def planned_ratio(a: float | None, b: float | None, n: int) -> Comparison:
+    """`a / b` of planned numbers, in place of a measured ratio of n runs; None: there is no plan."""
+    if not a or not b:
+        return Comparison(Estimate(1.0, None, None, n, "wide"), False, "not measured well here")
+    verdict: Verdict = "no difference shown" if a == b else "more" if a > b else "less"
+    return Comparison(Estimate(a / b, None, None, n, "flops"), False, verdict)
 
 
 def verdict_of(estimate: Estimate, null: float) -> Verdict:
+    if estimate.how == "wide":
+        return "not measured well here"
     if estimate.low is None or estimate.high is None:
         return "too few seeds"
     if estimate.low <= null <= estimate.high:
@@ -104,5 +131,18 @@ def _estimate(*samples: np.ndarray) -> Estimate:
 
 
 def _exponential(logs: Estimate) -> Estimate:
-    low, high = (None if x is None else math.exp(min(x, 700.0)) for x in (logs.low, logs.high))
-    return replace(logs, mean=math.exp(logs.mean), low=low, high=high)
+    mean = math.exp(logs.mean)
+    if logs.low is None or logs.high is None:
+        return replace(logs, mean=mean)
+    if logs.high - logs.low > math.log(MAX_SPAN):
+        return Estimate(mean, None, None, logs.n, "wide")
+    return replace(logs, mean=mean, low=math.exp(logs.low), high=math.exp(logs.high))
+
+
+def _of_steps(logs: Estimate, runs: int) -> Estimate:
+    estimate = replace(_exponential(logs), n=runs)
+    return estimate if estimate.low is None else replace(estimate, how="steps")
+
+
+def _logs(runs: Sequence[Sequence[float]]) -> np.ndarray:
+    return np.log(np.concatenate([np.asarray(run, float) for run in runs]))

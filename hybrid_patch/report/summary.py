@@ -2,23 +2,33 @@
 
 import statistics as plain_statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid_patch.evaluate.verdicts import in_words, of_all
 from hybrid_patch.report import metrics
-from hybrid_patch.report.comparability import Difference, compare_runs
-from hybrid_patch.report.grouping import CHOICES, Against, Planned, ReportMember, members_of, reference
+from hybrid_patch.report.comparability import Difference, compare_runs, sharing_a_machine
+from hybrid_patch.report.grouping import BEST, CHOICES, Against, Planned, ReportMember, members_of, reference
 from hybrid_patch.report.load_runs import Run
 from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
 from hybrid_patch.report.predictions import Prediction, flops_per_step
-from hybrid_patch.report.statistics import Comparison, difference, geometric, over_seeds, ratio
+from hybrid_patch.report.statistics import (
+    Comparison,
+    difference,
+    geometric,
+    over_seeds,
+    over_steps,
+    planned_ratio,
+    ratio,
+    ratio_over_steps,
+)
 
 REFERENCES = (8, 1)  # patch sizes of the pure members that others are compared with
 TIME_NOTE = (
-    "the median of a training's own steps after a warm-up, on a machine that may have been busy otherwise; "
-    "hybrid-patch benchmark output=benchmark.json measures in rounds in which variants take turns."
+    "the median of a training's own steps after a warm-up; intervals and ratios are of the medians of up to "
+    f"{metrics.PARTS} parts of each run. Ratios of runs that shared a machine at the same time are of their planned "
+    "FLOPs. hybrid-patch benchmark output=benchmark.json measures in rounds in which variants take turns."
 )
 
 
@@ -31,27 +41,19 @@ class Axes:
 
 
 @dataclass
-class Best:
-    """The member of the highest mean mIoU, and its differences to those that it may be compared with, by label."""
-
-    label: str
-    against: dict[str, Comparison]
-
-
-@dataclass
 class Summary:
     """The summary of a sweep.
 
     Attributes:
         members: those of the highest mean mIoU first, those that cannot be compared last.
-        best: None if no evaluation counts.
+        best: the label of the member of the highest mean mIoU; None if no evaluation counts.
         missing_seeds: by label, seeds that a member lacks and at least two others have.
         damage: `FILE, why` of each file that cannot be read, or not all of it.
     """
 
     axes: Axes
     members: list[ReportMember]
-    best: Best | None
+    best: str | None
     missing_seeds: dict[str, list[int]]
     baselines: dict[str, dict[str, float]]
     differences: list[Difference]
@@ -64,19 +66,24 @@ def summarize(runs: Sequence[Run], axes: Sequence[str] = ()) -> Summary:
     """The summary of runs; `axes` are the swept config keys, where they are known."""
     members, columns = members_of(runs, axes)
     differences, excluded = compare_runs(runs, [*(axes or CHOICES), *columns])
+    sharing = sharing_a_machine(runs)
     for member in members:
-        _add_measures(member, excluded)
+        _add_measures(member, excluded, sharing)
     for member in members:
         for size in REFERENCES:
             other = reference(member, members, size)
             if other is not None and other is not member:
                 member.against[f"ps={size}"] = Against(other.label, _comparisons(member, other))
     mark_front(members)
-    members.sort(key=lambda member: -member.measures["miou"].mean if _has_score(member) else 1.0)
+    members.sort(key=lambda member: -member.measures["miou"].mean if has_score(member) else 1.0)
+    best = members[0] if members and has_score(members[0]) else None
+    for member in members if best is not None else ():
+        if member is not best:
+            member.against[BEST] = Against(best.label, _comparisons(member, best))
     return Summary(
         axes=Axes(list(axes), columns),
         members=members,
-        best=_best([member for member in members if _has_score(member)]),
+        best=None if best is None else best.label,
         missing_seeds=_missing_seeds(members),
         baselines=_baselines([run for run in runs if not excluded["scores"].get(run.path)]),
         differences=differences,
@@ -86,13 +93,15 @@ def summarize(runs: Sequence[Run], axes: Sequence[str] = ()) -> Summary:
     )
 
 
-def _has_score(member: ReportMember) -> bool:
+def has_score(member: ReportMember) -> bool:
+    """Whether its mIoU may be compared."""
     return "miou" in member.measures and not member.excluded["scores"]
 
 
-def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str]]) -> None:
+def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str]], sharing: Set[Path]) -> None:
     """Add the numbers of the runs that may be compared; if none may, of those that deviate as the first does."""
     scored: list[Run] = []
+    timed: list[Run] = []
     member.notes += [f"damaged: {each}" for run in member.runs for each in run.damage]
     for kind, measure in (("scores", metrics.scores), ("costs", metrics.costs)):
         runs = [run for run in member.runs if kind == "costs" or run.state == "done"]
@@ -103,7 +112,7 @@ def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str
             if reason != member.excluded[kind]:
                 member.notes.append(f"{run.path.name}: its {kind} do not count here: {reason}")
                 continue
-            scored += [run] if kind == "scores" else []
+            (scored if kind == "scores" else timed).append(run)
             seed = run.seed if run.seed is not None else -1 - number
             for name, value in values.items():
                 if seed in member.by_seed.setdefault(name, {}):
@@ -117,6 +126,10 @@ def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str
     for name, by_seed in member.by_seed.items():
         mean = geometric if MEASURES[name].kind == "costs" else over_seeds
         member.measures[name] = mean(list(by_seed.values()))
+    member.step_times = list(filter(None, map(metrics.step_seconds_of_parts, timed)))
+    member.shared_machine = any(run.path in sharing for run in timed)
+    if member.step_times:
+        member.measures["step_seconds"] = over_steps(member.step_times)
 
 
 def _comparisons(member: ReportMember, other: ReportMember) -> dict[str, Comparison]:
@@ -126,16 +139,27 @@ def _comparisons(member: ReportMember, other: ReportMember) -> dict[str, Compari
         kinds = ("scores", "costs") if name == "hours" else (measure.kind,)  # other steps take other hours
         a, b = member.by_seed.get(name), other.by_seed.get(name)
         if a and b and not any(each.excluded[kind] for each in (member, other) for kind in kinds):
-            comparisons[name] = ratio(a, b) if measure.kind == "costs" else difference(a, b)
+            if name == "step_seconds":
+                comparisons[name] = ratio_over_steps(member.step_times, other.step_times)
+            else:
+                comparisons[name] = ratio(a, b) if measure.kind == "costs" else difference(a, b)
     return comparisons
 
 
 def add_predictions(summary: Summary, predictions: Mapping[Path, Prediction]) -> None:
+    """Add what members were planned to cost, also in place of the ratios of step times on a machine that was shared."""
     for member in summary.members:
         if planned := [(run, predictions[run.path]) for run in member.runs if run.path in predictions]:
             prediction = planned[0][1]
             flops = next(filter(None, (flops_per_step(*each) for each in planned)), None)
             member.planned = Planned(flops, prediction.peak_memory_bytes, prediction.parameters)
+    by_label = {member.label: member for member in summary.members}
+    for member in summary.members:
+        for against in member.against.values():
+            other, measured = by_label[against.label], against.comparisons.get("step_seconds")
+            if measured is not None and (member.shared_machine or other.shared_machine):
+                a, b = (each.planned and each.planned.flops_per_step for each in (member, other))
+                against.comparisons["step_seconds"] = planned_ratio(a, b, measured.estimate.n)
 
 
 def mark_front(members: Sequence[ReportMember]) -> None:
@@ -150,13 +174,6 @@ def mark_front(members: Sequence[ReportMember]) -> None:
         member.front = point is not None and not any(
             other != point and all(x <= y for x, y in zip(other, point, strict=True)) for other in points.values()
         )
-
-
-def _best(ranked: Sequence[ReportMember]) -> Best | None:
-    if not ranked:
-        return None
-    best, *others = ranked
-    return Best(best.label, {other.label: difference(best.by_seed["miou"], other.by_seed["miou"]) for other in others})
 
 
 def _missing_seeds(members: Sequence[ReportMember]) -> dict[str, list[int]]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_patch.report.statistics import Estimate, difference, geometric, over_seeds, ratio
+from hybrid_patch.report.statistics import Estimate, difference, geometric, over_seeds, ratio, ratio_over_steps
 
 VALUES = st.floats(-10, 10)
 
@@ -75,3 +75,18 @@ def test_differences_that_are_all_the_same_are_differences() -> None:
     assert difference({0: 1.0, 1: 2.0}, {0: 0.5, 1: 1.5}).verdict == "more"
     assert difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}).verdict == "no difference shown"
     assert difference({0: 1.0, 1: 1.0}, {5: 1.0, 6: 1.0}).verdict == "no difference shown"
+
+
+def test_a_wide_ratio_of_costs_is_no_number() -> None:
+    wide = ratio({0: 1.0, 1: 9.0, 2: 2.0}, {0: 2.0, 1: 1.0, 2: 7.0})
+    assert (wide.verdict, wide.estimate.low, wide.estimate.how) == ("not measured well here", None, "wide")
+
+
+def test_many_steps_within_one_run_tell_a_ratio() -> None:
+    rng = np.random.default_rng(0)
+    slow, quick = (list(scale * rng.lognormal(0, 0.1, 8)) for scale in (3.0, 1.0))
+    comparison = ratio_over_steps([slow], [quick])
+    assert comparison.verdict == "more"
+    assert comparison.estimate.n == 1
+    assert comparison.estimate.mean == pytest.approx(3, rel=0.2)
+    assert ratio_over_steps([slow[:4]], [slow[4:]]).verdict == "no difference shown"

@@ -51,6 +51,9 @@ def test_it_opens_without_a_network_an_error_or_a_sideways_scroll(page: Path, wi
         assert browser.requests == []
         assert browser.page.title() == "a <b>sweep"
         assert browser.page.evaluate("document.documentElement.scrollWidth") <= width
+        table = browser.page.locator("div.scroll").first
+        if width >= 1400:
+            assert table.evaluate("element => element.scrollWidth <= element.clientWidth")
         paper = browser.page.evaluate("getComputedStyle(document.body).backgroundColor")
         lightness = sum(map(int, re.findall(r"\d+", paper)[:3])) / 3
         assert lightness < 60 if dark else lightness > 200
@@ -164,7 +167,7 @@ def test_the_same_numbers_are_beside_the_page(page: Path) -> None:
     assert all(label.split()[0].partition("<")[0] in page.with_suffix(".md").read_text() for label in labels)
     figures = sorted(path.name for path in page.with_name("report_figures").iterdir())
     names = [f"miou_against_{x}" for x in ("time", "memory", "hours")]
-    names += [f"{figure}_over_{x}" for figure in ("loss", "probe", "knn") for x in ("steps", "time", "flops")]
+    names += [f"{figure}_over_{x}" for figure in ("loss", "loss1", "probe", "knn") for x in ("steps", "time", "flops")]
     assert figures == sorted(f"{name}.{kind}" for name in names for kind in ("svg", "png"))
     assert page.stat().st_size < MAX_BYTES
     assert not re.search(r'(src|href)="(https?:)?//', page.read_text())

@@ -1,14 +1,18 @@
 """What an upsampler for a released encoder is worth: measures docs/released-encoders.md on tiles of one folder.
 
     python -m tests.tools.released_encoder prepare TILES FOLDS   a data folder for each left-out tile
-    python -m tests.tools.released_encoder score FOLD RUN ...    scores, and the share of the teacher's variance left
+    python -m tests.tools.released_encoder score FOLD RUN ...    scores, times, and what is left of the teacher
     python -m tests.tools.released_encoder draw FOLD PS8 HYBRID PS1 FILE.png
+
+Runs are told by their folders' names: ps8 and ps1 are the encoder's own tokens, centred by place, ps8_released and
+ps1_released the same as released; all others are compared with these.
 
 Each tile is in blocks of 56 pixels, of which every other trains a linear probe and the others score it, both ways,
 with 8 pixels left out at the borders of blocks.
 """
 
 import csv
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -27,6 +31,9 @@ BLOCK, BORDER, LEAST = 56, 8, 200
 IMAGES, LABELS = "S2L2A", "LULC"
 CLASSES = ("no data", "water", "trees", "3", "flooded vegetation", "crops", "6", "built area", "bare ground", "snow")
 """Of the labels, by value."""
+INTERPOLATED, TEACHERS = ("ps8", "ps8_released"), ("ps1", "ps1_released")
+PAIRS = 9
+"""Of embeddings that are timed in turn."""
 
 
 def prepare(tiles: Path, folds: Path) -> list[Path]:
@@ -95,14 +102,15 @@ def miou(labels: Int[Array, " n"], predicted: Int[Array, " n"], classes: list[in
 
 
 def embed(model: TrainedModel, images: dict[str, Array]) -> tuple[Array, float]:
-    """The embedding of a tile and its seconds, at best of three; at patch size 1 in windows side by side."""
-    seconds, pure = [], model.sizes.processing == 1
-    overlap = 0 if pure else None  # as the teacher's
-    for _ in range(1 if pure else 3):
-        began = time.perf_counter()
-        embedding = model.embed(images, overlap=overlap)
-        seconds.append(time.perf_counter() - began)
-    return embedding, min(seconds)
+    """The embedding of a tile and its processor seconds; at patch size 1 in windows side by side, as the teacher's."""
+    began = time.process_time()
+    embedding = model.embed(images, overlap=0 if model.sizes.processing == 1 else None)
+    return embedding, time.process_time() - began
+
+
+def time_ratios(model: TrainedModel, reference: TrainedModel, images: dict[str, Array]) -> list[float]:
+    """How many times the reference's processor time a model takes to embed a tile: pairs in turn, sorted."""
+    return sorted(embed(model, images)[1] / embed(reference, images)[1] for _ in range(PAIRS))
 
 
 def share_left(embedding: Array, interpolated: Array, teacher: Array) -> tuple[float, float]:
@@ -110,6 +118,26 @@ def share_left(embedding: Array, interpolated: Array, teacher: Array) -> tuple[f
     rest, before = ((x - teacher).reshape(-1, teacher.shape[-1]).astype(np.float64) for x in (embedding, interpolated))
     centred = ((rest - rest.mean(0)) ** 2).sum() / ((before - before.mean(0)) ** 2).sum()
     return float((rest**2).sum() / (before**2).sum()), float(centred)
+
+
+def score(fold: Path, runs: list[Path]) -> None:
+    """Print what probes make of a fold's tile, and how close to the teacher and how slow each run is."""
+    images, labels = left_out(fold)
+    models = {run.name: load(run) for run in runs}
+    embeddings = {"constant": np.zeros((*labels.shape, 1), np.float32), "raw": images[IMAGES][:, :, 0]}
+    embeddings |= {name: embed(model, images)[0] for name, model in models.items()}
+    for name, embedding in embeddings.items():
+        scores = block_miou(embedding, labels)
+        print(f"{name:14s}", "one class" if scores is None else "{:.3f} · {:.3f}".format(*scores), flush=True)
+    for name in models.keys() - {*INTERPOLATED, *TEACHERS}:
+        for before, teacher in itertools.product(INTERPOLATED, TEACHERS):
+            if before in models and teacher in models:
+                shares = share_left(embeddings[name], embeddings[before], embeddings[teacher])
+                print(f"{name}: of what {before} leaves of {teacher}", "{:.3f}, offsets apart {:.3f}".format(*shares))
+        if "ps8" in models:
+            ratios = time_ratios(models[name], models["ps8"], images)
+            middle, least, most = ratios[PAIRS // 2], ratios[0], ratios[-1]
+            print(f"{name}: {middle:.2f} times the time of ps8 ({least:.2f} to {most:.2f})", flush=True)
 
 
 def draw(fold: Path, runs: dict[str, Path], output: Path) -> None:
@@ -135,24 +163,7 @@ def main(words: list[str]) -> int:
         fold, ps8, hybrid, ps1, output = map(Path, words[1:])
         draw(fold, {"patch size 8": ps8, "hybrid 8→1": hybrid, "patch size 1": ps1}, output)
         return 0
-    fold, *runs = map(Path, words[1:])
-    images, labels = left_out(fold)
-    embeddings = {"constant": np.zeros((*labels.shape, 1), np.float32), "raw": images[IMAGES][:, :, 0]}
-    for run in runs:
-        embedding, seconds = embed(load(run), images)
-        embeddings[run.name] = embedding
-        print(f"{run.name}: {seconds:.2f} s")
-    for name, embedding in embeddings.items():
-        scores = block_miou(embedding, labels)
-        print(f"{name:12s}", "one class" if scores is None else "{:.3f} · {:.3f}".format(*scores), end="  ")
-        if name not in ("constant", "raw", "ps8", "ps1") and {"ps8", "ps1"} <= set(embeddings):
-            print(
-                "left {:.3f}, without offsets {:.3f}".format(
-                    *share_left(embedding, embeddings["ps8"], embeddings["ps1"])
-                ),
-                end="",
-            )
-        print(flush=True)
+    score(Path(words[1]), [Path(word) for word in words[2:]])
     return 0
 
 
