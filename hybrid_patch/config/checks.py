@@ -33,6 +33,17 @@ def _patch_sizes(config: Config) -> Iterator[str]:
         yield f"curriculum.stages: their shares add up to {total:g}; they must add up to 1"
 
 
+def _curriculum(config: Config) -> Iterator[str]:
+    """Whether a curriculum ends where `patch` says, which only a fixed one takes from there."""
+    patch, last = config.patch, config.curriculum.stages[-1]
+    coarse, fine = last.processing_patch_size, last.output_patch_size
+    if (patch.processing_patch_size, patch.output_patch_size) != (coarse, fine):
+        yield (
+            f"patch={patch.processing_patch_size}→{patch.output_patch_size}: the stages of "
+            f"curriculum={config.curriculum.name} end at {coarse}→{fine}; give the same patch sizes in both"
+        )
+
+
 def _stage(stage: Stage, group: str, tile: int) -> Iterator[str]:
     coarse, fine = stage.processing_patch_size, stage.output_patch_size
     coarse_key, fine_key = f"{group}.processing_patch_size", f"{group}.output_patch_size"
@@ -217,4 +228,16 @@ def _listed(values: list[int]) -> str:
     return f"{', '.join(map(str, first))} or {last}" if first else str(last)
 
 
-_CHECKS = (_patch_sizes, _model_and_data, _architecture, _init, _target, _masking, _loss, _backend, _runtime, _names)
+_CHECKS = (
+    _patch_sizes,
+    _model_and_data,
+    _architecture,
+    _init,
+    _target,
+    _masking,
+    _loss,
+    _backend,
+    _runtime,
+    _names,
+    _curriculum,
+)

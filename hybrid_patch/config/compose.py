@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hybrid_patch.config import messages
 from hybrid_patch.config.checks import problems, upsampler_problems
-from hybrid_patch.config.overrides import hydra_overrides, in_one_line, quote
+from hybrid_patch.config.overrides import chosen_beside_experiment, hydra_overrides, in_one_line, quote
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.upsamplers import ASK_CLASS
@@ -39,6 +39,9 @@ def composed(overrides: Sequence[str], sources: Sources, with_hydra: bool = Fals
     with in_one_line(overrides), hydra_context(sources):
         config = hydra.compose(sources.name, overrides=[*extra, *overrides], return_hydra_config=with_hydra)
         OmegaConf.set_struct(config, False)
+        # Hydra composes an experiment last: its values would be laid over a group that the person has chosen.
+        for group, of_group in chosen_beside_experiment(overrides, sources).items():
+            config[group] = hydra.compose(sources.name, overrides=[*extra, *of_group])[group]
         return config
 
 

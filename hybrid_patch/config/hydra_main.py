@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hybrid_patch.config.command import HELP_FLAGS, answer_help
 from hybrid_patch.config.compose import checked, compose, composed, held_to_schema
@@ -59,7 +59,11 @@ def _run(train: Train, words: Sequence[str]) -> int:
             _launch(overrides, sources)
         _check_sweep(overrides, sources)
     elif arguments.cfg or arguments.info:
-        held_to_schema(composed(hydra_overrides(overrides, sources), sources), sources, allow_missing=True)
+        config = composed(hydra_overrides(overrides, sources), sources)
+        held_to_schema(config, sources, allow_missing=True)
+        if arguments.cfg == "job":  # as it is composed here, where a group that is chosen wins over an experiment
+            _print(config, arguments)
+            return 0
     else:
         return train(compose(overrides, sources))
     return run_hydra(train, _for_hydra(arguments, sources), sources)
@@ -117,6 +121,15 @@ def _sources(arguments: argparse.Namespace) -> Sources:
         if folder is not None and not folder.is_dir():
             raise InputError(f"{option}={folder}: there is no such folder")
     return Sources(folder=sources.folder, name=name, extra=extra)
+
+
+def _print(config: DictConfig, arguments: argparse.Namespace) -> None:
+    """A config, or its package, as Hydra prints it."""
+    node = config if arguments.package is None else OmegaConf.select(config, arguments.package)
+    if node is None:
+        raise InputError(f"--package={arguments.package}: there is no such group or value")
+    head = "" if arguments.package is None else f"# @package {arguments.package}\n"
+    print(head + OmegaConf.to_yaml(node, resolve=arguments.resolve) if OmegaConf.is_config(node) else node)
 
 
 def _for_hydra(arguments: argparse.Namespace, sources: Sources) -> list[str]:

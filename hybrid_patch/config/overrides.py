@@ -40,6 +40,20 @@ def hydra_overrides(arguments: Sequence[str], sources: Sources, sweep: bool = Fa
     return ["upsampler=bilinear", *overrides] if CLASS_KEY in keys and "upsampler" not in keys else overrides
 
 
+def chosen_beside_experiment(overrides: Sequence[str], sources: Sources) -> dict[str, list[str]]:
+    """The groups that are chosen beside an experiment, with all overrides of each, in Hydra's grammar."""
+    parsed = [parse(override) for override in overrides]
+    chosen = [each.key_or_group for each in parsed if each.package is None and each.key_or_group in sources.groups()]
+    if "experiment" not in chosen:
+        return {}
+    targets = [each.package or each.key_or_group for each in parsed]
+    return {
+        group: [text for text, at in zip(overrides, targets, strict=True) if at == group or at.startswith(f"{group}.")]
+        for group in chosen
+        if group not in ("experiment", "cluster") and "/" not in group
+    }
+
+
 def _hydra_override(argument: str, sources: Sources, sweep: bool) -> str:
     try:
         argument.encode()

@@ -28,6 +28,10 @@ NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "context")
     ("overrides", "start"),
     [
         (["data.tile=60"], "data.tile=60: not divisible by patch.processing_patch_size=8; try 56 or 64"),
+        (
+            ["patch=ps8", "curriculum=gradual"],
+            "patch=8→8: the stages of curriculum=gradual end at 8→1; ",
+        ),
         (["data.tile=4"], "data.tile=4: not divisible by patch.processing_patch_size=8; try 8"),
         (["patch.output_patch_size=3"], "patch.output_patch_size=3: does not divide patch.processing_patch_size=8; "),
         (["patch.output_patch_size=16"], "patch.output_patch_size=16: larger than patch.processing_patch_size=8; "),
@@ -47,7 +51,12 @@ NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "context")
             "decoder.upsampler=learned: with decoder.patch_size=output nothing is upsampled; try null",
         ),
         (
-            ["data.tile=60", "+upsampler@decoder.upsampler=learned", two_stages(12, 4)],
+            [
+                "data.tile=60",
+                "patch.processing_patch_size=12",
+                "+upsampler@decoder.upsampler=learned",
+                two_stages(12, 4),
+            ],
             "decoder.upsampler=learned: made for the curriculum's largest ratio 12, it cannot do its ratio 3; ",
         ),
         (["masking.encode_ratio=0"], "masking.encode_ratio=0: the encoder would see nothing; "),

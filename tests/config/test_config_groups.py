@@ -49,6 +49,15 @@ def test_every_option_composes(group: str, option: str, root: str) -> None:
     assert isinstance(compose(chosen), Config)
 
 
+def test_a_chosen_group_wins_over_an_experiment() -> None:
+    demo, quiet = compose(["experiment=demo"]), compose(["experiment=demo", "evaluation=none"])
+    assert demo.evaluation.tiles == 24
+    assert quiet.evaluation == compose(["evaluation=none"]).evaluation
+    assert quiet.data == demo.data
+    assert compose(["evaluation=none", "evaluation.tiles=3", "experiment=demo"]).evaluation.tiles == 3
+    assert compose(["experiment=demo", "optimizer.lr=.1"]).optimizer.lr == 0.1
+
+
 ADDED = [("", *pair) for pair in RUN_OPTIONS] + [("+", "data", "synthetic"), ("++", "patch", "ps1")]
 
 
