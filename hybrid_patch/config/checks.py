@@ -34,13 +34,13 @@ def _patch_sizes(config: Config) -> Iterator[str]:
 
 
 def _curriculum(config: Config) -> Iterator[str]:
-    """Whether a curriculum ends where `patch` says, which only a fixed one takes from there."""
-    patch, last = config.patch, config.curriculum.stages[-1]
-    coarse, fine = last.processing_patch_size, last.output_patch_size
+    """Whether a curriculum begins at the processing and ends at the output patch size of `patch`: a fixed one does."""
+    patch, stages = config.patch, config.curriculum.stages
+    coarse, fine = stages[0].processing_patch_size, stages[-1].output_patch_size
     if (patch.processing_patch_size, patch.output_patch_size) != (coarse, fine):
         yield (
-            f"patch={patch.processing_patch_size}→{patch.output_patch_size}: the stages of "
-            f"curriculum={config.curriculum.name} end at {coarse}→{fine}; give the same patch sizes in both"
+            f"patch={patch.processing_patch_size}→{patch.output_patch_size}: "
+            f"curriculum={config.curriculum.name} goes from {coarse} to {fine}; give the same patch sizes in both"
         )
 
 

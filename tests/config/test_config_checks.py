@@ -30,7 +30,7 @@ NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "context")
         (["data.tile=60"], "data.tile=60: not divisible by patch.processing_patch_size=8; try 56 or 64"),
         (
             ["patch=ps8", "curriculum=gradual"],
-            "patch=8→8: the stages of curriculum=gradual end at 8→1; ",
+            "patch=8→8: curriculum=gradual goes from 8 to 1; ",
         ),
         (["data.tile=4"], "data.tile=4: not divisible by patch.processing_patch_size=8; try 8"),
         (["patch.output_patch_size=3"], "patch.output_patch_size=3: does not divide patch.processing_patch_size=8; "),

@@ -38,7 +38,9 @@ def test_stages_take_their_shares_in_turn(steps: int, shares: list[int]) -> None
         f"{{processing_patch_size:8,output_patch_size:{2 ** (i % 4)},share:{share / sum(shares)}}}"
         for i, share in enumerate(shares)
     )
-    config = config_for("gradual", f"curriculum.stages=[{stages}]", f"trainer.steps={steps}", "upsampler=subpixel")
+    last = f"patch.output_patch_size={2 ** ((len(shares) - 1) % 4)}"
+    words = [f"curriculum.stages=[{stages}]", last, f"trainer.steps={steps}", "upsampler=subpixel"]
+    config = config_for("gradual", *words)
     sizes_by_step = [sizes_at(config, step) for step in range(steps)]
     ends = [round(sum(shares[: i + 1]) / sum(shares) * steps) for i in range(len(shares))]
     begins = [0, *ends]
