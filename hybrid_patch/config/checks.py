@@ -134,6 +134,12 @@ def _init(config: Config) -> Iterator[str]:
         yield f"init.freeze={list(init.freeze)}: leaves nothing to train; leave out encoder or upsampler"
 
 
+def _continued(config: Config) -> Iterator[str]:
+    begun, steps = config.continue_from, config.trainer.steps
+    if begun is not None and steps <= begun.step:
+        yield f"trainer.steps={steps}: continue_from={begun.run} has made {begun.step} steps; try {2 * begun.step}"
+
+
 def _transformer(size: Transformer, key: str) -> Iterator[str]:
     if size.width % ENCODING_PARTS:
         near = [size.width // ENCODING_PARTS * ENCODING_PARTS, (size.width // ENCODING_PARTS + 1) * ENCODING_PARTS]
@@ -233,6 +239,7 @@ _CHECKS = (
     _model_and_data,
     _architecture,
     _init,
+    _continued,
     _target,
     _masking,
     _loss,

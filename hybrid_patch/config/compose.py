@@ -17,11 +17,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from hybrid_patch.config import messages
 from hybrid_patch.config.checks import problems, upsampler_problems
-from hybrid_patch.config.overrides import chosen_beside_experiment, hydra_overrides, in_one_line, quote
+from hybrid_patch.config.continued import continued_run, groups_and_values, refuse_another_model, with_choices
+from hybrid_patch.config.overrides import chosen_beside_experiment, hydra_overrides, in_one_line, parse, quote
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.upsamplers import ASK_CLASS
 from hybrid_patch.errors import InputError
+from hybrid_patch.runs.continuation import newest_state
 from hybrid_patch.runs.records import DamagedFileError, read_yaml
 
 T = TypeVar("T")
@@ -30,11 +32,26 @@ T = TypeVar("T")
 def compose(arguments: Sequence[str] = (), sources: Sources | None = None) -> Config:
     """The config of one run, from overrides as typed on the command line. Raises InputError, one line."""
     sources = sources or Sources()
-    return checked(held_to_schema(composed(hydra_overrides(arguments, sources), sources), sources))
+    overrides = hydra_overrides(arguments, sources)
+    return completed(composed(overrides, sources), overrides, sources)
+
+
+def completed(config: DictConfig, overrides: Sequence[str], sources: Sources) -> Config:
+    """The config of a run from that composed of overrides: resolved and checked. Raises InputError."""
+    run = checked(held_to_schema(config, sources))
+    if run.continue_from is not None:
+        before = frozen_config(Path(run.continue_from.run))
+        refuse_another_model(plain_values(before), plain_values(run), overrides)
+    return run
 
 
 def composed(overrides: Sequence[str], sources: Sources, with_hydra: bool = False) -> DictConfig:
-    """Hydra's config of overrides in its grammar, unresolved, with its own settings or without. Raises InputError."""
+    """Hydra's config of overrides in its grammar, unresolved, with its own settings or without. Raises InputError.
+
+    With `continue_from` among them, the config of that run takes the place of the defaults.
+    """
+    if (run := continued_run(overrides)) is not None:
+        return _continued(run, overrides, sources)
     extra = [] if sources.extra is None else [f"hydra.searchpath=[{quote(str(sources.extra.resolve()))}]"]
     with in_one_line(overrides), hydra_context(sources):
         config = hydra.compose(sources.name, overrides=[*extra, *overrides], return_hydra_config=with_hydra)
@@ -43,6 +60,25 @@ def composed(overrides: Sequence[str], sources: Sources, with_hydra: bool = Fals
         for group, of_group in chosen_beside_experiment(overrides, sources).items():
             config[group] = hydra.compose(sources.name, overrides=[*extra, *of_group])[group]
         return config
+
+
+def _continued(run: str, overrides: Sequence[str], sources: Sources) -> DictConfig:
+    groups = sources.groups()
+    chosen, values = groups_and_values(overrides, groups)
+    newest_state(run)  # first: a folder that is no run's is refused by its key
+    before = frozen_config(Path(run))
+    curriculum = before.curriculum.name
+    same = [f"curriculum={curriculum}"] if curriculum in groups["curriculum"] else []
+    config = with_choices(before, plain_values(before), run, chosen, composed([*same, *chosen], sources))
+    return with_values(config, values)
+
+
+def with_values(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """A config with the values that overrides (`++key=value`) set, as Hydra does once all groups are in place."""
+    with in_one_line(overrides):
+        for override in map(parse, overrides):
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
+    return config
 
 
 def held_to_schema(config: DictConfig, sources: Sources, allow_missing: bool = False) -> Config:

@@ -46,6 +46,13 @@ def sizes_after(config: Config, steps: int) -> PatchSizes:
     return sizes_at(config, max(steps - 1, 0))
 
 
+def samples_before(config: Config, step: int) -> int:
+    """The position in the endless sequence of samples at which a step, counted from 0, begins."""
+    begun = config.continue_from
+    first, samples = (0, 0) if begun is None else (begun.step, begun.samples)
+    return samples + (step - first) * config.trainer.batch_size
+
+
 def tile_for(config: Config, sizes: PatchSizes) -> int:
     """The side of the crops, in pixels, at some patch sizes; see `Curriculum.budget`."""
     if config.curriculum.budget == "pixels":

@@ -22,6 +22,7 @@ PATH_KEYS = (
     "data.labels",
     "run_dir",
     "init.from",
+    "continue_from",
     "target.cache",
 )
 """Their values are literal: no comma, quote, `=` or `$` means anything. `null` is null; a folder is `./null`."""

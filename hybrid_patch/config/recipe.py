@@ -38,6 +38,8 @@ def recipe(config: Config, fingerprint: Fingerprint = _of_the_data) -> dict[str,
     that it begins with, and the version."""
     fields = without_aside(Config, plain_values(config))
     fields["data"]["fingerprint"] = fingerprint(config.data)
+    if config.continue_from is None:
+        del fields["continue_from"]  # ids are as they were without it
     fields["init"]["fingerprint"] = None if config.init.from_ is None else weights_hash(config.init.from_)
     return {"recipe_version": RECIPE_VERSION, **fields}
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from hybrid_patch.config.continue_options import ContinueFrom
 from hybrid_patch.config.data_options import DataOptions, data_sources
 from hybrid_patch.config.field_types import (
     PROCESSORS,
@@ -280,6 +281,8 @@ class Config:
     evaluation: Aside[Evaluation]
     runtime: Runtime
     logger: Aside[Logger]
+    continue_from: ContinueFrom | None
+    """A run to go on from, with its config and all of its state; null: none."""
     run_dir: Aside[FolderPath | None]
     """The run's directory; null: `runs/<sweep_name>/<run id>`."""
     sweep_name: Aside[Name]

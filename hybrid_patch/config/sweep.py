@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from hybrid_patch.config.compose import checked, composed, held_to_schema, hydra_context
-from hybrid_patch.config.overrides import hydra_overrides, in_one_line, is_sweep_file, key_of, parse, plain_argument
+from hybrid_patch.config.compose import completed, composed, hydra_context, with_values
+from hybrid_patch.config.continued import KEY
+from hybrid_patch.config.overrides import hydra_overrides, in_one_line, is_sweep_file, key_of, plain_argument
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
@@ -74,15 +75,13 @@ class Composer:
         if base not in self._bases:
             self._bases[base] = pickle.dumps(composed(base, self._sources))
         config: DictConfig = pickle.loads(self._bases[base])  # faster than a deep copy
-        with in_one_line(values):
-            for override in map(parse, values):  # what Hydra does with `++key=value` once all groups are in place
-                OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
-        return checked(held_to_schema(config, self._sources))
+        return completed(with_values(config, values), overrides, self._sources)
 
 
 def _split(overrides: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Overrides that decide what is composed (groups, all up to the last `~key`), and those that only set values."""
-    last = max((i for i, text in enumerate(overrides) if text.startswith("~")), default=-1)
+    """Overrides that decide what is composed (groups, all up to the last `~key` or `continue_from`), and those that
+    only set values."""
+    last = max((i for i, text in enumerate(overrides) if text.startswith("~") or key_of(text) == KEY), default=-1)
     base = tuple(text for i, text in enumerate(overrides) if i <= last or not text.startswith("++"))
     return base, [text for text in overrides[last + 1 :] if text.startswith("++")]
 

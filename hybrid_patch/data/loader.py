@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch.utils.data import DataLoader, Dataset
 
-from hybrid_patch.config.curriculum import PatchSizes, sizes_at, tile_for
+from hybrid_patch.config.curriculum import PatchSizes, samples_before, sizes_at, tile_for
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.crops import Crop, MaskedCrop, collate, read_crop
@@ -52,7 +52,7 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         self.epoch_order = functools.lru_cache(maxsize=2)(self._epoch_order)
 
     def __getitem__(self, step: int) -> Batch | BrokenSampleError:
-        start = step * self.config.trainer.batch_size + self.first
+        start = samples_before(self.config, step) + self.first
         sizes = sizes_at(self.config, step)
         try:
             samples = [self._sample(position, sizes) for position in range(start, start + self.local)]

@@ -1,6 +1,7 @@
 """Tokens compared with those of a teacher: the encoder itself, at patch size 1."""
 
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,10 @@ class SelfDistillation(nn.Module):
     That is `z = (t - m) W`, the first principal components of the teacher's tokens, scaled so that the mean square of
     z is about 1: with `visible` a token must find its own target among those of its window (cosine similarities), and
     with `regression` be equal to it. What the components leave out stays as the upsampler's interpolation has it.
+    `frozen_targets` begins the names of what the teacher decides in its state: of all.
     """
+
+    frozen_targets: ClassVar[str] = ""
 
     def __init__(self, config: Config, modalities: Mapping[str, Modality]) -> None:
         super().__init__()

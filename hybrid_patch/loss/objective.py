@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast, get_args
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -38,7 +38,12 @@ TERMS: tuple[type[Term], ...] = (
 
 
 class Objective(nn.Module):
-    """The terms of the loss, and the targets that they share. A term of weight 0 is neither built nor computed."""
+    """The terms of the loss, and the targets that they share. A term of weight 0 is neither built nor computed.
+
+    `frozen_targets` begins the names of what a config decides in its state, whatever has been trained or fitted.
+    """
+
+    frozen_targets: ClassVar[str] = "targets."
 
     def __init__(self, config: Config, modalities: Mapping[str, Modality]) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ from hybrid_patch.report.formatting import number_of
 from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.load_runs import Run, nested, one_line
 from hybrid_patch.runs.atomic_files import write_json, write_whole
-from hybrid_patch.runs.checkpoints import list_checkpoints
+from hybrid_patch.runs.checkpoint_files import list_checkpoints
 from hybrid_patch.runs.directory import CHECKPOINTS
 from hybrid_patch.runs.records import DamagedFileError, Parser, parser, read_file, read_record
 

@@ -1,8 +1,6 @@
 """Checkpoints: whole or absent; the newest readable one is found without being named."""
 
 import logging
-import re
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -14,11 +12,10 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from hybrid_patch.errors import InputError
+from hybrid_patch.runs.checkpoint_files import list_checkpoints
 from hybrid_patch.runs.records import DamagedFileError, require_file, set_aside
 
 log = logging.getLogger(__name__)
-
-NAME = re.compile(r"step_(\d{9})\.(pt|shards)")
 
 
 class Counters(TypedDict):
@@ -73,25 +70,6 @@ def first_difference(current: Mapping[str, Tensor], saved: Mapping[str, Tensor])
         if shape != saved_shape:
             return f"{name} is {saved_shape} there, {shape} here"
     return ""
-
-
-def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """The steps and paths of a folder's checkpoints, oldest first: `….pt`, a file; `….shards`, a folder."""
-    matches = ((NAME.fullmatch(path.name), path) for path in folder.glob("step_*"))
-    return sorted((int(match[1]), path) for match, path in matches if match)
-
-
-def checkpoint_path(folder: Path, step: int, sharded: bool = False) -> Path:
-    return folder / f"step_{step:09d}.{'shards' if sharded else 'pt'}"
-
-
-def prune_checkpoints(folder: Path, keep_newest: int) -> None:
-    """Remove all but the newest checkpoints."""
-    for _, old in list_checkpoints(folder)[:-keep_newest]:
-        if old.is_dir():
-            shutil.rmtree(old.rename(old.with_name(f".{old.name}.part")))  # half a folder must not look whole
-        else:
-            old.unlink()
 
 
 def read_checkpoint(path: Path) -> State:

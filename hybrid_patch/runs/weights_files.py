@@ -1,11 +1,13 @@
 """The files that `init.from` names: of a run, of an exported model, or of a folder of released weights."""
 
 import hashlib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from hybrid_patch.errors import InputError
+from hybrid_patch.runs.checkpoint_files import checkpoint_parts, list_checkpoints
 from hybrid_patch.runs.directory import CHECKPOINTS, CONFIG
 from hybrid_patch.runs.exported import WEIGHTS, is_exported, local_folder
 
@@ -29,11 +31,10 @@ def find_weights(path: str) -> WeightsFiles:
     if (folder / RELEASED).is_file():
         return WeightsFiles(folder, "galileo", (folder / RELEASED,))
     if (folder / CONFIG).is_file():
-        saved = sorted((folder / CHECKPOINTS).glob("step_*"))  # the names of checkpoints sort by step
+        saved = list_checkpoints(folder / CHECKPOINTS)
         if not saved:
             raise InputError(f"init.from={path}: the run has no checkpoint yet; wait for one, or name another run")
-        newest = saved[-1]
-        return WeightsFiles(folder, "run", (newest,) if newest.is_file() else tuple(sorted(newest.iterdir())))
+        return WeightsFiles(folder, "run", checkpoint_parts(saved[-1][1]))
     reason = "there is no such folder" if not folder.exists() else "holds no weights"
     raise InputError(
         f"init.from={path}: {reason}; give a run's folder, an exported model, or released weights ({RELEASED})"
@@ -43,11 +44,16 @@ def find_weights(path: str) -> WeightsFiles:
 @cache
 def weights_hash(path: str) -> str:
     """A hash of the weights in a folder, 16 hexadecimal digits. Raises InputError."""
-    total = hashlib.sha256()
     try:
-        for path_of_part in find_weights(path).files:
-            with path_of_part.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
+        return files_hash(find_weights(path).files)
     except OSError as error:
         raise InputError(f"init.from={path}: {error}") from error
+
+
+def files_hash(files: Iterable[Path]) -> str:
+    """A hash of the contents of files in order, 16 hexadecimal digits. Raises OSError."""
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()[:16]

@@ -25,6 +25,7 @@ from hybrid_patch.errors import DISK_LOST, DONE, FAILED, LOST, STOPPED, InputErr
 from hybrid_patch.model.pretrained import Pretrained, begin_with, read_pretrained
 from hybrid_patch.runs.atomic_files import remove_parts, write_bytes
 from hybrid_patch.runs.checkpoints import Checkpoint
+from hybrid_patch.runs.continuation import copy_state
 from hybrid_patch.runs.directory import IDENTITY, TEACHER, RunDirectory
 from hybrid_patch.runs.failure import DISK_FULL, ERROR, cause_of, last_frame
 from hybrid_patch.runs.failure import LOST as DISK_GONE
@@ -82,7 +83,8 @@ def train(config: Config, check: Callable[[Config], None] | None = None) -> int:
 def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest) -> int:
     """Train until done or stopped; the first process records the outcome in the status. Returns the exit code."""
     if run.status().state == "done":
-        log.info("%s is done already", run.path)
+        more = f"hybrid-patch train continue_from={run.path} trainer.steps={2 * config.trainer.steps}"
+        log.info("%s is done already; for more steps: %s", run.path, more)
         return DONE
     if config.evaluation.tiles != 0 and not missing_evaluation():
         # A fault in its libraries must show before the training; others are spared a quarter of their start.
@@ -201,19 +203,24 @@ def refuse_another_run(run: RunDirectory, identity: Identity) -> None:
         before = recipe.recipe(frozen_config(run.path), lambda data: fingerprint)
     if changed := recipe.difference(before, identity["recipe"]):
         longer = all(line.startswith("trainer.steps:") for line in changed)
-        hint = f", and init.from={run.path} to begin with its weights" if longer else ""
+        steps = identity["recipe"]["trainer"]["steps"]
+        hint = f", and continue_from={run.path} trainer.steps={steps} to go on from it" if longer else ""
         raise InputError(
             f"run_dir={run.path}: holds another run ({'; '.join(changed)}); choose another directory{hint}"
         )
 
 
 def prepare(run: RunDirectory, config: Config, identity: Identity) -> list[str]:
-    """Lock the directory, mend it, and begin the run unless it has begun. Returns what was mended, in lines. Raises
-    InputError if another process is at work."""
+    """Lock the directory, mend it, and begin the run unless it has begun: with the state of another, if it goes on
+    from that. Returns what was mended, in lines. Raises InputError if another process is at work, or that state is
+    gone."""
     run.lock()
     with run.held():
         remove_parts(run.path)
     mended = run.mend()
     if not (run.exists() and run.config.exists()):
         run.begin(as_yaml(config), {**identity, **provenance()})
+    begun = config.continue_from
+    if begun is not None and run.status().state != "done" and not any(run.checkpoints.glob("step_*")):
+        copy_state(run, Path(begun.run), begun.step, begun.checkpoint)
     return mended

@@ -14,7 +14,8 @@ from hybrid_patch.errors import InputError
 from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.runs import checkpoints
 from hybrid_patch.runs.atomic_files import write_whole
-from hybrid_patch.runs.checkpoints import Checkpoint, Weights
+from hybrid_patch.runs.checkpoint_files import checkpoint_path, list_checkpoints, prune_checkpoints
+from hybrid_patch.runs.checkpoints import Checkpoint, Weights, first_difference
 from hybrid_patch.runs.directory import METRICS, RunDirectory
 from hybrid_patch.runs.records import DamagedFileError, set_aside
 from hybrid_patch.runs.sharded_checkpoint import write_sharded
@@ -33,13 +34,13 @@ def save(fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], ke
         run.flush_metrics()
     if not fsdp.is_sharded(state["model"]):
         if first:
-            path = checkpoints.checkpoint_path(folder, step)
+            path = checkpoint_path(folder, step)
             write_whole(path, lambda file: torch.save(state, file), run.held())
-    elif not fabric.broadcast(step in dict(checkpoints.list_checkpoints(folder))):  # a stop right after it was saved
-        write_sharded(checkpoints.checkpoint_path(folder, step, sharded=True), state, run.held())
+    elif not fabric.broadcast(step in dict(list_checkpoints(folder))):  # a stop right after it was saved
+        write_sharded(checkpoint_path(folder, step, sharded=True), state, run.held())
     if first:
         with run.held():
-            checkpoints.prune_checkpoints(folder, keep_newest)
+            prune_checkpoints(folder, keep_newest)
     fabric.barrier()
 
 
@@ -55,7 +56,7 @@ def newest(fabric: Fabric, run: RunDirectory) -> Checkpoint | None:
 
 
 def _newest(run: RunDirectory) -> Checkpoint | None:
-    path, saved = run.path / METRICS, checkpoints.list_checkpoints(run.checkpoints)
+    path, saved = run.path / METRICS, list_checkpoints(run.checkpoints)
     remedy = f"move it away to go on without its lines, and also {run.checkpoints} to begin the run anew"
     try:
         covered = run.covered_steps()
@@ -69,6 +70,28 @@ def _newest(run: RunDirectory) -> Checkpoint | None:
             set_aside(path)
         covered = None
     return checkpoints.newest_checkpoint(run.checkpoints, covered, run.held)
+
+
+def of_another_run(fabric: Fabric, module: TrainingModule, checkpoint: Checkpoint, run: str) -> Checkpoint:
+    """The checkpoint that a training goes on from (`continue_from`), with the frozen targets of the module.
+
+    Another curriculum needs targets of other patch sizes, and other windows have another teacher. Raises InputError in
+    the first process, and ends the others, if the module's other weights are not those of the run.
+    """
+    prefix, current = module.objective.frozen_targets, module.objective.state_dict()
+    targets = {name: fsdp.full(tensor).cpu() for name, tensor in current.items() if name.startswith(prefix)}
+    heads = {name: tensor for name, tensor in checkpoint.state["objective"].items() if not name.startswith(prefix)}
+    continued = checkpoint._replace(state={**checkpoint.state, "objective": heads | targets})
+
+    def refuse() -> None:
+        parts: dict[Weights, Module] = {"model": module.model, "objective": module.objective}
+        for name, part in parts.items():
+            if change := first_difference(part.state_dict(), continued.state[name]):
+                remedy = f"keep what shapes weights as it was, or begin anew with init.from={run}"
+                raise InputError(f"continue_from={run}: the config gives other weights ({name}.{change}); {remedy}")
+
+    together(fabric, refuse)
+    return continued
 
 
 def restore(fabric: Fabric, module: TrainingModule, optimizer: Optimizer, checkpoint: Checkpoint) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from hybrid_patch.config.curriculum import PatchSizes, sizes_after, sizes_at
+from hybrid_patch.config.curriculum import PatchSizes, samples_before, sizes_after, sizes_at
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loader import TrainingSteps, batches
@@ -159,7 +159,7 @@ class Trainer:
         if bad >= max_bad:
             return f"no finite loss in {bad} steps in a row (trainer.max_bad_steps={max_bad}), saved"
         skipped, share = self.counters["skipped"], self.config.data.max_skipped
-        samples = max(self.step * self.config.trainer.batch_size, MIN_SAMPLES)
+        samples = max(samples_before(self.config, self.step), MIN_SAMPLES)
         if skipped > share * samples:
             return f"{skipped} broken samples of {samples} skipped, more than data.max_skipped={share}, saved"
         return ""
@@ -270,6 +270,9 @@ class Trainer:
     def _resume(self, checkpoint: Checkpoint | None) -> None:
         """Continue from a checkpoint, if there is one."""
         if checkpoint is not None:
+            begun = self.config.continue_from
+            if begun is not None and checkpoint.step == begun.step:
+                checkpoint = checkpointing.of_another_run(self.fabric, self.module, checkpoint, begun.run)
             checkpointing.restore(self.fabric, self.module, self.training_step.optimizer, checkpoint)
             self.step = self.saved = checkpoint.step
             self.counters = checkpoint.state["counters"]

@@ -53,7 +53,8 @@ def is_bound(path: Path_) -> bool:
     """Leaves that cannot change alone: an option's name, and what a modality's own rules tie together."""
     chooses = path[-1] == "name" and path[0] in ("upsampler", "data", "masking", "target", "optimizer", "logger")
     tied = "modalities" in path and path[-1] not in ("temporal", "gsd", "files")
-    return chooses or tied or path == ("init", "from")  # whose weights are in the recipe
+    weights = path in (("init", "from"), ("continue_from",))  # their hash is in the recipe
+    return chooses or tied or weights
 
 
 LEAVES = [

@@ -17,7 +17,8 @@ from building import TINY
 from torch import Tensor
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.runs.checkpoints import list_checkpoints, read_checkpoint
+from hybrid_patch.runs.checkpoint_files import list_checkpoints
+from hybrid_patch.runs.checkpoints import read_checkpoint
 from hybrid_patch.train.attempt import train
 from hybrid_patch.train.step import TrainingModule
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from resumed_runs import metrics, same
 
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.checkpoints import list_checkpoints
+from hybrid_patch.runs.checkpoint_files import list_checkpoints
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.lock import LostLockError
 from hybrid_patch.runs.records import DamagedFileError, read_yaml, set_aside

@@ -12,7 +12,7 @@ from building import TINY
 
 import hybrid_patch
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.checkpoints import list_checkpoints
+from hybrid_patch.runs.checkpoint_files import list_checkpoints
 
 KEY = "encoder.transformer.blocks.0.attention.out.weight"
 

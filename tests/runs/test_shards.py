@@ -20,7 +20,8 @@ from resumed_runs import metrics, same, wait_for_step
 import hybrid_patch
 from hybrid_patch.errors import InputError
 from hybrid_patch.model.hybrid import HybridModel
-from hybrid_patch.runs.checkpoints import list_checkpoints, newest_checkpoint
+from hybrid_patch.runs.checkpoint_files import list_checkpoints
+from hybrid_patch.runs.checkpoints import newest_checkpoint
 from hybrid_patch.runs.sharded_checkpoint import read_sharded
 
 STEPS, EVERY = 24, 4

@@ -97,11 +97,6 @@ def test_what_does_not_go_together_is_one_line(words: list[str], line: str, tmp_
     assert "\n" not in str(error.value)
 
 
-def test_a_finished_run_that_is_asked_for_more_steps_says_how(run: Path) -> None:
-    with pytest.raises(InputError, match=rf"trainer.steps: 2 -> 9\); choose another directory, and init.from={run} to"):
-        train(compose([*TINY, "trainer.steps=9", f"run_dir={run}"]))
-
-
 def test_weights_of_another_size_are_one_line(run: Path, tmp_path: Path) -> None:
     words = [*QUICK, "model.encoder.width=48", f"init.from={run}", f"run_dir={tmp_path / 'run'}"]
     with pytest.raises(InputError, match=r"its encoder is another: .* is \[.*\] there, \[.*\] here; choose a model"):
