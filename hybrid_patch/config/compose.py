@@ -17,7 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from hybrid_patch.config import messages
 from hybrid_patch.config.checks import problems, upsampler_problems
+from hybrid_patch.config.continue_options import ContinueFrom
 from hybrid_patch.config.continued import continued_run, groups_and_values, refuse_another_model, with_choices
+from hybrid_patch.config.continue_options import ContinueFrom
+from hybrid_patch.config.continued import continued_run, groups_and_values, refuse_another_model, with_choices
+from hybrid_patch.config.curriculum import samples_before
 from hybrid_patch.config.overrides import chosen_beside_experiment, hydra_overrides, in_one_line, parse, quote
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources
@@ -65,12 +69,12 @@ def composed(overrides: Sequence[str], sources: Sources, with_hydra: bool = Fals
 def _continued(run: str, overrides: Sequence[str], sources: Sources) -> DictConfig:
     groups = sources.groups()
     chosen, values = groups_and_values(overrides, groups)
-    newest_state(run)  # first: a folder that is no run's is refused by its key
+    step, checkpoint = newest_state(run)
     before = frozen_config(Path(run))
+    state = ContinueFrom(run=run, step=step, samples=samples_before(before, step), checkpoint=checkpoint)
     curriculum = before.curriculum.name
     same = [f"curriculum={curriculum}"] if curriculum in groups["curriculum"] else []
-    config = with_choices(before, plain_values(before), run, chosen, composed([*same, *chosen], sources))
-    return with_values(config, values)
+    return with_values(with_choices(plain_values(before), state, chosen, composed([*same, *chosen], sources)), values)
 
 
 def with_values(config: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -1,24 +1,23 @@
 """The config of a run that goes on from another's state: that run's config, with overrides on top."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hybrid_patch.config.curriculum import samples_before
+from hybrid_patch.config.continue_options import ContinueFrom
 from hybrid_patch.config.overrides import key_of, parse
 from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.continuation import newest_state
 
 KEY = "continue_from"
 FIXED = ("model", "upsampler", "decoder", "init", "target.name", "data.modalities")
 """What the state of a training is of."""
 FREE = ("upsampler.pixel_dropout",)
 """What of these leaves the weights as they are."""
-RENEWED = ("run_dir", "sweep_name", KEY)
-"""What a run does not take over: where it lives, and what it began with."""
+RENEWED = ("run_dir", "sweep_name")
+"""What a run does not take over: where it lives."""
 
 
 def continued_run(overrides: Sequence[str]) -> str | None:
@@ -38,16 +37,13 @@ def groups_and_values(overrides: Sequence[str], groups: Mapping[str, Sequence[st
     return chosen, values
 
 
-def with_choices(
-    before: Config, plain: dict[str, Any], run: str, chosen: Sequence[str], composed: DictConfig
-) -> DictConfig:
-    """The config of a run to go on from, as it was (`before`, and `plain`), with the options that are `chosen`.
+def with_choices(plain: dict[str, Any], state: ContinueFrom, chosen: Sequence[str], composed: DictConfig) -> DictConfig:
+    """The plain config of a run to go on from, with the options that are `chosen`.
 
     `composed` is Hydra's config of these options, and of the run's curriculum where it is not among them: patch sizes
-    that a curriculum takes from `patch` follow it again. Raises InputError if the run has no checkpoint.
+    that a curriculum takes from `patch` follow it again.
     """
-    step, checkpoint = newest_state(run)
-    config = OmegaConf.create(begun_anew(plain))
+    config = OmegaConf.create(with_its_weights(plain))
     for key in RENEWED:
         config[key] = composed[key]
     for group in map(key_of, chosen):
@@ -56,12 +52,11 @@ def with_choices(
         same = OmegaConf.create({"patch": plain["patch"], "curriculum": composed.curriculum})
         if OmegaConf.to_container(same.curriculum, resolve=True) == plain["curriculum"]:
             config.curriculum = composed.curriculum
-    samples = samples_before(before, step)
-    config[KEY] = {"run": run, "step": step, "samples": samples, "checkpoint": checkpoint}
+    config[KEY] = asdict(state)
     return config
 
 
-def begun_anew(plain: dict[str, Any]) -> dict[str, Any]:
+def with_its_weights(plain: dict[str, Any]) -> dict[str, Any]:
     """The plain config of a run, without the weights that it began with unless they are its teacher's."""
     if plain["target"]["name"] == "self":
         return plain
@@ -70,7 +65,7 @@ def begun_anew(plain: dict[str, Any]) -> dict[str, Any]:
 
 def refuse_another_model(before: dict[str, Any], now: dict[str, Any], overrides: Sequence[str]) -> None:
     """Raises InputError if a plain config is not one for the weights and the optimizer of the run `before`."""
-    run, before = now[KEY]["run"], begun_anew(before)
+    run, before = now[KEY]["run"], with_its_weights(before)
     for key in FIXED:
         old, new = (_without_free(key, _at(plain, key)) for plain in (before, now))
         if old != new and not (key == "data.modalities" and not new):  # rasters: found in the folder

@@ -180,7 +180,7 @@ class Prediction:
         return float(self._mean([cost.record.seconds(device) for cost in self.costs]))
 
     def hours(self, device: Device) -> float:
-        """Device hours of the run's training, by the roofline; of the steps that are left, if it goes on from another."""
+        """Device hours of the run's training, by the roofline; if it goes on from another, of its part."""
         begun = self.config.continue_from
         steps = self.config.trainer.steps - (begun.step if begun is not None else 0)
         return self.seconds(device) * steps * self.config.runtime.world_size / 3600

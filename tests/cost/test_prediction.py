@@ -6,6 +6,7 @@ import pytest
 from building import MODALITIES, small
 from check_memory import measured_peak
 
+from hybrid_patch.config.continue_options import ContinueFrom
 from hybrid_patch.config.curriculum import all_sizes
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.devices import TABLE, THIS, Device, device_named
@@ -76,6 +77,9 @@ def test_several_processes_hold_copies_of_gradients() -> None:
     assert double.memory()["gradients"] - single.memory()["gradients"] == 4 * single.parameters
     assert double.flops()["forward"]["encoder"] == 2 * single.flops()["forward"]["encoder"]
     assert double.hours(DEVICE) == pytest.approx(2 * single.hours(DEVICE))
+    begun = ContinueFrom(run="run", step=single.config.trainer.steps // 4, samples=1, checkpoint="")
+    rest = dataclasses.replace(single, config=dataclasses.replace(single.config, continue_from=begun))
+    assert rest.hours(DEVICE) == pytest.approx(0.75 * single.hours(DEVICE))
 
 
 def test_sharded_weights_leave_room_for_samples() -> None:
