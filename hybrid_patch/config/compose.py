@@ -19,8 +19,6 @@ from hybrid_patch.config import messages
 from hybrid_patch.config.checks import problems, upsampler_problems
 from hybrid_patch.config.continue_options import ContinueFrom
 from hybrid_patch.config.continued import continued_run, groups_and_values, refuse_another_model, with_choices
-from hybrid_patch.config.continue_options import ContinueFrom
-from hybrid_patch.config.continued import continued_run, groups_and_values, refuse_another_model, with_choices
 from hybrid_patch.config.curriculum import samples_before
 from hybrid_patch.config.overrides import chosen_beside_experiment, hydra_overrides, in_one_line, parse, quote
 from hybrid_patch.config.schema import Config

@@ -90,7 +90,13 @@ def test_its_config_is_the_runs_with_overrides_on_top(first: Path) -> None:
 def test_another_curriculum_other_weights_of_terms_and_batches(first: Path, tmp_path: Path) -> None:
     """Targets of other patch sizes are made as in a run that had them from the start."""
     curriculum = "curriculum.stages=[{processing_patch_size:8,output_patch_size:2,share:1.0}]"
-    words = (curriculum, "loss.visible.weight=0.5", "masking.encode_ratio=0.3", "trainer.batch_size=3")
+    words = (
+        curriculum,
+        "patch.output_patch_size=2",
+        "loss.visible.weight=0.5",
+        "masking.encode_ratio=0.3",
+        "trainer.batch_size=3",
+    )
     run = trained(tmp_path / "run", f"continue_from={first}", f"trainer.steps={ALL}", *words)
     before, after = state(first, FIRST)["objective"], state(run)["objective"]
     assert "targets.srtm_ps2" in after.keys() - before.keys()
