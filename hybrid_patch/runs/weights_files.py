@@ -9,15 +9,18 @@ from hybrid_patch.errors import InputError
 from hybrid_patch.runs.directory import CHECKPOINTS, CONFIG
 from hybrid_patch.runs.exported import WEIGHTS, is_exported, local_folder
 
-RELEASED = "encoder.pt"
-"""Of Galileo, beside its config.json."""
+RELEASED: dict[Literal["galileo", "olmoearth"], tuple[str, ...]] = {
+    "galileo": ("encoder.pt",),
+    "olmoearth": ("weights.pth", "config.json"),
+}
+"""The files of released encoders: weights, and what else decides what they mean."""
 
 
 class WeightsFiles(NamedTuple):
-    """What a folder of weights is, and the file with them, or files."""
+    """What a folder of weights is, and the file with them, or files; of released ones, the weights are the first."""
 
     folder: Path
-    kind: Literal["run", "export", "galileo"]
+    kind: Literal["run", "export", "galileo", "olmoearth"]
     files: tuple[Path, ...]
 
 
@@ -26,8 +29,9 @@ def find_weights(path: str) -> WeightsFiles:
     folder = local_folder(path)
     if is_exported(folder):
         return WeightsFiles(folder, "export", (folder / WEIGHTS,))
-    if (folder / RELEASED).is_file():
-        return WeightsFiles(folder, "galileo", (folder / RELEASED,))
+    for kind, names in RELEASED.items():
+        if (folder / names[0]).is_file():
+            return WeightsFiles(folder, kind, tuple(folder / name for name in names))
     if (folder / CONFIG).is_file():
         saved = sorted((folder / CHECKPOINTS).glob("step_*"))  # the names of checkpoints sort by step
         if not saved:
@@ -35,8 +39,9 @@ def find_weights(path: str) -> WeightsFiles:
         newest = saved[-1]
         return WeightsFiles(folder, "run", (newest,) if newest.is_file() else tuple(sorted(newest.iterdir())))
     reason = "there is no such folder" if not folder.exists() else "holds no weights"
+    released = " or ".join(names[0] for names in RELEASED.values())
     raise InputError(
-        f"init.from={path}: {reason}; give a run's folder, an exported model, or released weights ({RELEASED})"
+        f"init.from={path}: {reason}; give a run's folder, an exported model, or released weights ({released})"
     )
 
 
