@@ -4,7 +4,7 @@ Modalities"), whose released weights embed patches of 1 to 8 pixels."""
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Literal, NamedTuple
 
 import torch
@@ -90,6 +90,13 @@ class GalileoNetwork(nn.Module):
         month = torch.cat([x.expand(-1, self.quarter // 2) for x in (turn.sin(), turn.cos())], dim=1)
         self.register_buffer("month", month, persistent=False)
 
+    def train_only(self, made: Set[str]) -> None:
+        """Weights of groups that the data do not make are not trained, as nothing says how."""
+        for kind, groups in GROUPS.items():
+            self.get_parameter(f"{kind}_channel_embed").requires_grad_(not made.isdisjoint(groups))
+            for group in groups:
+                self.get_submodule(f"{EMBEDDINGS[kind]}.{group}").requires_grad_(group in made)
+
     def of_patches(self, kind: Kind, group: str, patches: Float[Tensor, "*n p q c"]) -> Float[Tensor, "*n d"]:
         """The embedding of a group's patches."""
         projection = self.get_submodule(f"{EMBEDDINGS[kind]}.{group}.proj")
@@ -140,9 +147,9 @@ class GalileoEncoder(ReleasedEncoder):
         super().__init__(inputs, {name: [_groups(name, bands) for bands in m.band_sets] for name, m in inputs.items()})
         self.network = GalileoNetwork(size)
         for name, modality in inputs.items():
-            scale, offset = units(modality)
-            self.register_buffer(f"{name}_scale", scale.float(), persistent=False)
-            self.register_buffer(f"{name}_offset", offset.float(), persistent=False)
+            for part, values in zip(("scale", "offset"), units(modality), strict=True):
+                self.register_buffer(f"{name}_{part}", torch.tensor(values, dtype=torch.float32), persistent=False)
+        self.network.train_only({group for sets in self.groups.values() for group in itertools.chain(*sets)})
 
     @property
     def transformer(self) -> Transformer:

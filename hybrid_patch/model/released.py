@@ -4,6 +4,7 @@ import abc
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from hybrid_patch.config.modality import NORMALISED_MEAN, NORMALISED_STD, Modali
 from hybrid_patch.data.packing import Packing
 from hybrid_patch.model.profiling import EMBEDDING, profiled
 
+Array = np.ndarray
 UNDATED = (1, 5, 2020)
 """Day, month (0-11) and year of images without a date: June."""
 
@@ -112,10 +114,9 @@ def _filled_up(tokens: list[Tensor], empty: Tensor, slots: int) -> list[Tensor]:
     return tokens + [empty] * (slots - len(tokens))
 
 
-def units(modality: Modality) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-    """Scale and offset that bring normalised values back to the data's units, by band; float64."""
-    ones = torch.ones(modality.channels, dtype=torch.float64)
+def units(modality: Modality) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    """Scale and offset that bring normalised values back to the data's units, by band."""
     if modality.mean is None or modality.std is None:
-        return ones, torch.zeros_like(ones)
-    scale = torch.tensor(modality.std, dtype=torch.float64) / NORMALISED_STD
-    return scale, torch.tensor(modality.mean, dtype=torch.float64) - NORMALISED_MEAN * scale
+        return np.ones(modality.channels), np.zeros(modality.channels)
+    scale = np.asarray(modality.std) / NORMALISED_STD
+    return scale, np.asarray(modality.mean) - NORMALISED_MEAN * scale

@@ -1,6 +1,7 @@
 """What the package calls the versions of OlmoEarth, and what its released weights are named."""
 
 import dataclasses
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,8 @@ BASE = 8
 """The side of its kernels, and of the patches of v1.3."""
 HIDDEN = 64
 """Numbers of a pixel's hidden layer, at widths that were not released."""
+
+logging.getLogger("olmoearth_pretrain_minimal").setLevel(logging.WARNING)  # below it, it logs all of its settings
 
 
 def network_config(architecture: OlmoEarth, size: schema.Transformer) -> EncoderConfig:
