@@ -156,7 +156,10 @@ class GalileoEncoder(ReleasedEncoder):
         return self.network.transformer
 
     def attend(
-        self, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None, positions: None
+        self,
+        tokens: Float[Tensor, "b n d"],
+        mask: Bool[Tensor, "b n"] | None,
+        positions: Float[Tensor, "b n k"] | None,
     ) -> Float[Tensor, "b n d"]:
         return self.transformer(tokens, None, mask)
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybrid_patch.config import schema
-from hybrid_patch.config.architecture import Architecture, require_package
+from hybrid_patch.config.architecture import Architecture, Released, require_package
 from hybrid_patch.config.curriculum import PatchSizes, all_sizes, tile_for
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
@@ -111,7 +111,7 @@ class HybridModel(nn.Module):
 
 
 def released_encoder(
-    architecture: Architecture,
+    architecture: Released,
 ) -> Callable[[Mapping[str, Modality], schema.Transformer], ReleasedEncoder]:
     """What builds an encoder that others have released. Raises InputError if its package is not installed."""
     if architecture == "galileo":

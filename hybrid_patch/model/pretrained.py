@@ -105,7 +105,7 @@ def begin_with(model: HybridModel, init: Init, pretrained: Pretrained) -> None:
         before, now = (_named(weights, PREFIXES[part]) for weights in (pretrained.weights, current))
         if not before and init.parts is None:
             continue
-        different = first_difference(now, before)
+        different: str | None = first_difference(now, before)
         if part == "encoder" and isinstance(model.encoder, ReleasedEncoder) and pretrained.settings is not None:
             different = different or model.encoder.difference(pretrained.settings)
         if different:

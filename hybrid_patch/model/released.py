@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,13 @@ UNDATED = (1, 5, 2020)
 
 Groups = Mapping[str, list[list[str]]]
 """Of each modality and band set: the groups of bands that it makes."""
+
+
+class Blocks(Protocol):
+    """What a training compiles, and recomputes in its backward pass."""
+
+    blocks: nn.ModuleList
+    gradient_checkpointing: bool
 
 
 class ReleasedEncoder(nn.Module, abc.ABC):
@@ -56,6 +63,10 @@ class ReleasedEncoder(nn.Module, abc.ABC):
         latents = self.attend(packed.flatten(1, 2), None if full else mask.flatten(1), positions)
         latents = torch.where(mask[..., None], latents.unflatten(1, (-1, self.slots)), 0)
         return latents.sum(2) / mask.sum(2, keepdim=True).clamp(min=1)
+
+    @property
+    @abc.abstractmethod
+    def transformer(self) -> Blocks: ...
 
     @abc.abstractmethod
     def embed(

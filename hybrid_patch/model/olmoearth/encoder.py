@@ -1,7 +1,6 @@
 """The encoder of OlmoEarth (Herzog et al. 2025, "OlmoEarth: Stable Latent Image Modeling for Multimodal Earth
 Observation"), by the package of its authors, whose released weights embed patches of 1 to 8 pixels."""
 
-import calendar
 import itertools
 from collections.abc import Mapping
 from functools import partial
@@ -23,9 +22,13 @@ from hybrid_patch.data.patchify import patchify
 from hybrid_patch.model.encodings import REFERENCE_GSD
 from hybrid_patch.model.olmoearth.inputs import groups_of_bands, groups_of_sets, normalisation, specification
 from hybrid_patch.model.olmoearth.network import difference, network_config
-from hybrid_patch.model.released import ReleasedEncoder
+from hybrid_patch.model.released import Blocks, ReleasedEncoder
 
 ANCHOR_YEAR, DAYS_A_YEAR = 2000, 365.25
+DAYS_BEFORE = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334)
+"""The first of each month, in a year."""
+NORMALISATION = ("columns", "scale", "offset")
+"""What `normalisation` gives."""
 
 
 class OlmoEarthEncoder(ReleasedEncoder):
@@ -41,30 +44,28 @@ class OlmoEarthEncoder(ReleasedEncoder):
 
     def __init__(self, architecture: OlmoEarth, modalities: Mapping[str, Modality], size: schema.Transformer) -> None:
         inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
-        self.specifications = {name: specification(name, modality) for name, modality in inputs.items()}
-        self.config = network_config(architecture, size)
-        tokenization = self.config.tokenization_config or TokenizationConfig()
-        bands = {name: groups_of_bands(spec, tokenization) for name, spec in self.specifications.items()}
+        specifications = {name: specification(name, modality) for name, modality in inputs.items()}
+        config = network_config(architecture, size)
+        tokenization = config.tokenization_config or TokenizationConfig()
+        bands = {name: groups_of_bands(spec, tokenization) for name, spec in specifications.items()}
         super().__init__(inputs, {name: groups_of_sets(name, m, bands[name]) for name, m in inputs.items()})
-        self.network: Encoder = self.config.build()
+        self.specifications, self.config = specifications, config
+        self.network: Encoder = config.build()
         self.network.gradient_checkpointing = False
         del self.network.project_and_aggregate  # of a loss
-        days = [0, *itertools.accumulate(calendar.mdays[1:12])]
-        self.register_buffer("days_before_month", torch.tensor(days, dtype=torch.float32), persistent=False)
+        self.register_buffer("days_before_month", torch.tensor(DAYS_BEFORE, dtype=torch.float32), persistent=False)
         copies = architecture == "olmoearth_v1"
         for name, modality in inputs.items():
-            for sets, groups in zip(modality.band_sets, self.groups[name], strict=True):
+            for band_set, groups in zip(modality.band_sets, self.groups[name], strict=True):
                 for group in groups:
-                    spec = self.specifications[name]
-                    columns, scale, offset = normalisation(modality, sets, spec, bands[name][int(group)], copies)
-                    self.register_buffer(f"{name}_{group}_columns", columns, persistent=False)
-                    self.register_buffer(f"{name}_{group}_scale", scale, persistent=False)
-                    self.register_buffer(f"{name}_{group}_offset", offset, persistent=False)
+                    chosen = bands[name][int(group)]
+                    parts = normalisation(modality, band_set, specifications[name], chosen, copies)
+                    for part, values in zip(NORMALISATION, parts, strict=True):
+                        self.register_buffer(f"{name}_{group}_{part}", values, persistent=False)
         self._leave_out_unused()
 
     @property
-    def transformer(self) -> Encoder:
-        """What has the blocks."""
+    def transformer(self) -> Blocks:
         return self.network
 
     def embed(
@@ -79,7 +80,7 @@ class OlmoEarthEncoder(ReleasedEncoder):
         encodings = self._encodings(name, patches, dates, len(modules))
         tokens = {}
         for group in itertools.chain(*self.groups[name]):
-            columns, scale, offset = (self.get_buffer(f"{name}_{group}_{x}") for x in ("columns", "scale", "offset"))
+            columns, scale, offset = (self.get_buffer(f"{name}_{group}_{part}") for part in NORMALISATION)
             values = torch.where(visible, patches.index_select(-1, columns) * scale + offset, 0)
             images = rearrange(values, "b h w t p q c -> b (h p) (w q) t c")
             tokens[group] = modules[int(group)](images, patch_size=size) + encodings[..., int(group), :]
@@ -112,12 +113,12 @@ class OlmoEarthEncoder(ReleasedEncoder):
             days = (year - ANCHOR_YEAR).float() * DAYS_A_YEAR + self.get_buffer("days_before_month")[month] + (day - 1)
             rows, columns = (torch.arange(n, device=x.device) * step for n in (h, w))
             shape = (b, h, w, days.shape[1])
-            place = (
+            parts = (
                 (days * self.config.rope_temporal_coordinate_scale)[:, None, None].expand(shape),
                 rows[:, None, None].expand(shape),
                 columns[:, None].expand(shape),
             )
-            position = torch.stack(place, dim=-1).flatten(1, 3)
+            position = torch.stack(parts, dim=-1).flatten(1, 3)
             each.append(position.repeat_interleave(len(self.groups[name]), dim=1))
         return torch.cat(each, dim=1)
 

@@ -1,8 +1,6 @@
 """What the package calls the versions of OlmoEarth, and what its released weights are named."""
 
-import dataclasses
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +16,12 @@ BASE = 8
 """The side of its kernels, and of the patches of v1.3."""
 HIDDEN = 64
 """Numbers of a pixel's hidden layer, at widths that were not released."""
+
+TOLD = (
+    *("position_encoding", "num_heads", "rope_base", "rope_coordinate_scale"),
+    *("temporal_rope_dim_frac", "rope_temporal_base", "rope_temporal_coordinate_scale"),
+)
+"""Settings that no weight's shape tells."""
 
 logging.getLogger("olmoearth_pretrain_minimal").setLevel(logging.WARNING)  # below it, it logs all of its settings
 
@@ -63,9 +67,9 @@ def network_config(architecture: OlmoEarth, size: schema.Transformer) -> Encoder
 
 def difference(config: EncoderConfig, settings: Mapping[str, Any]) -> str | None:
     """What the settings beside released weights have otherwise, of that which no weight's shape tells."""
-    names = {field.name for field in dataclasses.fields(EncoderConfig)}
-    given = EncoderConfig(**{"supported_modality_names": [], **{k: x for k, x in settings.items() if k in names}})
-    for name in ("position_encoding", "num_heads", *sorted(n for n in names if re.search("rope_(?!mixed)", n))):
+    told = {name: settings[name] for name in (*TOLD, "spatial_pos_encoding") if name in settings}
+    given = EncoderConfig(supported_modality_names=[], **told)
+    for name in TOLD:
         before, now = getattr(given, name), getattr(config, name)
         if before != now:
             return f"{name} is {before} in its config.json, {now} here"

@@ -1,7 +1,10 @@
 """OlmoEarth's encoders against the package of its authors, at random weights."""
 
 import dataclasses
+import re
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +39,7 @@ RELEASED: list[tuple[str, OlmoEarth]] = [
     *(("nano", "olmoearth_v1"), ("large", "olmoearth_v1"), ("tiny", "olmoearth_v1_1")),
     *(("nano", "olmoearth_v1_2"), ("small", "olmoearth_v1_2"), ("base", "olmoearth_v1_3")),
 ]
+PAGE = Path(__file__).parents[2] / "docs" / "released-encoders.md"
 SIDE, DATES = 16, 3
 STAMPS = torch.tensor([[[1, 0, 2019], [29, 5, 2020], [31, 11, 2021]], [[2, 2, 2022], [2, 2, 2022], [9, 8, 2023]]])
 TOLERANCE = 2e-5
@@ -324,3 +328,9 @@ def test_the_package_is_asked_for_where_it_is_missing(monkeypatch: pytest.Monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"^olmoearth_pretrain_minimal: not installed; pip install 'hybrid_patch\[olm"):
         compose(["model=olmoearth_nano", *ONE_SENSOR])
+
+
+def test_the_command_of_the_page_is_a_config() -> None:
+    (command,) = re.findall(r"(?m)^    hybrid-patch train (.*\\\n.*)$", PAGE.read_text())
+    config = compose(shlex.split(command.replace("\\\n", " ")))
+    assert (config.model.architecture, config.target.name) == ("olmoearth_v1_2", "self")
