@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ Groups = Mapping[str, list[list[str]]]
 """Of each modality and band set: the groups of bands that it makes."""
 
 
+@runtime_checkable
 class Blocks(Protocol):
     """What a training compiles, and recomputes in its backward pass."""
 

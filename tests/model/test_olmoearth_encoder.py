@@ -330,7 +330,9 @@ def test_the_package_is_asked_for_where_it_is_missing(monkeypatch: pytest.Monkey
         compose(["model=olmoearth_nano", *ONE_SENSOR])
 
 
-def test_the_command_of_the_page_is_a_config() -> None:
+def test_the_command_of_the_page_is_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiles").mkdir()
+    monkeypatch.chdir(tmp_path)
     (command,) = re.findall(r"(?m)^    hybrid-patch train (.*\\\n.*)$", PAGE.read_text())
     config = compose(shlex.split(command.replace("\\\n", " ")))
     assert (config.model.architecture, config.target.name) == ("olmoearth_v1_2", "self")

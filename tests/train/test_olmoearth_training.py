@@ -125,7 +125,7 @@ def test_exported_models_and_modules_give_the_runs_embeddings(frozen: Path, tmp_
 
 
 def test_the_plan_counts_its_weights_and_products() -> None:
-    config = compose([*OLMOEARTH, "patch=ps8"])
+    config = compose([*OLMOEARTH, "patch=ps8", "loss=visible", "loss.visible.weight=1"])
     modalities, samples = open_source(config.data).modalities, 2
     (record,), tokens, parameters = fake_steps(config, modalities, PatchSizes(8, 8), [samples])
     encoder = TrainingModule(config, modalities).model.encoder
