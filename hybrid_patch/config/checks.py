@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from hybrid_patch.config.architecture import require_package
+from hybrid_patch.config.curriculum import all_sizes, tile_for
 from hybrid_patch.config.field_types import LARGEST
 from hybrid_patch.config.messages import shown
 from hybrid_patch.config.schema import Config, Stage, Transformer
@@ -14,6 +16,10 @@ from hybrid_patch.config.upsamplers import Upsampler, load_class
 
 LISTED = 20
 """Values that a line suggests, at most."""
+ROTARY, ROTARY_PARTS = ("olmoearth_v1_2", "olmoearth_v1_3"), 4
+"""Architectures with rotary encodings, and what divides the width of their heads."""
+LOCATION_PATCH = 8
+"""The side of the patches behind the location tokens of OlmoEarth v1.3."""
 ENCODING_PARTS = 16
 """Divides all widths: encodings take quarters, and space splits its quarter in sine and cosine of two axes."""
 
@@ -92,11 +98,32 @@ def _architecture(config: Config) -> Iterator[str]:
     model = config.model
     if model.architecture == "flexivit":
         return
+    require_package(model.architecture)
     unused = {"base_patch_size": None, "patch_statistics": False, "whiten_bands": False}
     for name, value in unused.items():
         if getattr(model, name) != value:
             key = f"model.{name}={str(getattr(model, name)).lower()}"
             yield f"{key}: an option of model.architecture=flexivit; try {str(value).lower().replace('none', 'null')}"
+    if model.architecture in ROTARY and model.encoder.width // model.encoder.heads % ROTARY_PARTS:
+        key = f"model.encoder.heads={model.encoder.heads}"
+        heads = [n for n in _divisors(model.encoder.width) if model.encoder.width // n % ROTARY_PARTS == 0]
+        yield f"{key}: the width of a head is not divisible by {ROTARY_PARTS} (rotary encodings); try {_listed(heads)}"
+    if model.architecture == "olmoearth_v1_3":
+        yield from _locations(config)
+
+
+def _locations(config: Config) -> Iterator[str]:
+    """Of OlmoEarth v1.3, whose patches always have 8 pixels: patch sizes are those of its location tokens."""
+    patch = f"the {LOCATION_PATCH} pixels of a patch of OlmoEarth v1.3"
+    for sizes in all_sizes(config.curriculum):
+        if LOCATION_PATCH % sizes.processing:
+            would = _listed(_divisors(LOCATION_PATCH))
+            yield f"patch.processing_patch_size={sizes.processing}: does not divide {patch}; try {would}"
+        if (tile := tile_for(config, sizes)) % LOCATION_PATCH:
+            yield f"data.tile={config.data.tile}: makes crops of {tile} pixels, not multiples of {patch}; try 64"
+    target = config.target
+    if isinstance(target, SelfTarget) and target.window % LOCATION_PATCH:
+        yield f"target.window={target.window}: not a multiple of {patch}; try 16"
 
 
 def _target(config: Config) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from hybrid_patch.config.architecture import Architecture
 from hybrid_patch.config.continue_options import ContinueFrom
 from hybrid_patch.config.data_options import DataOptions, data_sources
 from hybrid_patch.config.field_types import (
@@ -98,8 +99,8 @@ class Model:
     """The encoder's architecture, and the sizes of encoder and decoder."""
 
     name: Name
-    architecture: Literal["flexivit", "galileo"]
-    """Of the encoder: `flexivit`, our own, or that of the released `galileo`."""
+    architecture: Architecture
+    """Of the encoder: `flexivit`, our own, or that of a released one: `galileo`, or a version of `olmoearth`."""
     encoder: Transformer
     decoder: Transformer
     base_patch_size: Count | None

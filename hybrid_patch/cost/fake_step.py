@@ -21,6 +21,7 @@ from hybrid_patch.data.batch import Batch, MaskedTokens, QuerySampling, by_role
 from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.packing import Packing
 from hybrid_patch.model.encodings import ground_encoding, series_encoding
+from hybrid_patch.model.hybrid import released_encoder
 from hybrid_patch.model.interpolation import bilinear_weights, neighbouring_cells
 from hybrid_patch.model.patch_embed import kernel_resize
 from hybrid_patch.train.step import TrainingModule, TrainingStep
@@ -76,6 +77,8 @@ def fake_steps(
     """
     config = _for_cpu(config)
     sample = one_sample(config, modalities, sizes)
+    if config.model.architecture != "flexivit":
+        released_encoder(config.model.architecture)  # imports its package, whose tensors must be real
     with fake_tensors():
         module = TrainingModule(config, modalities)
         step = training_step(config, module)

@@ -1,9 +1,10 @@
 """The encoder of Galileo (Tseng et al. 2025, "Galileo: Learning Global & Local Features of Many Remote Sensing
 Modalities"), whose released weights embed patches of 1 to 8 pixels."""
 
+import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,20 +15,17 @@ from torch import Tensor, nn
 
 from hybrid_patch.config import schema
 from hybrid_patch.config.modality import NORMALISED_MEAN, NORMALISED_STD, Modality
-from hybrid_patch.data.packing import Packing
 from hybrid_patch.data.patchify import patchify
 from hybrid_patch.errors import InputError
 from hybrid_patch.model.encodings import REFERENCE_GSD
 from hybrid_patch.model.patch_embed import kernel_resize
-from hybrid_patch.model.profiling import EMBEDDING, profiled
+from hybrid_patch.model.released import ReleasedEncoder, units
 from hybrid_patch.model.transformer import Transformer
 
 BASE = 8
 """The side of its kernels."""
 SMALLEST_SUM = 1e-6
 """Of red and near infrared, in digital numbers."""
-UNDATED_MONTH = 5
-"""June, of images without a date."""
 Kind = Literal["s_t", "sp", "t", "st"]
 """What tokens vary with: space and time, space, time, nothing."""
 GROUPS: dict[Kind, dict[str, int]] = {
@@ -92,6 +90,13 @@ class GalileoNetwork(nn.Module):
         month = torch.cat([x.expand(-1, self.quarter // 2) for x in (turn.sin(), turn.cos())], dim=1)
         self.register_buffer("month", month, persistent=False)
 
+    def train_only(self, made: Set[str]) -> None:
+        """Weights of groups that the data do not make are not trained, as nothing says how."""
+        for kind, groups in GROUPS.items():
+            self.get_parameter(f"{kind}_channel_embed").requires_grad_(not made.isdisjoint(groups))
+            for group in groups:
+                self.get_submodule(f"{EMBEDDINGS[kind]}.{group}").requires_grad_(group in made)
+
     def of_patches(self, kind: Kind, group: str, patches: Float[Tensor, "*n p q c"]) -> Float[Tensor, "*n d"]:
         """The embedding of a group's patches."""
         projection = self.get_submodule(f"{EMBEDDINGS[kind]}.{group}.proj")
@@ -129,7 +134,7 @@ class GalileoNetwork(nn.Module):
         return torch.cat([part.expand(shape) for part in (of_group, order, month, place)], dim=-1)
 
 
-class GalileoEncoder(nn.Module):
+class GalileoEncoder(ReleasedEncoder):
     """Galileo behind the interface of our `Encoder`: the token of a band set is the mean of its groups' tokens.
 
     A band set makes the groups all of whose bands it has, told by name (B2 or B02, in any case), and the NDVI of its
@@ -138,70 +143,45 @@ class GalileoEncoder(nn.Module):
     """
 
     def __init__(self, modalities: Mapping[str, Modality], size: schema.Transformer) -> None:
-        super().__init__()
+        inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
+        super().__init__(inputs, {name: [_groups(name, bands) for bands in m.band_sets] for name, m in inputs.items()})
         self.network = GalileoNetwork(size)
-        self.modalities = {name: modality for name, modality in modalities.items() if not modality.decode_only}
-        self.groups = {
-            name: [_groups(name, bands) for bands in modality.band_sets] for name, modality in self.modalities.items()
-        }
-        self.slots = max(len(groups) for sets in self.groups.values() for groups in sets)
-        for name, modality in self.modalities.items():
-            scale = 1.0 if modality.std is None else torch.tensor(modality.std) / NORMALISED_STD
-            middle = 0.0 if modality.mean is None else torch.tensor(modality.mean)
-            unit = torch.ones(modality.channels)
-            self.register_buffer(f"{name}_scale", unit * scale, persistent=False)
-            self.register_buffer(f"{name}_offset", unit * (middle - NORMALISED_MEAN * scale), persistent=False)
+        for name, modality in inputs.items():
+            for part, values in zip(("scale", "offset"), units(modality), strict=True):
+                self.register_buffer(f"{name}_{part}", torch.tensor(values, dtype=torch.float32), persistent=False)
+        self.network.train_only({group for sets in self.groups.values() for group in itertools.chain(*sets)})
 
     @property
     def transformer(self) -> Transformer:
         return self.network.transformer
 
-    def forward(
+    def attend(
         self,
-        patches: Mapping[str, Float[Tensor, "b h w _ p q _"]],
-        valid: Mapping[str, Bool[Tensor, "b height width _"]],
-        visible: Packing,
-        timestamps: Int[Tensor, "b t 3"],
-    ) -> Float[Tensor, "bv n d"]:
-        """Latents of the visible tokens, packed; see `Encoder.forward`."""
-        parts = [self._embed(n, x, valid[n], timestamps) for n, x in patches.items() if n in self.modalities]
-        tokens, slot_mask = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
-        packed, mask = visible.gather(tokens), visible.gather(slot_mask)
-        if visible.padding_mask is not None:
-            mask = mask & visible.padding_mask[..., None]
-        full = visible.padding_mask is None and all(len(g) == self.slots for sets in self.groups.values() for g in sets)
-        latents = self.transformer(packed.flatten(1, 2), None, None if full else mask.flatten(1))
-        latents = torch.where(mask[..., None], latents.unflatten(1, (-1, self.slots)), 0)
-        return latents.sum(2) / mask.sum(2, keepdim=True).clamp(min=1)
+        tokens: Float[Tensor, "b n d"],
+        mask: Bool[Tensor, "b n"] | None,
+        positions: Float[Tensor, "b n k"] | None,
+    ) -> Float[Tensor, "b n d"]:
+        return self.transformer(tokens, None, mask)
 
-    @profiled(EMBEDDING)
-    def _embed(
+    def embed(
         self,
         name: str,
         patches: Float[Tensor, "b h w t p q c"],
         valid: Bool[Tensor, "b height width t"],
-        timestamps: Int[Tensor, "b _ 3"],
-    ) -> tuple[Float[Tensor, "b n slots d"], Bool[Tensor, "b n slots"]]:
-        """The tokens of a modality's groups, and which slots of its band sets have one."""
+        dates: Int[Tensor, "b t 3"],
+    ) -> dict[str, Float[Tensor, "b h w t d"]]:
         modality = self.modalities[name]
         values = patches * self.get_buffer(f"{name}_scale") + self.get_buffer(f"{name}_offset")
         visible = patchify(valid, patches.shape[-2])[..., None]
         numbers = {_plain(band): number for number, band in enumerate(modality.bands)}
-        months = timestamps[..., 1] if modality.temporal else timestamps[:, :1, 1] * 0 + UNDATED_MONTH
-        step = patches.shape[-2] * modality.gsd / REFERENCE_GSD
-        tokens, width = [], 4 * self.network.quarter
-        for groups in self.groups[name]:
-            for group in groups:
-                chosen = torch.where(visible, _normalised(group, values, numbers), 0)
-                kind: Kind = "s_t" if group in GROUPS["s_t"] else "sp"
-                grid, dates = (patches.shape[1], patches.shape[2]), months if kind == "s_t" else None
-                encoding = self.network.encoding(kind, group, dates, grid, step)
-                tokens.append(self.network.of_patches(kind, group, chosen) + encoding)
-            tokens += [patches.new_zeros(*patches.shape[:4], width)] * (self.slots - len(groups))
-        stacked = torch.stack(tokens, dim=4).unflatten(4, (-1, self.slots)).flatten(1, 4)
-        filled = torch.tensor([len(groups) for groups in self.groups[name]], device=patches.device)
-        mask = torch.arange(self.slots, device=patches.device) < filled[:, None]
-        return stacked, mask.repeat(stacked.shape[1] // len(filled), 1).expand(len(patches), -1, -1)
+        grid, step = (patches.shape[1], patches.shape[2]), patches.shape[-2] * modality.gsd / REFERENCE_GSD
+        tokens = {}
+        for group in itertools.chain(*self.groups[name]):
+            chosen = torch.where(visible, _normalised(group, values, numbers), 0)
+            kind: Kind = "s_t" if group in GROUPS["s_t"] else "sp"
+            encoding = self.network.encoding(kind, group, dates[..., 1] if kind == "s_t" else None, grid, step)
+            tokens[group] = self.network.of_patches(kind, group, chosen) + encoding
+        return tokens
 
 
 def _normalised(group: str, values: Float[Tensor, "*n c"], numbers: Mapping[str, int]) -> Float[Tensor, "*n k"]:

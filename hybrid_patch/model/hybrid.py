@@ -1,11 +1,13 @@
 """The assembled model: attention at the processing patch size, tokens at the output patch size."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybrid_patch.config import schema
+from hybrid_patch.config.architecture import Architecture, Released, require_package
 from hybrid_patch.config.curriculum import PatchSizes, all_sizes, tile_for
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
@@ -18,6 +20,7 @@ from hybrid_patch.model.encoder import Encoder
 from hybrid_patch.model.galileo import GalileoEncoder
 from hybrid_patch.model.position_means import PositionMeans
 from hybrid_patch.model.profiling import DECODER, EMBEDDING, ENCODER, profiled
+from hybrid_patch.model.released import ReleasedEncoder
 from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
 from hybrid_patch.model.upsampler import TokenSpec, UpsamplerFactory, factory
 from hybrid_patch.model.upsampler.bilinear import Bilinear
@@ -27,7 +30,7 @@ class HybridModel(nn.Module):
     """Encoder, decoder, and an upsampler behind each. Only what is behind attention knows the output patch size.
 
     Args:
-        architecture: of the encoder: our own `Encoder` (`flexivit`), or `galileo`.
+        architecture: of the encoder: our own `Encoder` (`flexivit`), or a `ReleasedEncoder`.
         decoder_upsampler: None: the encoder's, or interpolation if that needs pixels.
         predicts_fine: the decoder predicts at the output patch size, and nothing is upsampled behind it.
         base_patch_size: the side of the patch embedding's own kernels; None: the largest processing patch size.
@@ -48,18 +51,18 @@ class HybridModel(nn.Module):
         base_patch_size: int | None = None,
         patch_statistics: bool = False,
         whiten_bands: bool = False,
-        architecture: str = "flexivit",
+        architecture: Architecture = "flexivit",
         centred: Collection[tuple[int, int]] = (),
     ) -> None:
         super().__init__()
         self.whitening = BandWhitening(modalities) if whiten_bands else None
         factors = {s.factor for s in sizes}
         base = base_patch_size or max(s.processing for s in sizes)
-        self.encoder: Encoder | GalileoEncoder
-        if architecture == "galileo":
-            self.encoder = GalileoEncoder(modalities, encoder)
-        else:
+        self.encoder: Encoder | ReleasedEncoder
+        if architecture == "flexivit":
             self.encoder = Encoder(modalities, encoder, base, patch_statistics)
+        else:
+            self.encoder = released_encoder(architecture)(modalities, encoder)
         self.position_means = PositionMeans(modalities, encoder.width, centred) if centred else None
         self.decoder = Decoder(modalities, decoder, encoder.width)
         self.encoder_upsampler = upsampler(TokenSpec(encoder.width, factors, modalities))
@@ -105,6 +108,19 @@ class HybridModel(nn.Module):
     def decode(self, latents: Float[Tensor, "bv n d"], batch: Batch, patch_size: int) -> dict[str, TokenGrid]:
         """Predictions for the DECODE tokens, at the processing patch size."""
         return _on_grids(self.decoder(latents, batch, patch_size), batch.decoded, batch.masks, Mask.DECODE)
+
+
+def released_encoder(
+    architecture: Released,
+) -> Callable[[Mapping[str, Modality], schema.Transformer], ReleasedEncoder]:
+    """What builds an encoder that others have released. Raises InputError if its package is not installed."""
+    if architecture == "galileo":
+        return GalileoEncoder
+    require_package(architecture)
+    from hybrid_patch.model.olmoearth.encoder import OlmoEarthEncoder
+    from hybrid_patch.model.olmoearth.locations import LocationEncoder
+
+    return partial(LocationEncoder if architecture == "olmoearth_v1_3" else OlmoEarthEncoder, architecture)
 
 
 def _on_grids(packed: Float[Tensor, "bv n d"], tokens: MaskedTokens, masks: Masks, value: Mask) -> dict[str, TokenGrid]:

@@ -11,15 +11,18 @@ from hybrid_patch.runs.checkpoint_files import checkpoint_parts, list_checkpoint
 from hybrid_patch.runs.directory import CHECKPOINTS, CONFIG
 from hybrid_patch.runs.exported import WEIGHTS, is_exported, local_folder
 
-RELEASED = "encoder.pt"
-"""Of Galileo, beside its config.json."""
+RELEASED: dict[Literal["galileo", "olmoearth"], tuple[str, ...]] = {
+    "galileo": ("encoder.pt",),
+    "olmoearth": ("weights.pth", "config.json"),
+}
+"""The files of released encoders: weights, and what else decides what they mean."""
 
 
 class WeightsFiles(NamedTuple):
-    """What a folder of weights is, and the file with them, or files."""
+    """What a folder of weights is, and the file with them, or files; of released ones, the weights are the first."""
 
     folder: Path
-    kind: Literal["run", "export", "galileo"]
+    kind: Literal["run", "export", "galileo", "olmoearth"]
     files: tuple[Path, ...]
 
 
@@ -28,16 +31,18 @@ def find_weights(path: str) -> WeightsFiles:
     folder = local_folder(path)
     if is_exported(folder):
         return WeightsFiles(folder, "export", (folder / WEIGHTS,))
-    if (folder / RELEASED).is_file():
-        return WeightsFiles(folder, "galileo", (folder / RELEASED,))
+    for kind, names in RELEASED.items():
+        if (folder / names[0]).is_file():
+            return WeightsFiles(folder, kind, tuple(folder / name for name in names))
     if (folder / CONFIG).is_file():
         saved = list_checkpoints(folder / CHECKPOINTS)
         if not saved:
             raise InputError(f"init.from={path}: the run has no checkpoint yet; wait for one, or name another run")
         return WeightsFiles(folder, "run", checkpoint_parts(saved[-1][1]))
     reason = "there is no such folder" if not folder.exists() else "holds no weights"
+    released = " or ".join(names[0] for names in RELEASED.values())
     raise InputError(
-        f"init.from={path}: {reason}; give a run's folder, an exported model, or released weights ({RELEASED})"
+        f"init.from={path}: {reason}; give a run's folder, an exported model, or released weights ({released})"
     )
 
 

@@ -10,8 +10,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from hybrid_patch.model.transformer import Block
-
 
 def shard(training_module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Shard every transformer block, then everything outside the blocks: pure data parallelism.
@@ -19,8 +17,8 @@ def shard(training_module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     Weights are sent in float32 and rounded by autocast, as without shards: the strategy does not change results.
     """
     ranks = mesh["data_parallel"]
-    for module in training_module.modules():
-        if isinstance(module, Block):
+    for name, module in training_module.named_modules():
+        if name.rpartition(".")[0].endswith("blocks"):  # ours, or those of a released encoder
             fully_shard(module, mesh=ranks)
     fully_shard(training_module, mesh=ranks)
     register_fsdp_forward_method(training_module, "microbatch_contexts")  # uses the weights too, outside of `forward`

@@ -163,6 +163,13 @@ def test_hidden_tokens_and_missing_pixels_change_nothing(released: GalileoNetwor
     assert torch.equal(first[padding], second[padding])
 
 
+def test_weights_of_groups_that_the_data_do_not_make_are_not_trained() -> None:
+    encoder = GalileoEncoder({"s2": sentinel2(("B02", "B03", "B04"), ("B08",))}, NANO)
+    trained = {name for name, x in encoder.named_parameters() if x.requires_grad and "transformer" not in name}
+    embeddings = {f"space_time_embed.{g}.proj.{part}" for g in ("S2_RGB", "S2_NIR_10m") for part in ("weight", "bias")}
+    assert trained == {f"network.{name}" for name in (*embeddings, "s_t_channel_embed")}
+
+
 def test_a_band_set_without_a_group_is_named() -> None:
     with pytest.raises(InputError, match=r"data.modalities.s2.band_sets: B01 B09: makes no group of Galileo's"):
         GalileoEncoder({"s2": sentinel2(("B02", "B03", "B04"), ("B01", "B09"))}, NANO)
