@@ -105,17 +105,6 @@ def test_a_cells_mean_is_that_of_its_dense_tokens(rank: int) -> None:
     torch.testing.assert_close(DenseTokens(fine.dense()).cell_means(share).tokens, expected)
 
 
-def test_dense_tokens_answer_as_factored_ones_do() -> None:
-    torch.manual_seed(0)
-    mask = torch.ones(2, 2, 2, 1, 1, dtype=torch.bool)
-    fine = FineTokens(TokenGrid(torch.randn(*mask.shape, 8), mask), 4, Positions.everywhere(mask, 4))
-    dense, weight, bias = DenseTokens(fine.dense()), torch.randn(8, 5), torch.randn(5)
-    torch.testing.assert_close(dense.project(weight), fine.project(weight))
-    torch.testing.assert_close(dense.squared_norm(), fine.squared_norm())
-    torch.testing.assert_close(dense.transform(weight, bias).dense(), fine.transform(weight, bias).dense())
-    assert dense.float().dense().dtype == torch.float32
-
-
 def test_equal_means_of_a_map_are_no_negatives() -> None:
     """A map of one class: nothing to tell apart, and so no loss."""
     module = TrainingModule(small("patch=hybrid", "loss.patch_size=processing", "loss.visible.weight=0"), MODALITIES)
