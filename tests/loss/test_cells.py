@@ -57,7 +57,7 @@ def test_means_are_compared_with_means(processing: int, output: int, decoder: st
         f"patch.processing_patch_size={processing}",
         f"patch.output_patch_size={output}",
         f"decoder.patch_size={decoder}",
-        "loss.patch_size=processing",
+        "loss.target_patch_size=processing",
         "upsampler=subpixel",
         "loss.visible.weight=0",
         "loss.instance.weight=0",
@@ -75,7 +75,7 @@ def test_drawn_cells_estimate_the_same() -> None:
     torch.manual_seed(0)
     modules = [
         TrainingModule(
-            small("patch=hybrid", "loss.patch_size=processing", f"loss.max_queries={most}", "loss.visible.weight=0"),
+            small("patch=hybrid", "loss.target_patch_size=processing", f"loss.max_queries={most}", "loss.visible.weight=0"),
             MODALITIES,
         )
         for most in ("null", "3")
@@ -107,7 +107,7 @@ def test_a_cells_mean_is_that_of_its_dense_tokens(rank: int) -> None:
 
 def test_equal_means_of_a_map_are_no_negatives() -> None:
     """A map of one class: nothing to tell apart, and so no loss."""
-    module = TrainingModule(small("patch=hybrid", "loss.patch_size=processing", "loss.visible.weight=0"), MODALITIES)
+    module = TrainingModule(small("patch=hybrid", "loss.target_patch_size=processing", "loss.visible.weight=0"), MODALITIES)
     batch, sizes = make_batch(8), PatchSizes(8, 1)
     one_class = torch.zeros_like(batch.pixels["cover"])
     one_class[..., 1] = 1

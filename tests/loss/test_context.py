@@ -113,7 +113,7 @@ def test_targets_are_whitened_statistics_of_valid_pixels() -> None:
         assert (covariance - torch.diag(covariance.diagonal())).abs().max() < 1e-2
         assert covariance.diagonal().max() < 1.001
         assert covariance.diagonal()[:4].min() > 0.9  # components of little variance are shrunk
-        unit = targets(name, batch, 8, 2, torch.tensor([3, 5]))
+        unit = targets(name, batch, 8, 2, torch.tensor([3, 5]), averaged=False)
         assert unit.shape == (8, 4, 2, targets.widths()[name])
         torch.testing.assert_close(unit.norm(dim=-1), torch.ones(8, 4, 2))
 
@@ -134,7 +134,7 @@ def test_statistics_of_a_series_are_those_of_its_valid_dates() -> None:
 def test_keys_are_as_many_as_allowed_and_at_least_one_of_each_cell() -> None:
     batch, targets = make_batch(8), ContextTargets(MODALITIES, timesteps=2)
     for max_keys, expected in ((1, 1), (36, 3), (10**6, 64)):
-        keys = context_keys(targets, "optical", batch, PatchSizes(8, 1), means=False, max_keys=max_keys)
+        keys = context_keys(targets, "optical", batch, PatchSizes(8, 1), means=False, averaged=False, max_keys=max_keys)
         assert keys.positives.shape == (3, 4, expected, 36)
         assert len(keys.vectors) == 12 * expected
     torch.testing.assert_close(keys.weight, torch.tensor(1.0))  # all pixels are keys

@@ -36,8 +36,8 @@ LEARNING = [
     (1, 1, 0.2, ()),
     (8, 1, 0.0, ("+upsampler@decoder.upsampler=subpixel",)),
     (8, 1, 0.2, ("decoder.patch_size=output",)),
-    (8, 2, 0.0, ("loss.patch_size=processing",)),
-    (8, 1, 0.2, ("decoder.patch_size=output", "loss.patch_size=processing", "loss.max_queries=5")),
+    (8, 2, 0.0, ("loss.target_patch_size=processing",)),
+    (8, 1, 0.2, ("decoder.patch_size=output", "loss.target_patch_size=processing", "loss.max_queries=5")),
     (8, 1, 0.2, ("loss.instance.layers=2",)),
     (8, 1, 0.2, ("loss.instance.layers=2", "loss.instance.project=before_pooling")),
 ]
@@ -99,7 +99,7 @@ def test_missing_pixels_take_no_part(processing: int, output: int) -> None:
         assert torch.equal(term, changed[name])
 
 
-ELSEWHERE = [(), ("decoder.patch_size=output",), ("loss.patch_size=processing",)]
+ELSEWHERE = [(), ("decoder.patch_size=output",), ("loss.target_patch_size=processing",)]
 
 
 @pytest.mark.parametrize("options", ELSEWHERE)
