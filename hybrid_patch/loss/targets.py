@@ -97,18 +97,19 @@ class RandomTargets(nn.Module):
         patch_size: int,
         coded: bool,
     ) -> TargetKeys:
-        """The unit-length means of the unit-length targets of q patches: exact, as a mean is linear in their vectors."""
+        """The unit-length means of the unit-length targets of q patches: exact, as means are linear in vectors."""
         inputs = self.inputs(name, patches.flatten(2, 3), band_set, patch_size).unflatten(2, shares.shape[2:])
         # Equal means need equal codes, so those are of means in float64.
         projection, vectors, root = self._factors(name, patch_size, inputs.double() if coded else inputs)
-        mean = ((vectors / _norm(vectors, root)) * shares[..., None]).sum(3)
+        weights = shares[..., None] / _norm(vectors, root)
+        mean = (weights.mT @ vectors).squeeze(3)
         mean = mean / _norm(mean, root).clamp(min=SMALLEST_NORM)
         return TargetKeys(projection, mean.to(inputs.dtype), self._code(mean) if coded else None)
 
     def _factors(
         self, name: str, patch_size: int, inputs: Float[Tensor, "b n *p k"]
     ) -> tuple[Float[Tensor, "d c"] | None, Float[Tensor, "b n *p c"], Float[Tensor, "c c"] | None]:
-        """`projection` and unnormalised `vectors` of `TargetKeys`, and R: `|t| = |vector R|` (none: `|t| = |vector|`)."""
+        """`projection` and unnormalised `vectors` of `TargetKeys`, and R with `|t| = |vector R|` (None: identity)."""
         table = self.table(name, patch_size)
         if len(table) > self.width:
             return None, inputs @ table.to(inputs.dtype), None

@@ -5,7 +5,7 @@ A fine token is an interpolation of coarse tokens plus, for learned upsamplers, 
     fine = U P + G V        U: fixed weights    P: coarse tokens, width D    G: detail, width r    V: basis [r, D]
 
 `FineTokens` keeps the factors. What is linear in a fine token commutes with U, so it is computed on coarse tokens and
-its (narrow) result is interpolated: only `dense` makes a D-wide tensor at fine positions. `DenseTokens` are such tensors.
+its (narrow) result is interpolated: only `dense` makes a D-wide tensor at fine positions. `DenseTokens` are that.
 """
 
 import dataclasses

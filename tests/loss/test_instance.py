@@ -45,7 +45,7 @@ MOST = {
 }
 
 
-@pytest.mark.parametrize("upsampler", ["bilinear", "learned", "subpixel", "guided"])
+@pytest.mark.parametrize("upsampler", ["bilinear", "nearest", "learned", "subpixel", "guided", "transposed"])
 @pytest.mark.parametrize("case", DRAWS)
 def test_the_mean_of_all_draws_is_the_sum_over_all_positions(upsampler: str, case: str) -> None:
     torch.manual_seed(0)
@@ -70,4 +70,4 @@ def test_the_mean_of_all_draws_is_the_sum_over_all_positions(upsampler: str, cas
     exact = actual(None, batch.query_sampling)
     estimates = torch.stack([actual(MOST[case], sampling) for sampling in DRAWS[case]])
     torch.testing.assert_close(estimates.mean(0), exact, rtol=2e-4, atol=2e-4)
-    assert torch.allclose(estimates[0], exact) == (upsampler == "bilinear")
+    assert torch.allclose(estimates[0], exact) == (upsampler in ("bilinear", "nearest"))

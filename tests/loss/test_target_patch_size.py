@@ -3,9 +3,16 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from building import MODALITIES, dense_targets, make_batch, query_sampling_for, remade, small
-from test_cells import TEMPERATURE, dense_of
-from test_context import crops, statistics
+from building import (
+    MODALITIES,
+    crops_of,
+    dense_predictions,
+    dense_targets,
+    make_batch,
+    query_sampling_for,
+    remade,
+    small,
+)
 from torch import Tensor
 
 from hybrid_patch.config.compose import compose
@@ -23,7 +30,7 @@ CASES = [
     (8, 8, 0.0, "optical"),
     (8, 1, 0.3, "height"),
 ]
-PIXELS = "loss.target_patch_size=1"
+PIXELS, TEMPERATURE = "loss.target_patch_size=1", 0.1
 
 
 def module_for(processing: int, output: int, *overrides: str) -> TrainingModule:
@@ -58,12 +65,14 @@ def mean_target(targets: RandomTargets, name: str, batch: Batch, sizes: PatchSiz
 def plain(module: TrainingModule, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
     """The mean over samples of the cross-entropy over the whole matrix; equal means of a map are no negatives."""
     cells, losses = batch.decoded.each[name], []
-    for view, predicted in enumerate(dense_of(module, batch, sizes, name).double()):
+    for view, predicted in enumerate(dense_predictions(module, batch, sizes, name).double()):
         of_cells = enumerate(cells.index[view].tolist())
         valid_cells = [(row, cell) for row, cell in of_cells if cells.valid()[view, row]]
         if not valid_cells:
             continue
-        t = torch.cat([mean_target(module.objective.targets, name, batch, sizes, cell, view) for _, cell in valid_cells])
+        t = torch.cat(
+            [mean_target(module.objective.targets, name, batch, sizes, cell, view) for _, cell in valid_cells]
+        )
         p = torch.cat([predicted[row] for row, _ in valid_cells])
         valid = t.isfinite().all(-1)
         if not valid.any():
@@ -185,10 +194,11 @@ def test_reconstructed_are_the_means_of_valid_pixels() -> None:
 @pytest.mark.parametrize("output", [2, 8])
 def test_the_context_s_targets_are_means_of_pixels_too(output: int) -> None:
     batch, targets = batch_for(8, output, 0.5), ContextTargets(MODALITIES, timesteps=2)
-    targets.fit(crops(batch))
+    targets.fit(crops_of(batch))
     keys = context_keys(targets, "height", batch, PatchSizes(8, output), False, True, max_keys=10**6)
-    centred = statistics(targets, "height", batch) - targets.get_buffer("height_mean")
-    image, valid = F.normalize(centred @ targets.get_buffer("height_whitening"), dim=-1), batch.valid["height"].any(-1)
+    pixels, valid = batch.pixels["height"], batch.valid["height"]
+    centred = targets.statistics("height", pixels, valid, batch.timestamps) - targets.get_buffer("height_mean")
+    image, valid = F.normalize(centred @ targets.get_buffer("height_whitening"), dim=-1), valid.any(-1)
     factor = 8 // output
     for sample in range(3):
         for cell in range(4):
