@@ -136,6 +136,8 @@ def _target(config: Config) -> Iterator[str]:
     for name in ("decoded", "instance", "reconstruct", "context"):
         if weight := getattr(config.loss, name).weight:
             yield f"loss.{name}.weight={weight:g}: target=self compares visible tokens alone; try 0, or loss=visible"
+    if config.loss.target_patch_size == "processing":
+        yield "loss.target_patch_size=processing: target=self compares tokens at patch size 1; try output"
     if not config.loss.visible.weight and not target.regression:
         yield "target.regression=0: with loss.visible.weight=0 there is nothing to learn; try 1"
     if config.masking.encode_ratio < 1 or config.masking.views > 1:

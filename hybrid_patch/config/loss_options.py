@@ -60,8 +60,9 @@ class Loss:
     """Pixels from the decoder's predictions."""
     context: ContextTerm
     """What is around a pixel, from the encoder's own tokens."""
-    patch_size: Literal["output", "processing"]
-    """What is compared: tokens and targets at the output patch size, or their means over coarse ones (`processing`)."""
+    target_patch_size: Literal["output", "processing", 1]
+    """The patch size of the targets: that of the output, its means over coarse cells, of tokens too (`processing`), or
+    single pixels (1), whose unit-length targets are averaged over a token's output patch."""
     max_queries: Count | None
     """Maximum tokens per sample, modality and view, drawn anew in each step, that are asked for their target among
     the sample's (and for pixels by `reconstruct`), and whose details are pooled for `instance`; null: all."""

@@ -29,7 +29,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "hybrid": ("patch=hybrid", "upsampler=bilinear"),
     "guided": ("patch=hybrid", "upsampler=guided"),
     "learned": ("patch=hybrid", "upsampler=learned"),
+    "nearest": ("patch=hybrid", "upsampler=nearest"),
     "subpixel": ("patch=hybrid", "upsampler=subpixel"),
+    "transposed": ("patch=hybrid", "upsampler=transposed"),
 }
 """Overrides by name; `define.<name>='[…]'` adds to them."""
 TIMES_CAPTION = (

@@ -22,11 +22,11 @@ from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.packing import Packing
 from hybrid_patch.model.encodings import ground_encoding, series_encoding
 from hybrid_patch.model.hybrid import released_encoder
-from hybrid_patch.model.interpolation import bilinear_weights, neighbouring_cells
+from hybrid_patch.model.interpolation import interpolation_weights, neighbouring_cells
 from hybrid_patch.model.patch_embed import kernel_resize
 from hybrid_patch.train.step import TrainingModule, TrainingStep
 
-_CACHED = (bilinear_weights, neighbouring_cells, ground_encoding, series_encoding, kernel_resize)
+_CACHED = (interpolation_weights, neighbouring_cells, ground_encoding, series_encoding, kernel_resize)
 """Functions that cache tensors."""
 
 

@@ -191,6 +191,8 @@ def batch_from_memory(model: TrainedModel, scene: SceneReader, dims: int) -> int
     hidden = size.width * (8 + 2 * size.mlp_ratio)  # of a token in a block: norms, query, key, value, MLP
     attention = size.heads * tokens  # a mask of missing tokens rules out the attention kernels that need no matrix
     window = 4 * (tokens * (hidden + attention) + side**2 * (4 * dims + 4 * channels))
+    if model.network.encoder_upsampler.is_dense:
+        window += 4 * 4 * tokens * model.sizes.factor**2 * size.width  # fine tokens: of two stages, and what is between
     if model.device.type == "cuda":
         free = torch.cuda.mem_get_info(model.device)[0] / 2
     else:

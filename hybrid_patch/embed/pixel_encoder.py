@@ -53,8 +53,8 @@ class PixelEncoder(nn.Module):
         """Raises InputError for images that do not fit the model."""
         self._check(images, dates)
         height, width = next(iter(images.values())).shape[-2:]
-        tokens = self.network.fine_tokens(self._batch(images, dates), self.sizes)
-        fine = rearrange(repeat_cells(per_pixel.mean(tokens, None), self.sizes.output), "b h w d -> b d h w")
+        grids = self.network.fine_tokens(self._batch(images, dates), self.sizes)
+        fine = rearrange(repeat_cells(per_pixel.mean(grids, None), self.sizes.output), "b h w d -> b d h w")
         return fine[..., :height, :width]
 
     def _batch(self, images: Mapping[str, Float[Tensor, "b _ _ h w"]], dates: Dates) -> Batch:

@@ -89,8 +89,8 @@ class TrainedModel:
         if projection is not None and pooling != "mean":
             raise ValueError(f"pooling={pooling}: only a mean can be projected")
         batch = per_pixel.unmasked_batch(crops, self.sizes.processing, self.modalities, absent or {})
-        tokens = self.network.fine_tokens(batch.map(lambda x: x.to(self.device)), self.sizes)
-        pooled = per_pixel.concatenated(tokens) if pooling == "concat" else per_pixel.mean(tokens, projection)
+        grids = self.network.fine_tokens(batch.map(lambda x: x.to(self.device)), self.sizes)
+        pooled = per_pixel.concatenated(grids) if pooling == "concat" else per_pixel.mean(grids, projection)
         return repeat_cells(pooled, self.sizes.output if repeat else 1).float().cpu()
 
     def embed(

@@ -22,11 +22,12 @@ from hybrid_patch.model.tokens import Tokens
 
 
 def context_keys(
-    targets: ContextTargets, name: str, batch: Batch, sizes: PatchSizes, means: bool, max_keys: int
+    targets: ContextTargets, name: str, batch: Batch, sizes: PatchSizes, means: bool, averaged: bool, max_keys: int
 ) -> ContextKeys:
     """The keys of a modality: as many subpixels of every cell as `max_keys` pixels allow, at least one.
 
-    With `means` they are of cells, over their valid pixels, instead of whole output patches.
+    With `means` they are of cells, over their valid pixels, instead of whole output patches; with `averaged`, means
+    of the targets of an output patch's valid pixels.
     """
     cell, output = sizes.processing, sizes.processing if means else sizes.output
     sampling, cells = batch.query_sampling, batch.pixels[name][0, :, :, 0, 0].numel() // cell**2
@@ -34,8 +35,9 @@ def context_keys(
     subpixels = sampling.subpixels[:per_cell] if output < cell else sampling.subpixels[:1] * 0
     patches = patchify(batch.valid[name].any(-1)[:, :, :, None], cell)
     pixel_mask = repatchify(patches[..., None], output).flatten(1, 3)
-    valid = pixel_mask.any(-1) if means else pixel_mask.all(-1)
-    positives, positive_mask = targets(name, batch, cell, output, subpixels), valid.index_select(2, subpixels)
+    valid = pixel_mask.any(-1) if means or averaged else pixel_mask.all(-1)
+    positives = targets(name, batch, cell, output, subpixels, averaged)
+    positive_mask = valid.index_select(2, subpixels)
     pixels, drawn = global_sum(torch.stack([valid.sum(), positive_mask.sum()]).float())
     weight = ((pixels - 1) / (drawn - 1).clamp(min=1)).clamp(min=1)
     vectors, mask = gather_rows(positives.flatten(0, 2)), gather_rows(positive_mask.flatten().float()) > 0

@@ -65,9 +65,12 @@ class ContextTargets(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, name: str, batch: Batch, cell: int, output: int, subpixels: Int[Tensor, " p"]
+        self, name: str, batch: Batch, cell: int, output: int, subpixels: Int[Tensor, " p"], averaged: bool
     ) -> Float[Tensor, "b hw p k"]:
-        """Unit-length targets of some output patches of all cells of `cell` pixels, from the means of valid pixels."""
+        """Unit-length targets of some output patches of all cells of `cell` pixels, from the means of valid pixels.
+
+        With `averaged`, from the means of these pixels' unit-length targets instead of their statistics.
+        """
         targets = []
         parts = (x.split(SAMPLES) for x in (batch.pixels[name], batch.valid[name], batch.timestamps))
         for pixels, valid, timestamps in zip(*parts, strict=True):
@@ -75,10 +78,15 @@ class ContextTargets(nn.Module):
                 repatchify(patchify(x[:, :, :, None], cell).flatten(1, 3), output).index_select(2, subpixels)
                 for x in (self.statistics(name, pixels, valid, timestamps), valid.any(-1)[..., None].to(pixels.dtype))
             )
-            total = (statistics.unflatten(-1, (output**2, -1)) * weight[..., None]).sum(-2)
-            centred = total / weight.sum(-1, keepdim=True).clamp(min=1) - self.get_buffer(f"{name}_mean")
-            targets.append(F.normalize(centred @ self.get_buffer(f"{name}_whitening"), dim=-1))
+            statistics = statistics.unflatten(-1, (output**2, -1))
+            values = self._unit(name, statistics) if averaged else statistics
+            mean = (values * weight[..., None]).sum(-2) / weight.sum(-1, keepdim=True).clamp(min=1)
+            targets.append(F.normalize(mean, dim=-1) if averaged else self._unit(name, mean))
         return torch.cat(targets)
+
+    def _unit(self, name: str, statistics: Float[Tensor, "*n f"]) -> Float[Tensor, "*n k"]:
+        centred = statistics - self.get_buffer(f"{name}_mean")
+        return F.normalize(centred @ self.get_buffer(f"{name}_whitening"), dim=-1)
 
     def statistics(
         self,

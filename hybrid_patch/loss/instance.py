@@ -1,6 +1,5 @@
 """Instance contrast: two maskings of one sample are closer to each other than to other samples."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +11,7 @@ from hybrid_patch.loss.all_gather import first_row, gather_rows
 from hybrid_patch.loss.queries import Cells
 from hybrid_patch.loss.targets import RandomTargets
 from hybrid_patch.loss.term import CrossSampleTerm, LossSetting
-from hybrid_patch.model.tokens import FineTokens, Tokens
+from hybrid_patch.model.tokens import Tokens
 
 
 class ProjectAndAggregate(nn.Module):
@@ -32,7 +31,7 @@ class ProjectAndAggregate(nn.Module):
         mean = total / count.clamp(min=1)[:, None]
         return mean if self.before_pooling else self.projection(mean)
 
-    def total(self, fine: FineTokens, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
+    def total(self, fine: Tokens, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
         """The sum over the masked fine tokens, or over their projections if these come before pooling."""
         if not self.before_pooling:
             return fine.pooled_sum(mask)
@@ -58,14 +57,12 @@ class InstanceContrast(CrossSampleTerm):
 
         Where queries are drawn, the sum of the details is estimated from these: details everywhere would cost too much.
         """
-        assert isinstance(fine, FineTokens)
         fine, mask = fine.float(), cells.valid_mask
         if self.needs_all_positions or not cells.queries.drawn:
             total = self.aggregate.total(fine, mask)
         else:
-            interpolated = dataclasses.replace(fine, positions=cells.everywhere, detail=None, basis=None)
             detail = fine.detail_sum(cells.at_positions(mask)) * cells.queries.weight[:, None]
-            total = interpolated.pooled_sum(mask) + detail
+            total = fine.interpolated_sum(cells.everywhere, mask) + detail
         return total, mask.flatten(1).sum(1)
 
     def vectors(self, parts: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, "bv d"]:

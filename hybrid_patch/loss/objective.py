@@ -51,6 +51,8 @@ class Objective(nn.Module):
         self.loss, self.masking, self.modalities = config.loss, config.masking, dict(modalities)
         widths: dict[Source, int] = {"encoder": config.model.encoder.width, "decoder": config.model.decoder.width}
         patch_sizes = {sizes.output for sizes in all_sizes(config.curriculum)}
+        if self.loss.target_patch_size == 1:
+            patch_sizes = {1}
         self.targets = RandomTargets(
             modalities, widths["encoder"], patch_sizes, config.target.seed, config.target.centre
         )
@@ -113,34 +115,48 @@ class Objective(nn.Module):
 
     def cells(self, name: str, passed: ForwardPass, source: Source) -> Cells:
         """What is compared of a modality, in the cells that the encoder saw or that the decoder predicts."""
-        batch, output, packing = passed.batch, passed.sizes.output, _tokens(passed.batch, source).each[name]
+        batch, (processing, output), packing = passed.batch, passed.sizes, _tokens(passed.batch, source).each[name]
         _, h, w, t, s = batch.masks[name].shape
         value = Mask.ENCODE if source == "encoder" else Mask.DECODE
         expected = expected_tokens(self.masking, self.modalities[name], (h, w, t, s), value)
-        pixels = packing.over(s).gather(repatchify(passed.patches[name], output).flatten(1, 3))
-        valid_mask = loss_mask = batch.valid_patches(name, packing, output)
-        factor, sampling, mean_weights = passed.sizes.factor, batch.query_sampling, None
-        if self.loss.patch_size == "processing":
+        patches = packing.over(s).gather(repatchify(passed.patches[name], output).flatten(1, 3))[:, :, :, None]
+        patch_size, factor, sampling = output, passed.sizes.factor, batch.query_sampling
+        shares = mean_weights = None
+        if self._averages_targets(output):
+            pixel_mask = batch.valid_patches(name, packing, 1).unflatten(-1, (processing, processing, 1))
+            pixel_mask = repatchify(pixel_mask, output)
+            shares = pixel_mask / pixel_mask.sum(-1, keepdim=True).clamp(min=1)
+            patches, patch_size = patches.squeeze(3).unflatten(-1, (output**2, -1)), 1
+            valid_mask = loss_mask = pixel_mask.any(-1)
+        else:
+            valid_mask = loss_mask = batch.valid_patches(name, packing, output)
+        if self.loss.target_patch_size == "processing":
             factor, sampling = 1, dataclasses.replace(sampling, subpixels=sampling.subpixels[:1] * 0)
             mean_weights = valid_mask / valid_mask.sum(-1, keepdim=True).clamp(min=1)
-            pixels = (mean_weights[..., None] * pixels).sum(2, keepdim=True)
+            patches = (mean_weights[..., None, None] * patches).sum(2, keepdim=True)
             loss_mask = valid_mask.any(-1, keepdim=True)
         queries = draw_queries(packing, factor, self.loss.max_queries, expected, sampling)
         if mean_weights is not None:
             mean_weights = queries.rows_of(mean_weights)
-        return Cells(name, output, packing, packing.index % s, valid_mask, pixels, loss_mask, queries, mean_weights)
+        return Cells(
+            name, patch_size, packing, packing.index % s, valid_mask, patches, shares, loss_mask, queries, mean_weights
+        )
+
+    def _averages_targets(self, output: int) -> bool:
+        """Whether the target of an output patch is the mean of several; of one pixel it is that pixel's."""
+        return self.loss.target_patch_size == 1 and output > 1
 
     def batch_context(self, batch: Batch, sizes: PatchSizes) -> MicrobatchContext:
         """What all microbatches of a batch must know of it."""
-        keys = {}
+        keys, averaged = {}, self._averages_targets(sizes.output)
         if self.context_targets is not None:
-            means, max_keys = self.loss.patch_size == "processing", self.loss.context.max_keys
+            means, max_keys = self.loss.target_patch_size == "processing", self.loss.context.max_keys
             for name in batch.encoded.each:
-                keys[name] = context_keys(self.context_targets, name, batch, sizes, means, max_keys)
-        return MicrobatchContext(self.sample_counts(batch, sizes.output), {}, keys)
+                keys[name] = context_keys(self.context_targets, name, batch, sizes, means, averaged, max_keys)
+        return MicrobatchContext(self.sample_counts(batch, 1 if averaged else sizes.output), {}, keys)
 
     def sample_counts(self, batch: Batch, output: int) -> dict[Source, Float[Tensor, " modalities"]]:
-        """By source, how many samples and views of all processes have a valid output patch there: of each modality."""
+        """By source, how many samples and views of all processes have a valid patch of that size: of each modality."""
         counts: dict[Source, Tensor] = {}
         for source in get_args(Source):
             if any(term.source == source for term in self.active_terms()):

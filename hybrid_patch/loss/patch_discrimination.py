@@ -30,10 +30,16 @@ class PatchDiscrimination(PerSampleTerm):
     def of_modality(self, fine: Tokens, cells: Cells, targets: RandomTargets) -> Float[Tensor, " bv"]:
         modality = self.modalities[cells.name]
         categorical = modality.kind == "categorical"
-        coded, bounded = categorical or self.loss.merge_duplicates, categorical and cells.mean_weights is None
+        coded = categorical or self.loss.merge_duplicates
+        bounded = categorical and cells.mean_weights is None and cells.shares is None
+        of_what = cells.band_set, cells.patch_size, coded
+        if cells.shares is None:
+            keys = targets.keys(cells.name, cells.pixels, *of_what)
+        else:
+            keys = targets.mean_keys(cells.name, cells.patches, cells.shares, *of_what)
         return patch_discrimination(
             cells.compared(fine.float().transform(self.head.weight.mT, self.head.bias)),
-            targets.keys(cells.name, cells.pixels, cells.band_set, cells.patch_size, coded),
+            keys,
             cells.loss_mask,
             cells.queries,
             self.temperature,

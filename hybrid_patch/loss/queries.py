@@ -83,18 +83,25 @@ def draw_rows(
 class Cells:
     """Coarse cells of one modality that have one mask value, n of each view, and what is compared in them.
 
-    That is each output patch (p = f^2 of a cell), or their mean in a cell (p = 1).
+    That is each output patch (p = f^2 of a cell), or their mean in a cell (p = 1). With `loss.target_patch_size=1` an
+    output patch of several pixels has the mean of their targets.
     """
 
     name: str
-    patch_size: int  # of output patches
+    patch_size: int  # of the targets
     packing: Packing  # of the flattened grid `[B V, h w T S]`
     band_set: Int[Tensor, "b n"]
-    valid_mask: Bool[Tensor, "b n f2"]  # output patches without a missing pixel
-    pixels: Float[Tensor, "b n p m"]  # `m = C ps^2` numbers of each thing compared
+    valid_mask: Bool[Tensor, "b n f2"]  # output patches without a missing pixel; of several targets, with a valid one
+    patches: Float[Tensor, "b n p q m"]  # `m = C ps^2` numbers for each of the q targets of a thing compared
+    shares: Float[Tensor, "b n p q"] | None  # of the targets in their mean; None: q = 1
     loss_mask: Bool[Tensor, "b n p"]
     queries: Queries
     mean_weights: Float[Tensor, "b r f2"] | None  # of output patches in a query's mean; None: compared one by one
+
+    @property
+    def pixels(self) -> Float[Tensor, "b n p m"]:
+        """The numbers of each thing compared: of several targets, the mean of theirs."""
+        return self.patches[:, :, :, 0] if self.shares is None else (self.patches * self.shares[..., None]).sum(3)
 
     @property
     def positions(self) -> Positions:

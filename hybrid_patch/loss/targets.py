@@ -1,4 +1,4 @@
-"""Targets: frozen random projections of the pixels, at the output patch size."""
+"""Targets: frozen random projections of patches of pixels, or means of those of single pixels."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from hybrid_patch.config.modality import NORMALISED_MEAN, Modality
 
 BIAS_STD = 0.1
+SMALLEST_NORM = 1e-12
+"""Of a mean over no pixel, which is masked."""
 
 
 class TargetKeys(NamedTuple):
@@ -80,16 +82,48 @@ class RandomTargets(nn.Module):
         self, name: str, patches: Float[Tensor, "b n p m"], band_set: Int[Tensor, "b n"], patch_size: int, coded: bool
     ) -> TargetKeys:
         """The unit-length targets of a modality."""
-        table, inputs = self.table(name, patch_size), self.inputs(name, patches, band_set, patch_size)
+        inputs = self.inputs(name, patches, band_set, patch_size)
         # One random projection of the inputs in float64, rather than of the targets: those are exactly equal.
-        code = inputs.double() @ self.get_buffer("direction")[: inputs.shape[-1]].double() if coded else None
+        code = self._code(inputs.double()) if coded else None
+        projection, vectors, root = self._factors(name, patch_size, inputs)
+        return TargetKeys(projection, vectors / _norm(vectors, root), code)
+
+    def mean_keys(
+        self,
+        name: str,
+        patches: Float[Tensor, "b n p q m"],
+        shares: Float[Tensor, "b n p q"],
+        band_set: Int[Tensor, "b n"],
+        patch_size: int,
+        coded: bool,
+    ) -> TargetKeys:
+        """The unit-length means of the unit-length targets of q patches: exact, as means are linear in vectors."""
+        inputs = self.inputs(name, patches.flatten(2, 3), band_set, patch_size).unflatten(2, shares.shape[2:])
+        # Equal means need equal codes, so those are of means in float64.
+        projection, vectors, root = self._factors(name, patch_size, inputs.double() if coded else inputs)
+        weights = shares[..., None] / _norm(vectors, root)
+        mean = (weights.mT @ vectors).squeeze(3)
+        mean = mean / _norm(mean, root).clamp(min=SMALLEST_NORM)
+        return TargetKeys(projection, mean.to(inputs.dtype), self._code(mean) if coded else None)
+
+    def _factors(
+        self, name: str, patch_size: int, inputs: Float[Tensor, "b n *p k"]
+    ) -> tuple[Float[Tensor, "d c"] | None, Float[Tensor, "b n *p c"], Float[Tensor, "c c"] | None]:
+        """`projection` and unnormalised `vectors` of `TargetKeys`, and R with `|t| = |vector R|` (None: identity)."""
+        table = self.table(name, patch_size)
         if len(table) > self.width:
-            targets = inputs @ table
-            return TargetKeys(None, targets / targets.norm(dim=-1, keepdim=True), code)
-        # |x T| = |x R| for the small R with R R^T = T T^T.
+            return None, inputs @ table.to(inputs.dtype), None
         wide = table.double()
-        root = torch.linalg.cholesky_ex(wide @ wide.mT)[0].to(table.dtype)
-        return TargetKeys(table.mT, inputs / torch.linalg.vector_norm(inputs @ root, dim=-1, keepdim=True), code)
+        root = torch.linalg.cholesky_ex(wide @ wide.mT)[0]  # R R^T = T T^T
+        return table.mT, inputs, root.to(inputs.dtype)
+
+    def _code(self, vectors: Float[Tensor, "b n p k"]) -> Float[Tensor, "b n p"]:
+        """One number for each vector, equal for equal ones only."""
+        return vectors @ self.get_buffer("direction")[: vectors.shape[-1]].double()
+
+
+def _norm(vectors: Float[Tensor, "*n c"], root: Float[Tensor, "c c"] | None) -> Float[Tensor, "*n 1"]:
+    return torch.linalg.vector_norm(vectors if root is None else vectors @ root, dim=-1, keepdim=True)
 
 
 def _columns(modality: Modality, patch_size: int) -> Bool[Tensor, "s k"]:

@@ -21,7 +21,7 @@ from hybrid_patch.model.galileo import GalileoEncoder
 from hybrid_patch.model.position_means import PositionMeans
 from hybrid_patch.model.profiling import DECODER, EMBEDDING, ENCODER, profiled
 from hybrid_patch.model.released import ReleasedEncoder
-from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
+from hybrid_patch.model.tokens import FineGrid, Positions, TokenGrid
 from hybrid_patch.model.upsampler import TokenSpec, UpsamplerFactory, factory
 from hybrid_patch.model.upsampler.bilinear import Bilinear
 
@@ -91,13 +91,14 @@ class HybridModel(nn.Module):
         """The encoder's tokens of a batch of normalised pixels, by modality."""
         return self._coarse(self.whitened(batch), patch_size)
 
-    def fine_tokens(self, batch: Batch, sizes: PatchSizes) -> list[FineTokens]:
+    def fine_tokens(self, batch: Batch, sizes: PatchSizes) -> list[FineGrid]:
         """The upsampled tokens of a batch of normalised pixels at all positions, of one modality after the other."""
-        batch = self.whitened(batch)
-        return [
-            self.encoder_upsampler(grid, sizes.factor, Positions.everywhere(grid.mask, sizes.factor), batch.guide(name))
-            for name, grid in self._coarse(batch, sizes.processing).items()
-        ]
+        batch, factor, grids = self.whitened(batch), sizes.factor, []
+        for name, grid in self._coarse(batch, sizes.processing).items():
+            everywhere = Positions.everywhere(grid.mask, factor)
+            tokens = self.encoder_upsampler(grid, factor, everywhere, batch.guide(name))
+            grids.append(FineGrid(tokens, grid.mask, factor))
+        return grids
 
     def _coarse(self, whitened: Batch, patch_size: int) -> dict[str, TokenGrid]:
         return self.encode({name: patchify(pixels, patch_size) for name, pixels in whitened.pixels.items()}, whitened)[

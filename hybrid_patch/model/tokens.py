@@ -2,10 +2,10 @@
 
 A fine token is an interpolation of coarse tokens plus, for learned upsamplers, a detail of low rank:
 
-    fine = U P + G V        U: bilinear, fixed    P: coarse tokens, width D    G: detail, width r    V: basis [r, D]
+    fine = U P + G V        U: fixed weights    P: coarse tokens, width D    G: detail, width r    V: basis [r, D]
 
 `FineTokens` keeps the factors. What is linear in a fine token commutes with U, so it is computed on coarse tokens and
-its (narrow) result is interpolated: only `dense` makes a D-wide tensor at fine positions.
+its (narrow) result is interpolated: only `dense` makes a D-wide tensor at fine positions. `DenseTokens` are that.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from hybrid_patch.data.packing import Packing, everything, take_rows
-from hybrid_patch.model.interpolation import bilinear_weights, neighbouring_cells
+from hybrid_patch.model.interpolation import Interpolation, cells_aside, interpolation_weights, neighbouring_cells
 from hybrid_patch.model.profiling import UPSAMPLER, profiled
 
 SMALLEST_WEIGHT = 1e-3
@@ -63,6 +63,7 @@ class FineTokens:
     positions: Positions
     detail: Float[Tensor, "b n p r"] | None = None
     basis: Float[Tensor, "r d"] | None = None
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         if (self.detail is None) != (self.basis is None):
@@ -120,6 +121,10 @@ class FineTokens:
         per_cell = torch.zeros_like(tokens[..., 0]).scatter_add(1, self._neighbouring_cells.flatten(1), share)
         return torch.einsum("bnd,bn->bd", tokens, per_cell) + self.detail_sum(mask)
 
+    def interpolated_sum(self, positions: Positions, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
+        """`pooled_sum` of what is interpolated alone, at any positions of the grid."""
+        return dataclasses.replace(self, positions=positions, detail=None, basis=None).pooled_sum(mask)
+
     @profiled(UPSAMPLER)
     def detail_sum(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
         """`pooled_sum` of the detail alone; zeros if there is none."""
@@ -139,22 +144,21 @@ class FineTokens:
         return DenseTokens(self._plus_detail(mean(self._weights, self._neighbours), mean))
 
     @profiled(UPSAMPLER)
-    def summed_images(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b fh fw d"]:
+    def location_sums(self, mask: Bool[Tensor, "b n p"], locations: int) -> Float[Tensor, "b locations p d"]:
         """The sum over timesteps and band sets of the fine tokens under a mask, for positions everywhere."""
-        h, w = self.grid.mask.shape[1:3]
-        weights = (self._weights * mask[..., None]).unflatten(1, (h * w, -1))
-        neighbours = self._neighbours.unflatten(1, (h * w, -1))
+        weights = (self._weights * mask[..., None]).unflatten(1, (locations, -1))
+        neighbours = self._neighbours.unflatten(1, (locations, -1))
 
         def of_detail(detail: Tensor, basis: Tensor) -> Tensor:
-            return torch.where(mask[..., None], detail, 0).unflatten(1, (h * w, -1)).sum(2) @ basis
+            return torch.where(mask[..., None], detail, 0).unflatten(1, (locations, -1)).sum(2) @ basis
 
-        total = self._plus_detail(torch.einsum("bntpa,bntad->bnpd", weights, neighbours), of_detail)
-        return images(total, (h, w), self.factor)
+        return self._plus_detail(torch.einsum("bntpa,bntad->bnpd", weights, neighbours), of_detail)
 
     @functools.cached_property
     def _neighbouring_cells(self) -> Int[Tensor, "b n neighbours"]:
         h, w, *rest = self.grid.mask.shape[1:]
-        cells = neighbouring_cells((h, w), torch.Size(rest).numel(), self.factor, self.grid.mask.device)
+        aside = cells_aside(self.interpolation, self.factor)
+        cells = neighbouring_cells((h, w), torch.Size(rest).numel(), aside, self.grid.mask.device)
         index = self.positions.cells.index
         return cells.index_select(0, index.flatten()).reshape(*index.shape, -1)
 
@@ -168,14 +172,15 @@ class FineTokens:
         """The weight of each neighbour at each subpixel: `U(. m) / U(m)`."""
         tokens = self.grid.tokens
         visible_mask = take_rows(self.grid.mask.flatten(1), self._neighbouring_cells)
-        weights = bilinear_weights(self.factor, tokens.dtype, tokens.device).index_select(0, self.positions.subpixels)
+        weights = interpolation_weights(self.interpolation, self.factor, tokens.dtype, tokens.device)
+        weights = weights.index_select(0, self.positions.subpixels)
         masked = weights * visible_mask[:, :, None, :]
         return masked / masked.sum(-1, keepdim=True).clamp(min=SMALLEST_WEIGHT)
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseTokens:
-    """Unfactored tokens, `[B, n, p, D]`, with the operations of `FineTokens` that losses use."""
+    """Unfactored tokens, `[B, n, p, D]`, with the operations of `FineTokens`: all of it is detail."""
 
     tokens: Float[Tensor, "b n p d"]
 
@@ -185,6 +190,7 @@ class DenseTokens:
     def transform(self, weight: Float[Tensor, "d k"], bias: Float[Tensor, " k"] | None = None) -> "DenseTokens":
         return DenseTokens(F.linear(self.tokens, weight.mT, bias))
 
+    @profiled(UPSAMPLER)
     def project(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "b n p k"]:
         return self.tokens @ weight
 
@@ -194,11 +200,56 @@ class DenseTokens:
     def dense(self) -> Float[Tensor, "b n p d"]:
         return self.tokens
 
+    @profiled(UPSAMPLER)
     def cell_means(self, share: Float[Tensor, "b n p"]) -> "DenseTokens":
         return DenseTokens(share[:, :, None] @ self.tokens)
 
+    def pooled_sum(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
+        return self._masked(mask).flatten(1, 2).sum(1)
+
+    def interpolated_sum(self, positions: Positions, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
+        return self.tokens.new_zeros(len(self.tokens), self.tokens.shape[-1])
+
+    def detail_sum(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
+        return self.pooled_sum(mask)
+
+    def location_sums(self, mask: Bool[Tensor, "b n p"], locations: int) -> Float[Tensor, "b locations p d"]:
+        return self._masked(mask).unflatten(1, (locations, -1)).sum(2)
+
+    def _masked(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b n p d"]:
+        return torch.where(mask[..., None], self.tokens, 0)
+
 
 Tokens = FineTokens | DenseTokens
+
+
+@dataclasses.dataclass(frozen=True)
+class FineGrid:
+    """Fine tokens at all subpixels of all cells of a grid; those of cells outside the mask are meaningless."""
+
+    tokens: Tokens
+    mask: Bool[Tensor, "b h w t s"]
+    factor: int
+
+    @property
+    def fine_mask(self) -> Bool[Tensor, "b n p"]:
+        return self.mask.flatten(1)[..., None].expand(-1, -1, self.factor**2)
+
+    def transform(self, weight: Float[Tensor, "d k"], bias: Float[Tensor, " k"]) -> "FineGrid":
+        """Every fine token through a linear map."""
+        return dataclasses.replace(self, tokens=self.tokens.transform(weight, bias))
+
+    def summed_images(self) -> Float[Tensor, "b fh fw d"]:
+        """The sum over timesteps and band sets of the tokens under the mask."""
+        h, w = self.mask.shape[1:3]
+        return images(self.tokens.location_sums(self.fine_mask, h * w), (h, w), self.factor)
+
+    def stacked_images(self) -> Float[Tensor, "b fh fw tsd"]:
+        """The tokens of all timesteps and band sets, one after the other, zeros outside the mask."""
+        h, w = self.mask.shape[1:3]
+        dense = torch.where(self.fine_mask[..., None], self.tokens.dense(), 0)
+        cells = dense.unflatten(1, (h * w, -1)).transpose(2, 3).flatten(3)
+        return images(cells, (h, w), self.factor)
 
 
 def _widened(x: Tensor) -> Tensor:

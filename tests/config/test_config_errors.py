@@ -42,7 +42,7 @@ from hybrid_patch.errors import InputError
             "upsampler.width: missing; give upsampler.width=<value>; upsampler.rank=32: unknown key; *",
         ),
         ("upsampler.name=linear", "upsampler.name=linear: no such option; takes: bilinear, guided, learned*"),
-        ("~upsampler", "upsampler: missing; give one of: bilinear, guided, learned, subpixel"),
+        ("~upsampler", "upsampler: missing; give one of: bilinear, guided, learned, nearest, subpixel, transposed"),
         ("~optimizer.lr", "optimizer.lr: missing; give optimizer.lr=<value>"),
         ("~surely_not", "~surely_not: *does not exist*"),
         ("+upsampler@decoder.upsampler=guided", "decoder.upsampler=guided: needs pixels, and predictions *"),
@@ -51,7 +51,7 @@ from hybrid_patch.errors import InputError
         ("patch=null", "patch=null: no such option; takes: hybrid, hybrid_4to1, *"),
         (
             "upsampler={name:bilinear}",
-            'upsampler={"name": "bilinear"}: no such option; takes: bilinear, guided, learned, subpixel',
+            'upsampler={"name": "bilinear"}: no such option; takes: bilinear, guided, learned, nearest, *',
         ),
         ("upsampler=../model/nano", "upsampler.name=nano: no such option; *"),
         ("modality=landsat", "modality=landsat: say where it goes: +modality@data.modalities.landsat=landsat"),

@@ -93,7 +93,9 @@ def test_hydras_flags(tmp_path: Path) -> None:
         "upsampler=bilinear",
         "upsampler=guided",
         "upsampler=learned",
+        "upsampler=nearest",
         "upsampler=subpixel",
+        "upsampler=transposed",
     ]
     assert list(tmp_path.iterdir()) == []
 

@@ -83,7 +83,7 @@ def test_a_budget_of_tokens_makes_crops_smaller(curriculum: str, tiles: list[int
 
 
 @pytest.mark.parametrize("curriculum", list(SIZES))
-@pytest.mark.parametrize("upsampler", ["bilinear", "learned", "subpixel", "guided"])
+@pytest.mark.parametrize("upsampler", ["bilinear", "learned", "subpixel", "guided", "transposed"])
 def test_a_run_over_all_stages_and_one_that_was_stopped_are_the_same(
     curriculum: str, upsampler: str, tmp_path: Path
 ) -> None:

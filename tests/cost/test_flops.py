@@ -32,7 +32,10 @@ class Hand:
         self.backward = dict.fromkeys(PARTS, 0)
         self.side = config.data.tile // sizes.processing
         self.subpixels = sizes.factor**2
-        self.neighbours = 9 if sizes.factor > 1 else 1
+        self.neighbours = 9 if sizes.factor > 1 and config.upsampler.name != "nearest" else 1
+        self.dense = sizes.factor > 1 and config.upsampler.name == "transposed"
+        averaged = config.loss.target_patch_size == 1 and sizes.output > 1
+        self.target_size, self.averaged = (1, sizes.output**2) if averaged else (sizes.output, 1)
         self.width = config.model.encoder.width
         self.guided = ""  # the modality whose tokens are upsampled, guided
         self._embedding()
@@ -109,6 +112,8 @@ class Hand:
         self._upsampler(name, cells, subpixels, self.width)
         self._discrimination(name, cells, subpixels, everywhere, self.width)
         self._context(name, cells, subpixels)
+        if self.dense:
+            return
         # Pooled: how much of each coarse token, their weighted sum, and that of the detail where it is asked for.
         if self.subpixels > 1:
             self._product("upsampler", ROWS * everywhere * self.neighbours, self.subpixels, 1, learning=0)
@@ -123,8 +128,8 @@ class Hand:
         self._upsampler(name, cells, subpixels, width)
         self._discrimination(name, cells, subpixels, self._count(name, self.config.masking.decode_ratio), width)
         if self.config.loss.reconstruct.weight:
-            pixels = self.modalities[name].channels * self.sizes.output**2
-            self._head(name, width, pixels)
+            pixels = self.modalities[name].channels * self.target_size**2
+            self._head(name, cells * subpixels, width, pixels)
             self._dense(cells, subpixels, pixels)
 
     @property
@@ -165,6 +170,9 @@ class Hand:
             self._product("upsampler", ROWS * cells * subpixels, self.modalities[name].channels, random, learning=0)
         if self.config.upsampler.name == "subpixel" and self._rank:
             self._product("upsampler", ROWS * cells, width, subpixels * self._rank, learning=2)
+        if self.dense:  # all of what a stage reaches, or what is asked for alone
+            for depth in range(int(math.log2(self.sizes.factor))):
+                self._product("upsampler", ROWS * cells * min(4 ** (depth + 1), subpixels), width, width, learning=2)
         if self.config.upsampler.name == "learned" and self._rank:
             inputs = width
             for stage, outputs in enumerate(self._learned_widths()):
@@ -178,42 +186,50 @@ class Hand:
         rows = ROWS * self._timesteps(name) * (masks + 2 * modality.channels) * 2 * tile
         self._product("upsampler", rows, tile, tile, learning=0)
 
-    def _head(self, name: str, inputs: int, outputs: int) -> None:
-        """A linear map of all coarse tokens, and of the basis."""
-        self._product("loss", ROWS * self._grid(name), inputs, outputs, learning=2)
+    def _head(self, name: str, fine: int, inputs: int, outputs: int) -> None:
+        """A linear map of all coarse tokens, and of the basis; or of dense fine tokens."""
+        self._product("loss", ROWS * (fine if self.dense else self._grid(name)), inputs, outputs, learning=2)
         self._product("loss", self._rank, inputs, outputs, learning=2)
 
     def _dense(self, cells: int, subpixels: int, width: int) -> None:
         fine = ROWS * cells * subpixels
-        self._product("upsampler", fine, self.neighbours, width, learning=1)
-        self._product("upsampler", fine, self._rank, width, learning=2)
+        if not self.dense:
+            self._product("upsampler", fine, self.neighbours, width, learning=1)
+            self._product("upsampler", fine, self._rank, width, learning=2)
 
     def _discrimination(self, name: str, cells: int, subpixels: int, all_cells: int, inputs: int) -> None:
         """Patch discrimination of queries in `cells` × `subpixels` against all targets."""
         modality, width, rank, neighbours = self.modalities[name], self.width, self._rank, self.neighbours
         fine, targets = ROWS * cells * subpixels, ROWS * all_cells * self.subpixels
-        columns = modality.channels * self.sizes.output**2 + len(modality.band_sets)
-        self._head(name, inputs, width)
-        # The norm of the predictions: products of the tokens around a cell, and of those with the basis.
-        self._product("upsampler", ROWS * cells * neighbours, width, neighbours, learning=2)
-        self._product("upsampler", fine, neighbours, neighbours, learning=1)
-        self._product("upsampler", ROWS * cells * neighbours, width, rank, learning=2)
-        self._product("upsampler", fine, neighbours, rank, learning=1)
-        self._product("upsampler", rank, width, rank, learning=2)
-        self._product("upsampler", fine, rank, rank, learning=2)
+        columns = modality.channels * self.target_size**2 + len(modality.band_sets)
+        self._head(name, cells * subpixels, inputs, width)
+        if not self.dense:
+            # The norm of the predictions: products of the tokens around a cell, and of those with the basis.
+            self._product("upsampler", ROWS * cells * neighbours, width, neighbours, learning=2)
+            self._product("upsampler", fine, neighbours, neighbours, learning=1)
+            self._product("upsampler", ROWS * cells * neighbours, width, rank, learning=2)
+            self._product("upsampler", fine, neighbours, rank, learning=1)
+            self._product("upsampler", rank, width, rank, learning=2)
+            self._product("upsampler", fine, rank, rank, learning=2)
         if columns > width:  # targets as wide as tokens are
             self._product("loss", targets, columns, width, learning=0)
             self._dense(cells, subpixels, width)
             columns = width
         else:
             self._product("loss", columns, width, columns, learning=0)  # the root of their norm
-            self._product("loss", targets, columns, columns, learning=0)
-            self._product("upsampler", ROWS * cells * neighbours, width, columns, learning=1)
-            self._product("upsampler", fine, neighbours, columns, learning=1)
-            self._product("upsampler", rank, width, columns, learning=1)
-            self._product("upsampler", fine, rank, columns, learning=2)
+            # The norms of targets: of each pixel's, and of their means.
+            norms = 1 if self.averaged == 1 else self.averaged + 1
+            self._product("loss", targets * norms, columns, columns, learning=0)
+            self._product("loss", targets, self.averaged if norms > 1 else 0, columns, learning=0)
+            if self.dense:
+                self._product("upsampler", fine, width, columns, learning=1)
+            else:
+                self._product("upsampler", ROWS * cells * neighbours, width, columns, learning=1)
+                self._product("upsampler", fine, neighbours, columns, learning=1)
+                self._product("upsampler", rank, width, columns, learning=1)
+                self._product("upsampler", fine, rank, columns, learning=2)
         keys = all_cells * self.subpixels
-        if modality.kind == "categorical":  # a key for each distinct target, and one for those left out
+        if modality.kind == "categorical" and self.averaged == 1:  # a key for each distinct target, one for the others
             keys = min(keys, modality.channels ** (self.sizes.output**2) + 1)
         padded = 8 * math.ceil((columns + 1) / 8)  # the bias is one more column
         self.forward["loss"] += 2 * 2 * fine * keys * padded
@@ -230,8 +246,8 @@ class Hand:
         width = min(numbers, 48)
         per_cell = min(max(loss.context.max_keys // (SAMPLES * grid), 1), self.subpixels)
         keys, subpixels_asked = SAMPLES * grid * per_cell, min(per_cell, subpixels)
-        self._product("loss", keys, numbers, width, learning=0)
-        self._head(name, self.width, width)
+        self._product("loss", keys * self.averaged, numbers, width, learning=0)
+        self._head(name, cells * subpixels, self.width, width)
         self._dense(cells, subpixels, width)
         if loss.max_queries is not None:
             cells = min(cells, max(min(loss.context.max_queries // subpixels_asked, loss.max_queries), 1))
@@ -245,6 +261,8 @@ CASES = {
     "subpixel": ["patch=hybrid", "upsampler=subpixel"],
     "learned": ["patch=hybrid", "upsampler=learned"],
     "guided": ["patch=hybrid", "upsampler=guided"],
+    "nearest": ["patch=hybrid", "upsampler=nearest"],
+    "transposed": ["patch=hybrid", "upsampler=transposed"],
     "guided, 8 to 2": ["patch.processing_patch_size=8", "patch.output_patch_size=2", "upsampler=guided"],
     "8 to 2": ["patch.processing_patch_size=8", "patch.output_patch_size=2", "upsampler=subpixel"],
     "ps1": ["patch=ps1"],
@@ -256,6 +274,9 @@ CASES = {
     "drawn, subpixel": ["patch=hybrid", "loss.max_queries=40", "upsampler=subpixel"],
     "few drawn, guided": ["patch=hybrid", "loss.max_queries=16", "upsampler=guided", "data.timesteps=4"],
     "drawn, guided": ["patch=hybrid", "loss.max_queries=40", "upsampler=guided"],
+    "drawn, transposed": ["patch=hybrid", "loss.max_queries=40", "upsampler=transposed"],
+    "targets of pixels": ["patch=ps8", "loss.target_patch_size=1", "loss.reconstruct.weight=1"],
+    "targets of pixels, 8 to 2": ["patch=hybrid_8to2", "loss.target_patch_size=1", "upsampler=subpixel"],
     "drawn, learned": ["patch=hybrid", "loss.max_queries=3", "upsampler=learned"],
     "reconstruct": ["patch=hybrid", "loss.reconstruct.weight=1", "upsampler=subpixel"],
     "bfloat16": ["patch=hybrid", "runtime.precision=bf16-mixed"],
@@ -274,7 +295,7 @@ def test_flops_are_those_by_hand(case: str) -> None:
     assert recorded_flops(config) == {"forward": hand.forward, "backward": hand.backward}
 
 
-@pytest.mark.parametrize("case", ["hybrid", "learned", "guided", "ps1"])
+@pytest.mark.parametrize("case", ["hybrid", "learned", "guided", "transposed", "targets of pixels", "ps1"])
 def test_a_real_step_has_the_flops_of_the_fake_one(case: str) -> None:
     config = small(*CASES[case])
     (sizes,) = all_sizes(config.curriculum)

@@ -98,7 +98,7 @@ def test_file_has_the_grid_of_its_input(run: Path, tmp_path: Path, dtype: str, c
 
 
 @pytest.mark.parametrize("reduce", ["pca", "random"])
-@pytest.mark.parametrize("upsampler", ["bilinear", "learned"])
+@pytest.mark.parametrize("upsampler", ["nearest", "learned", "transposed"])
 def test_few_numbers_are_those_of_the_dense_embedding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reduce: str, upsampler: str
 ) -> None:

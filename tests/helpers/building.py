@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from hybrid_patch.config.compose import compose
+from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.config.masking_options import Masking
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.recipe import identity
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, QuerySampling, by_role
+from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.packing import pack
+from hybrid_patch.data.patchify import patchify
 from hybrid_patch.data.source import open_source
 from hybrid_patch.errors import STOPPED
 from hybrid_patch.loss.targets import RandomTargets
@@ -124,6 +127,30 @@ def query_sampling_for(subpixels: int, seed: int = 0, most: int = 16) -> QuerySa
 def dense_targets(targets: RandomTargets, name: str, pixels: Tensor, band_set: Tensor, output: int) -> Tensor:
     """The targets themselves, D wide."""
     return targets.inputs(name, pixels, band_set, output) @ targets.table(name, output)
+
+
+def crops_of(batch: Batch) -> list[Crop]:
+    """The samples of a batch."""
+
+    def arrays(values: Mapping[str, Tensor], i: int) -> dict[str, np.ndarray]:
+        return {name: each[i].numpy() for name, each in values.items()}
+
+    samples = range(len(batch.timestamps))
+    return [Crop(arrays(batch.pixels, i), arrays(batch.valid, i), batch.timestamps[i].numpy(), None) for i in samples]
+
+
+def dense_predictions(module: TrainingModule, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
+    """Predictions of a modality at all subpixels of its DECODE cells, through the head."""
+    latents, _ = module.model.encode({n: patchify(x, sizes.processing) for n, x in batch.pixels.items()}, batch)
+    where = {n: Positions(each, torch.arange(sizes.factor**2)) for n, each in batch.decoded.each.items()}
+    if module.model.predicts_fine:
+        dense = module.model.decoder.fine(latents, batch, where, sizes)[name].dense()
+    else:
+        grid = module.model.decode(latents, batch, sizes.processing)[name]
+        dense = module.model.decoder_upsampler(grid, sizes.factor, where[name]).dense()
+    head = module.objective.terms["decoded"].head
+    assert isinstance(head, nn.Linear)
+    return head(dense)
 
 
 def under(mask: Tensor, factor: int) -> Positions:

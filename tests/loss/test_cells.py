@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from building import MODALITIES, dense_targets, make_batch, query_sampling_for, remade, small
+from building import MODALITIES, dense_predictions, dense_targets, make_batch, query_sampling_for, remade, small
 from torch import Tensor
 
 from hybrid_patch.config.curriculum import PatchSizes
@@ -14,20 +14,7 @@ from hybrid_patch.model.tokens import DenseTokens, FineTokens, Positions, TokenG
 from hybrid_patch.train.step import TrainingModule
 
 TEMPERATURE = 0.1
-
-
-def dense_of(module: TrainingModule, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
-    """Predictions of a modality at all subpixels of its DECODE cells, through the head."""
-    latents, _ = module.model.encode({n: patchify(x, sizes.processing) for n, x in batch.pixels.items()}, batch)
-    where = {n: Positions(each, torch.arange(sizes.factor**2)) for n, each in batch.decoded.each.items()}
-    if module.model.predicts_fine:
-        dense = module.model.decoder.fine(latents, batch, where, sizes)[name].dense()
-    else:
-        grid = module.model.decode(latents, batch, sizes.processing)[name]
-        dense = module.model.decoder_upsampler(grid, sizes.factor, where[name]).dense()
-    head = module.objective.terms["decoded"].head
-    assert isinstance(head, torch.nn.Linear)
-    return head(dense)
+MEANS = ("loss.target_patch_size=processing", "loss.visible.weight=0")
 
 
 def plain(module: TrainingModule, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
@@ -38,7 +25,7 @@ def plain(module: TrainingModule, batch: Batch, sizes: PatchSizes, name: str) ->
     pixels, band_set = cells.over(sets).gather(patches), cells.index % sets
     targets = dense_targets(module.objective.targets, name, pixels, band_set, sizes.output)
     losses = []
-    for p, t, chosen in zip(dense_of(module, batch, sizes, name), targets, loss_mask, strict=True):
+    for p, t, chosen in zip(dense_predictions(module, batch, sizes, name), targets, loss_mask, strict=True):
         some = chosen.any(1)
         if not some.any():
             continue
@@ -57,7 +44,7 @@ def test_means_are_compared_with_means(processing: int, output: int, decoder: st
         f"patch.processing_patch_size={processing}",
         f"patch.output_patch_size={output}",
         f"decoder.patch_size={decoder}",
-        "loss.patch_size=processing",
+        "loss.target_patch_size=processing",
         "upsampler=subpixel",
         "loss.visible.weight=0",
         "loss.instance.weight=0",
@@ -75,7 +62,7 @@ def test_drawn_cells_estimate_the_same() -> None:
     torch.manual_seed(0)
     modules = [
         TrainingModule(
-            small("patch=hybrid", "loss.patch_size=processing", f"loss.max_queries={most}", "loss.visible.weight=0"),
+            small("patch=hybrid", *MEANS, f"loss.max_queries={most}"),
             MODALITIES,
         )
         for most in ("null", "3")
@@ -105,20 +92,9 @@ def test_a_cells_mean_is_that_of_its_dense_tokens(rank: int) -> None:
     torch.testing.assert_close(DenseTokens(fine.dense()).cell_means(share).tokens, expected)
 
 
-def test_dense_tokens_answer_as_factored_ones_do() -> None:
-    torch.manual_seed(0)
-    mask = torch.ones(2, 2, 2, 1, 1, dtype=torch.bool)
-    fine = FineTokens(TokenGrid(torch.randn(*mask.shape, 8), mask), 4, Positions.everywhere(mask, 4))
-    dense, weight, bias = DenseTokens(fine.dense()), torch.randn(8, 5), torch.randn(5)
-    torch.testing.assert_close(dense.project(weight), fine.project(weight))
-    torch.testing.assert_close(dense.squared_norm(), fine.squared_norm())
-    torch.testing.assert_close(dense.transform(weight, bias).dense(), fine.transform(weight, bias).dense())
-    assert dense.float().dense().dtype == torch.float32
-
-
 def test_equal_means_of_a_map_are_no_negatives() -> None:
     """A map of one class: nothing to tell apart, and so no loss."""
-    module = TrainingModule(small("patch=hybrid", "loss.patch_size=processing", "loss.visible.weight=0"), MODALITIES)
+    module = TrainingModule(small("patch=hybrid", *MEANS), MODALITIES)
     batch, sizes = make_batch(8), PatchSizes(8, 1)
     one_class = torch.zeros_like(batch.pixels["cover"])
     one_class[..., 1] = 1

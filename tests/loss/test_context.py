@@ -5,11 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from building import MODALITIES, make_batch, query_sampling_for, remade, small
+from building import MODALITIES, crops_of, make_batch, query_sampling_for, remade, small
 
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
-from hybrid_patch.data.crops import Crop
 from hybrid_patch.loss.context import context_discrimination, context_keys
 from hybrid_patch.loss.context_targets import ContextTargets
 from hybrid_patch.loss.term import ContextKeys
@@ -49,7 +48,7 @@ def test_a_query_s_target_is_of_its_own_pixel() -> None:
     sizes = PatchSizes(8, 1)
     batch = remade(make_batch(8, missing=0.2), query_sampling=query_sampling_for(64, most=20))
     assert module.objective.context_targets is not None
-    module.objective.context_targets.fit(crops(batch))
+    module.objective.context_targets.fit(crops_of(batch))
     passed = module.forward_pass(batch, sizes)
     context = module.objective.batch_context(batch, sizes)
     (term,) = (term for term in module.objective.active_terms() if term.name == "context")
@@ -88,23 +87,11 @@ def test_a_query_s_target_is_of_its_own_pixel() -> None:
     torch.testing.assert_close(term.reduce(parts, context), (plain / counts).mean())
 
 
-def crops(batch: Batch) -> list[Crop]:
-    return [
-        Crop(
-            {name: x[i].numpy() for name, x in batch.pixels.items()},
-            {name: x[i].numpy() for name, x in batch.valid.items()},
-            batch.timestamps[i].numpy(),
-            None,
-        )
-        for i in range(len(batch.timestamps))
-    ]
-
-
 def test_targets_are_whitened_statistics_of_valid_pixels() -> None:
     batch = make_batch(8, samples=8, missing=0.3)
     targets = ContextTargets(MODALITIES, timesteps=2)
     assert targets.widths() == {"optical": 36, "height": 5}
-    targets.fit(crops(batch))
+    targets.fit(crops_of(batch))
     for name in targets.widths():
         values = statistics(targets, name, batch)[batch.valid[name].any(-1)]
         white = (values - targets.get_buffer(f"{name}_mean")) @ targets.get_buffer(f"{name}_whitening")
@@ -113,7 +100,7 @@ def test_targets_are_whitened_statistics_of_valid_pixels() -> None:
         assert (covariance - torch.diag(covariance.diagonal())).abs().max() < 1e-2
         assert covariance.diagonal().max() < 1.001
         assert covariance.diagonal()[:4].min() > 0.9  # components of little variance are shrunk
-        unit = targets(name, batch, 8, 2, torch.tensor([3, 5]))
+        unit = targets(name, batch, 8, 2, torch.tensor([3, 5]), averaged=False)
         assert unit.shape == (8, 4, 2, targets.widths()[name])
         torch.testing.assert_close(unit.norm(dim=-1), torch.ones(8, 4, 2))
 
@@ -134,7 +121,7 @@ def test_statistics_of_a_series_are_those_of_its_valid_dates() -> None:
 def test_keys_are_as_many_as_allowed_and_at_least_one_of_each_cell() -> None:
     batch, targets = make_batch(8), ContextTargets(MODALITIES, timesteps=2)
     for max_keys, expected in ((1, 1), (36, 3), (10**6, 64)):
-        keys = context_keys(targets, "optical", batch, PatchSizes(8, 1), means=False, max_keys=max_keys)
+        keys = context_keys(targets, "optical", batch, PatchSizes(8, 1), means=False, averaged=False, max_keys=max_keys)
         assert keys.positives.shape == (3, 4, expected, 36)
         assert len(keys.vectors) == 12 * expected
     torch.testing.assert_close(keys.weight, torch.tensor(1.0))  # all pixels are keys

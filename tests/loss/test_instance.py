@@ -44,9 +44,11 @@ MOST = {
     "means of some cells": CELLS // 2,
 }
 
+CASES = [(upsampler, case) for case in DRAWS for upsampler in ("bilinear", "learned", "subpixel", "guided")]
+CASES += [("transposed", case) for case in ("some subpixels of all cells", "means of some cells")]
 
-@pytest.mark.parametrize("upsampler", ["bilinear", "learned", "subpixel", "guided"])
-@pytest.mark.parametrize("case", DRAWS)
+
+@pytest.mark.parametrize(("upsampler", "case"), CASES)
 def test_the_mean_of_all_draws_is_the_sum_over_all_positions(upsampler: str, case: str) -> None:
     torch.manual_seed(0)
     batch, means = batch_of_uneven_samples(), case.startswith("means")
@@ -58,7 +60,7 @@ def test_the_mean_of_all_draws_is_the_sum_over_all_positions(upsampler: str, cas
 
     def actual(most: int | None, sampling: QuerySampling) -> Tensor:
         patch_size: Literal["processing", "output"] = "processing" if means else "output"
-        objective.loss = dataclasses.replace(objective.loss, max_queries=most, patch_size=patch_size)
+        objective.loss = dataclasses.replace(objective.loss, max_queries=most, target_patch_size=patch_size)
         passed = module.forward_pass(dataclasses.replace(batch, query_sampling=sampling), PatchSizes(FACTOR, 1))
         some = objective.cells("optical", passed, "encoder")
         assert some.queries.drawn == (most is not None)

@@ -36,8 +36,14 @@ LEARNING = [
     (1, 1, 0.2, ()),
     (8, 1, 0.0, ("+upsampler@decoder.upsampler=subpixel",)),
     (8, 1, 0.2, ("decoder.patch_size=output",)),
-    (8, 2, 0.0, ("loss.patch_size=processing",)),
-    (8, 1, 0.2, ("decoder.patch_size=output", "loss.patch_size=processing", "loss.max_queries=5")),
+    (8, 1, 0.2, ("upsampler=nearest", "loss.max_queries=5")),
+    (8, 1, 0.2, ("upsampler=transposed",)),
+    (8, 2, 0.0, ("upsampler=transposed", "loss.target_patch_size=processing", "loss.max_queries=5")),
+    (8, 1, 0.2, ("upsampler=transposed", "loss.instance.layers=2", "loss.instance.project=before_pooling")),
+    (8, 2, 0.0, ("loss.target_patch_size=processing",)),
+    (8, 2, 0.2, ("loss.target_patch_size=1",)),
+    (8, 8, 0.2, ("loss.target_patch_size=1", "loss.max_queries=5", "loss.merge_duplicates=true")),
+    (8, 1, 0.2, ("decoder.patch_size=output", "loss.target_patch_size=processing", "loss.max_queries=5")),
     (8, 1, 0.2, ("loss.instance.layers=2",)),
     (8, 1, 0.2, ("loss.instance.layers=2", "loss.instance.project=before_pooling")),
 ]
@@ -99,7 +105,12 @@ def test_missing_pixels_take_no_part(processing: int, output: int) -> None:
         assert torch.equal(term, changed[name])
 
 
-ELSEWHERE = [(), ("decoder.patch_size=output",), ("loss.patch_size=processing",)]
+ELSEWHERE = [
+    (),
+    ("decoder.patch_size=output",),
+    ("loss.target_patch_size=processing",),
+    ("loss.target_patch_size=1", "upsampler=transposed"),
+]
 
 
 @pytest.mark.parametrize("options", ELSEWHERE)
@@ -230,7 +241,7 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close((results[0][1][name] + results[1][1][name]) / 2, term, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("upsampler", ["bilinear", "learned", "subpixel"])
+@pytest.mark.parametrize("upsampler", ["bilinear", "nearest", "learned", "subpixel"])
 @pytest.mark.parametrize("queries", ["null", "40"])
 @pytest.mark.parametrize("missing", [0.0, 0.2])
 def test_training_makes_no_dense_fine_tokens(
@@ -253,7 +264,7 @@ def test_training_makes_no_dense_fine_tokens(
     assert widths == list(module.objective.context_targets.widths().values())
 
 
-@pytest.mark.parametrize("upsampler", ["bilinear", "learned", "subpixel"])
+@pytest.mark.parametrize("upsampler", ["bilinear", "nearest", "learned", "subpixel", "transposed"])
 @pytest.mark.parametrize(("processing", "output"), SIZES)
 def test_drawn_queries_train_every_parameter(processing: int, output: int, upsampler: str) -> None:
     module = module_for(

@@ -12,10 +12,10 @@ from hybrid_patch.data.patchify import patchify
 from hybrid_patch.model.encoder import Encoder
 from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.model.interpolation import repeat_cells
-from hybrid_patch.model.tokens import FineTokens, TokenGrid
+from hybrid_patch.model.tokens import TokenGrid, Tokens
 
 SIZES = [(8, 8), (8, 4), (8, 2), (8, 1), (4, 4), (4, 1), (2, 1), (1, 1)]
-UPSAMPLERS = ["bilinear", "learned", "subpixel"]
+UPSAMPLERS = ["bilinear", "nearest", "learned", "subpixel", "transposed"]
 
 
 def model_for(processing: int, output: int, upsampler: str = "bilinear") -> HybridModel:
@@ -30,14 +30,17 @@ def encode(model: HybridModel, batch: Batch, sizes: PatchSizes) -> tuple[Tensor,
     return model.encode({name: patchify(pixels, sizes.processing) for name, pixels in batch.pixels.items()}, batch)
 
 
-def fine_tokens(model: HybridModel, batch: Batch, sizes: PatchSizes) -> tuple[dict[str, FineTokens], ...]:
-    """Of latents and of predictions, under their masks."""
+def fine_tokens(
+    model: HybridModel, batch: Batch, sizes: PatchSizes
+) -> tuple[dict[str, tuple[TokenGrid, Tokens]], dict[str, tuple[TokenGrid, Tokens]]]:
+    """Of latents and of predictions, under their masks, beside the coarse ones."""
     latents, grids = encode(model, batch, sizes)
     predicted = model.decode(latents, batch, sizes.processing)
-    return tuple(
-        {name: up(grid, sizes.factor, under(grid.mask, sizes.factor)) for name, grid in result.items()}
+    made = [
+        {name: (grid, up(grid, sizes.factor, under(grid.mask, sizes.factor))) for name, grid in result.items()}
         for up, result in ((model.encoder_upsampler, grids), (model.decoder_upsampler, predicted))
-    )
+    ]
+    return made[0], made[1]
 
 
 @pytest.mark.parametrize("upsampler", UPSAMPLERS)
@@ -49,13 +52,13 @@ def test_shapes_and_masks_at_every_pair_of_sizes(processing: int, output: int, u
     assert set(latents) == {"optical", "height"}  # a map is never an input
     assert set(predictions) == set(MODALITIES)
     for result, value, width in ((latents, Mask.ENCODE, 32), (predictions, Mask.DECODE, 48)):
-        for name, fine in result.items():
+        for name, (grid, fine) in result.items():
             modality = MODALITIES[name]
             side, timesteps = 16 // processing, 2 if modality.temporal else 1
-            assert fine.grid.tokens.shape == (6, side, side, timesteps, len(modality.band_sets), width)
-            assert torch.equal(fine.grid.mask, batch.masks[name] == value)
-            inside = fine.positions.cells.valid()
-            assert inside.sum() == fine.grid.mask.sum()
+            assert grid.tokens.shape == (6, side, side, timesteps, len(modality.band_sets), width)
+            assert torch.equal(grid.mask, batch.masks[name] == value)
+            inside = under(grid.mask, sizes.factor).cells.valid()
+            assert inside.sum() == grid.mask.sum()
             assert fine.dense().shape[2:] == (sizes.factor**2, width)
             assert torch.isfinite(fine.dense()[inside]).all()
 
@@ -82,9 +85,9 @@ def test_hidden_and_missing_pixels_change_no_bit(processing: int, output: int, u
         torch.nn.init.normal_(parameter)
     results = [
         [
-            fine.dense()[fine.positions.cells.valid()]
+            fine.dense()[under(grid.mask, sizes.factor).cells.valid()]
             for result in fine_tokens(model, b, sizes)
-            for fine in result.values()
+            for grid, fine in result.values()
         ]
         for b in (batch, perturbed(batch, processing))
     ]
@@ -96,7 +99,7 @@ def test_every_visible_pixel_matters() -> None:
     sizes, model, batch = PatchSizes(8, 1), model_for(8, 1), first_view(make_batch(8))
     pixels = {name: x.clone().requires_grad_() for name, x in batch.pixels.items()}
     latents, _ = fine_tokens(model, remade(batch, pixels=pixels), sizes)
-    torch.stack([fine.dense().square().sum() for fine in latents.values()]).sum().backward()
+    torch.stack([fine.dense().square().sum() for _, fine in latents.values()]).sum().backward()
     visible = repeat_cells((batch.masks["optical"] == Mask.ENCODE).any(-1), 8)
     gradient = pixels["optical"].grad
     assert gradient is not None
@@ -122,7 +125,7 @@ def gradients_with(option: str) -> dict[str, Tensor]:
     torch.manual_seed(0)
     model = build_model(small(option), MODALITIES)
     _, predictions = fine_tokens(model, make_batch(8), PatchSizes(8, 1))
-    torch.stack([fine.dense().square().mean() for fine in predictions.values()]).sum().backward()
+    torch.stack([fine.dense().square().mean() for _, fine in predictions.values()]).sum().backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -142,7 +145,7 @@ def test_maps_may_come_before_the_modalities_that_are_encoded() -> None:
     })  # fmt: skip
     expected, again = (fine_tokens(model, b, sizes)[1] for b in (batch, turned))
     for name in names:
-        torch.testing.assert_close(expected[name].dense(), again[name].dense())
+        torch.testing.assert_close(expected[name][1].dense(), again[name][1].dense())
 
 
 def test_the_month_and_the_place_are_told() -> None:

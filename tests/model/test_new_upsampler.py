@@ -106,7 +106,7 @@ def test_what_a_run_with_it_is_called_and_known_by(package: Path) -> None:
     assert run_id(config) != run_id(compose([*TINY, TARGET, "upsampler.rank=9"]))
 
 
-@pytest.mark.parametrize("name", ["bilinear", "guided", "learned", "subpixel"])
+@pytest.mark.parametrize("name", built_in())
 def test_the_target_of_a_built_in_one_is_its_name(name: str) -> None:
     cls = load_class({"name": name})
     config = compose([*TINY, f"upsampler={name}"])

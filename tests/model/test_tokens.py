@@ -8,17 +8,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hybrid_patch.config.curriculum import prime_factors
 from hybrid_patch.data.packing import Packing
-from hybrid_patch.model.interpolation import bilinear_weights, neighbouring_cells, repeat_cells
-from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid, images
+from hybrid_patch.model.interpolation import (
+    Interpolation,
+    cells_aside,
+    interpolation_weights,
+    neighbouring_cells,
+    repeat_cells,
+)
+from hybrid_patch.model.tokens import DenseTokens, FineGrid, FineTokens, Positions, TokenGrid, images
 from hybrid_patch.model.upsampler import TokenSpec, Upsampler
 from hybrid_patch.model.upsampler.bilinear import Bilinear
 from hybrid_patch.model.upsampler.learned import Learned
+from hybrid_patch.model.upsampler.nearest import Nearest
 from hybrid_patch.model.upsampler.subpixel import Subpixel
+from hybrid_patch.model.upsampler.transposed import Transposed
 
 RATIOS = [(8, 8), (8, 4), (8, 2), (8, 1), (4, 1), (6, 2), (6, 1), (5, 1), (2, 1)]
 AXES = [(), (2,), (2, 3)]
-UPSAMPLERS = ["bilinear", "learned", "subpixel"]
+INTERPOLATIONS: list[Interpolation] = ["bilinear", "nearest"]
+INTERPOLATING = ["bilinear", "nearest", "learned", "subpixel"]
+UPSAMPLERS = [*INTERPOLATING, "transposed"]
 DOUBLE = torch.float64
 
 
@@ -30,25 +41,32 @@ def token_grid(axes: tuple[int, ...], masked: bool = True, seed: int = 0) -> Tok
     return TokenGrid(tokens, mask)
 
 
-def fine_tokens(grid: TokenGrid, factor: int, detail: bool, positions: Positions | None = None) -> FineTokens:
+def fine_tokens(
+    grid: TokenGrid,
+    factor: int,
+    detail: bool,
+    positions: Positions | None = None,
+    interpolation: Interpolation = "bilinear",
+) -> FineTokens:
     """At all subpixels under the mask, unless said otherwise."""
     positions = positions or under(grid.mask, factor)
     if not detail:
-        return FineTokens(grid, factor, positions)
+        return FineTokens(grid, factor, positions, interpolation=interpolation)
     rng = torch.Generator().manual_seed(1)
     everywhere = torch.randn(2, grid.mask[0].numel(), factor**2, 5, generator=rng, dtype=DOUBLE)
     g = positions.cells.gather(everywhere)[:, :, positions.subpixels]
-    return FineTokens(grid, factor, positions, g, torch.randn(5, 6, generator=rng, dtype=DOUBLE))
+    return FineTokens(grid, factor, positions, g, torch.randn(5, 6, generator=rng, dtype=DOUBLE), interpolation)
 
 
-def plain(grid: TokenGrid, factor: int) -> Tensor:
+def plain(grid: TokenGrid, factor: int, interpolation: Interpolation = "bilinear") -> Tensor:
     """U(P m) / U(m) by torch's own interpolation, one image per trailing axis: `[B, cells, subpixels, D]`."""
     b, h, w, *_, d = grid.tokens.shape
     tokens = grid.masked().reshape(b, h, w, -1, d)
     mask = grid.mask.reshape(b, h, w, -1).double()
 
     def up(x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+        corners = False if interpolation == "bilinear" else None
+        return F.interpolate(x, scale_factor=factor, mode=interpolation, align_corners=corners)
 
     columns = []
     for i in range(tokens.shape[3]):
@@ -81,11 +99,14 @@ def some(mask: Tensor, factor: int, seed: int) -> Positions:
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 5, 8])
-def test_the_interpolation_is_torchs(size: int, factor: int) -> None:
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_the_interpolation_is_torchs(size: int, factor: int, interpolation: Interpolation) -> None:
     image = torch.randn(1, 1, size, size + 1, dtype=DOUBLE)
-    theirs = F.interpolate(image, scale_factor=factor, mode="bilinear", align_corners=False)
-    weights = bilinear_weights(factor, DOUBLE, image.device)
-    neighbours = image.flatten()[neighbouring_cells((size, size + 1), 1, factor, image.device)]
+    corners = False if interpolation == "bilinear" else None
+    theirs = F.interpolate(image, scale_factor=factor, mode=interpolation, align_corners=corners)
+    weights = interpolation_weights(interpolation, factor, DOUBLE, image.device)
+    aside = cells_aside(interpolation, factor)
+    neighbours = image.flatten()[neighbouring_cells((size, size + 1), 1, aside, image.device)]
     ours = images((weights @ neighbours[..., None])[None, ..., 0], (size, size + 1), factor)
     torch.testing.assert_close(ours, theirs[:, 0])
     torch.testing.assert_close(weights.sum(1), torch.ones(factor**2, dtype=DOUBLE))
@@ -95,13 +116,14 @@ def test_the_interpolation_is_torchs(size: int, factor: int) -> None:
 @pytest.mark.parametrize("axes", AXES)
 @pytest.mark.parametrize("detail", [False, True])
 @pytest.mark.parametrize("everywhere", [True, False])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_factored_arithmetic_is_dense_arithmetic(
-    processing: int, output: int, axes: tuple[int, ...], detail: bool, everywhere: bool
+    processing: int, output: int, axes: tuple[int, ...], detail: bool, everywhere: bool, interpolation: Interpolation
 ) -> None:
     grid, factor = token_grid(axes), processing // output
     positions = under(grid.mask, factor) if everywhere else some(grid.mask, factor, 0)
-    fine = fine_tokens(grid, factor, detail, positions)
-    expected = at(plain(grid, factor), positions)
+    fine = fine_tokens(grid, factor, detail, positions, interpolation)
+    expected = at(plain(grid, factor, interpolation), positions)
     if fine.detail is not None and fine.basis is not None:
         expected = expected + valid_rows(fine.detail @ fine.basis, positions)
     torch.testing.assert_close(valid_rows(fine.dense(), positions), expected)
@@ -112,18 +134,35 @@ def test_factored_arithmetic_is_dense_arithmetic(
     mask = positions.cells.valid()[..., None] & (torch.rand(fine.squared_norm().shape) < 0.5)
     pooled = torch.where(mask[..., None], fine.dense(), 0).flatten(1, 2).sum(1)
     torch.testing.assert_close(fine.pooled_sum(mask), pooled)
+    torch.testing.assert_close(fine.interpolated_sum(positions, mask) + fine.detail_sum(mask), pooled)
+    share = torch.rand(mask.shape, dtype=DOUBLE)
+    means = torch.einsum("bnp,bnpd->bnd", share, fine.dense())[:, :, None]
+    torch.testing.assert_close(fine.cell_means(share).tokens, means)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 8])
 @pytest.mark.parametrize("detail", [False, True])
-def test_images_are_summed_over_timesteps_and_band_sets(factor: int, detail: bool) -> None:
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_images_are_summed_over_timesteps_and_band_sets(
+    factor: int, detail: bool, interpolation: Interpolation
+) -> None:
     grid = token_grid((2, 3))
     positions = Positions.everywhere(grid.mask, factor)
-    fine = fine_tokens(grid, factor, detail, positions)
+    fine = fine_tokens(grid, factor, detail, positions, interpolation)
+    dense = DenseTokens(fine.dense())
     mask = grid.mask.flatten(1)[..., None] & (torch.rand(2, 72, factor**2) < 0.5)
-    tokens = torch.where(mask[..., None], fine.dense(), 0).unflatten(1, (3, 4, 6)).sum(3)
-    expected = tokens.unflatten(3, (factor, factor)).transpose(2, 3).reshape(2, 3 * factor, 4 * factor, 6)
-    torch.testing.assert_close(fine.summed_images(mask), expected)
+    expected = torch.where(mask[..., None], fine.dense(), 0).unflatten(1, (12, 6)).sum(2)
+    for tokens in (fine, dense):
+        torch.testing.assert_close(tokens.location_sums(mask, 12), expected)
+        image = FineGrid(tokens, grid.mask, factor).stacked_images()
+        assert image.shape == (2, 3 * factor, 4 * factor, 36)
+        summed = FineGrid(tokens, grid.mask, factor).summed_images()
+        torch.testing.assert_close(image.unflatten(-1, (6, 6)).sum(3), summed)
+        # The token of the second row of cells, third column, at its last subpixel, of the first date and band set.
+        row, column = 2 * factor - 1, 3 * factor - 1
+        cell = (1 * 4 + 2) * 6
+        chosen = torch.where(grid.mask.flatten(1)[:, cell, None], fine.dense()[:, cell, -1], 0)
+        torch.testing.assert_close(image[:, row, column, :6], chosen)
 
 
 @settings(max_examples=30)
@@ -166,6 +205,10 @@ def made(name: str, *factors: int) -> Upsampler:
     match name:
         case "bilinear":
             return Bilinear(tokens)
+        case "nearest":
+            return Nearest(tokens)
+        case "transposed":
+            return Transposed(tokens).double()
         case "learned":
             return Learned(tokens, width=16).double()
         case _:
@@ -182,25 +225,37 @@ def shaken(upsampler: Upsampler) -> Upsampler:
 
 @pytest.mark.parametrize(("processing", "output"), RATIOS)
 @pytest.mark.parametrize("axes", AXES)
-@pytest.mark.parametrize("name", UPSAMPLERS)
+@pytest.mark.parametrize("name", INTERPOLATING)
 def test_upsamplers_start_as_interpolation(processing: int, output: int, axes: tuple[int, ...], name: str) -> None:
     factor, grid = processing // output, token_grid(axes)
     positions = under(grid.mask, factor)
     fine = made(name, factor)(grid, factor, positions)
     assert fine.dense().shape == (2, positions.cells.index.shape[1], factor**2, 6)
-    torch.testing.assert_close(valid_rows(fine.dense(), positions), at(plain(grid, factor), positions))
-    if factor == 1:
-        tokens = grid.tokens[grid.mask]
-        torch.testing.assert_close(valid_rows(fine.dense(), positions)[:, 0], tokens, rtol=0, atol=0)
+    interpolation: Interpolation = "nearest" if name == "nearest" else "bilinear"
+    torch.testing.assert_close(valid_rows(fine.dense(), positions), at(plain(grid, factor, interpolation), positions))
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("name", UPSAMPLERS)
+def test_at_factor_one_nothing_changes(axes: tuple[int, ...], name: str) -> None:
+    grid = token_grid(axes)
+    positions = under(grid.mask, 1)
+    fine = made(name, 1, 8)(grid, 1, positions)
+    torch.testing.assert_close(valid_rows(fine.dense(), positions)[:, 0], grid.tokens[grid.mask], rtol=0, atol=0)
+    if name in ("bilinear", "nearest", "transposed"):
+        assert not list(made(name, 1).parameters())
 
 
 @pytest.mark.parametrize("name", UPSAMPLERS)
 @pytest.mark.parametrize("factor", [2, 3, 4, 6, 8])
 def test_upsamplers_work_on_the_positions_asked_for(name: str, factor: int) -> None:
+    """Of some subpixels, of one, and of all in another order."""
     grid, upsampler = token_grid((2, 3)), shaken(made(name, factor))
-    part = some(grid.mask, factor, 1)
     whole = upsampler(grid, factor, Positions.everywhere(grid.mask, factor)).dense()
-    torch.testing.assert_close(valid_rows(upsampler(grid, factor, part).dense(), part), at(whole, part))
+    cells = some(grid.mask, factor, 1)
+    for number in (len(cells.subpixels), 1, factor**2):
+        part = Positions(cells.cells, torch.randperm(factor**2)[:number])
+        torch.testing.assert_close(valid_rows(upsampler(grid, factor, part).dense(), part), at(whole, part))
 
 
 @pytest.mark.parametrize("name", UPSAMPLERS)
@@ -233,8 +288,48 @@ def test_the_learned_stages_are_transposed_convolutions() -> None:
         y = y + bias.reshape(2, 2, -1).movedim(-1, 0).repeat(1, x.shape[2], x.shape[3])
         x = F.gelu(y)
     fine = upsampler(TokenGrid(grid, mask), 8, Positions.everywhere(mask, 8))
+    assert isinstance(fine, FineTokens)
     assert fine.detail is not None
     torch.testing.assert_close(images(fine.detail[..., -8:], (3, 4), 8), x.movedim(1, -1))
+
+
+@pytest.mark.parametrize("factor", [2, 4, 6, 8])
+def test_transposed_tokens_are_those_of_torchs_transposed_convolutions(factor: int) -> None:
+    """Without interpolation: a chain of `conv_transpose2d` at full width, norms and GELU between them."""
+    upsampler = Transposed(TokenSpec(6, {1, 2, 4, 8} if factor != 6 else {6})).double()
+    shaken(upsampler)
+    mask = torch.ones(2, 3, 4).bool()
+    x = grid = torch.randn(2, 3, 4, 6, dtype=DOUBLE)
+    for depth, side in enumerate(prime_factors(factor)):
+        stage = upsampler.stages[depth]
+        assert isinstance(stage, torch.nn.Linear)
+        if depth:
+            x = F.gelu(upsampler.norms[depth - 1](x))
+        kernel = stage.weight.reshape(side, side, 6, 6).permute(3, 2, 0, 1)
+        bias = stage.bias.reshape(side, side, 6).movedim(-1, 0).repeat(1, x.shape[1], x.shape[2])
+        x = (F.conv_transpose2d(x.movedim(-1, 1), kernel, stride=side) + bias).movedim(1, -1)
+    fine = upsampler(TokenGrid(grid, mask), factor, Positions.everywhere(mask, factor))
+    assert isinstance(fine, DenseTokens)
+    torch.testing.assert_close(images(fine.dense(), (3, 4), factor), x)
+
+
+def test_dense_tokens_answer_as_factored_ones_do() -> None:
+    grid = token_grid((2,))
+    positions = some(grid.mask, 4, 0)
+    fine = fine_tokens(grid, 4, True, positions)
+    dense, weight, bias = DenseTokens(fine.dense()), torch.randn(6, 5).double(), torch.randn(5).double()
+    mask = torch.rand(fine.squared_norm().shape) < 0.5
+    pairs: list[tuple[Tensor, Tensor]] = [
+        (dense.project(weight), fine.project(weight)),
+        (dense.squared_norm(), fine.squared_norm()),
+        (dense.transform(weight, bias).dense(), fine.transform(weight, bias).dense()),
+        (dense.pooled_sum(mask), fine.pooled_sum(mask)),
+        (dense.interpolated_sum(positions, mask) + dense.detail_sum(mask), fine.pooled_sum(mask)),
+        (dense.cell_means(mask.double()).dense(), fine.cell_means(mask.double()).dense()),
+    ]
+    for actual, expected in pairs:
+        torch.testing.assert_close(actual, expected)
+    assert DenseTokens(dense.tokens.bfloat16()).float().dense().dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["learned", "subpixel"])
@@ -266,7 +361,7 @@ def test_a_detail_without_its_basis_is_refused() -> None:
         FineTokens(grid, 1, under(grid.mask, 1), detail=torch.zeros(1, 4, 1, 5))
 
 
-@pytest.mark.parametrize("name", ["learned", "subpixel"])
+@pytest.mark.parametrize("name", ["learned", "subpixel", "transposed"])
 def test_a_factor_that_was_not_planned_is_refused(name: str) -> None:
     grid = TokenGrid(torch.zeros(1, 2, 2, 6), torch.ones(1, 2, 2).bool())
     upsampler = made(name, 8).float()

@@ -21,7 +21,7 @@ OPTIONS = [
     ("upsampler=guided", "loss.reconstruct.weight=0.5"),
     ("upsampler=subpixel", "loss.max_queries=20"),
     ("upsampler=guided", "loss.max_queries=20"),
-    ("decoder.patch_size=output", "loss.patch_size=processing"),
+    ("decoder.patch_size=output", "loss.target_patch_size=processing"),
     ("loss.instance.weight=0", "upsampler=learned"),
     ("loss.instance.layers=2", "loss.instance.project=before_pooling", "loss.decoded.weight=0"),
 ]

@@ -88,6 +88,10 @@ def test_the_recipe_has_the_weights_wherever_they_lie(run: Path, tmp_path: Path)
         (["target=self"], "loss.decoded.weight=1: target=self compares visible tokens alone; try 0, or loss=visible"),
         (["target=self", "loss=visible", "masking=none", "patch=ps8"], "patch.output_patch_size=8: target=self is at"),
         (["target=self", "loss=visible", "masking=none", "target.window=12"], "target.window=12: not divisible by"),
+        (
+            ["target=self", "loss=visible", "masking=none", "loss.target_patch_size=processing"],
+            "loss.target_patch_size=processing: target=self compares tokens at patch size 1; try output",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_one_line(words: list[str], line: str, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Upsamplers: coarse tokens → factored fine tokens, after attention; docs/extending.md shows how one is written.
 
-All built-in ones take grids of 4 to 6 axes (those that need pixels: of 6), start as plain interpolation, and are the
-identity at factor 1.
+All built-in ones take grids of 4 to 6 axes (those that need pixels: of 6), start as plain interpolation (but
+`transposed`), and are the identity at factor 1.
 """
 
 import dataclasses
@@ -15,7 +15,8 @@ from hybrid_patch.config import upsamplers
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.batch import Guide
 from hybrid_patch.errors import InputError
-from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid
+from hybrid_patch.model.interpolation import Interpolation
+from hybrid_patch.model.tokens import FineTokens, Positions, TokenGrid, Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Upsampler(nn.Module):
     """
 
     needs_pixels: ClassVar[bool] = False
+    interpolation: ClassVar[Interpolation] = "bilinear"
+    is_dense: ClassVar[bool] = False  # its own `forward` makes `DenseTokens`
 
     @staticmethod
     def supports(factor: int, largest: int) -> bool:
@@ -52,9 +55,10 @@ class Upsampler(nn.Module):
         """Detail and basis to be added to interpolated tokens, of a factor above 1; None: nothing is added."""
         return None
 
-    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> FineTokens:
+    def forward(self, grid: TokenGrid, factor: int, positions: Positions, guide: Guide | None = None) -> Tokens:
         """Fine tokens at some positions of a grid, f times as fine. Raises what `detail` raises."""
-        fine = FineTokens(grid if factor == 1 else self.adapted(grid), factor, positions)
+        adapted = grid if factor == 1 else self.adapted(grid)
+        fine = FineTokens(adapted, factor, positions, interpolation=self.interpolation)
         added = None if factor == 1 else self.detail(fine, guide)
         return fine if added is None else dataclasses.replace(fine, detail=added[0], basis=added[1])
 

@@ -1,10 +1,5 @@
-import itertools
-import operator
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from hybrid_patch.config.curriculum import prime_factors
@@ -12,6 +7,7 @@ from hybrid_patch.config.field_types import Width
 from hybrid_patch.data.batch import Guide
 from hybrid_patch.model.tokens import FineTokens
 from hybrid_patch.model.upsampler import TokenSpec, Upsampler
+from hybrid_patch.model.upsampler.stages import nested_index, reached_factors
 
 SMALLEST_WIDTH = 8
 
@@ -31,14 +27,14 @@ class Learned(Upsampler):
         self.widths = tuple(max(width >> stage, SMALLEST_WIDTH) for stage in range(len(self.sides)))
         shapes = zip([tokens.width, *self.widths], self.widths, self.sides, strict=False)
         self.stages = nn.ModuleList(nn.Linear(i, o * side**2) for i, o, side in shapes)
-        self.reached = tuple(itertools.accumulate(self.sides, operator.mul))
+        self.reached = reached_factors(max(tokens.factors))
         exits = {f: o for f, o in zip(self.reached, self.widths, strict=True) if f in tokens.factors}
         self.exits = nn.ParameterDict({str(factor): torch.zeros(o, tokens.width) for factor, o in exits.items()})
 
     @staticmethod
     def supports(factor: int, largest: int) -> bool:
         """Products of the first prime factors of the largest."""
-        return factor in itertools.accumulate(prime_factors(largest), operator.mul, initial=1)
+        return factor in (1, *reached_factors(largest))
 
     def detail(self, fine: FineTokens, guide: Guide | None) -> tuple[Tensor, Tensor]:
         """Raises ValueError for a factor that it was not built for."""
@@ -51,19 +47,9 @@ class Learned(Upsampler):
             # [B, n, subpixels so far, k^2 o] → [B, n, subpixels, o]: the parts of a subpixel are consecutive.
             hidden = F.gelu(stage(hidden)).flatten(2).unflatten(2, (-1, width))
             if str(reached) in self.exits:
-                order = _nested(fine.positions.subpixels, factor, self.sides[: depth + 1])
+                order = nested_index(fine.positions.subpixels, factor, self.sides[: depth + 1])
                 details.append(hidden.index_select(2, order))
                 basis.append(self.exits[str(reached)])
             if reached == factor:
                 break
         return torch.cat(details, dim=-1), torch.cat(basis)
-
-
-def _nested(subpixels: Int[Tensor, " p"], factor: int, sides: Sequence[int]) -> Int[Tensor, " p"]:
-    """Subpixels of a cell, counted row by row → their index in the order of stages with these sides: part of part."""
-    row, column = subpixels // factor, subpixels % factor
-    nested, rest = torch.zeros_like(subpixels), factor
-    for side in sides:
-        rest //= side
-        nested = nested * side**2 + (row // rest % side) * side + column // rest % side
-    return nested
