@@ -162,6 +162,7 @@ class GalileoEncoder(nn.Module):
         valid: Mapping[str, Bool[Tensor, "b height width _"]],
         visible: Packing,
         timestamps: Int[Tensor, "b t 3"],
+        path_mask: Bool[Tensor, "bv depth 2"] | None = None,
     ) -> Float[Tensor, "bv n d"]:
         """Latents of the visible tokens, packed; see `Encoder.forward`."""
         parts = [self._embed(n, x, valid[n], timestamps) for n, x in patches.items() if n in self.modalities]
@@ -170,7 +171,7 @@ class GalileoEncoder(nn.Module):
         if visible.padding_mask is not None:
             mask = mask & visible.padding_mask[..., None]
         full = visible.padding_mask is None and all(len(g) == self.slots for sets in self.groups.values() for g in sets)
-        latents = self.transformer(packed.flatten(1, 2), None, None if full else mask.flatten(1))
+        latents = self.transformer(packed.flatten(1, 2), None, None if full else mask.flatten(1), path_mask)
         latents = torch.where(mask[..., None], latents.unflatten(1, (-1, self.slots)), 0)
         return latents.sum(2) / mask.sum(2, keepdim=True).clamp(min=1)
 

@@ -25,7 +25,7 @@ def random_presence(share: float, rng: np.random.Generator) -> dict[str, np.ndar
 def test_random_masking_keeps_its_ratios_in_every_sample(ratios: tuple[float, float], share: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     presence = random_presence(share, rng)
-    config = Masking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
+    config = Masking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1, band_dropout={})
     masks = draw_masks(config, MODALITIES, presence, rng)
     for name, mask in masks.items():
         assert ((mask == Mask.MISSING) == ~presence[name]).all()
@@ -43,8 +43,8 @@ def test_cross_masking_leaves_something_to_see_and_to_predict(
 ) -> None:
     rng = np.random.default_rng(seed)
     presence = random_presence(share, rng)
-    random = Masking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
-    cross = Masking(name="modality_cross_random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
+    random = Masking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1, band_dropout={})
+    cross = Masking(name="modality_cross_random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1, band_dropout={})
     before = draw_masks(random, MODALITIES, presence, np.random.default_rng(seed))
     masks = draw_masks(cross, MODALITIES, presence, np.random.default_rng(seed))
     for value in (Mask.ENCODE, Mask.DECODE):
@@ -64,7 +64,7 @@ def test_cross_masking_leaves_something_to_see_and_to_predict(
 def test_masks_are_uniform_over_positions() -> None:
     rng = np.random.default_rng(0)
     presence = {"optical": np.ones((2000, 2, 2, 2, 2), bool)}
-    config = Masking(name="random", encode_ratio=0.25, decode_ratio=0.5, views=1)
+    config = Masking(name="random", encode_ratio=0.25, decode_ratio=0.5, views=1, band_dropout={})
     mask = draw_masks(config, MODALITIES, presence, rng)["optical"]
     assert np.abs((mask == Mask.ENCODE).mean(0) - 0.25).max() < 0.05
     assert np.abs((mask == Mask.DECODE).mean(0) - 0.5).max() < 0.05
@@ -99,7 +99,7 @@ def test_space_masking_hides_places_with_all_that_is_there(
 ) -> None:
     rng = np.random.default_rng(seed)
     presence = random_presence(share, rng)
-    config = Masking(name="space", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
+    config = Masking(name="space", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1, band_dropout={})
     masks = draw_masks(config, MODALITIES, presence, rng)
     inputs = [name for name, m in MODALITIES.items() if not m.decode_only]
     jointly_drawn([masks[name] for name in inputs], [presence[name] for name in inputs], (3, 4))
@@ -122,7 +122,7 @@ def test_time_masking_hides_whole_timesteps_of_series(ratios: tuple[float, float
     radar = MODALITIES["optical"]
     modalities = {**MODALITIES, "radar": radar}
     presence = random_presence(share, rng) | {"radar": rng.random((4, 3, 2, 2, 2)) < share}
-    config = Masking(name="time", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1)
+    config = Masking(name="time", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1, band_dropout={})
     masks = draw_masks(config, modalities, presence, rng)
     assert list(masks) == list(presence)
     for name, mask in masks.items():
@@ -138,7 +138,7 @@ def test_time_masking_hides_whole_timesteps_of_series(ratios: tuple[float, float
 def test_time_masking_of_a_series_that_is_only_predicted() -> None:
     target = dataclasses.replace(MODALITIES["optical"], decode_only=True)
     presence = {"optical": np.ones((1, 3, 2, 4, 2), bool)}
-    config = Masking(name="time", encode_ratio=0.5, decode_ratio=0.5, views=1)
+    config = Masking(name="time", encode_ratio=0.5, decode_ratio=0.5, views=1, band_dropout={})
     mask = draw_masks(config, {"optical": target}, presence, np.random.default_rng(0))["optical"]
     assert (mask == Mask.DECODE).any((1, 2, 4)).sum() == (mask == Mask.DECODE).all((1, 2, 4)).sum() == 2
     assert not (mask == Mask.ENCODE).any()
@@ -146,7 +146,7 @@ def test_time_masking_of_a_series_that_is_only_predicted() -> None:
 
 def maskings(encode: float, decode: float) -> list[Masking]:
     return [
-        Masking(name=name, encode_ratio=encode, decode_ratio=decode, views=1) for name in ("random", "space", "time")
+        Masking(name=name, encode_ratio=encode, decode_ratio=decode, views=1, band_dropout={}) for name in ("random", "space", "time")
     ]
 
 

@@ -38,7 +38,7 @@ def test_a_smaller_kernel_is_exact_on_patches_that_lose_nothing(base: int, size:
 
 @pytest.mark.parametrize("patch_size", [1, 2, 4, 8])
 def test_uniform_ground_has_one_embedding_at_every_patch_size(patch_size: int) -> None:
-    embed = PatchEmbed(OPTICAL, 16, 8, statistics=True).double()
+    embed = PatchEmbed(OPTICAL, 16, 8, pixel_hidden_width=None, statistics=True).double()
     pixels = torch.rand(1, 1, 1, 2, 4, dtype=DOUBLE).expand(1, 24, 24, 2, 4)
     valid = torch.ones(1, 24, 24, 2, dtype=torch.bool)
     tokens = embed(patchify(pixels, patch_size), valid)
@@ -48,7 +48,7 @@ def test_uniform_ground_has_one_embedding_at_every_patch_size(patch_size: int) -
 
 
 def test_the_embedding_is_a_convolution() -> None:
-    embed = PatchEmbed(OPTICAL, 16, 4, statistics=False).double()
+    embed = PatchEmbed(OPTICAL, 16, 4, pixel_hidden_width=None, statistics=False).double()
     pixels, valid = torch.randn(2, 8, 12, 3, 4, dtype=DOUBLE), torch.ones(2, 8, 12, 3, dtype=torch.bool)
     kernel = embed.kernel(0, 4).reshape(4, 4, 3, 16).permute(3, 2, 0, 1)
     images = pixels[..., :3].permute(0, 3, 4, 1, 2).flatten(0, 1)
@@ -57,7 +57,7 @@ def test_the_embedding_is_a_convolution() -> None:
 
 
 def test_statistics_are_of_valid_pixels() -> None:
-    embed = PatchEmbed(OPTICAL, 16, 4, statistics=True).double()
+    embed = PatchEmbed(OPTICAL, 16, 4, pixel_hidden_width=None, statistics=True).double()
     pixels, valid = torch.rand(1, 4, 4, 1, 4, dtype=DOUBLE), torch.rand(1, 4, 4, 1) > 0.4
     pixels = pixels * valid[..., None]
     token = embed(patchify(pixels, 4), valid)[0, 0, 0, 0, 1]
