@@ -36,9 +36,10 @@ def test_a_smaller_kernel_is_exact_on_patches_that_lose_nothing(base: int, size:
     torch.testing.assert_close(reduced @ (kernel.flatten(1) @ smaller).mT, patch @ kernel.flatten(1).mT)
 
 
+@pytest.mark.parametrize("hidden", [None, 5])
 @pytest.mark.parametrize("patch_size", [1, 2, 4, 8])
-def test_uniform_ground_has_one_embedding_at_every_patch_size(patch_size: int) -> None:
-    embed = PatchEmbed(OPTICAL, 16, 8, pixel_hidden_width=None, statistics=True).double()
+def test_uniform_ground_has_one_embedding_at_every_patch_size(patch_size: int, hidden: int | None) -> None:
+    embed = PatchEmbed(OPTICAL, 16, 8, pixel_hidden_width=hidden, statistics=True).double()
     pixels = torch.rand(1, 1, 1, 2, 4, dtype=DOUBLE).expand(1, 24, 24, 2, 4)
     valid = torch.ones(1, 24, 24, 2, dtype=torch.bool)
     tokens = embed(patchify(pixels, patch_size), valid)
@@ -54,6 +55,21 @@ def test_the_embedding_is_a_convolution() -> None:
     images = pixels[..., :3].permute(0, 3, 4, 1, 2).flatten(0, 1)
     expected = F.conv2d(images, kernel, stride=4).unflatten(0, (2, 3)).permute(0, 3, 4, 1, 2)
     torch.testing.assert_close(embed(patchify(pixels, 4), valid)[..., 0, :], expected + embed.bias[0])
+
+
+def test_a_hidden_layer_of_each_pixel_s_bands_comes_first() -> None:
+    embed = PatchEmbed(OPTICAL, 16, 4, pixel_hidden_width=5, statistics=False).double()
+    pixels, valid = torch.rand(2, 8, 12, 3, 4, dtype=DOUBLE), torch.rand(2, 8, 12, 3) > 0.3
+    pixels = pixels * valid[..., None]
+    tokens = embed(patchify(pixels, 4), valid)
+    for s, bands in enumerate(([0, 1, 2], [3])):
+        layer = embed.hidden[s]
+        hidden = (pixels[..., bands] @ layer.weight.mT + layer.bias).clamp(min=0)
+        hidden[~valid] = 0  # a missing pixel has no bias either
+        kernel = embed.kernel(s, 4).reshape(4, 4, 5, 16).permute(3, 2, 0, 1)
+        images = hidden.permute(0, 3, 4, 1, 2).flatten(0, 1)
+        expected = F.conv2d(images, kernel, stride=4).unflatten(0, (2, 3)).permute(0, 3, 4, 1, 2)
+        torch.testing.assert_close(tokens[..., s, :], expected + embed.bias[s])
 
 
 def test_statistics_are_of_valid_pixels() -> None:
