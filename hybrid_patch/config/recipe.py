@@ -14,7 +14,7 @@ from hybrid_patch.config.schema import Config, Data
 from hybrid_patch.runs.weights_files import weights_hash
 
 RECIPE_VERSION = 7
-"""Raised when the same recipe would train another way than before, so that it becomes another run."""
+"""Raised when the same recipe would train another way than before, so that it becomes another run (CHANGELOG.md)."""
 
 Fingerprint = Callable[[Data], str]
 _of_the_data: Fingerprint = methodcaller("fingerprint")
