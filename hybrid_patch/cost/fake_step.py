@@ -125,8 +125,8 @@ def _record(step: TrainingStep, batch: Batch, sizes: PatchSizes, with_optimizer:
 def one_sample(config: Config, modalities: Mapping[str, Modality], sizes: PatchSizes) -> Batch:
     """A batch of one sample without missing pixels, masked at the ratios of the config.
 
-    Where samples draw which (modality, band set) pairs are encoded and decoded, a batch is as wide as its widest sample,
-    and all others are padded.
+    Where samples draw which (modality, band set) pairs are encoded and decoded, a batch is as wide as its widest
+    sample, and all others are padded.
     """
     masking, tile = config.masking, tile_for(config, sizes)
     pixels, valid, presence = {}, {}, {}

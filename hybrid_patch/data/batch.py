@@ -69,8 +69,8 @@ class Batch:
         masks: per modality `[B V, h, w, T, S]`, `Mask` values on the coarse grid.
         encoded, decoded: the ENCODE tokens, of the modalities that the encoder takes, and the DECODE tokens.
         guide_mask: per modality `[B V, H, W, T]`, the pixels that upsamplers may look at; all of a modality not in it.
-        band_mask: per modality `[B, C]`, the bands that the encoder and its upsampler may look at; all of a modality not
-            in it. Targets have all bands.
+        band_mask: per modality `[B, C]`, the bands that the encoder and its upsampler may look at, while targets have
+            all; all of a modality not in it.
         inputs: `pixels` without the bands that a mask drops, for each modality that has one.
         path_mask: per stack of blocks, `encoder` and `decoder`, `[B V, depth, 2]`: which residual branches, attention
             and MLP, are not left out; all of a stack not in it.

@@ -155,11 +155,11 @@ def _random_time_with_decode(
     """The masking that OlmoEarth is trained with since its version 1.1.
 
     All tokens of decode-only modalities are DECODE. Of the (modality, band set) pairs of the others, `encode_ratio` are
-    drawn, rounded up, to be encoded, and the rest to be decoded. In half of the samples with several timesteps, these
-    are shared out too: all tokens of a series at `encode_ratio` of them, rounded up, are ENCODE if it is encoded, and at
-    the rest DECODE if it is decoded. In the other samples, of static modalities, and where a series has nothing at its
-    timesteps, `encode_ratio` of a pair's tokens are ENCODE, or `decode_ratio` DECODE, at random. A single pair is encoded
-    and decoded, at random.
+    drawn, rounded up, to be encoded, and the rest to be decoded. In half of the samples with several timesteps these
+    are shared out too: `encode_ratio` of them, rounded up, at which all tokens of encoded series are ENCODE, and the
+    rest, at which all tokens of decoded ones are DECODE. In the other samples, of static modalities, and of a series
+    with nothing at its timesteps, `encode_ratio` of a pair's tokens are ENCODE, or `decode_ratio` DECODE, at random.
+    Of a single pair some tokens are ENCODE and others DECODE, at random.
     """
     masks = {}
     for name, present_mask in presence.items():

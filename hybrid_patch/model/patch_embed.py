@@ -36,9 +36,10 @@ class PatchEmbed(nn.Module):
     """Patches of one modality → one token per patch, timestep and band set.
 
     A band set's kernel of side `base_patch_size` is resized to other patch sizes (`kernel_resize`); pixels never are.
-    With a `pixel_hidden_width`, a kernel looks at a hidden layer of each pixel's bands, `relu(W x + b)`, in place of the
-    bands; it is zero where a pixel is missing. With `statistics`, a linear map of the mean and the log-deviation of each band over a patch's valid pixels is added:
-    no linear embedding of a patch is its deviation. Those of uniform ground are the same at all patch sizes.
+    With a `pixel_hidden_width`, kernels look at a hidden layer of each pixel's bands, `relu(W x + b)`, in place of the
+    bands; it is zero where a pixel is missing. With `statistics`, a linear map of the mean and the log-deviation of
+    each band over a patch's valid pixels is added: no linear embedding of a patch is its deviation. Those of uniform
+    ground are the same at all patch sizes.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class PatchEmbed(nn.Module):
         self.statistics = nn.ModuleList(nn.Linear(2 * len(c), width, bias=False) for c in self.channels if statistics)
 
     def kernel(self, band_set: int, patch_size: int) -> Float[Tensor, "in width"]:
-        """The kernel of a band set at a patch size, `[ps^2 C, D]` for C inputs of a pixel, pixel by pixel, row by row."""
+        """The kernel of a band set at a patch size, `[ps^2 C, D]`, pixel by pixel, row by row; C inputs of a pixel."""
         kernel = self.kernels[band_set]
         if patch_size == self.base:
             return kernel

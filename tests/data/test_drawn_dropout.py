@@ -8,7 +8,7 @@ import torch
 from building import HEIGHT, OPTICAL, small, some_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_loading import Memory
+from memory_source import Memory
 
 from hybrid_patch.config.schema import Config, Transformer
 from hybrid_patch.data.batch import Batch

@@ -45,7 +45,9 @@ def test_cross_masking_leaves_something_to_see_and_to_predict(
     rng = np.random.default_rng(seed)
     presence = random_presence(share, rng)
     random = Masking(name="random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1, band_dropout={})
-    cross = Masking(name="modality_cross_random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1, band_dropout={})
+    cross = Masking(
+        name="modality_cross_random", encode_ratio=ratios[0], decode_ratio=ratios[1], views=1, band_dropout={}
+    )
     before = draw_masks(random, MODALITIES, presence, np.random.default_rng(seed))
     masks = draw_masks(cross, MODALITIES, presence, np.random.default_rng(seed))
     for value in (Mask.ENCODE, Mask.DECODE):
@@ -147,7 +149,8 @@ def test_time_masking_of_a_series_that_is_only_predicted() -> None:
 
 def maskings(encode: float, decode: float) -> list[Masking]:
     return [
-        Masking(name=name, encode_ratio=encode, decode_ratio=decode, views=1, band_dropout={}) for name in ("random", "space", "time")
+        Masking(name=name, encode_ratio=encode, decode_ratio=decode, views=1, band_dropout={})
+        for name in ("random", "space", "time")
     ]
 
 
@@ -169,9 +172,7 @@ SERIES = {**MODALITIES, "radar": MODALITIES["optical"]}
 
 
 def time_with_decode(encode: float, decode: float) -> Masking:
-    return Masking(
-        name="random_time_with_decode", encode_ratio=encode, decode_ratio=decode, views=1, band_dropout={}
-    )
+    return Masking(name="random_time_with_decode", encode_ratio=encode, decode_ratio=decode, views=1, band_dropout={})
 
 
 @settings(max_examples=60)

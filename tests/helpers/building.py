@@ -16,6 +16,7 @@ from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.recipe import identity
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, QuerySampling, by_role
+from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.packing import pack
 from hybrid_patch.data.source import open_source
@@ -110,6 +111,16 @@ def make_batch(
     )
 
 
+def crops_of(batch: Batch) -> list[Crop]:
+    """The samples of a batch as crops."""
+
+    def arrays(values: Mapping[str, torch.Tensor], i: int) -> dict[str, np.ndarray]:
+        return {name: each[i].numpy() for name, each in values.items()}
+
+    samples = range(len(batch.timestamps))
+    return [Crop(arrays(batch.pixels, i), arrays(batch.valid, i), batch.timestamps[i].numpy(), None) for i in samples]
+
+
 def inputs(modalities: Mapping[str, Modality]) -> list[str]:
     """What the encoder takes."""
     return [name for name, modality in modalities.items() if not modality.decode_only]
@@ -145,7 +156,9 @@ def some_samples(batch: Batch, which: slice) -> Batch:
 def remade(batch: Batch, **changes: Any) -> Batch:
     """The batch with other pixels, masks, ... and what follows from them."""
     encoded, decoded = by_role(changes.get("masks", batch.masks), list(batch.encoded.each))
-    return dataclasses.replace(batch, **changes, encoded=encoded, decoded=decoded, guide_mask={}, band_mask={}, path_mask={}, skipped=())
+    return dataclasses.replace(
+        batch, **changes, encoded=encoded, decoded=decoded, guide_mask={}, band_mask={}, path_mask={}, skipped=()
+    )
 
 
 TINY = (

@@ -1,33 +1,23 @@
 """Whitened bands: against numpy, by band set, and as all parts of a training see them."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
 import torch
-from building import MODALITIES, make_batch, small
+from building import MODALITIES, crops_of, make_batch, small
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.config.modality import NORMALISED_MEAN, NORMALISED_STD
 from hybrid_patch.data.batch import Batch
-from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.loader import TrainingSteps
 from hybrid_patch.data.source import open_source
 from hybrid_patch.model.band_whitening import EXPONENT, SHRINKAGE, BandWhitening
 from hybrid_patch.train.step import FITTED_CROPS, TrainingModule
 
 SETS = {"optical": [[0, 1, 2], [3]], "height": [[0]]}
-
-
-def crops_of(batch: Batch) -> list[Crop]:
-    def arrays(values: Mapping[str, torch.Tensor], i: int) -> dict[str, np.ndarray]:
-        return {name: each[i].numpy() for name, each in values.items()}
-
-    samples = range(len(batch.timestamps))
-    return [Crop(arrays(batch.pixels, i), arrays(batch.valid, i), batch.timestamps[i].numpy(), None) for i in samples]
 
 
 def with_pixels(batch: Batch, **pixels: torch.Tensor) -> Batch:

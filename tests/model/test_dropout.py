@@ -4,9 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from building import MODALITIES, OPTICAL, make_batch, small
+from building import MODALITIES, OPTICAL, crops_of, make_batch, small
 from jaxtyping import Bool
-from test_band_whitening import crops_of
 from torch import Tensor, nn
 
 from hybrid_patch.config.curriculum import PatchSizes
