@@ -49,7 +49,7 @@ def test_branches_are_left_out_at_their_rate_each_by_itself() -> None:
 
 
 def dataset(config: Config, rank: int = 0, world: int = 1) -> TrainingSteps:
-    return TrainingSteps(Memory(), config, rank, world)  # type: ignore[arg-type]
+    return TrainingSteps(Memory(), config, rank, world)
 
 
 def batch_of(steps: TrainingSteps, step: int) -> Batch:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.config.schema import Transformer as Size
 from hybrid_patch.data.batch import Batch
-from hybrid_patch.model.transformer import Transformer
+from hybrid_patch.model.transformer import Block, Transformer
 from hybrid_patch.train.step import TrainingModule, TrainingStep
 
 SIZES = PatchSizes(8, 1)
@@ -29,6 +29,7 @@ def by_hand(network: Transformer, x: Tensor, path_mask: Bool[Tensor, "b depth 2"
     for row, branches in zip(x, path_mask.tolist(), strict=True):
         tokens = row[None]
         for block, (attention, mlp) in zip(network.blocks, branches, strict=True):
+            assert isinstance(block, Block)
             if attention:
                 tokens = tokens + block.attention(block.attention_norm(tokens), None, None) / 0.8
             if mlp:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from building import OPTICAL
+from torch import nn
 
 from hybrid_patch.data.patchify import patchify, repatchify
 from hybrid_patch.model.patch_embed import PatchEmbed, kernel_resize
@@ -64,6 +65,7 @@ def test_a_hidden_layer_of_each_pixel_s_bands_comes_first() -> None:
     tokens = embed(patchify(pixels, 4), valid)
     for s, bands in enumerate(([0, 1, 2], [3])):
         layer = embed.hidden[s]
+        assert isinstance(layer, nn.Linear)
         hidden = (pixels[..., bands] @ layer.weight.mT + layer.bias).clamp(min=0)
         hidden[~valid] = 0  # a missing pixel has no bias either
         kernel = embed.kernel(s, 4).reshape(4, 4, 5, 16).permute(3, 2, 0, 1)
