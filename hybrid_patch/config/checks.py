@@ -9,6 +9,7 @@ from pathlib import Path
 from hybrid_patch.config.architecture import require_package
 from hybrid_patch.config.curriculum import all_sizes, tile_for
 from hybrid_patch.config.field_types import LARGEST
+from hybrid_patch.config.masking_options import band_dropout_problems
 from hybrid_patch.config.messages import shown
 from hybrid_patch.config.schema import Config, Stage, Transformer
 from hybrid_patch.config.target_options import SelfTarget
@@ -99,11 +100,13 @@ def _architecture(config: Config) -> Iterator[str]:
     if model.architecture == "flexivit":
         return
     require_package(model.architecture)
-    unused = {"base_patch_size": None, "patch_statistics": False, "whiten_bands": False}
+    unused = {"base_patch_size": None, "pixel_hidden_width": None, "patch_statistics": False, "whiten_bands": False}
     for name, value in unused.items():
         if getattr(model, name) != value:
             key = f"model.{name}={str(getattr(model, name)).lower()}"
             yield f"{key}: an option of model.architecture=flexivit; try {str(value).lower().replace('none', 'null')}"
+    if model.architecture != "galileo" and model.encoder.drop_path:
+        yield f"model.encoder.drop_path={model.encoder.drop_path:g}: model.architecture={model.architecture} has none; try 0"
     if model.architecture in ROTARY and model.encoder.width // model.encoder.heads % ROTARY_PARTS:
         key = f"model.encoder.heads={model.encoder.heads}"
         heads = [n for n in _divisors(model.encoder.width) if model.encoder.width // n % ROTARY_PARTS == 0]
@@ -161,6 +164,9 @@ def _init(config: Config) -> Iterator[str]:
         yield "init.parts=[]: takes nothing; try null, which takes all"
     if "encoder" in init.freeze and "upsampler" in init.freeze:
         yield f"init.freeze={list(init.freeze)}: leaves nothing to train; leave out encoder or upsampler"
+    for name, stack in (("encoder", config.model.encoder), ("decoder", config.model.decoder)):
+        if name in init.freeze and stack.drop_path:
+            yield f"model.{name}.drop_path={stack.drop_path:g}: init.freeze={list(init.freeze)} trains no {name}; try 0"
 
 
 def _continued(config: Config) -> Iterator[str]:
@@ -189,6 +195,8 @@ def _masking(config: Config) -> Iterator[str]:
     if encode + decode > 1 + 1e-9:
         wrong = f"with masking.encode_ratio={encode:g} more than all tokens"
         yield f"masking.decode_ratio={decode:g}: {wrong}; try up to {1 - encode:g}"
+    if config.data.modalities:
+        yield from band_dropout_problems(config.masking, config.data.modalities)
     if config.masking.name == "time" and config.data.timesteps < 2:
         yield "masking=time: needs timesteps to hide; try data.timesteps=2 or more, or masking=space"
 

@@ -13,8 +13,8 @@ from hybrid_patch.config.fields import without_aside
 from hybrid_patch.config.schema import Config, Data
 from hybrid_patch.runs.weights_files import weights_hash
 
-RECIPE_VERSION = 6
-"""Raised when the same recipe would train another way than before, so that it becomes another run."""
+RECIPE_VERSION = 7
+"""Raised when the same recipe would train another way than before, so that it becomes another run (CHANGELOG.md)."""
 
 Fingerprint = Callable[[Data], str]
 _of_the_data: Fingerprint = methodcaller("fingerprint")

@@ -82,7 +82,7 @@ class Curriculum:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Transformer:
-    """Size of a stack of transformer blocks."""
+    """Size of a stack of transformer blocks, and how it is regularised."""
 
     width: Width
     """Of its tokens."""
@@ -92,6 +92,9 @@ class Transformer:
     """Attention heads of a block; they divide the width."""
     mlp_ratio: Positive
     """Width of a block's hidden layer, relative to that of the tokens."""
+    drop_path: BelowOne
+    """Probability that a training step leaves out a residual branch (attention or MLP) of a block, per sample and view
+    (stochastic depth); the others are scaled up."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -105,6 +108,8 @@ class Model:
     decoder: Transformer
     base_patch_size: Count | None
     """Side of the patch embedding's kernel, resized to other patch sizes; null: the curriculum's largest."""
+    pixel_hidden_width: Width | None
+    """Width of a hidden layer that each pixel's bands go through before its patch is embedded; null: none."""
     patch_statistics: bool
     """Whether the mean and the deviation of each band in a patch are embedded beside its pixels."""
     whiten_bands: bool

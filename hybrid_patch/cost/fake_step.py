@@ -18,7 +18,7 @@ from hybrid_patch.cost.recorder import Record, Recorder
 from hybrid_patch.cost.step import training_step, untaught
 from hybrid_patch.cost.torch_internals import FakeTensorMode
 from hybrid_patch.data.batch import Batch, MaskedTokens, QuerySampling, by_role
-from hybrid_patch.data.masking import coarse_presence, draw_masks
+from hybrid_patch.data.masking import Mask, coarse_presence, draw_masks, widest_sample
 from hybrid_patch.data.packing import Packing
 from hybrid_patch.model.encodings import ground_encoding, series_encoding
 from hybrid_patch.model.hybrid import released_encoder
@@ -26,6 +26,8 @@ from hybrid_patch.model.interpolation import interpolation_weights, neighbouring
 from hybrid_patch.model.patch_embed import kernel_resize
 from hybrid_patch.train.step import TrainingModule, TrainingStep
 
+DRAWS_PAIRS = ("modality_cross_random", "random_time_with_decode")
+"""Maskings whose samples differ in how many tokens they have, even without missing data."""
 _CACHED = (interpolation_weights, neighbouring_cells, ground_encoding, series_encoding, kernel_resize)
 """Functions that cache tensors."""
 
@@ -126,13 +128,10 @@ def _record(step: TrainingStep, batch: Batch, sizes: PatchSizes, with_optimizer:
 def one_sample(config: Config, modalities: Mapping[str, Modality], sizes: PatchSizes) -> Batch:
     """A batch of one sample without missing pixels, masked at the ratios of the config.
 
-    `modality_cross_random` drops some of the tokens. A batch is as wide as its widest sample, so none are dropped here,
-    and all but that one are padded.
+    Where samples draw which (modality, band set) pairs are encoded and decoded, a batch is as wide as its widest
+    sample, and all others are padded.
     """
     masking, tile = config.masking, tile_for(config, sizes)
-    cross = masking.name == "modality_cross_random"
-    if cross:
-        masking = dataclasses.replace(masking, name="random")
     pixels, valid, presence = {}, {}, {}
     for name, modality in modalities.items():
         shape = (1, tile, tile, config.data.timesteps if modality.temporal else 1)
@@ -147,19 +146,41 @@ def one_sample(config: Config, modalities: Mapping[str, Modality], sizes: PatchS
     timestamps = torch.zeros(1, config.data.timesteps, 3, dtype=torch.long)
     subpixels, strata = torch.zeros(sizes.factor**2, dtype=torch.long), torch.zeros(config.loss.max_queries or 0)
     encoded, decoded = by_role(masks, inputs)
-    if cross:
-        encoded, decoded = _padded(encoded), _padded(decoded)
-    batch = Batch(pixels, valid, timestamps, masks, encoded, decoded, QuerySampling(subpixels, strata), guide_mask)
+    if masking.name in DRAWS_PAIRS:
+        grids = {name: (h, w, t, s) for name, (_, h, w, t, s) in ((n, mask.shape) for n, mask in masks.items())}
+        encoded, decoded = (
+            _widest(widest_sample(masking, modalities, grids, value), tokens)
+            for value, tokens in ((Mask.ENCODE, encoded), (Mask.DECODE, decoded))
+        )
+    stacks = {"encoder": config.model.encoder, "decoder": config.model.decoder}
+    batch = Batch(
+        pixels,
+        valid,
+        timestamps,
+        masks,
+        encoded,
+        decoded,
+        QuerySampling(subpixels, strata),
+        guide_mask,
+        band_mask={name: torch.ones(1, modalities[name].channels, dtype=torch.bool) for name in masking.band_dropout},
+        path_mask={
+            name: torch.ones(masking.views, size.depth, 2, dtype=torch.bool)
+            for name, size in stacks.items()
+            if size.drop_path
+        },
+    )
     return dataclasses.replace(batch, taught=untaught(config, modalities, 1))
 
 
-def _padded(tokens: MaskedTokens) -> MaskedTokens:
-    """The tokens with padding masks."""
+def _widest(numbers: tuple[int, dict[str, int]], tokens: MaskedTokens) -> MaskedTokens:
+    """As many tokens, with padding masks, on the same grids."""
 
-    def pad(packing: Packing) -> Packing:
-        return dataclasses.replace(packing, padding_mask=packing.valid())
+    def pad(packing: Packing, number: int) -> Packing:
+        index = packing.index.new_zeros(len(packing.index), max(number, 1))
+        return Packing(index, torch.ones_like(index, dtype=torch.bool), packing.length)
 
-    return MaskedTokens(pad(tokens.together), {name: pad(each) for name, each in tokens.each.items()})
+    together, each = numbers
+    return MaskedTokens(pad(tokens.together, together), {n: pad(x, each[n]) for n, x in tokens.each.items()})
 
 
 def _repeated(sample: Batch, samples: int) -> Batch:

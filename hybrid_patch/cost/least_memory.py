@@ -19,6 +19,8 @@ STATES = 4
 """Weights, gradients and AdamW's two moments."""
 KEPT = 16
 """Vectors of a token that a block keeps for the backward pass, roughly."""
+PIXEL_KEPT = 2
+"""Vectors of a pixel that its hidden layer keeps."""
 
 
 class Need(NamedTuple):
@@ -63,9 +65,11 @@ def needs_of_step(config: Config) -> Iterator[Need]:
     yield Need(f"loss.instance.layers={layers}", "the projection of the instance loss", size)
     patches = {sizes.processing for sizes in all_sizes(config.curriculum)}
     base = model.base_patch_size or max(patches)
-    size = FP32 * STATES * base**2 * model.encoder.width // sharded
+    inputs = model.pixel_hidden_width or 1
+    size = FP32 * STATES * base**2 * inputs * model.encoder.width // sharded
     key = "model.base_patch_size" if model.base_patch_size else "patch.processing_patch_size"
-    yield Need(f"{key}={base}", "the patch embedding", size + (8 * base**4 if patches != {base} else 0))
+    values = f"{key}={base}" + (f", model.pixel_hidden_width={inputs}" if inputs > 1 else "")
+    yield Need(values, "the patch embedding", size + (8 * base**4 if patches != {base} else 0))
     yield _samples(config, config.data.modalities, config.trainer.batch_size // world)
 
 
@@ -89,8 +93,9 @@ def rough_bytes(config: Config) -> int:
         cells = (tile_for(config, sizes) // sizes.processing) ** 2 * depicted
         decoded = cells * sizes.factor**2 if config.decoder.patch_size == "output" else cells
         encoder, decoder = config.model.encoder, config.model.decoder
+        pixels = tile_for(config, sizes) ** 2 * depicted * (config.model.pixel_hidden_width or 0)
         vectors = cells * encoder.depth * encoder.width + decoded * decoder.depth * decoder.width
-        activations = max(activations, KEPT * FP32 * vectors * config.masking.views)
+        activations = max(activations, KEPT * FP32 * vectors * config.masking.views + FP32 * PIXEL_KEPT * pixels)
     options = [value for key, value in config.upsampler.items() if isinstance(value, int)]
     detail = FP32 * STATES * sum(value * (value + config.model.encoder.width) for value in options)
     return sum(need.size for need in needs_of_step(config)) + samples * activations // runtime.accumulate + detail

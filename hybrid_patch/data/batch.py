@@ -69,6 +69,11 @@ class Batch:
         masks: per modality `[B V, h, w, T, S]`, `Mask` values on the coarse grid.
         encoded, decoded: the ENCODE tokens, of the modalities that the encoder takes, and the DECODE tokens.
         guide_mask: per modality `[B V, H, W, T]`, the pixels that upsamplers may look at; all of a modality not in it.
+        band_mask: per modality `[B, C]`, the bands that the encoder and its upsampler may look at, while targets have
+            all; all of a modality not in it.
+        inputs: `pixels` without the bands that a mask drops, for each modality that has one.
+        path_mask: per stack of blocks, `encoder` and `decoder`, `[B V, depth, 2]`: which residual branches, attention
+            and MLP, are not left out; all of a stack not in it.
         skipped: the error of each broken sample that was replaced by another.
         taught: with `target=self`, what the teacher said.
     """
@@ -81,6 +86,9 @@ class Batch:
     decoded: MaskedTokens
     query_sampling: QuerySampling
     guide_mask: Mapping[str, Bool[Tensor, "bv height width _"]] = dataclasses.field(default_factory=dict)
+    band_mask: Mapping[str, Bool[Tensor, "b _"]] = dataclasses.field(default_factory=dict)
+    inputs: Mapping[str, Float[Tensor, "b height width _ _"]] = dataclasses.field(default_factory=dict)
+    path_mask: Mapping[str, Bool[Tensor, "bv _ 2"]] = dataclasses.field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     taught: Taught | None = None
 
@@ -104,14 +112,19 @@ class Batch:
         rows = slice(which.start * self.views, which.stop * self.views)
         parts = {
             name: _changed(getattr(self, name), lambda x: x[which])
-            for name in ("pixels", "valid", "timestamps", "taught")
+            for name in ("pixels", "valid", "timestamps", "band_mask", "inputs", "taught")
         }
-        for name in ("masks", "encoded", "decoded", "guide_mask"):
+        for name in ("masks", "encoded", "decoded", "guide_mask", "path_mask"):
             parts[name] = _changed(getattr(self, name), lambda x: x[rows])
         return dataclasses.replace(self, **parts, skipped=())
 
+    def without_dropped_bands(self) -> "Batch":
+        """The batch with `inputs`: zeros in bands that a mask drops."""
+        inputs = {name: self.pixels[name] * mask[:, None, None, None] for name, mask in self.band_mask.items()}
+        return dataclasses.replace(self, inputs=inputs)
+
     def guide(self, name: str) -> Guide:
-        return Guide(name, self.pixels[name], self.valid[name], self.guide_mask.get(name))
+        return Guide(name, self.inputs.get(name, self.pixels[name]), self.valid[name], self.guide_mask.get(name))
 
     def pin_memory(self) -> "Batch":
         """For torch's DataLoader."""

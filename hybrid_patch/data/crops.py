@@ -76,6 +76,8 @@ class MaskedCrop(NamedTuple):
     Attributes:
         masks: per modality `[V, h, w, T, S]`.
         guide_mask: per modality `[V, H, W, T]` the pixels that upsamplers may look at; empty: all.
+        band_mask: per modality `[C]` the bands that the encoder may look at; empty: all.
+        path_mask: per stack of blocks `[V, depth, 2]` the residual branches that are not left out; empty: all.
         skipped: what was wrong with the broken samples that it replaces.
         taught: a teacher's numbers for a window `[H, W, T, S, K]`, per modality, and the window's corner in the crop.
     """
@@ -83,21 +85,36 @@ class MaskedCrop(NamedTuple):
     crop: Crop
     masks: dict[str, Int8[Array, "v _ _ _ _"]]
     guide_mask: dict[str, Bool[Array, "v _ _ _"]]
+    band_mask: dict[str, Bool[Array, " _"]]
+    path_mask: dict[str, Bool[Array, "v _ 2"]]
     skipped: tuple[str, ...] = ()
     taught: tuple[Mapping[str, Float[Array, "side side _ _ _"]], tuple[int, int]] | None = None
 
 
 def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampling: QuerySampling) -> Batch:
     """Samples as one batch."""
-    parts = [(s.crop.pixels, s.crop.valid, s.crop.timestamps, s.masks, s.guide_mask) for s in samples]
-    pixels, valid, timestamps, *by_view = default_collate(parts)
-    masks, guide_mask = ({name: views.flatten(0, 1) for name, views in tensors.items()} for tensors in by_view)
+    by_sample = default_collate([(s.crop.pixels, s.crop.valid, s.crop.timestamps, s.band_mask) for s in samples])
+    pixels, valid, timestamps, band_mask = by_sample
+    by_view = default_collate([(s.masks, s.guide_mask, s.path_mask) for s in samples])
+    masks, guide_mask, path_mask = ({n: views.flatten(0, 1) for n, views in tensors.items()} for tensors in by_view)
     skipped = tuple(message for sample in samples for message in sample.skipped)
     taught = None
     if all(sample.taught is not None for sample in samples):
         numbers, corners = zip(*(sample.taught for sample in samples), strict=True)
         taught = Taught(default_collate(numbers), torch.tensor(corners))
-    return Batch(pixels, valid, timestamps, masks, *by_role(masks, inputs), query_sampling, guide_mask, skipped, taught)
+    return Batch(
+        pixels,
+        valid,
+        timestamps,
+        masks,
+        *by_role(masks, inputs),
+        query_sampling,
+        guide_mask,
+        band_mask=band_mask,
+        path_mask=path_mask,
+        skipped=skipped,
+        taught=taught,
+    )
 
 
 def read_crop(

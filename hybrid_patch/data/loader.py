@@ -14,9 +14,11 @@ from jaxtyping import Bool, Int
 from torch.utils.data import DataLoader, Dataset
 
 from hybrid_patch.config.curriculum import PatchSizes, samples_before, sizes_at, tile_for
+from hybrid_patch.config.masking_options import band_dropout_problems
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch, QuerySampling
 from hybrid_patch.data.crops import Crop, MaskedCrop, collate, read_crop
+from hybrid_patch.data.dropout import draw_band_mask, draw_path_mask
 from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.source import Array, BrokenSampleError, Source, Window
 from hybrid_patch.data.taught import TaughtWindows
@@ -46,6 +48,8 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         self.indices = source.indices("train") if taught is None else np.arange(len(taught))
         if len(self.indices) == 0:
             raise InputError("data: there are no training samples; check data.root and its split")
+        for problem in band_dropout_problems(config.masking, source.modalities):
+            raise InputError(problem)
         self.local = config.trainer.batch_size // world
         self.first = rank * self.local
         self.inputs = [name for name, modality in source.modalities.items() if not modality.decode_only]
@@ -107,7 +111,8 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         }
         views = [draw_masks(self.config.masking, modalities, presence, rng) for _ in range(self.config.masking.views)]
         masks = {name: np.concatenate([view[name] for view in views]) for name in presence}
-        return MaskedCrop(sample, masks, self._guide_mask(sample, rng), tuple(skipped), numbers)
+        guide_mask, band_mask, path_mask = self._guide_mask(sample, rng), self._band_mask(rng), self._path_mask(rng)
+        return MaskedCrop(sample, masks, guide_mask, band_mask, path_mask, tuple(skipped), numbers)
 
     def _guide_mask(self, sample: Crop, rng: np.random.Generator) -> dict[str, Bool[Array, "v _ _ _"]]:
         """The pixels that an upsampler may look at, drawn one by one."""
@@ -115,6 +120,17 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         if dropout is None:
             return {}
         return {name: rng.random((views, *sample.valid[name].shape), np.float32) >= dropout for name in self.inputs}
+
+    def _band_mask(self, rng: np.random.Generator) -> dict[str, Bool[Array, " _"]]:
+        """The bands that the encoder may look at, in all views."""
+        shares = self.config.masking.band_dropout
+        return {name: draw_band_mask(share, self.source.modalities[name], rng) for name, share in shares.items()}
+
+    def _path_mask(self, rng: np.random.Generator) -> dict[str, Bool[Array, "v _ 2"]]:
+        """The residual branches that are not left out."""
+        model, views = self.config.model, self.config.masking.views
+        stacks = {"encoder": model.encoder, "decoder": model.decoder}
+        return {name: draw_path_mask(size, views, rng) for name, size in stacks.items() if size.drop_path}
 
     def _crop(self, index: int, tile: int, rng: np.random.Generator) -> Crop:
         """A random window and random timesteps of a sample with something in them for the encoder to see."""

@@ -40,7 +40,7 @@ def unmasked_batch(
             valid_mask = coarse_presence(valid[None], processing_patch_size, len(modalities[name].band_sets))
             masks[name] = np.where(valid_mask, Mask.ENCODE, Mask.MISSING).astype(np.int8)
             masks[name][..., list(absent.get(name, ()))] = Mask.MISSING
-        masked.append(MaskedCrop(crop, masks, {}))
+        masked.append(MaskedCrop(crop, masks, {}, {}, {}))
     inputs = [name for name, modality in modalities.items() if not modality.decode_only]
     return collate(masked, inputs, QuerySampling(torch.zeros(0, dtype=torch.long), torch.zeros(0)))
 

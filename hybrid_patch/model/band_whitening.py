@@ -64,9 +64,13 @@ class BandWhitening(nn.Module):
                     matrix[chosen[:, None], chosen] = whitening.to(matrix.dtype)
 
     def batch(self, batch: Batch) -> Batch:
-        """A batch with whitened pixels."""
+        """A batch with whitened pixels, and inputs where bands are dropped."""
         pixels = {name: self.pixels(name, pixels, batch.valid[name]) for name, pixels in batch.pixels.items()}
-        return dataclasses.replace(batch, pixels=pixels)
+        inputs = {
+            name: self.pixels(name, batch.pixels[name], batch.valid[name], mask[:, None, None, None])
+            for name, mask in batch.band_mask.items()
+        }
+        return dataclasses.replace(batch, pixels=pixels, inputs=inputs)
 
     def crop(self, crop: Crop) -> Crop:
         """A crop with whitened pixels."""
@@ -77,11 +81,22 @@ class BandWhitening(nn.Module):
         return dataclasses.replace(crop, pixels=pixels)
 
     def pixels(
-        self, name: str, pixels: Float[Tensor, "*axes c"], valid: Bool[Tensor, "*axes"]
+        self,
+        name: str,
+        pixels: Float[Tensor, "*axes c"],
+        valid: Bool[Tensor, "*axes"],
+        band_mask: Bool[Tensor, "*#axes c"] | None = None,
     ) -> Float[Tensor, "*axes c"]:
-        """Normalised pixels of a modality, whitened; zeros where missing."""
+        """Normalised pixels of a modality, whitened; zeros where missing.
+
+        Bands that a mask drops are zeros too, and leave no trace in the others: there they count as their means.
+        """
         if name not in self.band_sets:
             return pixels
         with torch.autocast(pixels.device.type, enabled=False):
-            whitened = (pixels - self.get_buffer(f"{name}_mean")) @ self.get_buffer(f"{name}_matrix")
-        return torch.where(valid[..., None], NORMALISED_MEAN + NORMALISED_STD * whitened, 0)
+            centred = pixels - self.get_buffer(f"{name}_mean")
+            if band_mask is not None:
+                centred = centred * band_mask
+            whitened = centred @ self.get_buffer(f"{name}_matrix")
+        visible = valid[..., None] if band_mask is None else valid[..., None] & band_mask
+        return torch.where(visible, NORMALISED_MEAN + NORMALISED_STD * whitened, 0)

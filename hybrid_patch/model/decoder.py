@@ -59,7 +59,8 @@ class Decoder(nn.Module):
     ) -> Float[Tensor, "bv m w"]:
         visible = batch.encoded.together
         keys = visible.gather(as_sequence({name: encodings[name] for name in batch.encoded.each}))
-        return self.transformer(self.query + queries, self.context(latents) + keys, visible.padding_mask)
+        context, path_mask = self.context(latents) + keys, batch.path_mask.get("decoder")
+        return self.transformer(self.query + queries, context, visible.padding_mask, path_mask)
 
 
 def _sides(name: str, batch: Batch) -> tuple[int, int]:

@@ -20,12 +20,16 @@ class Encoder(nn.Module):
         modalities: Mapping[str, Modality],
         size: schema.Transformer,
         base_patch_size: int,
+        pixel_hidden_width: int | None,
         patch_statistics: bool,
     ) -> None:
         super().__init__()
         inputs = {name: modality for name, modality in modalities.items() if not modality.decode_only}
         self.embed = nn.ModuleDict(
-            {name: PatchEmbed(m, size.width, base_patch_size, patch_statistics) for name, m in inputs.items()}
+            {
+                name: PatchEmbed(modality, size.width, base_patch_size, pixel_hidden_width, patch_statistics)
+                for name, modality in inputs.items()
+            }
         )
         self.encodings = Encodings(inputs, size.width)
         self.transformer = Transformer(size)
@@ -36,10 +40,12 @@ class Encoder(nn.Module):
         valid: Mapping[str, Bool[Tensor, "b height width _"]],
         visible: Packing,
         timestamps: Int[Tensor, "b t 3"],
+        path_mask: Bool[Tensor, "bv depth 2"] | None = None,
     ) -> Float[Tensor, "bv n d"]:
         """Latents of the visible tokens, packed, from normalised patches, zeros where not valid.
 
-        `visible` counts the tokens in the order of `patches`; timestamps are day, month (0-11), year.
+        `visible` counts the tokens in the order of `patches`; timestamps are day, month (0-11), year; `path_mask`: see
+        `Transformer`.
         """
         tokens = {
             name: self.embed[name](x, valid[name])
@@ -47,4 +53,4 @@ class Encoder(nn.Module):
             for name, x in patches.items()
             if name in self.embed
         }
-        return self.transformer(visible.gather(as_sequence(tokens)), None, visible.padding_mask)
+        return self.transformer(visible.gather(as_sequence(tokens)), None, visible.padding_mask, path_mask)

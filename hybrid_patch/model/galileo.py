@@ -160,8 +160,9 @@ class GalileoEncoder(ReleasedEncoder):
         tokens: Float[Tensor, "b n d"],
         mask: Bool[Tensor, "b n"] | None,
         positions: Float[Tensor, "b n k"] | None,
+        path_mask: Bool[Tensor, "b depth 2"] | None,
     ) -> Float[Tensor, "b n d"]:
-        return self.transformer(tokens, None, mask)
+        return self.transformer(tokens, None, mask, path_mask)
 
     def embed(
         self,

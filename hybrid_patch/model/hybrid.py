@@ -34,6 +34,7 @@ class HybridModel(nn.Module):
         decoder_upsampler: None: the encoder's, or interpolation if that needs pixels.
         predicts_fine: the decoder predicts at the output patch size, and nothing is upsampled behind it.
         base_patch_size: the side of the patch embedding's own kernels; None: the largest processing patch size.
+        pixel_hidden_width: of a layer that each pixel's bands go through in the patch embedding; None: there is none.
         patch_statistics: the patch embedding also looks at the mean and deviation of a patch.
         whiten_bands: bands are whitened; see `BandWhitening`.
         centred: patch sizes, and sides in patches, of windows whose tokens are centred; see `PositionMeans`.
@@ -49,6 +50,7 @@ class HybridModel(nn.Module):
         decoder_upsampler: UpsamplerFactory | None = None,
         predicts_fine: bool = False,
         base_patch_size: int | None = None,
+        pixel_hidden_width: int | None = None,
         patch_statistics: bool = False,
         whiten_bands: bool = False,
         architecture: Architecture = "flexivit",
@@ -60,7 +62,7 @@ class HybridModel(nn.Module):
         base = base_patch_size or max(s.processing for s in sizes)
         self.encoder: Encoder | ReleasedEncoder
         if architecture == "flexivit":
-            self.encoder = Encoder(modalities, encoder, base, patch_statistics)
+            self.encoder = Encoder(modalities, encoder, base, pixel_hidden_width, patch_statistics)
         else:
             self.encoder = released_encoder(architecture)(modalities, encoder)
         self.position_means = PositionMeans(modalities, encoder.width, centred) if centred else None
@@ -74,17 +76,20 @@ class HybridModel(nn.Module):
     @profiled(EMBEDDING)
     def whitened(self, batch: Batch) -> Batch:
         """A batch as all parts of the model and of its loss must see it, from normalised pixels."""
-        return batch if self.whitening is None else self.whitening.batch(batch)
+        return batch.without_dropped_bands() if self.whitening is None else self.whitening.batch(batch)
 
     @profiled(ENCODER)
     def encode(
         self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], batch: Batch
     ) -> tuple[Float[Tensor, "bv n d"], dict[str, TokenGrid]]:
         """Latents of the ENCODE tokens of all views: packed for the decoder, and on grids `[B V, h, w, T, S, D]`."""
-        latents = self.encoder(patches, batch.valid, batch.encoded.together, batch.timestamps)
+        patch_size = next(iter(patches.values())).shape[-2]
+        inputs = {**patches, **{name: patchify(pixels, patch_size) for name, pixels in batch.inputs.items()}}
+        path_mask = batch.path_mask.get("encoder")
+        latents = self.encoder(inputs, batch.valid, batch.encoded.together, batch.timestamps, path_mask)
         grids = _on_grids(latents, batch.encoded, batch.masks, Mask.ENCODE)
         if self.position_means is not None:
-            grids = self.position_means(grids, next(iter(patches.values())).shape[-2])
+            grids = self.position_means(grids, patch_size)
         return latents, grids
 
     def coarse_tokens(self, batch: Batch, patch_size: int) -> dict[str, TokenGrid]:
@@ -150,6 +155,7 @@ def build_model(config: Config, modalities: Mapping[str, Modality]) -> HybridMod
         decoder_upsampler=None if chosen is None else factory(chosen),
         predicts_fine=config.decoder.patch_size == "output",
         base_patch_size=config.model.base_patch_size,
+        pixel_hidden_width=config.model.pixel_hidden_width,
         patch_statistics=config.model.patch_statistics,
         whiten_bands=config.model.whiten_bands,
         architecture=config.model.architecture,

@@ -36,15 +36,27 @@ class PatchEmbed(nn.Module):
     """Patches of one modality → one token per patch, timestep and band set.
 
     A band set's kernel of side `base_patch_size` is resized to other patch sizes (`kernel_resize`); pixels never are.
-    With `statistics`, a linear map of the mean and the log-deviation of each band over a patch's valid pixels is added:
-    no linear embedding of a patch is its deviation. Those of uniform ground are the same at all patch sizes.
+    With a `pixel_hidden_width`, kernels look at a hidden layer of each pixel's bands, `relu(W x + b)`, in place of the
+    bands; it is zero where a pixel is missing. With `statistics`, a linear map of the mean and the log-deviation of
+    each band over a patch's valid pixels is added: no linear embedding of a patch is its deviation. Those of uniform
+    ground are the same at all patch sizes.
     """
 
-    def __init__(self, modality: Modality, width: int, base_patch_size: int, statistics: bool) -> None:
+    def __init__(
+        self,
+        modality: Modality,
+        width: int,
+        base_patch_size: int,
+        pixel_hidden_width: int | None,
+        statistics: bool,
+    ) -> None:
         super().__init__()
         self.base = base_patch_size
         self.channels = modality.band_set_channels
-        self.kernels = nn.ParameterList(torch.empty(base_patch_size**2 * len(c), width) for c in self.channels)
+        hidden = [] if pixel_hidden_width is None else [nn.Linear(len(c), pixel_hidden_width) for c in self.channels]
+        self.hidden = nn.ModuleList(hidden)
+        inputs = [pixel_hidden_width or len(c) for c in self.channels]
+        self.kernels = nn.ParameterList(torch.empty(base_patch_size**2 * n, width) for n in inputs)
         self.bias = nn.Parameter(torch.zeros(len(self.channels), width))
         for s, channels in enumerate(self.channels):
             self.register_buffer(f"channels_{s}", torch.tensor(channels), persistent=False)
@@ -53,7 +65,7 @@ class PatchEmbed(nn.Module):
         self.statistics = nn.ModuleList(nn.Linear(2 * len(c), width, bias=False) for c in self.channels if statistics)
 
     def kernel(self, band_set: int, patch_size: int) -> Float[Tensor, "in width"]:
-        """The kernel of a band set at a patch size, `[ps^2 C, D]`, pixel by pixel, row by row."""
+        """The kernel of a band set at a patch size, `[ps^2 C, D]`, pixel by pixel, row by row; C inputs of a pixel."""
         kernel = self.kernels[band_set]
         if patch_size == self.base:
             return kernel
@@ -66,13 +78,16 @@ class PatchEmbed(nn.Module):
     ) -> Float[Tensor, "b h w t s d"]:
         """The tokens of normalised patches, zeros where their pixels are not valid."""
         size, every = patches.shape[-2], tuple(range(patches.shape[-1]))
-        moments = patch_moments(patches, patchify(valid, size)) if len(self.statistics) else ()
+        pixel_mask = patchify(valid, size)
+        moments = patch_moments(patches, pixel_mask) if len(self.statistics) else ()
         tokens = []
         for s, channels in enumerate(self.channels):
             pixels, *statistics = (
                 x if channels == every else x.index_select(-1, self.get_buffer(f"channels_{s}"))
                 for x in (patches, *moments)
             )
+            if len(self.hidden):
+                pixels = torch.where(pixel_mask[..., None], F.relu(self.hidden[s](pixels)), 0)
             token = F.linear(pixels.flatten(-3), self.kernel(s, size).mT, self.bias[s])
             tokens.append(token + self.statistics[s](torch.cat(statistics, dim=-1)) if statistics else token)
         return torch.stack(tokens, dim=4)

@@ -49,6 +49,7 @@ class ReleasedEncoder(nn.Module, abc.ABC):
         valid: Mapping[str, Bool[Tensor, "b height width _"]],
         visible: Packing,
         timestamps: Int[Tensor, "b t 3"],
+        path_mask: Bool[Tensor, "bv depth 2"] | None = None,
     ) -> Float[Tensor, "bv n d"]:
         """Latents of the visible tokens, packed; see `Encoder.forward`."""
         inputs = {name: x for name, x in patches.items() if name in self.modalities}
@@ -61,7 +62,7 @@ class ReleasedEncoder(nn.Module, abc.ABC):
         positions = self.positions(inputs, timestamps)
         if positions is not None:
             positions = visible.gather(positions).repeat_interleave(self.slots, dim=1)
-        latents = self.attend(packed.flatten(1, 2), None if full else mask.flatten(1), positions)
+        latents = self.attend(packed.flatten(1, 2), None if full else mask.flatten(1), positions, path_mask)
         latents = torch.where(mask[..., None], latents.unflatten(1, (-1, self.slots)), 0)
         return latents.sum(2) / mask.sum(2, keepdim=True).clamp(min=1)
 
@@ -85,8 +86,10 @@ class ReleasedEncoder(nn.Module, abc.ABC):
         tokens: Float[Tensor, "b n d"],
         mask: Bool[Tensor, "b n"] | None,
         positions: Float[Tensor, "b n k"] | None,
+        path_mask: Bool[Tensor, "b depth 2"] | None,
     ) -> Float[Tensor, "b n d"]:
-        """Tokens through the blocks and the last norm; False in the mask is padding."""
+        """Tokens through the blocks and the last norm; False in the mask is padding, and in `path_mask` a branch that is
+        left out (see `Transformer`)."""
 
     def positions(
         self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], timestamps: Int[Tensor, "b t 3"]

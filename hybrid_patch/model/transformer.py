@@ -12,6 +12,8 @@ Context = Float[Tensor, "b m d"] | None
 """What tokens attend to; None: each other."""
 PaddingMask = Bool[Tensor, "b m"] | None
 """False at padding in what is attended to; None without padding."""
+PathScale = Float[Tensor, "b 2"] | None
+"""What the attention and the MLP of a block are multiplied by, for each row of the batch; None: 1."""
 
 
 class Attention(nn.Module):
@@ -35,7 +37,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`; the context is not normalised."""
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`, either times its scale; the context is not normalised."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -45,27 +47,44 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
-    def forward(self, x: Float[Tensor, "b n d"], context: Context, padding_mask: PaddingMask) -> Float[Tensor, "b n d"]:
-        x = x + self.attention(self.attention_norm(x), context, padding_mask)
-        return x + self.mlp(self.mlp_norm(x))
+    def forward(
+        self, x: Float[Tensor, "b n d"], context: Context, padding_mask: PaddingMask, scale: PathScale
+    ) -> Float[Tensor, "b n d"]:
+        attended = self.attention(self.attention_norm(x), context, padding_mask)
+        x = x + (attended if scale is None else scale[:, 0, None, None] * attended)
+        hidden = self.mlp(self.mlp_norm(x))
+        return x + (hidden if scale is None else scale[:, 1, None, None] * hidden)
 
 
 class Transformer(nn.Module):
-    """A stack of blocks and a final norm; `gradient_checkpointing` keeps only the blocks' inputs for backward."""
+    """A stack of blocks and a final norm; `gradient_checkpointing` keeps only the blocks' inputs for backward.
+
+    With a path mask, blocks leave residual branches out, and scale the others up, so that their sum has the same
+    expectation: stochastic depth (Huang et al. 2016, "Deep Networks with Stochastic Depth"), at one rate in all blocks.
+    """
 
     def __init__(self, size: schema.Transformer) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(size.width, size.heads, size.mlp_ratio) for _ in range(size.depth))
         self.norm = nn.LayerNorm(size.width)
+        self.drop_path = size.drop_path
         self.gradient_checkpointing = False
         self.apply(_initialise)
 
-    def forward(self, x: Float[Tensor, "b n d"], context: Context, padding_mask: PaddingMask) -> Float[Tensor, "b n d"]:
-        for block in self.blocks:
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        context: Context,
+        padding_mask: PaddingMask,
+        path_mask: Bool[Tensor, "b depth 2"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """The path mask is False at the attention and the MLP of blocks that are left out; None: at none of them."""
+        for number, block in enumerate(self.blocks):
+            scale = None if path_mask is None else path_mask[:, number].to(x.dtype) / (1 - self.drop_path)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, context, padding_mask, use_reentrant=False)
+                x = checkpoint(block, x, context, padding_mask, scale, use_reentrant=False)
             else:
-                x = block(x, context, padding_mask)
+                x = block(x, context, padding_mask, scale)
         return self.norm(x)
 
 

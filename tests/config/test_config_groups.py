@@ -161,11 +161,28 @@ def test_the_headings_of_the_defaults_list_agree_with_the_schema() -> None:
 
 
 def test_the_named_sizes() -> None:
-    sizes = {"nano": (128, 4, 8), "tiny": (192, 12, 3), "base": (768, 12, 12), "large": (1024, 24, 16)}
+    sizes = {
+        "nano": (128, 4, 8),
+        "tiny": (192, 12, 3),
+        "small": (384, 12, 6),
+        "base": (768, 12, 12),
+        "large": (1024, 24, 16),
+    }
     for name, (width, depth, heads) in sizes.items():
         model = compose([f"model={name}"]).model
-        for part in (model.encoder, model.decoder):
-            assert (part.width, part.depth, part.heads, part.mlp_ratio) == (width, depth, heads, 4)
+        for part, blocks in ((model.encoder, depth), (model.decoder, 4)):
+            assert (part.width, part.depth, part.heads, part.mlp_ratio) == (width, blocks, heads, 4)
+
+
+def test_the_recipe_of_olmoearth(root: str) -> None:
+    config = compose(["experiment=olmoearth_base", f"data.root={root}"])
+    assert (config.model.encoder.drop_path, config.model.decoder.drop_path) == (0.1, 0.0)
+    assert config.model.pixel_hidden_width == 64
+    assert config.masking.name == "random_time_with_decode"
+    assert config.masking.band_dropout == {"sentinel2_l2a": 0.2, "landsat": 0.2}
+    inputs = {name: len(m.band_sets) for name, m in config.data.modalities.items() if not m.decode_only}
+    assert inputs == {"sentinel2_l2a": 1, "sentinel1": 1, "landsat": 1}  # maps and elevation are targets
+    assert round(config.optimizer.warmup * config.trainer.steps, -3) == 8000
 
 
 def test_any_two_patch_sizes_reach_the_curriculum() -> None:

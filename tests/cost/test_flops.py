@@ -1,6 +1,8 @@
 """FLOPs of every part are those worked out by hand from the config: two for each multiply-add of a matrix product."""
 
+import dataclasses
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -14,8 +16,14 @@ from hybrid_patch.cost.fake_step import fake_steps
 from hybrid_patch.model.profiling import PARTS
 from hybrid_patch.train.step import Phase, TrainingModule
 
+Role = Literal["encode", "decode"]
 SAMPLES, VIEWS = 3, 2
 ROWS = SAMPLES * VIEWS
+PAIRS: dict[Role, dict[str, int]] = {
+    "encode": {"optical": 2 * 4, "height": 2},
+    "decode": {"optical": 4, "height": 2, "cover": 4},
+}
+"""The most tokens of `random_time_with_decode` on tiles of 2 × 2 patches, of which half a band set's are drawn."""
 
 
 class Hand:
@@ -39,10 +47,10 @@ class Hand:
         self.width = config.model.encoder.width
         self.guided = ""  # the modality whose tokens are upsampled, guided
         self._embedding()
-        visible = sum(
-            self._count(name, config.masking.encode_ratio) for name, m in modalities.items() if not m.decode_only
-        )
-        asked = sum(self._count(name, config.masking.decode_ratio) for name in modalities)
+        visible = sum(self._count(name, "encode") for name, m in modalities.items() if not m.decode_only)
+        asked = sum(self._count(name, "decode") for name in modalities)
+        if config.masking.name == "random_time_with_decode":
+            visible, asked = 2 * 4, 4 + 4  # two of three pairs, both of a series; one of a series, and the map
         self._blocks("encoder", config.model.encoder, visible, None)
         self._product("decoder", ROWS * visible, self.width, config.model.decoder.width, learning=2)  # the context
         self._blocks("decoder", config.model.decoder, asked, visible)
@@ -65,8 +73,12 @@ class Hand:
         """Coarse tokens of a sample."""
         return self.side**2 * self._timesteps(name) * len(self.modalities[name].band_sets)
 
-    def _count(self, name: str, ratio: float) -> int:
-        return round(ratio * self._grid(name))
+    def _count(self, name: str, role: Role) -> int:
+        """Tokens of a sample that are encoded or decoded; where samples differ, at most."""
+        if self.config.masking.name == "random_time_with_decode":
+            return PAIRS[role][name]
+        masking = self.config.masking
+        return round((masking.encode_ratio if role == "encode" else masking.decode_ratio) * self._grid(name))
 
     def _embedding(self) -> None:
         size = self.sizes.processing
@@ -75,14 +87,20 @@ class Hand:
             if modality.kind == "continuous":  # its bands whitened
                 pixels, channels = self.config.data.tile**2 * self._timesteps(name), modality.channels
                 self._product("embedding", SAMPLES * pixels, channels, channels, learning=0)
+                if name in self.config.masking.band_dropout:  # once more, without the bands that are dropped
+                    self._product("embedding", SAMPLES * pixels, channels, channels, learning=0)
             if modality.decode_only:
                 continue
             for channels in map(len, modality.band_sets):
                 patches = SAMPLES * self.side**2 * self._timesteps(name)
-                self._product("embedding", patches, size**2 * channels, self.width, learning=1)
+                hidden = self.config.model.pixel_hidden_width
+                if hidden is not None:
+                    self._product("embedding", patches * size**2, channels, hidden, learning=1)
+                kernel = hidden or channels
+                self._product("embedding", patches, size**2 * kernel, self.width, learning=2 if hidden else 1)
                 self._product("embedding", patches, 2 * channels, self.width, learning=1)  # its statistics
                 if size != base:  # the kernel resized
-                    self._product("embedding", size**2, base**2, channels * self.width, learning=1)
+                    self._product("embedding", size**2, base**2, kernel * self.width, learning=1)
 
     def _blocks(self, part: str, size: Transformer, tokens: int, context: int | None) -> None:
         width, hidden, keys = size.width, int(size.width * size.mlp_ratio), context or tokens
@@ -98,16 +116,16 @@ class Hand:
                 self.backward[part] += linear + 2 * 2 * ROWS * tokens * keys * width
             self._product(part, ROWS * tokens, hidden, width, learning=2)
 
-    def _drawn(self, name: str, ratio: float) -> tuple[int, int]:
+    def _drawn(self, name: str, role: Role) -> tuple[int, int]:
         """Cells and subpixels that a loss asks about."""
-        cells, most = self._count(name, ratio), self.config.loss.max_queries
+        cells, most = self._count(name, role), self.config.loss.max_queries
         if most is None or cells * self.subpixels <= most:
             return cells, self.subpixels
         return min(cells, most), min(max(most // cells, 1), self.subpixels)
 
     def _encoder_terms(self, name: str) -> None:
-        cells, subpixels = self._drawn(name, self.config.masking.encode_ratio)
-        everywhere = self._count(name, self.config.masking.encode_ratio)
+        cells, subpixels = self._drawn(name, "encode")
+        everywhere = self._count(name, "encode")
         self.guided = name if self.config.upsampler.name == "guided" and self.subpixels > 1 else ""
         self._upsampler(name, cells, subpixels, self.width)
         self._discrimination(name, cells, subpixels, everywhere, self.width)
@@ -124,9 +142,9 @@ class Hand:
 
     def _decoder_terms(self, name: str) -> None:
         width = self.config.model.decoder.width
-        cells, subpixels = self._drawn(name, self.config.masking.decode_ratio)
+        cells, subpixels = self._drawn(name, "decode")
         self._upsampler(name, cells, subpixels, width)
-        self._discrimination(name, cells, subpixels, self._count(name, self.config.masking.decode_ratio), width)
+        self._discrimination(name, cells, subpixels, self._count(name, "decode"), width)
         if self.config.loss.reconstruct.weight:
             pixels = self.modalities[name].channels * self.target_size**2
             self._head(name, cells * subpixels, width, pixels)
@@ -281,6 +299,9 @@ CASES = {
     "reconstruct": ["patch=hybrid", "loss.reconstruct.weight=1", "upsampler=subpixel"],
     "bfloat16": ["patch=hybrid", "runtime.precision=bf16-mixed"],
     "recomputed": ["patch=ps8", "runtime.gradient_checkpointing=true"],
+    "pixels in a hidden layer": ["patch=hybrid", "model.pixel_hidden_width=6", "model.base_patch_size=4"],
+    "pairs drawn": ["patch=hybrid", "masking=random_time_with_decode", "masking.views=2"],
+    "drop path": ["patch=hybrid", "model.encoder.drop_path=0.1", "model.decoder.drop_path=0.2"],
 }
 
 
@@ -305,6 +326,13 @@ def test_a_real_step_has_the_flops_of_the_fake_one(case: str) -> None:
     with FlopCounterMode(display=False) as counter:
         module(batch, sizes)["loss"].backward()
     assert counter.get_total_flops() == sum(sum(parts.values()) for parts in recorded_flops(config).values())
+
+
+def test_bands_are_whitened_once_more_where_some_are_dropped() -> None:
+    config = small("patch=hybrid")  # whose modalities are others
+    config = dataclasses.replace(config, masking=dataclasses.replace(config.masking, band_dropout={"optical": 0.2}))
+    hand = Hand(config, all_sizes(config.curriculum)[0])
+    assert recorded_flops(config) == {"forward": hand.forward, "backward": hand.backward}
 
 
 def test_no_fake_tensor_is_left_behind() -> None:

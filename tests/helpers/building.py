@@ -96,7 +96,7 @@ def make_batch(
         values[~valid_mask] = 0
         pixels[name], valid[name] = values, valid_mask
     presence = {name: coarse_presence(v, patch_size, len(modalities[name].band_sets)) for name, v in valid.items()}
-    masking = Masking(name="random", encode_ratio=0.5, decode_ratio=0.5, views=2)
+    masking = Masking(name="random", encode_ratio=0.5, decode_ratio=0.5, views=2, band_dropout={})
     views = [draw_masks(masking, modalities, presence, rng) for _ in range(2)]
     masks = {
         name: torch.from_numpy(np.stack([view[name] for view in views], axis=1)).flatten(0, 1) for name in presence
@@ -111,6 +111,16 @@ def make_batch(
         *by_role(masks, inputs(modalities)),
         query_sampling_for(patch_size**2, seed),
     )
+
+
+def crops_of(batch: Batch) -> list[Crop]:
+    """The samples of a batch as crops."""
+
+    def arrays(values: Mapping[str, torch.Tensor], i: int) -> dict[str, np.ndarray]:
+        return {name: each[i].numpy() for name, each in values.items()}
+
+    samples = range(len(batch.timestamps))
+    return [Crop(arrays(batch.pixels, i), arrays(batch.valid, i), batch.timestamps[i].numpy(), None) for i in samples]
 
 
 def inputs(modalities: Mapping[str, Modality]) -> list[str]:
@@ -172,7 +182,9 @@ def some_samples(batch: Batch, which: slice) -> Batch:
 def remade(batch: Batch, **changes: Any) -> Batch:
     """The batch with other pixels, masks, ... and what follows from them."""
     encoded, decoded = by_role(changes.get("masks", batch.masks), list(batch.encoded.each))
-    return dataclasses.replace(batch, **changes, encoded=encoded, decoded=decoded, guide_mask={}, skipped=())
+    return dataclasses.replace(
+        batch, **changes, encoded=encoded, decoded=decoded, guide_mask={}, band_mask={}, path_mask={}, skipped=()
+    )
 
 
 TINY = (

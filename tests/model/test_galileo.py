@@ -16,7 +16,7 @@ from hybrid_patch.data.patchify import patchify
 from hybrid_patch.errors import InputError
 from hybrid_patch.model.galileo import BANDS, GROUPS, GalileoEncoder, GalileoNetwork, Kind, released_weights
 
-NANO = Transformer(width=128, depth=4, heads=8, mlp_ratio=4.0)
+NANO = Transformer(width=128, depth=4, heads=8, mlp_ratio=4.0, drop_path=0.0)
 TOLERANCE = 1e-4
 S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 

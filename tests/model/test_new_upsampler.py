@@ -205,7 +205,7 @@ def test_the_yaml_of_a_built_in_one_lists_what_its_class_declares(name: str) -> 
 
 
 def test_a_network_is_built_without_a_config() -> None:
-    size = Transformer(width=32, depth=1, heads=4, mlp_ratio=2.0)
+    size = Transformer(width=32, depth=1, heads=4, mlp_ratio=2.0, drop_path=0.0)
     model = HybridModel(MODALITIES, [PatchSizes(8, 1)], size, size)
     assert isinstance(model.encoder_upsampler, Bilinear)
     upsampler = functools.partial(Guided, rank=4, random_features=2, deviation_radius=0, adapter=0)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from building import OPTICAL
+from torch import nn
 
 from hybrid_patch.data.patchify import patchify, repatchify
 from hybrid_patch.model.patch_embed import PatchEmbed, kernel_resize
@@ -36,9 +37,10 @@ def test_a_smaller_kernel_is_exact_on_patches_that_lose_nothing(base: int, size:
     torch.testing.assert_close(reduced @ (kernel.flatten(1) @ smaller).mT, patch @ kernel.flatten(1).mT)
 
 
+@pytest.mark.parametrize("hidden", [None, 5])
 @pytest.mark.parametrize("patch_size", [1, 2, 4, 8])
-def test_uniform_ground_has_one_embedding_at_every_patch_size(patch_size: int) -> None:
-    embed = PatchEmbed(OPTICAL, 16, 8, statistics=True).double()
+def test_uniform_ground_has_one_embedding_at_every_patch_size(patch_size: int, hidden: int | None) -> None:
+    embed = PatchEmbed(OPTICAL, 16, 8, pixel_hidden_width=hidden, statistics=True).double()
     pixels = torch.rand(1, 1, 1, 2, 4, dtype=DOUBLE).expand(1, 24, 24, 2, 4)
     valid = torch.ones(1, 24, 24, 2, dtype=torch.bool)
     tokens = embed(patchify(pixels, patch_size), valid)
@@ -48,7 +50,7 @@ def test_uniform_ground_has_one_embedding_at_every_patch_size(patch_size: int) -
 
 
 def test_the_embedding_is_a_convolution() -> None:
-    embed = PatchEmbed(OPTICAL, 16, 4, statistics=False).double()
+    embed = PatchEmbed(OPTICAL, 16, 4, pixel_hidden_width=None, statistics=False).double()
     pixels, valid = torch.randn(2, 8, 12, 3, 4, dtype=DOUBLE), torch.ones(2, 8, 12, 3, dtype=torch.bool)
     kernel = embed.kernel(0, 4).reshape(4, 4, 3, 16).permute(3, 2, 0, 1)
     images = pixels[..., :3].permute(0, 3, 4, 1, 2).flatten(0, 1)
@@ -56,8 +58,24 @@ def test_the_embedding_is_a_convolution() -> None:
     torch.testing.assert_close(embed(patchify(pixels, 4), valid)[..., 0, :], expected + embed.bias[0])
 
 
+def test_a_hidden_layer_of_each_pixel_s_bands_comes_first() -> None:
+    embed = PatchEmbed(OPTICAL, 16, 4, pixel_hidden_width=5, statistics=False).double()
+    pixels, valid = torch.rand(2, 8, 12, 3, 4, dtype=DOUBLE), torch.rand(2, 8, 12, 3) > 0.3
+    pixels = pixels * valid[..., None]
+    tokens = embed(patchify(pixels, 4), valid)
+    for s, bands in enumerate(([0, 1, 2], [3])):
+        layer = embed.hidden[s]
+        assert isinstance(layer, nn.Linear)
+        hidden = (pixels[..., bands] @ layer.weight.mT + layer.bias).clamp(min=0)
+        hidden[~valid] = 0  # a missing pixel has no bias either
+        kernel = embed.kernel(s, 4).reshape(4, 4, 5, 16).permute(3, 2, 0, 1)
+        images = hidden.permute(0, 3, 4, 1, 2).flatten(0, 1)
+        expected = F.conv2d(images, kernel, stride=4).unflatten(0, (2, 3)).permute(0, 3, 4, 1, 2)
+        torch.testing.assert_close(tokens[..., s, :], expected + embed.bias[s])
+
+
 def test_statistics_are_of_valid_pixels() -> None:
-    embed = PatchEmbed(OPTICAL, 16, 4, statistics=True).double()
+    embed = PatchEmbed(OPTICAL, 16, 4, pixel_hidden_width=None, statistics=True).double()
     pixels, valid = torch.rand(1, 4, 4, 1, 4, dtype=DOUBLE), torch.rand(1, 4, 4, 1) > 0.4
     pixels = pixels * valid[..., None]
     token = embed(patchify(pixels, 4), valid)[0, 0, 0, 0, 1]

@@ -91,7 +91,9 @@ class OlmoEarthEncoder(ReleasedEncoder):
         tokens: Float[Tensor, "b n d"],
         mask: Bool[Tensor, "b n"] | None,
         positions: Float[Tensor, "b n 3"] | None,
+        path_mask: Bool[Tensor, "b depth 2"] | None,
     ) -> Float[Tensor, "b n d"]:
+        assert path_mask is None  # the package's blocks draw their own: refused with the config
         for block in self.network.blocks:
             run = partial(block, attn_mask=mask, rope_positions=positions)
             if self.network.gradient_checkpointing and torch.is_grad_enabled():
