@@ -71,6 +71,7 @@ class Batch:
         guide_mask: per modality `[B V, H, W, T]`, the pixels that upsamplers may look at; all of a modality not in it.
         skipped: the error of each broken sample that was replaced by another.
         taught: with `target=self`, what the teacher said.
+        labels: with `target=labels`, a class (`UNLABELLED`: none) or a number (NaN: none) for every pixel.
     """
 
     pixels: Mapping[str, Float[Tensor, "b height width _ _"]]
@@ -83,6 +84,7 @@ class Batch:
     guide_mask: Mapping[str, Bool[Tensor, "bv height width _"]] = dataclasses.field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     taught: Taught | None = None
+    labels: Int[Tensor, "b height width"] | Float[Tensor, "b height width"] | None = None
 
     @property
     def views(self) -> int:
@@ -104,7 +106,7 @@ class Batch:
         rows = slice(which.start * self.views, which.stop * self.views)
         parts = {
             name: _changed(getattr(self, name), lambda x: x[which])
-            for name in ("pixels", "valid", "timestamps", "taught")
+            for name in ("pixels", "valid", "timestamps", "taught", "labels")
         }
         for name in ("masks", "encoded", "decoded", "guide_mask"):
             parts[name] = _changed(getattr(self, name), lambda x: x[rows])

@@ -24,6 +24,7 @@ class Crop:
         timestamps: `[T, 3]`.
         labels: `[h, w]` of the part of the window that is inside the sample; None if the source has none of pixels.
         label: of the whole sample; None if the source has none of samples.
+        numbers: as `labels`, of a source whose labels are numbers.
     """
 
     pixels: dict[str, Float[Array, "h w _ _"]]
@@ -31,6 +32,7 @@ class Crop:
     timestamps: Int[Array, "t 3"]
     labels: Int[Array, "_ _"] | None
     label: int | None = None
+    numbers: Float[Array, "_ _"] | None = None
 
     def any_valid(self, inputs: Collection[str]) -> Bool[Array, "h w"]:
         """`[H, W]`: where any of some modalities was measured at any time."""
@@ -78,6 +80,7 @@ class MaskedCrop(NamedTuple):
         guide_mask: per modality `[V, H, W, T]` the pixels that upsamplers may look at; empty: all.
         skipped: what was wrong with the broken samples that it replaces.
         taught: a teacher's numbers for a window `[H, W, T, S, K]`, per modality, and the window's corner in the crop.
+        labels: `[H, W]` that are learned from, classes or numbers; None: none.
     """
 
     crop: Crop
@@ -85,6 +88,7 @@ class MaskedCrop(NamedTuple):
     guide_mask: dict[str, Bool[Array, "v _ _ _"]]
     skipped: tuple[str, ...] = ()
     taught: tuple[Mapping[str, Float[Array, "side side _ _ _"]], tuple[int, int]] | None = None
+    labels: Int[Array, "h w"] | Float[Array, "h w"] | None = None
 
 
 def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampling: QuerySampling) -> Batch:
@@ -97,7 +101,11 @@ def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampli
     if all(sample.taught is not None for sample in samples):
         numbers, corners = zip(*(sample.taught for sample in samples), strict=True)
         taught = Taught(default_collate(numbers), torch.tensor(corners))
-    return Batch(pixels, valid, timestamps, masks, *by_role(masks, inputs), query_sampling, guide_mask, skipped, taught)
+    labels = None
+    if all(sample.labels is not None for sample in samples):
+        labels = default_collate([sample.labels for sample in samples])
+    roles = by_role(masks, inputs)
+    return Batch(pixels, valid, timestamps, masks, *roles, query_sampling, guide_mask, skipped, taught, labels)
 
 
 def read_crop(
@@ -130,4 +138,4 @@ def crop_of(sample: Sample, modalities: Mapping[str, Modality], window: Window, 
             )
     timestamps = np.zeros((series, 3), np.int64)
     timestamps[: len(sample.timestamps)] = sample.timestamps
-    return Crop(pixels, valid, timestamps, sample.labels, sample.label)
+    return Crop(pixels, valid, timestamps, sample.labels, sample.label, sample.numbers)

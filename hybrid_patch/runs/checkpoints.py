@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NotRequired
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -29,8 +29,17 @@ class Counters(TypedDict):
     skipped: int
 
 
+class Best(TypedDict):
+    """The best score on validation tiles, the step of its weights, and the step of the last score."""
+
+    score: float
+    step: int
+    scored: int
+
+
 class State(TypedDict):
-    """What a checkpoint holds: state dicts, and the modalities with their statistics as plain values."""
+    """What a checkpoint holds: state dicts, the modalities with their statistics as plain values, the classes that a
+    head predicts, and of a fine-tuning which weights were best so far."""
 
     __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, extra="forbid", strict=True)  # type: ignore[misc]
 
@@ -39,6 +48,8 @@ class State(TypedDict):
     optimizer: "OptimizerState"
     counters: Counters
     modalities: dict[str, dict[str, Any]]
+    classes: list[str]
+    best: NotRequired[Best]
 
 
 class OptimizerState(TypedDict):
@@ -85,13 +96,25 @@ def checkpoint_path(folder: Path, step: int, sharded: bool = False) -> Path:
     return folder / f"step_{step:09d}.{'shards' if sharded else 'pt'}"
 
 
-def prune_checkpoints(folder: Path, keep_newest: int) -> None:
-    """Remove all but the newest checkpoints."""
-    for _, old in list_checkpoints(folder)[:-keep_newest]:
-        if old.is_dir():
-            shutil.rmtree(old.rename(old.with_name(f".{old.name}.part")))  # half a folder must not look whole
-        else:
-            old.unlink()
+def prune_checkpoints(folder: Path, keep_newest: int, best: int | None = None) -> None:
+    """Remove all but the newest checkpoints, and but that of the best step."""
+    for step, old in list_checkpoints(folder)[:-keep_newest]:
+        if step != best:
+            _remove(old)
+
+
+def remove_checkpoints_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps."""
+    for later, path in list_checkpoints(folder):
+        if later > step:
+            _remove(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    if checkpoint.is_dir():
+        shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.part")))  # half must not look whole
+    else:
+        checkpoint.unlink()
 
 
 def read_checkpoint(path: Path) -> State:

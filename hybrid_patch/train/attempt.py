@@ -98,7 +98,7 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
         if fabric.is_global_zero and "data" not in run.identity():
             look_at_data(config, source, run)
         torch.manual_seed(config.seed)
-        module = TrainingModule(config, source.modalities)
+        module = TrainingModule(config, source.modalities, source.class_names() if config.head.name != "none" else ())
         if pretrained is not None:
             begin_with(module.model, config.init, pretrained)
         taught = None

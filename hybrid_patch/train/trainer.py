@@ -263,6 +263,7 @@ class Trainer:
             "optimizer": self.training_step.optimizer.state_dict(),
             "counters": self.counters,
             "modalities": {name: dataclasses.asdict(m) for name, m in self.source.modalities.items()},
+            "classes": list(self.module.classes),
         }
         checkpointing.save(self.fabric, self.run, self.step, state, self.config.trainer.keep_checkpoints)
         self.saved = self.step
