@@ -47,7 +47,7 @@ class LabelTarget:
 
     name: Literal["labels"]
     fraction: Annotated[float, Field(gt=0, le=1)]
-    """Share of the training labels that are learned from; by the same seed, a smaller share is a part of a larger one."""
+    """Share of the training labels that are learned from; with one seed, a smaller share is a part of a larger."""
     fraction_of: Literal["tiles", "pixels"]
     """Whether the share is of training samples (`tiles`, at least one) or of pixels of each."""
     validate_every: Amount

@@ -137,7 +137,7 @@ class TrainingSteps(Dataset[Batch | BrokenSampleError]):
         return {name: rng.random((views, *sample.valid[name].shape), np.float32) >= dropout for name in self.inputs}
 
     def _crop(self, index: int, tile: int, rng: np.random.Generator) -> tuple[Crop, Labels | None]:
-        """A random window and random timesteps of a sample with something in them for the encoder to see, and labels."""
+        """A random window and random timesteps of a sample with something for the encoder to see, and labels."""
         data = self.config.data
         height, width, length = self.source.shape(index)
         unlabelled = None

@@ -88,7 +88,7 @@ class Source(Protocol):
     def modalities(self) -> Mapping[str, Modality]: ...
 
     def class_names(self) -> tuple[str, ...]:
-        """The label classes; none if there are no labels, or if these are numbers. Raises InputError if the labels are none."""
+        """The label classes; none without labels, or if these are numbers. Raises InputError if they are no classes."""
         ...
 
     def indices(self, split: str) -> Int[Array, " n"]:

@@ -17,7 +17,7 @@ TILES, PIXELS = 3, 4
 
 @dataclasses.dataclass(frozen=True)
 class TrainingLabels:
-    """The labels of a source that `target=labels` learns from; by the same seed, a smaller share is part of a larger."""
+    """The labels that `target=labels` learns from; with one seed, a smaller share is part of a larger one."""
 
     source: Source
     target: LabelTarget
@@ -40,11 +40,10 @@ class TrainingLabels:
             labels, none = crop.numbers.astype(np.float32), math.nan
         elif crop.labels is not None:
             labels, none = crop.labels.astype(np.int64), UNLABELLED
-            if (largest := int(labels.max(initial=UNLABELLED))) >= (classes := len(self.source.class_names())):
+            largest, classes = int(labels.max(initial=UNLABELLED)), len(self.source.class_names())
+            if largest >= classes:
                 name = self.source.name(index)
-                raise BrokenSampleError(
-                    f"{name}: holds the class {largest}; the {classes} classes are 0 to {classes - 1}"
-                )
+                raise BrokenSampleError(f"{name}: holds the class {largest}; there are {classes}, from 0 on")
         else:
             kind = "has labels of whole samples, but none of pixels" if crop.label is not None else "has no labels"
             raise InputError(f"target=labels: {self.source.name(index)} {kind}; name them, as by data.labels=FOLDER")

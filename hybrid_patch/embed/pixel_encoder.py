@@ -59,7 +59,7 @@ class PixelEncoder(nn.Module):
         return fine[..., :height, :width]
 
     def predict(self, images: Mapping[str, Float[Tensor, "b _ _ h w"]], dates: Dates = ()) -> Float[Tensor, "b k h w"]:
-        """The labels of pixels, by the head of a fine-tuned model: probabilities of `classes`, or a number `[B, 1, H, W]`.
+        """The labels of pixels, by the head of a fine-tuned model: probabilities of `classes`, or one number.
 
         Raises InputError for images that do not fit the model, or without a head.
         """

@@ -1,8 +1,8 @@
 """Heads: the labels of pixels, classes or numbers, from the embeddings of pixels.
 
 A pixel's embedding is the mean of its fine tokens over modalities, timesteps and band sets. Heads begin with a linear
-map of it, which commutes with interpolation and with the mean: it is applied to the factors of fine tokens, and only its
-result, of a few numbers, is made for every pixel.
+map of it, which commutes with interpolation and with the mean: it is applied to the factors of fine tokens, and only
+its result, of a few numbers, is made for every pixel.
 """
 
 import abc
@@ -79,7 +79,7 @@ class Linear(Head):
 
 
 class Conv(Head):
-    """A linear map to a few channels, then convolutions of 3 × 3 output patches, each after a GELU, and a linear map."""
+    """A linear map to a few channels, then convolutions of 3 × 3 output patches, and a linear map; GELUs between."""
 
     def __init__(self, width: int, classes: Sequence[str], options: ConvHead) -> None:
         super().__init__(width, classes)

@@ -35,9 +35,10 @@ from hybrid_patch.runs.records import DamagedFileError
 from hybrid_patch.runs.stop_signal import Stopped, StopRequest, stop_requests
 from hybrid_patch.train import checkpointing
 from hybrid_patch.train.distributed import end_at_once, open_fabric, together
+from hybrid_patch.train.evaluations import missing_evaluation
 from hybrid_patch.train.step import TrainingModule
 from hybrid_patch.train.teacher import taught_windows
-from hybrid_patch.train.trainer import Trainer, missing_evaluation
+from hybrid_patch.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

@@ -102,7 +102,8 @@ class TrainingModule(nn.Module):
             labels = [torch.from_numpy(each) for each in dataset.first_labels(FITTED_CROPS)]
             if not any(map(len, labels)):
                 raise InputError(
-                    f"target=labels: no pixel of the first {FITTED_CROPS} crops has a label; check data.labels"
+                    f"target=labels: no pixel of the first {FITTED_CROPS} crops has a label; check data.labels, "
+                    "or try a larger target.fraction"
                 )
             head.fit_embeddings(self._embeddings(dataset))
             if not head.classes:
