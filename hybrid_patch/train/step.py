@@ -15,6 +15,7 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.loader import TrainingSteps
+from hybrid_patch.data.source import Source
 from hybrid_patch.embed.per_pixel import unmasked_batch
 from hybrid_patch.errors import InputError
 from hybrid_patch.loss.all_gather import global_sum, world_size
@@ -139,6 +140,11 @@ class TrainingModule(nn.Module):
                 owner, part, *_ = name.split(".")
                 counts[part if owner == "model" and part != "head" else "heads"] += parameter.numel()
         return counts
+
+
+def label_classes(config: Config, source: Source) -> tuple[str, ...]:
+    """The classes that the head of a config learns; none without a head, or if the labels are numbers."""
+    return () if config.head.name == "none" else source.class_names()
 
 
 class TrainingStep:

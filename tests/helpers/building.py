@@ -26,7 +26,7 @@ from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.stop_signal import StopRequest
 from hybrid_patch.train.attempt import prepare
 from hybrid_patch.train.checkpointing import newest
-from hybrid_patch.train.step import TrainingModule
+from hybrid_patch.train.step import TrainingModule, label_classes
 from hybrid_patch.train.trainer import Trainer
 
 OPTICAL = Modality(
@@ -185,7 +185,7 @@ def trained_run(folder: Path, *overrides: str, steps: int = 2, stop_after: int |
 
     def trainer() -> Trainer:
         torch.manual_seed(config.seed)
-        module = TrainingModule(config, source.modalities)
+        module = TrainingModule(config, source.modalities, label_classes(config, source))
         fabric = Fabric(accelerator="cpu", devices=1)
         return Trainer(config, fabric, run, source, module, newest(fabric, run))
 
