@@ -46,8 +46,8 @@ class NumberErrors:
 
     def scores(self) -> dict[str, float]:
         """`rmse`, in the unit of the labels, and `r2`, the share of their variance that is explained; or NaN."""
-        total = np.sum(list(self._sums.values()) or [np.zeros(4)], axis=0)
-        return {"rmse": float(rmse(total)), "r2": float(r_squared(total))}
+        total = np.sum(list(self._sums.values()) or [np.zeros(4)], axis=0)[None]
+        return {"rmse": float(rmse(total)[0]), "r2": float(r_squared(total)[0])}
 
     def report(self, bootstrap_seed: int = 0) -> dict[str, Any] | None:
         """The scores as `Estimate`s, and the number of pixels; None without any."""
@@ -61,7 +61,7 @@ class NumberErrors:
         of_draws = drawn @ sums
         return {
             **{
-                name: estimate_of_draws(score(sums.sum(0))[None], score(of_draws))._asdict()
+                name: estimate_of_draws(score(sums.sum(0)[None]), score(of_draws))._asdict()
                 for name, score in (("rmse", rmse), ("r2", r_squared))
             },
             "pixels": int(sums[:, 0].sum()),
@@ -101,7 +101,7 @@ def validation_scores(
         elif tile.numbers is not None:
             errors.add(tile.group, tile.numbers, predicted[..., 0])
     if model.classes:
-        return {"miou": float(miou(confusion)), "accuracy": float(accuracy(confusion))}
+        return {"miou": float(miou(confusion[None])[0]), "accuracy": float(accuracy(confusion[None])[0])}
     return errors.scores()
 
 

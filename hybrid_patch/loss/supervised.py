@@ -12,6 +12,7 @@ from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.crops import Crop
+from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.source import UNLABELLED
 from hybrid_patch.loss.all_gather import global_sum, world_size
 from hybrid_patch.loss.forward_pass import ForwardPass
@@ -56,8 +57,8 @@ class Supervised(nn.Module):
         """The term by its name, and `loss`, the same; in a microbatch, its share of it."""
         batch, head = passed.batch, passed.model.head
         assert head is not None
-        factor = passed.sizes.factor
-        everywhere = {name: Positions.everywhere(batch.masks[name], factor) for name in batch.encoded.each}
+        encoded = {name: batch.masks[name] == Mask.ENCODE for name in batch.encoded.each}
+        everywhere = {name: Positions.everywhere(mask, passed.sizes.factor) for name, mask in encoded.items()}
         tokens = passed.tokens("encoder", everywhere)
         with passed.full_precision():
             context = context or self.batch_context(batch, passed.sizes)

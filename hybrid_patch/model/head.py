@@ -49,13 +49,13 @@ class Head(nn.Module, abc.ABC):
         """The probabilities of classes, or a number in the unit of the labels, from what `forward` returns."""
         return outputs.softmax(-1) if self.classes else outputs * self.label_scale + self.label_mean
 
-    def fit_embeddings(self, embeddings: Iterable[Float[Tensor, "n d"]]) -> None:
+    def fit_embeddings(self, embeddings: Iterable[Float[Tensor, "_ d"]]) -> None:
         """Fit the statistics of embeddings."""
         average, deviation = _moments(embeddings)
         self.embedding_mean.copy_(average)
         self.embedding_scale.copy_(deviation)
 
-    def fit_numbers(self, numbers: Iterable[Float[Tensor, " n"]]) -> None:
+    def fit_numbers(self, numbers: Iterable[Float[Tensor, " _"]]) -> None:
         """Fit the statistics of labels that are numbers."""
         average, deviation = _moments(each[:, None] for each in numbers)
         self.label_mean.copy_(average[0])
@@ -103,7 +103,7 @@ def build_head(options: NoHead | LinearHead | ConvHead, width: int, classes: Seq
     return Linear(width, classes) if isinstance(options, LinearHead) else None
 
 
-def _moments(values: Iterable[Float[Tensor, "n d"]]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+def _moments(values: Iterable[Float[Tensor, "_ d"]]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
     """Mean and standard deviation over all n; 0 and 1 without any, and 1 for what does not vary."""
     count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for each in values:

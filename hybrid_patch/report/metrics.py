@@ -33,8 +33,8 @@ SCORE_KEYS = {
     "head_miou": ("embedding", "head", "all"),
 }
 """Where a score is in an evaluation: features, classifier, pixels."""
-HEAD_NUMBERS = ("rmse", "r2")
-"""Scores of a head that predicts numbers."""
+HEADS = {"head_miou": "mIoU", "head_rmse": "RMSE", "head_r2": "R²"}
+"""What the page calls the scores of fine-tuned heads: of classes, and of numbers."""
 FIGURES = ("lattice_ratio", "window_ratio")
 """Those of an evaluation's figures without labels that are shown."""
 BASELINES = {
@@ -117,7 +117,7 @@ def _medians(metrics: Columns, parts: int) -> list[float]:
 
 def scores(run: Run) -> dict[str, float]:
     figures = {name: nested(run.evaluation, "structure", name) for name in FIGURES}
-    figures |= {f"head_{name}": nested(run.evaluation, "numbers", name, "mean") for name in HEAD_NUMBERS}
+    figures |= {f"head_{name}": nested(run.evaluation, "numbers", name, "mean") for name in ("rmse", "r2")}
     return _mious(run, SCORE_KEYS) | _numbers(figures)
 
 
