@@ -102,17 +102,15 @@ def _frozen(name: str) -> str:
 def _config_of(run: str) -> dict[str, Any]:
     """The plain config of a run or of an exported model, with the modalities that it was trained on."""
     from hybrid_patch.config.compose import frozen_config, plain_values
-    from hybrid_patch.runs.exported import CONFIG, DESCRIBED_OF, is_exported, local_folder, read_part
+    from hybrid_patch.runs.exported import CONFIG, DESCRIBED_OF, MODALITIES, is_exported, local_folder, read_part
+    from hybrid_patch.runs.records import parser
 
     folder = local_folder(run)
     if not is_exported(folder):
         return plain_values(frozen_config(Path(folder)))
-    plain = dict(read_part(folder / CONFIG, DESCRIBED_OF)["config"])
-    from hybrid_patch.model.pretrained import MODALITIES_OF
-    from hybrid_patch.runs.exported import MODALITIES
-
-    modalities = read_part(folder / MODALITIES, MODALITIES_OF)
-    return plain | {"data": {**plain["data"], "modalities": {n: dataclasses.asdict(m) for n, m in modalities.items()}}}
+    plain = read_part(folder / CONFIG, DESCRIBED_OF)["config"]
+    modalities: Any = read_part(folder / MODALITIES, parser(dict[str, Any]))
+    return plain | {"data": {**plain["data"], "modalities": modalities}}
 
 
 def _patch_sizes(plain: dict[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class TrainingModule(nn.Module):
             sizes,
         )
 
+    @torch.no_grad()
     def fit(self, dataset: TrainingSteps) -> None:
         """Fit what model and targets must know of the data, at the beginning of a training, to its first crops."""
         crops: Iterable[Crop] = dataset.first_crops(FITTED_CROPS)
@@ -110,7 +111,6 @@ class TrainingModule(nn.Module):
             if not head.classes:
                 head.fit_numbers(labels)
 
-    @torch.no_grad()
     def _embeddings(self, dataset: TrainingSteps) -> Iterator[Float[Tensor, "n d"]]:
         """The embeddings of the first crops, at positions with a token."""
         sizes = sizes_at(dataset.config, 0)
@@ -119,7 +119,6 @@ class TrainingModule(nn.Module):
             encoded = torch.stack([fine.grid.mask.flatten(3).any(-1) for fine in tokens]).any(0)
             yield mean(tokens, None)[repeat_cells(encoded, sizes.factor)]
 
-    @torch.no_grad()
     def _tokens(self, dataset: TrainingSteps, sizes: PatchSizes) -> Iterator[dict[str, TokenGrid]]:
         """The encoder's tokens of the first crops, all of them visible, as they are before they are centred."""
         for batch in self._unmasked(dataset, sizes):

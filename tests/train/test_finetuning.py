@@ -21,13 +21,14 @@ from hybrid_patch.runs.checkpoints import list_checkpoints, newest_checkpoint
 from hybrid_patch.train import step
 from hybrid_patch.train.attempt import train
 
+QUICK = (*TINY, "~data.modalities.sentinel1", "data.timesteps=1", "upsampler.rank=4", "upsampler.random_features=8")
 TUNED = ("logger=none", "evaluation=none", "trainer.batch_size=2", "runtime.threads=1")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pretrained run."""
-    return trained_run(tmp_path_factory.mktemp("before") / "run", *TINY)
+    return trained_run(tmp_path_factory.mktemp("before") / "run", *QUICK)
 
 
 @pytest.fixture(autouse=True)
@@ -63,8 +64,9 @@ def tuned(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_frozen_run_is_left_as_it_was_but_for_the_head(run: Path, tuned: Path) -> None:
     before, after = state(run)["model"], state(tuned)["model"]
-    same_parts = ("encoder.", "encoder_upsampler.", "whitening.")
-    assert all(torch.equal(before[name], tensor) for name, tensor in after.items() if name.startswith(same_parts))
+    same_parts = ("encoder.", "encoder_upsampler.")
+    changed = [name for name, x in after.items() if name.startswith(same_parts) and not torch.equal(before[name], x)]
+    assert not changed
     assert {name.partition(".")[0] for name in after} - {name.partition(".")[0] for name in before} == {"head"}
     assert state(tuned)["classes"] == list(open_source(frozen_config(run).data).class_names())
 
@@ -74,7 +76,8 @@ def test_the_whole_network_learns_more_than_a_constant_answer(run: Path, tmp_pat
     tuned = finetuned(tmp_path / "tuned", f"run={run}", "steps=40", *words)
     best = max((row for row in rows(tuned) if "validation_miou" in row), key=lambda row: row["validation_miou"])
     source = open_source(frozen_config(tuned).data)
-    labels = np.concatenate([source.read(i, Window(0, 0, 32, 32), np.arange(1)).labels for i in source.indices("val")])  # type: ignore[misc]
+    window, date = Window(0, 0, 32, 32), np.arange(1)
+    labels = np.stack([source.read(index, window, date).labels for index in source.indices("val").tolist()])
     shares = np.bincount(labels.ravel()) / labels.size
     constant = shares.max() / (shares > 0).sum()
     assert best["validation_miou"] > 1.5 * constant
@@ -84,14 +87,14 @@ def test_the_whole_network_learns_more_than_a_constant_answer(run: Path, tmp_pat
 
 def test_numbers_are_predicted_in_their_unit(run: Path, tmp_path: Path) -> None:
     words = ("data.label_kind=numbers", "data.scenes=16", "target.validate_every=10", "target.patience=null")
-    tuned = finetuned(tmp_path / "tuned", f"run={run}", "steps=40", "head=linear", "optimizer.lr=0.003", *words)
+    tuned = finetuned(tmp_path / "tuned", f"run={run}", "steps=40", "head=linear", "optimizer.lr=0.01", *words)
     best = max(row["validation_r2"] for row in rows(tuned) if "validation_r2" in row)
     assert best > 0.1  # 0: a constant answer
     model = hybrid_patch.load(tuned, "cpu")
     assert model.classes == ()
     source = open_source(model.config.data)
-    sample = source.read(int(source.indices("train")[0]), Window(0, 0, 32, 32), np.arange(2))
-    dates = ["2020-03-01", "2020-07-01"]
+    sample = source.read(int(source.indices("train")[0]), Window(0, 0, 32, 32), np.arange(1))
+    dates = ["2020-07-01"]
     images = {name: np.where(sample.valid[name][..., None], x, np.nan) for name, x in sample.images.items()}
     predicted = model.predict(images, dates)
     assert predicted.shape == (32, 32, 1)
@@ -102,11 +105,11 @@ def test_numbers_are_predicted_in_their_unit(run: Path, tmp_path: Path) -> None:
 
 def test_the_best_weights_are_those_of_the_finished_run(run: Path, tmp_path: Path) -> None:
     words = ("target.validate_every=2", "target.patience=2", "optimizer.lr=0.05", "optimizer.warmup=0.0")
-    tuned = finetuned(tmp_path / "tuned", f"run={run}", "steps=80", *words, "trainer.checkpoint_every=3")
+    tuned = finetuned(tmp_path / "tuned", f"run={run}", "steps=40", *words, "trainer.checkpoint_every=3")
     scored = {row["step"]: row["validation_miou"] for row in rows(tuned) if "validation_miou" in row}
     last = max(scored)
     best = max(scored, key=lambda step: (scored[step], -step))
-    assert last == len(rows(tuned)) < 80
+    assert last == len(rows(tuned)) < 40
     assert last - best == 4
     assert [step for step, _ in list_checkpoints(tuned / "checkpoints")][-1] == best
     assert state(tuned)["best"]["step"] == best
@@ -115,20 +118,20 @@ def test_the_best_weights_are_those_of_the_finished_run(run: Path, tmp_path: Pat
     assert len(rows(tuned)) == last
 
 
-@pytest.mark.parametrize("left", ["of the best step", "before the best"])
-def test_gone_on_with_is_the_same_to_the_last_bit(run: Path, tmp_path: Path, left: str) -> None:
-    words = (f"run={run}", "steps=12", "target.validate_every=3", "target.patience=2", "optimizer.lr=0.02")
+def test_gone_on_with_is_the_same_to_the_last_bit(run: Path, tmp_path: Path) -> None:
+    words = (f"run={run}", "steps=10", "target.validate_every=2", "target.patience=2", "optimizer.lr=0.02")
     every = ("trainer.checkpoint_every=1", "trainer.keep_checkpoints=99")
     whole = finetuned(tmp_path / "whole", *words)
     parted = finetuned(tmp_path / "parted", *words, *every)
     best = state(whole)["best"]["step"]
-    for number, path in list_checkpoints(parted / "checkpoints"):
-        if number > (best if left == "of the best step" else best - 1):
-            path.unlink()
-    (parted / "status.json").unlink()
-    assert train(frozen_config(parted)) == 0
-    assert rows(whole) == rows(parted)
-    assert same(state(whole), state(parted))
+    for newest in (best, best - 1):  # its validation is done, or still to come
+        for number, path in list_checkpoints(parted / "checkpoints"):
+            if number > newest:
+                path.unlink()
+        (parted / "status.json").unlink()
+        assert train(frozen_config(parted)) == 0
+        assert rows(whole) == rows(parted)
+        assert same(state(whole), state(parted))
 
 
 def test_an_exported_model_predicts_as_its_run(tuned: Path, tmp_path: Path) -> None:
@@ -164,8 +167,7 @@ def test_the_module_of_torch_predicts_with_gradients(run: Path, tuned: Path) -> 
 
 
 def test_sensors_that_the_labels_come_without_are_left_out(run: Path, tmp_path: Path) -> None:
-    words = ("~data.modalities.sentinel1", "~data.modalities.srtm")
-    tuned = finetuned(tmp_path / "tuned", f"run={run}", "steps=1", "freeze=all", *words)
+    tuned = finetuned(tmp_path / "tuned", f"run={run}", "steps=1", "freeze=all", "~data.modalities.srtm")
     before, after = state(run)["model"], state(tuned)["model"]
     kept_parts = [name for name in after if name.startswith(("encoder.", "encoder_upsampler."))]
     assert not any("srtm" in name for name in kept_parts)
@@ -173,8 +175,8 @@ def test_sensors_that_the_labels_come_without_are_left_out(run: Path, tmp_path: 
 
 
 def test_a_run_with_a_curriculum_is_tuned_at_its_last_patch_sizes(tmp_path: Path) -> None:
-    words = (*TINY, "curriculum=gradual", "upsampler=learned")
-    before = trained_run(tmp_path / "run", *words, steps=8)
+    words = (*TINY, "~data.modalities.sentinel1", "curriculum=gradual", "upsampler=learned")
+    before = trained_run(tmp_path / "run", *words, steps=4)
     tuned = finetuned(tmp_path / "tuned", f"run={before}", "steps=2", "freeze=all")
     assert {row["output_patch_size"] for row in rows(tuned)} == {1}
     a, b = (state(folder)["model"] for folder in (before, tuned))
