@@ -42,7 +42,7 @@ class Tile:
     whole: Crop
     valid_mask: Bool[Array, "h w"]
     labels: Int[Array, "rows columns"] | None
-    numbers: Float[Array, "h w"] | None
+    numbers: Float[Array, "h w"] | None = None
 
     @property
     def pooled(self) -> bool:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
+from torch import nn
+
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.target_options import LabelTarget
 from hybrid_patch.embed.trained_model import TrainedModel
@@ -32,7 +34,7 @@ def _front_matter(license_name: str) -> Iterator[str]:
 
 def _model(model: TrainedModel) -> Iterator[str]:
     sizes, size = model.sizes, model.config.model.encoder
-    parts = {"encoder": model.network.encoder, "upsampler": model.network.encoder_upsampler}
+    parts: dict[str, nn.Module] = {"encoder": model.network.encoder, "upsampler": model.network.encoder_upsampler}
     if (head := model.network.head) is not None:
         parts["head"] = head
     numbers = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in parts.items())

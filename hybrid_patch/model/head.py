@@ -29,6 +29,11 @@ class Head(nn.Module, abc.ABC):
     numbers that it learns. All statistics are part of the weights.
     """
 
+    embedding_mean: Float[Tensor, " d"]
+    embedding_scale: Float[Tensor, " d"]
+    label_mean: Float[Tensor, ""]
+    label_scale: Float[Tensor, ""]
+
     def __init__(self, width: int, classes: Sequence[str]) -> None:
         super().__init__()
         self.classes = tuple(classes)

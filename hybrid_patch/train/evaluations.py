@@ -45,7 +45,6 @@ class Evaluations:
         self, config: Config, fabric: Fabric, run: RunDirectory, source: Source, module: TrainingModule
     ) -> None:
         self.config, self.fabric, self.run, self.source, self.module = config, fabric, run, source, module
-        self.logger = MetricLogger()
 
     def row(self, step: int) -> dict[str, Any]:
         """The metrics of a step that was made before, in all processes."""
@@ -54,7 +53,7 @@ class Evaluations:
             row = next((each for each in self.run.metrics() if each["step"] == step), row)
         return self.fabric.broadcast(row)
 
-    def evaluate(self, row: dict[str, Any], weights_of: int, stop: StopRequest) -> None:
+    def evaluate(self, row: dict[str, Any], weights_of: int, logger: MetricLogger, stop: StopRequest) -> None:
         """Add the scores of the embeddings to the metrics of a step, beside evaluation.json and pictures.
 
         The weights are those after the step `weights_of`. An error is logged, and there are no scores.
@@ -66,7 +65,9 @@ class Evaluations:
             began = time.perf_counter()
             try:
                 with self._evaluating(network, weights_of) as model:
-                    row |= self._evaluate(model, row["step"], self._check(stop))
+                    scores, pictures = self._evaluate(model, self._check(stop))
+                row |= scores
+                logger.log_pictures(row["step"], pictures)
             except (LostLockError, Stopped):
                 raise
             except Exception:
@@ -75,7 +76,7 @@ class Evaluations:
             self.run.replace_metrics(row)
             self.run.set_status("running", step=row["step"])
         self._wait(stop, network is not None)
-        self.logger.log_metrics(row)
+        logger.log_metrics(row)
 
     def validate(self, row: dict[str, Any], max_tiles: int | None, stop: StopRequest) -> dict[str, float]:
         """The scores of the head on validation tiles, also added to the metrics of the last step."""
@@ -126,7 +127,7 @@ class Evaluations:
         finally:
             network.train()
 
-    def _evaluate(self, model: TrainedModel, step: int, check: Check) -> dict[str, float]:
+    def _evaluate(self, model: TrainedModel, check: Check) -> tuple[dict[str, float], list[Path]]:
         from hybrid_patch.evaluate.evaluation import evaluate, write_evaluation  # imported late: see `attempt`
 
         with tempfile.TemporaryDirectory() as folder:
@@ -134,10 +135,9 @@ class Evaluations:
             with self.run.held():
                 pictures = write_evaluation(self.run.evaluation, report, self.run.pictures, drawn)
         scores: dict[str, float] = report["scores"]
-        self.logger.log_pictures(step, pictures)
         line = "".join(f"{name} {value:.3f}  " for name, value in scores.items())
         log.info("%s%d pictures in %s", line, len(pictures), self.run.pictures)
-        return scores
+        return scores, pictures
 
 
 def missing_evaluation() -> str:

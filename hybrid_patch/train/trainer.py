@@ -62,15 +62,10 @@ class Trainer:
         self.best = BestWeights(config, source, checkpoint)
         self._resume(checkpoint)
         self.evaluations = Evaluations(config, fabric, run, source, module)
+        self.logger = MetricLogger()
         if fabric.is_global_zero:
             run.set_status("running", attempt=run.status().attempt + 1, step=self.step, steps=self.steps)
-            self.evaluations.logger = open_logger(
-                config.logger, run.identity()["run_id"], run.path, dataclasses.asdict(config)
-            )
-
-    @property
-    def logger(self) -> MetricLogger:
-        return self.evaluations.logger
+            self.logger = open_logger(config.logger, run.identity()["run_id"], run.path, dataclasses.asdict(config))
 
     def fit(self, stop: StopRequest) -> tuple[int, str]:
         """Train to the last step, or until asked to stop. Returns the exit code, and why if it is not 0.
@@ -202,7 +197,7 @@ class Trainer:
         if self._finished() and self.best.step is not None:
             weights_of = self.best.step
             checkpointing.restore_weights(self.fabric, self.run, self.module, weights_of)
-        self.evaluations.evaluate(row, weights_of, stop)
+        self.evaluations.evaluate(row, weights_of, self.logger, stop)
 
     def _end(self) -> None:
         """Leave the best weights as those of the newest checkpoint."""

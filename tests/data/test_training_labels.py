@@ -47,11 +47,7 @@ def test_a_smaller_share_of_tiles_is_part_of_a_larger_one() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_smaller_share_of_pixels_is_part_of_a_larger_one(seed: int) -> None:
     words = [*SUPERVISED, "target.fraction_of=pixels", f"seed={seed}"]
-    config = compose(words)
-    masks = []
-    for fraction in FRACTIONS:
-        target = dataclasses.replace(config.target, fraction=fraction)
-        masks.append(drawn(dataclasses.replace(config, target=target)))
+    masks = [drawn(compose([*words, f"target.fraction={fraction}"])) for fraction in FRACTIONS]
     assert all((less <= more).all() for less, more in itertools.pairwise(masks))
     assert 0.1 < masks[2].sum() / masks[3].sum() < 0.3
 

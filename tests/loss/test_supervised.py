@@ -13,6 +13,7 @@ from hybrid_patch.config.curriculum import PatchSizes, sizes_at
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.masking import Mask
+from hybrid_patch.model.head import Linear
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.pooling import mean
 from hybrid_patch.train.optimizer import build_optimizer
@@ -77,6 +78,7 @@ def test_the_factored_logits_are_those_of_dense_embeddings(patch: str, upsampler
     embeddings = dense_embeddings(module, batch, sizes)
     torch.testing.assert_close(mean(tokens, None), embeddings, rtol=1e-4, atol=1e-5)
     standardised = (embeddings - head.embedding_mean) / head.embedding_scale
+    assert isinstance(head, Linear)
     expected = standardised @ head.output.weight.mT + head.output.bias
     present = embeddings.abs().sum(-1) > 0
     torch.testing.assert_close(head(tokens)[present], expected[present], rtol=1e-4, atol=1e-4)
@@ -111,7 +113,7 @@ def test_numbers_are_compared_in_standard_deviations_and_predicted_in_their_unit
     loss = module(batch, sizes)["loss"]
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     loss.backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in module.parameters())
 
 
 @pytest.mark.parametrize("head", ["linear", "conv"])
@@ -123,7 +125,7 @@ def test_pixels_without_a_label_change_nothing(head: str) -> None:
     loss = module(labelled(8, none), sizes)["loss"]
     loss.backward()
     assert loss == 0
-    assert all(p.grad is None or not p.grad.any() for p in module.parameters())
+    assert all(p.grad is None or not bool(p.grad.any()) for p in module.parameters())
 
 
 def test_microbatches_have_the_loss_and_the_gradients_of_the_batch() -> None:
@@ -153,7 +155,8 @@ def test_a_head_changes_no_other_weight_and_trains_no_decoder() -> None:
     for name, tensor in without.model.state_dict().items():
         assert torch.equal(tensor, with_head.model.state_dict()[name]), name
     counts = with_head.parameter_counts()
-    assert counts["heads"] == sum(p.numel() for p in with_head.model.head.parameters())  # type: ignore[union-attr]
+    assert with_head.model.head is not None
+    assert counts["heads"] == sum(p.numel() for p in with_head.model.head.parameters())
     assert counts["decoder"] == counts["decoder_upsampler"] == 0
 
 

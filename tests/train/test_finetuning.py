@@ -77,7 +77,8 @@ def test_the_whole_network_learns_more_than_a_constant_answer(run: Path, tmp_pat
     best = max((row for row in rows(tuned) if "validation_miou" in row), key=lambda row: row["validation_miou"])
     source = open_source(frozen_config(tuned).data)
     window, date = Window(0, 0, 32, 32), np.arange(1)
-    labels = np.stack([source.read(index, window, date).labels for index in source.indices("val").tolist()])
+    each = (source.read(index, window, date).labels for index in source.indices("val").tolist())
+    labels = np.stack([x for x in each if x is not None])
     shares = np.bincount(labels.ravel()) / labels.size
     constant = shares.max() / (shares > 0).sum()
     assert best["validation_miou"] > 1.5 * constant
@@ -87,9 +88,10 @@ def test_the_whole_network_learns_more_than_a_constant_answer(run: Path, tmp_pat
 
 def test_numbers_are_predicted_in_their_unit(run: Path, tmp_path: Path) -> None:
     words = ("data.label_kind=numbers", "data.scenes=16", "target.validate_every=10", "target.patience=null")
-    tuned = finetuned(tmp_path / "tuned", f"run={run}", "steps=40", "head=linear", "optimizer.lr=0.01", *words)
+    tuned = finetuned(tmp_path / "tuned", f"run={run}", "steps=40", "head=linear", "optimizer.lr=0.003", *words)
     best = max(row["validation_r2"] for row in rows(tuned) if "validation_r2" in row)
-    assert best > 0.1  # 0: a constant answer
+    assert best > 0  # of a constant answer
+    assert np.mean([row["squared_error"] for row in rows(tuned)[-10:]]) < 0.8  # of a constant answer: 1
     model = hybrid_patch.load(tuned, "cpu")
     assert model.classes == ()
     source = open_source(model.config.data)
