@@ -9,6 +9,7 @@ from hybrid_patch.errors import InputError, input_errors_end
 
 COMMANDS = {
     "train": ("hybrid_patch.train", "pretrain a model: one run, or a sweep with -m"),
+    "finetune": ("hybrid_patch.finetune", "train a head for labels of pixels on a pretrained run, frozen or whole"),
     "evaluate": ("hybrid_patch.evaluate", "score a run's embeddings by a linear probe and nearest neighbours"),
     "embed": ("hybrid_patch.embed", "embed a scene of any size into a GeoTIFF"),
     "export": ("hybrid_patch.export", "write a run's model as a folder to share, with a model card"),

@@ -12,9 +12,11 @@ from hybrid_patch.config.field_types import LARGEST
 from hybrid_patch.config.masking_options import band_dropout_problems
 from hybrid_patch.config.messages import shown
 from hybrid_patch.config.schema import Config, Stage, Transformer
-from hybrid_patch.config.target_options import SelfTarget
+from hybrid_patch.config.target_options import LabelTarget, SelfTarget
 from hybrid_patch.config.upsamplers import Upsampler, load_class
 
+TERMS = ("decoded", "visible", "instance", "reconstruct", "context")
+"""Of the loss."""
 LISTED = 20
 """Values that a line suggests, at most."""
 ROTARY, ROTARY_PARTS = ("olmoearth_v1_2", "olmoearth_v1_3"), 4
@@ -106,7 +108,8 @@ def _architecture(config: Config) -> Iterator[str]:
             key = f"model.{name}={str(getattr(model, name)).lower()}"
             yield f"{key}: an option of model.architecture=flexivit; try {str(value).lower().replace('none', 'null')}"
     if model.architecture != "galileo" and model.encoder.drop_path:
-        yield f"model.encoder.drop_path={model.encoder.drop_path:g}: model.architecture={model.architecture} has none; try 0"
+        key = f"model.encoder.drop_path={model.encoder.drop_path:g}"
+        yield f"{key}: model.architecture={model.architecture} has none; try 0"
     if model.architecture in ROTARY and model.encoder.width // model.encoder.heads % ROTARY_PARTS:
         key = f"model.encoder.heads={model.encoder.heads}"
         heads = [n for n in _divisors(model.encoder.width) if model.encoder.width // n % ROTARY_PARTS == 0]
@@ -134,6 +137,9 @@ def _target(config: Config) -> Iterator[str]:
         wrong = "the means of places are those of a frozen encoder"
         yield f"model.centre_positions=true: {wrong}; try init.freeze=[encoder], or false"
     target = config.target
+    if target.name != "random" and (config.masking.encode_ratio < 1 or config.masking.views > 1):
+        key = f"masking.encode_ratio={config.masking.encode_ratio:g}, views={config.masking.views}"
+        yield f"{key}: target={target.name} hides nothing; try masking=none"
     if not isinstance(target, SelfTarget):
         return
     for name in ("decoded", "instance", "reconstruct", "context"):
@@ -143,9 +149,6 @@ def _target(config: Config) -> Iterator[str]:
         yield "loss.target_patch_size=processing: target=self compares tokens at patch size 1; try output"
     if not config.loss.visible.weight and not target.regression:
         yield "target.regression=0: with loss.visible.weight=0 there is nothing to learn; try 1"
-    if config.masking.encode_ratio < 1 or config.masking.views > 1:
-        key = f"masking.encode_ratio={config.masking.encode_ratio:g}, views={config.masking.views}"
-        yield f"{key}: target=self hides nothing; try masking=none"
     for stage in config.curriculum.stages:
         if stage.output_patch_size != 1:
             yield f"patch.output_patch_size={stage.output_patch_size}: target=self is at patch size 1; try 1"
@@ -156,13 +159,25 @@ def _target(config: Config) -> Iterator[str]:
         yield f"target.window={target.window}: larger than data.tile={config.data.tile}; try 16"
 
 
+def _labels(config: Config) -> Iterator[str]:
+    if not isinstance(config.target, LabelTarget):
+        if config.head.name != "none":
+            yield f"head={config.head.name}: only labels are predicted by a head; try target=labels, or head=none"
+        return
+    if config.head.name == "none":
+        yield "head=none: target=labels needs one; try linear or conv"
+    for name in TERMS:
+        if weight := getattr(config.loss, name).weight:
+            yield f"loss.{name}.weight={weight:g}: target=labels has a loss of its own; try 0, or loss=none"
+
+
 def _init(config: Config) -> Iterator[str]:
     init = config.init
     if init.parts is not None and init.from_ is None:
         yield f"init.parts={list(init.parts)}: of no weights; give init.from=FOLDER, or null"
     if init.parts == ():
         yield "init.parts=[]: takes nothing; try null, which takes all"
-    if "encoder" in init.freeze and "upsampler" in init.freeze:
+    if "encoder" in init.freeze and "upsampler" in init.freeze and config.head.name == "none":
         yield f"init.freeze={list(init.freeze)}: leaves nothing to train; leave out encoder or upsampler"
     for name, stack in (("encoder", config.model.encoder), ("decoder", config.model.decoder)):
         if name in init.freeze and stack.drop_path:
@@ -203,9 +218,7 @@ def _masking(config: Config) -> Iterator[str]:
 
 def _loss(config: Config) -> Iterator[str]:
     masking, batch_size = config.masking, config.trainer.batch_size
-    weights = {
-        name: getattr(config.loss, name).weight for name in ("decoded", "visible", "instance", "reconstruct", "context")
-    }
+    weights = {name: getattr(config.loss, name).weight for name in TERMS}
     if not any(weights.values()) and config.target.name == "random":
         yield "loss.decoded.weight=0: no term of the loss has a weight; give one above 0"
     for name in ("decoded", "reconstruct"):
@@ -278,6 +291,7 @@ _CHECKS = (
     _init,
     _continued,
     _target,
+    _labels,
     _masking,
     _loss,
     _backend,

@@ -30,6 +30,7 @@ from hybrid_patch.config.field_types import (
     Seed,
     Width,
 )
+from hybrid_patch.config.head_options import Head
 from hybrid_patch.config.loss_options import Loss
 from hybrid_patch.config.masking_options import Masking
 from hybrid_patch.config.modality import KEYWORDS, STRICT
@@ -278,6 +279,7 @@ class Config:
     curriculum: Curriculum
     model: Model
     init: Init
+    head: Head
     data: Data
     masking: Masking
     loss: Loss

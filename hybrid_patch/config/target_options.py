@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from hybrid_patch.config.field_types import Aside, Count, FolderPath, NotNegative, Seed
+from hybrid_patch.config.field_types import Amount, Aside, Count, FolderPath, NotNegative, Seed
 from hybrid_patch.config.modality import STRICT
 
 
@@ -41,4 +41,21 @@ class SelfTarget:
     """Folder for the tokens, which runs may share; null: in the run's own."""
 
 
-Target = Annotated[RandomTarget | SelfTarget, Field(discriminator="name")]
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LabelTarget:
+    """The labels of pixels, classes or numbers, which a head predicts: fine-tuning."""
+
+    name: Literal["labels"]
+    fraction: Annotated[float, Field(gt=0, le=1)]
+    """Share of the training labels that are learned from; with one seed, a smaller share is a part of a larger."""
+    fraction_of: Literal["tiles", "pixels"]
+    """Whether the share is of training samples (`tiles`, at least one) or of pixels of each."""
+    validate_every: Amount
+    """Steps between scores on validation tiles; the finished run has the weights of the best. 0: the last weights."""
+    validation_tiles: Count | None
+    """Tiles that are scored, at most, spread over the validation split; null: all."""
+    patience: Count | None
+    """Scores in a row without a better one after which the training stops; null: never."""
+
+
+Target = Annotated[RandomTarget | SelfTarget | LabelTarget, Field(discriminator="name")]

@@ -33,6 +33,7 @@ GROUPS = {
     "curriculum": "patch sizes over the training",
     "model": "the encoder's architecture, widths, depths, heads",
     "init": "weights to begin with, and parts that stay as they are",
+    "head": "what predicts labels from embeddings, in a fine-tuning",
     "data": "samples, crops, modalities (add one: +modality@data.modalities.NAME=NAME)",
     "masking": "what is hidden",
     "loss": "terms, weights, temperatures",

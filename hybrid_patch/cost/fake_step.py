@@ -74,6 +74,7 @@ def fake_steps(
 ) -> FakeSteps:
     """Steps of a config in the middle of training, one for each number of samples; only the first has the optimizer's.
 
+    A head predicts a number, since the classes are not known: a few more numbers per pixel are little of the whole.
     The code is that of a real step on a CPU; a GPU's kernels may allocate differently. Blocks are not compiled, and a
     `loss.backend` that needs a GPU is replaced by the CPU's kernel, of the same shapes.
     """
@@ -169,7 +170,8 @@ def one_sample(config: Config, modalities: Mapping[str, Modality], sizes: PatchS
             if size.drop_path
         },
     )
-    return dataclasses.replace(batch, taught=untaught(config, modalities, 1))
+    labels = torch.zeros(1, tile, tile) if config.target.name == "labels" else None
+    return dataclasses.replace(batch, taught=untaught(config, modalities, 1), labels=labels)
 
 
 def _widest(numbers: tuple[int, dict[str, int]], tokens: MaskedTokens) -> MaskedTokens:

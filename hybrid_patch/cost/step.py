@@ -18,7 +18,7 @@ from hybrid_patch.data.source import open_source
 from hybrid_patch.errors import InputError
 from hybrid_patch.train.distributed import accelerator
 from hybrid_patch.train.optimizer import build_optimizer
-from hybrid_patch.train.step import Phase, TrainingModule, TrainingStep
+from hybrid_patch.train.step import Phase, TrainingModule, TrainingStep, label_classes
 
 THREADS = torch.get_num_threads()
 """Threads of a config that names no number."""
@@ -58,7 +58,7 @@ class Step:
         self.batch = batch.map(lambda x: x.to(self.device))
         self.sizes = sizes_at(config, 0)
         torch.manual_seed(config.seed)
-        self.module = TrainingModule(config, source.modalities).to(self.device)
+        self.module = TrainingModule(config, source.modalities, label_classes(config, source)).to(self.device)
         self.step = training_step(config, self.module)
         self.step.phase = self._timed
         self.pixels = config.trainer.batch_size * tile_for(config, self.sizes) ** 2 * config.data.timesteps

@@ -76,6 +76,7 @@ class Batch:
             and MLP, are not left out; all of a stack not in it.
         skipped: the error of each broken sample that was replaced by another.
         taught: with `target=self`, what the teacher said.
+        labels: with `target=labels`, a class (`UNLABELLED`: none) or a number (NaN: none) for every pixel.
     """
 
     pixels: Mapping[str, Float[Tensor, "b height width _ _"]]
@@ -91,6 +92,7 @@ class Batch:
     path_mask: Mapping[str, Bool[Tensor, "bv _ 2"]] = dataclasses.field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     taught: Taught | None = None
+    labels: Int[Tensor, "b height width"] | Float[Tensor, "b height width"] | None = None
 
     @property
     def views(self) -> int:
@@ -112,7 +114,7 @@ class Batch:
         rows = slice(which.start * self.views, which.stop * self.views)
         parts = {
             name: _changed(getattr(self, name), lambda x: x[which])
-            for name in ("pixels", "valid", "timestamps", "band_mask", "inputs", "taught")
+            for name in ("pixels", "valid", "timestamps", "band_mask", "inputs", "taught", "labels")
         }
         for name in ("masks", "encoded", "decoded", "guide_mask", "path_mask"):
             parts[name] = _changed(getattr(self, name), lambda x: x[rows])

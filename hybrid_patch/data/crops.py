@@ -24,6 +24,7 @@ class Crop:
         timestamps: `[T, 3]`.
         labels: `[h, w]` of the part of the window that is inside the sample; None if the source has none of pixels.
         label: of the whole sample; None if the source has none of samples.
+        numbers: as `labels`, of a source whose labels are numbers.
     """
 
     pixels: dict[str, Float[Array, "h w _ _"]]
@@ -31,6 +32,7 @@ class Crop:
     timestamps: Int[Array, "t 3"]
     labels: Int[Array, "_ _"] | None
     label: int | None = None
+    numbers: Float[Array, "_ _"] | None = None
 
     def any_valid(self, inputs: Collection[str]) -> Bool[Array, "h w"]:
         """`[H, W]`: where any of some modalities was measured at any time."""
@@ -80,6 +82,7 @@ class MaskedCrop(NamedTuple):
         path_mask: per stack of blocks `[V, depth, 2]` the residual branches that are not left out; empty: all.
         skipped: what was wrong with the broken samples that it replaces.
         taught: a teacher's numbers for a window `[H, W, T, S, K]`, per modality, and the window's corner in the crop.
+        labels: `[H, W]` that are learned from, classes or numbers; None: none.
     """
 
     crop: Crop
@@ -89,6 +92,7 @@ class MaskedCrop(NamedTuple):
     path_mask: dict[str, Bool[Array, "v _ 2"]]
     skipped: tuple[str, ...] = ()
     taught: tuple[Mapping[str, Float[Array, "side side _ _ _"]], tuple[int, int]] | None = None
+    labels: Int[Array, "h w"] | Float[Array, "h w"] | None = None
 
 
 def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampling: QuerySampling) -> Batch:
@@ -102,6 +106,9 @@ def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampli
     if all(sample.taught is not None for sample in samples):
         numbers, corners = zip(*(sample.taught for sample in samples), strict=True)
         taught = Taught(default_collate(numbers), torch.tensor(corners))
+    labels = None
+    if all(sample.labels is not None for sample in samples):
+        labels = default_collate([sample.labels for sample in samples])
     return Batch(
         pixels,
         valid,
@@ -114,6 +121,7 @@ def collate(samples: Sequence[MaskedCrop], inputs: Collection[str], query_sampli
         path_mask=path_mask,
         skipped=skipped,
         taught=taught,
+        labels=labels,
     )
 
 
@@ -147,4 +155,4 @@ def crop_of(sample: Sample, modalities: Mapping[str, Modality], window: Window, 
             )
     timestamps = np.zeros((series, 3), np.int64)
     timestamps[: len(sample.timestamps)] = sample.timestamps
-    return Crop(pixels, valid, timestamps, sample.labels, sample.label)
+    return Crop(pixels, valid, timestamps, sample.labels, sample.label, sample.numbers)

@@ -51,6 +51,7 @@ class Description:
         height, width, timesteps: the smallest and the largest.
         dates: the first and the last; None if there are none.
         classes: the share of the labelled pixels (or samples) that each has.
+        numbers: mean and standard deviation of labels that are numbers; None if they are not.
         labelled: share of the pixels (or samples) that have a label.
         warnings: what looks wrong, a line each.
     """
@@ -64,6 +65,7 @@ class Description:
     dates: tuple[str, str] | None
     modalities: Mapping[str, Bands]
     classes: Mapping[str, float]
+    numbers: tuple[float, float] | None
     labelled: float
     warnings: tuple[str, ...]
 
@@ -84,6 +86,9 @@ class Description:
         if self.classes:
             shares = ", ".join(f"{name} {share:.1%}" for name, share in self.classes.items())
             yield f"classes: {shares}; {self.labelled:.1%} labelled"
+        if self.numbers:
+            mean, std = self.numbers
+            yield f"labels: mean ± std {mean:.4g} ± {std:.4g}; {self.labelled:.1%} labelled"
         yield from (f"warning: {line}" for line in self.warnings)
 
 
@@ -103,6 +108,10 @@ def describe(source: Source, labels: bool = True) -> Description:
     days = sorted(day for sample in read.values() for day in _days(sample))
     classes = source.class_names() if labels else ()
     counts = _labels(read.values(), len(classes)) if classes else np.zeros(1)
+    numbers = [sample.numbers.ravel() for sample in read.values() if sample.numbers is not None]
+    values = np.concatenate(numbers or [np.zeros(0)]).astype(np.float64)
+    finite = values[np.isfinite(values)]
+    labelled = len(finite) / len(values) if len(values) else counts[:-1].sum() / max(counts.sum(), 1)
     total = max(counts[:-1].sum(), 1)
     return Description(
         samples={split: len(indices) for split, indices in splits.items()},
@@ -114,7 +123,8 @@ def describe(source: Source, labels: bool = True) -> Description:
         dates=(str(days[0]), str(days[-1])) if days else None,
         modalities={name: _bands(source, name, read) for name in source.modalities},
         classes={name: float(count / total) for name, count in zip(classes, counts, strict=False)},
-        labelled=float(counts[:-1].sum() / max(counts.sum(), 1)),
+        numbers=(float(finite.mean()), float(finite.std())) if len(finite) else None,
+        labelled=float(labelled),
         warnings=(*(f"broken: {first}{more}" for first in broken[:1]), *unusual),
     )
 

@@ -64,6 +64,7 @@ class Sample:
         labels: `[H, W]` class index per pixel, `UNLABELLED` where there is none; None if the source has no labels of
             pixels.
         label: class index of the whole sample; None if the source has none of samples.
+        numbers: `[H, W]` a number per pixel, NaN where there is none; None if the source's labels are no numbers.
     """
 
     images: Mapping[str, Float[Array, "h w _ _"]]
@@ -72,6 +73,7 @@ class Sample:
     latlon: Float[Array, "2"] | None = None
     labels: Int[Array, "h w"] | None = None
     label: int | None = None
+    numbers: Float[Array, "h w"] | None = None
 
 
 @runtime_checkable
@@ -86,7 +88,7 @@ class Source(Protocol):
     def modalities(self) -> Mapping[str, Modality]: ...
 
     def class_names(self) -> tuple[str, ...]:
-        """The label classes; none if there are no labels. Raises InputError if the labels are none."""
+        """The label classes; none without labels, or if these are numbers. Raises InputError if they are no classes."""
         ...
 
     def indices(self, split: str) -> Int[Array, " n"]:

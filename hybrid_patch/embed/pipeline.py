@@ -16,13 +16,13 @@ from torch import Tensor
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.source import Window
 from hybrid_patch.embed.geotiff import NODATA, MapFile
-from hybrid_patch.embed.per_pixel import Projection
 from hybrid_patch.embed.reduction import Basis, rounded
 from hybrid_patch.embed.scene import SceneReader
 from hybrid_patch.embed.threads import ahead, embedding_threads
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.embed.windows import Blender, Tiling
 from hybrid_patch.errors import InputError
+from hybrid_patch.model.pooling import Projection
 from hybrid_patch.runs.stop_signal import Stopped
 
 Array = np.ndarray

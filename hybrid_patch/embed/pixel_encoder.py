@@ -16,10 +16,10 @@ from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.packing import everything
 from hybrid_patch.data.patchify import patchify
 from hybrid_patch.data.source import timestamps_of
-from hybrid_patch.embed import per_pixel
 from hybrid_patch.embed.trained_model import TrainedModel, load, parse_date
 from hybrid_patch.errors import InputError
 from hybrid_patch.model.interpolation import repeat_cells
+from hybrid_patch.model.pooling import mean
 
 Dates = Sequence[datetime.date | str] | Int[Tensor, "b t 3"]
 """The same for all samples, or day, month (0-11) and year of each."""
@@ -40,6 +40,7 @@ class PixelEncoder(nn.Module):
         self.sizes, self.side, self.complete = model.sizes, model.side, complete
         self.width = model.config.model.encoder.width
         self.network = model.network
+        self.classes = model.classes
         for name, modality in self.modalities.items():
             statistics = torch.tensor([modality.mean, modality.std], dtype=torch.float32)
             self.register_buffer(f"{name}_statistics", statistics, persistent=False)
@@ -53,9 +54,21 @@ class PixelEncoder(nn.Module):
         """Raises InputError for images that do not fit the model."""
         self._check(images, dates)
         height, width = next(iter(images.values())).shape[-2:]
-        grids = self.network.fine_tokens(self._batch(images, dates), self.sizes)
-        fine = rearrange(repeat_cells(per_pixel.mean(grids, None), self.sizes.output), "b h w d -> b d h w")
+        tokens = self.network.fine_tokens(self._batch(images, dates), self.sizes)
+        fine = rearrange(repeat_cells(mean(tokens, None), self.sizes.output), "b h w d -> b d h w")
         return fine[..., :height, :width]
+
+    def predict(self, images: Mapping[str, Float[Tensor, "b _ _ h w"]], dates: Dates = ()) -> Float[Tensor, "b k h w"]:
+        """The labels of pixels, by the head of a fine-tuned model: probabilities of `classes`, or one number.
+
+        Raises InputError for images that do not fit the model, or without a head.
+        """
+        if self.network.head is None:
+            raise InputError("predict: the model has no head; hybrid-patch finetune trains one")
+        self._check(images, dates)
+        height, width = next(iter(images.values())).shape[-2:]
+        predicted = self.network.predictions(self._batch(images, dates), self.sizes)
+        return rearrange(predicted, "b h w k -> b k h w")[..., :height, :width]
 
     def _batch(self, images: Mapping[str, Float[Tensor, "b _ _ h w"]], dates: Dates) -> Batch:
         """The images as a batch in which every token with data is encoded; modalities that are left out have none."""

@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from hybrid_patch.embed.options import DType
-from hybrid_patch.embed.per_pixel import Projection
+from hybrid_patch.model.pooling import Projection
 
 Array = np.ndarray
 Reduce = Literal["pca", "random", "none"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,15 @@ from hybrid_patch.config.curriculum import PatchSizes, sizes_after, tile_for
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources
+from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.crops import Crop, crop_of
 from hybrid_patch.data.source import Sample, Window, timestamps_of
-from hybrid_patch.embed import per_pixel
-from hybrid_patch.embed.per_pixel import Pooling, Projection
+from hybrid_patch.embed.per_pixel import Pooling, unmasked_batch
 from hybrid_patch.embed.windows import Blender, Tiling
 from hybrid_patch.errors import InputError
 from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.model.interpolation import repeat_cells
+from hybrid_patch.model.pooling import Projection, concatenated, mean
 from hybrid_patch.model.pretrained import read_exported
 from hybrid_patch.runs.checkpoints import first_difference, newest_checkpoint
 from hybrid_patch.runs.directory import CHECKPOINTS
@@ -88,10 +89,45 @@ class TrainedModel:
         """
         if projection is not None and pooling != "mean":
             raise ValueError(f"pooling={pooling}: only a mean can be projected")
-        batch = per_pixel.unmasked_batch(crops, self.sizes.processing, self.modalities, absent or {})
-        grids = self.network.fine_tokens(batch.map(lambda x: x.to(self.device)), self.sizes)
-        pooled = per_pixel.concatenated(grids) if pooling == "concat" else per_pixel.mean(grids, projection)
+        tokens = self.network.fine_tokens(self._batch(crops, absent or {}), self.sizes)
+        pooled = concatenated(tokens) if pooling == "concat" else mean(tokens, projection)
         return repeat_cells(pooled, self.sizes.output if repeat else 1).float().cpu()
+
+    def _batch(self, crops: Sequence[Crop], absent: Mapping[str, Collection[int]]) -> Batch:
+        batch = unmasked_batch(crops, self.sizes.processing, self.modalities, absent)
+        return batch.map(lambda x: x.to(self.device))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What its head predicts; none if that is a number, or if it has no head."""
+        return () if self.network.head is None else self.network.head.classes
+
+    def predict(
+        self,
+        images: Mapping[str, Float[Array, "h w _ _"]],
+        dates: Sequence[datetime.date | str] = (),
+        overlap: int | None = None,
+    ) -> Float[Array, "h w k"]:
+        """Predict the labels of an image of any size, by a fine-tuned model; the arguments are those of `embed`.
+
+        `[H, W, classes]` probabilities, as `classes` names them, or `[H, W, 1]` a number in the unit of the labels; NaN
+        where there is no data. Raises InputError.
+        """
+        if self.network.head is None:
+            raise InputError(f"run={self.run}: has no head; hybrid-patch finetune trains one")
+        whole = self._whole(images, dates)
+        predicted = self.predict_whole(whole, self.tiling(overlap))
+        predicted[~whole.any_valid(self.inputs)] = np.nan
+        return predicted
+
+    def predict_whole(self, whole: Crop, tiling: Tiling, check: Check = proceed) -> Float[Array, "h w k"]:
+        """Predict the labels of an image in memory, in windows; meaningless where there is no data."""
+
+        @torch.no_grad()
+        def predict(crops: Sequence[Crop]) -> Float[Tensor, "n side side k"]:
+            return self.network.predictions(self._batch(crops, {}), self.sizes).cpu()
+
+        return self._in_windows(whole, tiling, predict, check)
 
     def embed(
         self,
@@ -109,20 +145,33 @@ class TrainedModel:
             pooling: over modalities, timesteps and band sets: `mean`, or `concat` (D is the width times their number).
             overlap: pixels that neighbouring windows share; default: a quarter of the training's tile.
         """
+        whole = self._whole(images, dates)
+        embedding = self.embed_whole(whole, self.tiling(overlap), pooling)
+        embedding[~whole.any_valid(self.inputs)] = np.nan
+        return embedding
+
+    def _whole(self, images: Mapping[str, Float[Array, "h w _ _"]], dates: Sequence[datetime.date | str]) -> Crop:
+        """Images as one crop, normalised. Raises InputError if they do not fit the model."""
         height, width = self._check_images(images, dates)
-        tiling = self.tiling(overlap)
         timestamps = timestamps_of([parse_date(date) for date in dates])
         given = {name: image for name, image in images.items() if name in self.inputs}
         sample = Sample(given, {name: np.isfinite(image).all(-1) for name, image in given.items()}, timestamps)
-        whole = crop_of(sample, self.modalities, Window(0, 0, height, width), len(timestamps))
-        embedding = self.embed_whole(whole, tiling, pooling)
-        embedding[~whole.any_valid(self.inputs)] = np.nan
-        return embedding
+        return crop_of(sample, self.modalities, Window(0, 0, height, width), len(timestamps))
 
     def embed_whole(
         self, whole: Crop, tiling: Tiling, pooling: Pooling = "mean", check: Check = proceed
     ) -> Float[Array, "h w d"]:
         """Embed an image in memory, in windows; zeros where there is no data."""
+        return self._in_windows(whole, tiling, lambda crops: self.embed_crops(crops, pooling), check)
+
+    def _in_windows(
+        self,
+        whole: Crop,
+        tiling: Tiling,
+        of_crops: Callable[[Sequence[Crop]], Float[Tensor, "n side side d"]],
+        check: Check,
+    ) -> Float[Array, "h w d"]:
+        """Values of the pixels of an image in memory, from those of windows, which are blended."""
         height, width = next(iter(whole.valid.values())).shape[:2]
         side, lefts = tiling.side, tiling.starts(width)
         blender = Blender(height, tiling, lefts)
@@ -131,7 +180,7 @@ class TrainedModel:
             for start in range(0, len(lefts), WINDOWS):
                 check()
                 crops = [whole.window(Window(top, left, side, side)) for left in lefts[start : start + WINDOWS]]
-                yield self.embed_crops(crops, pooling)
+                yield of_crops(crops)
 
         return torch.cat([blender.add(top, row(top))[:, :width] for top in tiling.starts(height)]).numpy()
 
@@ -168,7 +217,7 @@ def load(run: str | Path, device: str = "auto") -> TrainedModel:
     if checkpoint is None:
         raise InputError(f"run={folder}: no checkpoint yet; its end writes one, and before it trainer.checkpoint_every")
     modalities = {name: Modality(**fields) for name, fields in checkpoint.state["modalities"].items()}
-    network = build_model(config, modalities)
+    network = build_model(config, modalities, checkpoint.state["classes"])
     checkpoint.refuse_other_weights("model", network.state_dict())
     network.load_state_dict(checkpoint.state["model"])
     sizes = sizes_after(config, checkpoint.step)
@@ -179,7 +228,7 @@ def _load_exported(folder: Path, device: str) -> TrainedModel:
     """The model of an exported folder; its decoder, which only serves training, is at random."""
     described, (weights, modalities) = read_part(folder / CONFIG, DESCRIBED_OF), read_exported(folder)
     config = held_to_schema(OmegaConf.create(described["config"]), Sources())
-    network = build_model(config, modalities)
+    network = build_model(config, modalities, described["classes"])
     expected = {name: x for name, x in network.state_dict().items() if not name.startswith("decoder")}
     if different := first_difference(expected, weights):
         raise InputError(f"{folder}: exported by another version of hybrid_patch ({different}); use that version")

@@ -17,7 +17,7 @@ from hybrid_patch.runs.stop_signal import Check
 
 Array = np.ndarray
 log = logging.getLogger(__name__)
-LINEAR, KNN, MAJORITY = "linear", "knn", "majority"
+LINEAR, KNN, MAJORITY, HEAD = "linear", "knn", "majority", "head"
 
 
 class Fitted(NamedTuple):

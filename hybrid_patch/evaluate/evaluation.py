@@ -15,8 +15,9 @@ from hybrid_patch.data.source import Source, open_source
 from hybrid_patch.embed.threads import Mapped, mapped_in_threads
 from hybrid_patch.embed.trained_model import TrainedModel, load
 from hybrid_patch.evaluate import features
-from hybrid_patch.evaluate.classifiers import KNN, LINEAR, ORACLE_CLASSIFIER, Fitted, fit_classifiers
+from hybrid_patch.evaluate.classifiers import HEAD, KNN, LINEAR, ORACLE_CLASSIFIER, Fitted, fit_classifiers
 from hybrid_patch.evaluate.features import Features, Tile, read_tiles
+from hybrid_patch.evaluate.head_scores import can_be_scored
 from hybrid_patch.evaluate.options import EvaluateOptions
 from hybrid_patch.evaluate.pictures import draw_tiles
 from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, PixelSample, sample_pixels
@@ -109,7 +110,10 @@ def evaluate(
             train = read_tiles(source, "train", settings.tiles, timesteps, check)
             classifiers = _fit(features_of, train, settings, model.device, check, work, mapped)
         tiles = read_tiles(source, split, settings.tiles, timesteps, check)
-        evaluator = TileEvaluator(model, source.class_names(), settings, features_of, classifiers, check)
+        with_head = split == "val" and can_be_scored(model, source.class_names())
+        if model.network.head is not None and not with_head:
+            log.warning("the head is not scored: these data have no validation tiles, or other classes")
+        evaluator = TileEvaluator(model, source.class_names(), settings, features_of, classifiers, with_head, check)
         evaluated = mapped(evaluator.evaluate, enumerate(tiles))
         for of_tile in work.on(evaluated, SCORE_WORK, "validation tile"):
             figures.merge(of_tile)
@@ -199,6 +203,7 @@ def _report(model: TrainedModel, source: Source, settings: Evaluation, figures: 
         "features": figures.results.features(),
         "few_labels": figures.results.few_labels(),
         "above": figures.results.above(EMBEDDING),
+        "numbers": figures.numbers.report(),
         "structure": None if structure is None else structure._asdict(),
     }
     return report | {"scores": _short_scores(report)}
@@ -208,11 +213,12 @@ def _short_scores(report: Mapping[str, Any]) -> dict[str, float]:
     """The main figures, for metrics: `probe_miou`, `probe_mixed_miou`, `knn_accuracy`, `raw_miou`, `lattice_ratio` …"""
     scores: dict[str, float] = {}
     for kind, by_classifier in report["features"].items():
-        names = {LINEAR: "probe", KNN: "knn"} if kind == EMBEDDING else {LINEAR: kind, KNN: f"{kind}_knn"}
+        names = {LINEAR: "probe", KNN: "knn", HEAD: "head"} if kind == EMBEDDING else {LINEAR: kind, KNN: f"{kind}_knn"}
         for classifier, name in names.items():
             parts = by_classifier.get(classifier, {})
             for part, metric in (("all", "miou"), ("all", "accuracy"), ("mixed", "miou")):
                 if part in parts:
                     scores[f"{name}_{'mixed_' if part == 'mixed' else ''}{metric}"] = parts[part][metric]["mean"]
+    scores |= {f"head_{name}": each["mean"] for name, each in (report["numbers"] or {}).items() if name != "pixels"}
     structure = {name: value for name, value in (report["structure"] or {}).items() if value is not None}
     return scores | structure

@@ -34,6 +34,7 @@ class Tile:
         valid_mask: where any input modality has data.
         labels: `[H, W]`, `UNLABELLED` where there is no label or no data; `[1, 1]` if the whole tile has one label;
             None if the source has none.
+        numbers: `[H, W]`, NaN where there is none or no data; None if the source's labels are no numbers.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Tile:
     whole: Crop
     valid_mask: Bool[Array, "h w"]
     labels: Int[Array, "rows columns"] | None
+    numbers: Float[Array, "h w"] | None = None
 
     @property
     def pooled(self) -> bool:
@@ -97,7 +99,8 @@ def read_tiles(
         labels = None if whole.labels is None else np.where(valid_mask, whole.labels, UNLABELLED)
         if whole.label is not None:
             labels = np.full((1, 1), whole.label if valid_mask.any() else UNLABELLED)
-        yield Tile(source.name(index), source.group(index), whole, valid_mask, labels)
+        numbers = None if whole.numbers is None else np.where(valid_mask, whole.numbers, np.nan)
+        yield Tile(source.name(index), source.group(index), whole, valid_mask, labels, numbers)
 
 
 def embedding_of(model: TrainedModel, pooling: Pooling, check: Check = proceed) -> Features:

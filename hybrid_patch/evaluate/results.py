@@ -42,6 +42,12 @@ class Results:
             counts.add(each.seed, tile.group, tile.labels, maps[-1], masks)
         return maps[0]
 
+    def add_map(self, kind: str, name: str, tile: Tile, predicted: Int[Array, "h w"]) -> None:
+        """Count a map of classes that was predicted of a tile by something else than a fitted classifier."""
+        assert tile.labels is not None
+        counts = self._counts.setdefault(kind, {}).setdefault((name, 0), ConfusionCounts(self.classes))
+        counts.add(0, tile.group, tile.labels, predicted, part_masks(tile.labels, MIXED_SIDE))
+
     def merge(self, other: "Results") -> None:
         """Add what another has counted of other tiles."""
         for kind, theirs in other._counts.items():

@@ -132,7 +132,7 @@ class ConfusionCounts:
         """By part, how much higher the mIoU is than another's for the same tiles, over the same draws of groups."""
         theirs = other.parts()
         return {
-            part: _interval(
+            part: estimate_of_draws(
                 miou(counts.sum(1)) - miou(theirs[part].sum(1)),
                 _bootstrap(miou, counts, bootstrap_seed) - _bootstrap(miou, theirs[part], bootstrap_seed),
             )
@@ -141,7 +141,7 @@ class ConfusionCounts:
 
 
 def _estimate(score: Score, counts: Float[Array, "seeds groups truth predicted"], bootstrap_seed: int) -> Estimate:
-    return _interval(score(counts.sum(1)), _bootstrap(score, counts, bootstrap_seed))
+    return estimate_of_draws(score(counts.sum(1)), _bootstrap(score, counts, bootstrap_seed))
 
 
 def _bootstrap(
@@ -153,7 +153,8 @@ def _bootstrap(
     return score(np.tensordot(drawn, counts, (1, 1))).mean(1)
 
 
-def _interval(seeds: Float[Array, " seeds"], draws: Float[Array, " draws"]) -> Estimate:
+def estimate_of_draws(seeds: Float[Array, " seeds"], draws: Float[Array, " draws"]) -> Estimate:
+    """An estimate from the score of each seed, and of each draw of groups."""
     tail = (100 - COVERAGE) / 2
     low, high = np.nanpercentile(draws, [tail, 100 - tail])
     return Estimate(float(seeds.mean()), float(low), float(high), seeds.tolist())

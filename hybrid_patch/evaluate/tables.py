@@ -11,7 +11,7 @@ CAPTION = (
     "Means over seeds, with 95 % bootstrap intervals over groups of tiles. Mixed: pixels of 8 × 8 blocks with several "
     "classes; boundary: pixels next to another class."
 )
-CLASSIFIERS = {"linear": "linear probe", "knn": "20 nearest neighbours"}
+CLASSIFIERS = {"linear": "linear probe", "knn": "20 nearest neighbours", "head": "fine-tuned head"}
 
 
 def tables(report: dict[str, Any]) -> list[Table]:
@@ -20,6 +20,7 @@ def tables(report: dict[str, Any]) -> list[Table]:
     label_tables = [_scores(report)] if labelled else []
     label_tables += [_few_labels(report["few_labels"])] if report["few_labels"] else []
     label_tables += [_class_iou(labelled, name) for name in CLASSIFIERS if name in labelled.get("embedding", ())]
+    label_tables += [_numbers(report["numbers"])] if report["numbers"] else []
     return label_tables + ([_structure(report["structure"])] if report["structure"] else [])
 
 
@@ -70,6 +71,13 @@ def _class_iou(features: dict[str, Any], classifier: str) -> Table:
         table.add_column(name, justify="right")
     for name, row in next(iter(by_features.values())).items():
         table.add_row(name, f"{row['support']:,}", *(f"{rows[name]['iou']:.3f}" for rows in by_features.values()))
+    return table
+
+
+def _numbers(numbers: dict[str, Any]) -> Table:
+    table = Table("score", "value", title=f"Numbers by the fine-tuned head, {numbers['pixels']:,} validation pixels")
+    for name, title in (("rmse", "root mean squared error"), ("r2", "R²")):
+        table.add_row(title, "{mean:.4g} ({low:.4g}–{high:.4g})".format(**numbers[name]))
     return table
 
 

@@ -4,7 +4,10 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
+from torch import nn
+
 from hybrid_patch.config.modality import Modality
+from hybrid_patch.config.target_options import LabelTarget
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.records import DamagedFileError
@@ -31,7 +34,9 @@ def _front_matter(license_name: str) -> Iterator[str]:
 
 def _model(model: TrainedModel) -> Iterator[str]:
     sizes, size = model.sizes, model.config.model.encoder
-    parts = {"encoder": model.network.encoder, "upsampler": model.network.encoder_upsampler}
+    parts: dict[str, nn.Module] = {"encoder": model.network.encoder, "upsampler": model.network.encoder_upsampler}
+    if (head := model.network.head) is not None:
+        parts["head"] = head
     numbers = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in parts.items())
     yield f"# {model.config.model.name}, {sizes.processing}→{sizes.output}"
     yield ""
@@ -48,8 +53,14 @@ def _model(model: TrainedModel) -> Iterator[str]:
     yield 'model = hybrid_patch.load("FOLDER")'
     dates = ', dates=["2024-05-31"]' if any(model.modalities[name].temporal for name in model.inputs) else ""
     yield f'embedding = model.embed({{"{model.inputs[0]}": image}}{dates})  # [H, W, T, bands] → [H, W, {size.width}]'
+    if head is not None:
+        answer = f"probabilities of {len(head.classes)} classes" if head.classes else "a number for every pixel"
+        yield f'predicted = model.predict({{"{model.inputs[0]}": image}}{dates})  # {answer}: [H, W, {head.outputs}]'
     yield "```"
     yield ""
+    if head is not None and head.classes:
+        yield f"Classes: {', '.join(head.classes)}."
+        yield ""
 
 
 def _inputs(model: TrainedModel) -> Iterator[str]:
@@ -82,6 +93,8 @@ def _training(model: TrainedModel, run: RunDirectory) -> Iterator[str]:
     )
     made = f"{model.step:,} steps of {config.trainer.batch_size} samples"
     yield f"- {made}, target `{config.target.name}`, seed {config.seed}."
+    if isinstance(config.target, LabelTarget):
+        yield f"- Learned from {config.target.fraction:.3g} of the labels, by {config.target.fraction_of}."
     if init is not None:
         frozen = f", frozen: {', '.join(config.init.freeze)}" if config.init.freeze else ""
         yield f"- Began with the weights of hash `{init}`{frozen}."

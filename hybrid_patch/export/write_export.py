@@ -37,7 +37,7 @@ def write_export(run: Path, output: Path, license_name: str) -> list[Path]:
     state = {name: x.contiguous() for name, x in model.network.state_dict().items() if not name.startswith(LEFT_OUT)}
     safetensors.torch.save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})
     texts = {
-        CONFIG: _json({"step": model.step, "config": without_paths(model.config)}),
+        CONFIG: _json({"step": model.step, "config": without_paths(model.config), "classes": model.classes}),
         MODALITIES: _json({name: dataclasses.asdict(m) for name, m in _without_files(model).items()}),
         CARD: model_card(model, RunDirectory(run), license_name),
     }

@@ -10,13 +10,14 @@ from hybrid_patch.data.batch import Batch
 from hybrid_patch.loss.distillation import SelfDistillation
 from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.objective import Objective
+from hybrid_patch.loss.supervised import Supervised
 from hybrid_patch.loss.term import CrossSampleTerm, MicrobatchContext
 
 
 @torch.no_grad()
 def microbatch_contexts(
     forward_pass: Callable[[Batch], ForwardPass],
-    objective: Objective | SelfDistillation,
+    objective: Objective | SelfDistillation | Supervised,
     batch: Batch,
     microbatches: Sequence[Batch],
     sizes: PatchSizes,

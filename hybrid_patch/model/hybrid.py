@@ -18,6 +18,8 @@ from hybrid_patch.model.band_whitening import BandWhitening
 from hybrid_patch.model.decoder import Decoder
 from hybrid_patch.model.encoder import Encoder
 from hybrid_patch.model.galileo import GalileoEncoder
+from hybrid_patch.model.head import Head, build_head
+from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.position_means import PositionMeans
 from hybrid_patch.model.profiling import DECODER, EMBEDDING, ENCODER, profiled
 from hybrid_patch.model.released import ReleasedEncoder
@@ -72,6 +74,7 @@ class HybridModel(nn.Module):
         if not predicts_fine:
             default = Bilinear if self.encoder_upsampler.needs_pixels else upsampler
             self.decoder_upsampler = (decoder_upsampler or default)(TokenSpec(decoder.width, factors))
+        self.head: Head | None = None
 
     @profiled(EMBEDDING)
     def whitened(self, batch: Batch) -> Batch:
@@ -104,6 +107,12 @@ class HybridModel(nn.Module):
             tokens = self.encoder_upsampler(grid, factor, everywhere, batch.guide(name))
             grids.append(FineGrid(tokens, grid.mask, factor))
         return grids
+
+    def predictions(self, batch: Batch, sizes: PatchSizes) -> Float[Tensor, "b height width k"]:
+        """What the head predicts for every pixel of a batch of normalised pixels: see `Head.predictions`."""
+        assert self.head is not None
+        outputs = self.head([fine.float() for fine in self.fine_tokens(batch, sizes)])
+        return self.head.predictions(repeat_cells(outputs, sizes.output))
 
     def _coarse(self, whitened: Batch, patch_size: int) -> dict[str, TokenGrid]:
         return self.encode({name: patchify(pixels, patch_size) for name, pixels in whitened.pixels.items()}, whitened)[
@@ -143,8 +152,11 @@ def _windows(config: Config) -> set[tuple[int, int]]:
     return {(each.processing, tile_for(config, each) // each.processing) for each in sizes}
 
 
-def build_model(config: Config, modalities: Mapping[str, Modality]) -> HybridModel:
-    """The model of a run; checkpointing and compiling its blocks changes no parameter and no name."""
+def build_model(config: Config, modalities: Mapping[str, Modality], classes: Sequence[str] = ()) -> HybridModel:
+    """The model of a run; checkpointing and compiling its blocks changes no parameter and no name.
+
+    `classes` are those that its head predicts, if it has one; without any, it predicts a number.
+    """
     chosen = config.decoder.upsampler
     model = HybridModel(
         modalities,
@@ -161,6 +173,7 @@ def build_model(config: Config, modalities: Mapping[str, Modality]) -> HybridMod
         architecture=config.model.architecture,
         centred=_windows(config) if config.model.centre_positions else (),
     )
+    model.head = build_head(config.head, config.model.encoder.width, classes)  # last: other weights stay as they were
     for transformer in (model.encoder.transformer, model.decoder.transformer):
         transformer.gradient_checkpointing = config.runtime.gradient_checkpointing
         if config.runtime.compile_blocks:

@@ -99,10 +99,18 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def begin_with(model: HybridModel, init: Init, pretrained: Pretrained) -> None:
-    """Load the parts that `init` names into a model. Raises InputError if one is not there, or has other shapes."""
+    """Load the parts that `init` names into a model. Raises InputError if one is not there, or has other shapes.
+
+    What belongs to modalities that the model does not have is left out, and an upsampler that an export does not have,
+    the decoder's, begins anew.
+    """
     current = model.state_dict()
+    words = {word for name in current for word in name.split(".")}
+    gone = pretrained.modalities.keys() - words
+    weights = {name: x for name, x in pretrained.weights.items() if gone.isdisjoint(name.split("."))}
     for part in init.parts or get_args(Part):
-        before, now = (_named(weights, PREFIXES[part]) for weights in (pretrained.weights, current))
+        prefixes = tuple(prefix for prefix in PREFIXES[part] if _named(weights, (prefix,))) or PREFIXES[part]
+        before, now = (_named(each, prefixes) for each in (weights, current))
         if not before and init.parts is None:
             continue
         different: str | None = first_difference(now, before)

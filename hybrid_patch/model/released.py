@@ -88,8 +88,8 @@ class ReleasedEncoder(nn.Module, abc.ABC):
         positions: Float[Tensor, "b n k"] | None,
         path_mask: Bool[Tensor, "b depth 2"] | None,
     ) -> Float[Tensor, "b n d"]:
-        """Tokens through the blocks and the last norm; False in the mask is padding, and in `path_mask` a branch that is
-        left out (see `Transformer`)."""
+        """Tokens through the blocks and the last norm; False in the mask is padding, and in the path mask a branch that
+        is left out (see `Transformer`)."""
 
     def positions(
         self, patches: Mapping[str, Float[Tensor, "b h w _ p q _"]], timestamps: Int[Tensor, "b t 3"]

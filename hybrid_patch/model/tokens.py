@@ -235,6 +235,10 @@ class FineGrid:
     def fine_mask(self) -> Bool[Tensor, "b n p"]:
         return self.mask.flatten(1)[..., None].expand(-1, -1, self.factor**2)
 
+    def float(self) -> "FineGrid":
+        """The same tokens in float32 (float64 stays), for heads under autocast."""
+        return dataclasses.replace(self, tokens=self.tokens.float())
+
     def transform(self, weight: Float[Tensor, "d k"], bias: Float[Tensor, " k"]) -> "FineGrid":
         """Every fine token through a linear map."""
         return dataclasses.replace(self, tokens=self.tokens.transform(weight, bias))

@@ -30,8 +30,11 @@ SCORE_KEYS = {
     "mixed_miou": ("embedding", "linear", "mixed"),
     "boundary_miou": ("embedding", "linear", "boundary"),
     "knn_miou": ("embedding", "knn", "all"),
+    "head_miou": ("embedding", "head", "all"),
 }
 """Where a score is in an evaluation: features, classifier, pixels."""
+HEADS = {"head_miou": "mIoU", "head_rmse": "RMSE", "head_r2": "R²"}
+"""What the page calls the scores of fine-tuned heads: of classes, and of numbers."""
 FIGURES = ("lattice_ratio", "window_ratio")
 """Those of an evaluation's figures without labels that are shown."""
 BASELINES = {
@@ -50,6 +53,9 @@ MEASURES = {
     "mixed_miou": Measure("mIoU of mixed patches", *_SCORE),
     "boundary_miou": Measure("mIoU at boundaries", *_SCORE),
     "knn_miou": Measure("mIoU by 20-NN", *_SCORE),
+    "head_miou": Measure("mIoU of the head", *_SCORE),
+    "head_rmse": Measure("RMSE of the head", *_SCORE),
+    "head_r2": Measure("R² of the head", *_SCORE),
     "lattice_ratio": Measure("lattice ratio", *_SCORE),
     "window_ratio": Measure("window ratio", *_SCORE),
     "step_seconds": Measure("step time", formatting.seconds, formatting.times, "costs"),
@@ -110,7 +116,9 @@ def _medians(metrics: Columns, parts: int) -> list[float]:
 
 
 def scores(run: Run) -> dict[str, float]:
-    return _mious(run, SCORE_KEYS) | _numbers({name: nested(run.evaluation, "structure", name) for name in FIGURES})
+    figures = {name: nested(run.evaluation, "structure", name) for name in FIGURES}
+    figures |= {f"head_{name}": nested(run.evaluation, "numbers", name, "mean") for name in ("rmse", "r2")}
+    return _mious(run, SCORE_KEYS) | _numbers(figures)
 
 
 def baselines(run: Run) -> dict[str, dict[str, float]]:

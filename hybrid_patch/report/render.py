@@ -16,7 +16,7 @@ from hybrid_patch.report.figures import Plot, colours, inline, rendered
 from hybrid_patch.report.formatting import NOTHING, listed, number_of
 from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.load_runs import Run, nested, one_line
-from hybrid_patch.report.metrics import MEASURES
+from hybrid_patch.report.metrics import HEADS, MEASURES
 from hybrid_patch.report.recommendation import RULE
 from hybrid_patch.report.statistics import COVERAGE
 from hybrid_patch.report.summary import REFERENCES, Summary
@@ -81,6 +81,7 @@ def html(page: Page) -> str:
         members=list(zip(members, views, strict=True)),
         filters=[(name, dict.fromkeys(values)) for name, values in zip([*columns, "state"], options, strict=True)],
         references=[f"ps={size}" for size in REFERENCES if any(f"ps={size}" in each.against for each in members)],
+        heads={name: title for name, title in HEADS.items() if any(name in each.measures for each in members)},
         colour=colours(summary),
         drawn_curves={label for figures in page.curve_rows for plot in figures for label in plot.legend},
         rule=RULE,

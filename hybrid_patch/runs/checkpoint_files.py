@@ -22,10 +22,22 @@ def checkpoint_parts(path: Path) -> tuple[Path, ...]:
     return tuple(sorted(path.iterdir())) if path.is_dir() else (path,)
 
 
-def prune_checkpoints(folder: Path, keep_newest: int) -> None:
-    """Remove all but the newest checkpoints."""
-    for _, old in list_checkpoints(folder)[:-keep_newest]:
-        if old.is_dir():
-            shutil.rmtree(old.rename(old.with_name(f".{old.name}.part")))  # half a folder must not look whole
-        else:
-            old.unlink()
+def prune_checkpoints(folder: Path, keep_newest: int, best: int | None = None) -> None:
+    """Remove all but the newest checkpoints, and but that of the best step."""
+    for step, old in list_checkpoints(folder)[:-keep_newest]:
+        if step != best:
+            _remove(old)
+
+
+def remove_checkpoints_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps."""
+    for later, path in list_checkpoints(folder):
+        if later > step:
+            _remove(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    if checkpoint.is_dir():
+        shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.part")))  # half must not look whole
+    else:
+        checkpoint.unlink()

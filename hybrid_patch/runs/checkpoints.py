@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NotRequired
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -26,8 +26,17 @@ class Counters(TypedDict):
     skipped: int
 
 
+class Best(TypedDict):
+    """The best score on validation tiles, the step of its weights, and the step of the last score."""
+
+    score: float
+    step: int
+    scored: int
+
+
 class State(TypedDict):
-    """What a checkpoint holds: state dicts, and the modalities with their statistics as plain values."""
+    """What a checkpoint holds: state dicts, the modalities with their statistics as plain values, the classes that a
+    head predicts, and of a fine-tuning which weights were best so far."""
 
     __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, extra="forbid", strict=True)  # type: ignore[misc]
 
@@ -36,6 +45,8 @@ class State(TypedDict):
     optimizer: "OptimizerState"
     counters: Counters
     modalities: dict[str, dict[str, Any]]
+    classes: list[str]
+    best: NotRequired[Best]
 
 
 class OptimizerState(TypedDict):

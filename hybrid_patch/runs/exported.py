@@ -26,6 +26,7 @@ class Described(TypedDict):
 
     step: int
     config: dict[str, Any]
+    classes: list[str]  # that the head predicts
 
 
 DESCRIBED_OF: Parser[Described] = parser(Described)

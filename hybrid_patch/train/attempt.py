@@ -36,9 +36,10 @@ from hybrid_patch.runs.records import DamagedFileError
 from hybrid_patch.runs.stop_signal import Stopped, StopRequest, stop_requests
 from hybrid_patch.train import checkpointing
 from hybrid_patch.train.distributed import end_at_once, open_fabric, together
-from hybrid_patch.train.step import TrainingModule
+from hybrid_patch.train.evaluations import missing_evaluation
+from hybrid_patch.train.step import TrainingModule, label_classes
 from hybrid_patch.train.teacher import taught_windows
-from hybrid_patch.train.trainer import Trainer, missing_evaluation
+from hybrid_patch.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
         if fabric.is_global_zero and "data" not in run.identity():
             look_at_data(config, source, run)
         torch.manual_seed(config.seed)
-        module = TrainingModule(config, source.modalities)
+        module = TrainingModule(config, source.modalities, label_classes(config, source))
         if pretrained is not None:
             begin_with(module.model, config.init, pretrained)
         taught = None

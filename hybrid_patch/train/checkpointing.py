@@ -14,8 +14,13 @@ from hybrid_patch.errors import InputError
 from hybrid_patch.model.hybrid import HybridModel, build_model
 from hybrid_patch.runs import checkpoints
 from hybrid_patch.runs.atomic_files import write_whole
-from hybrid_patch.runs.checkpoint_files import checkpoint_path, list_checkpoints, prune_checkpoints
-from hybrid_patch.runs.checkpoints import Checkpoint, Weights, first_difference
+from hybrid_patch.runs.checkpoint_files import (
+    checkpoint_path,
+    list_checkpoints,
+    prune_checkpoints,
+    remove_checkpoints_after,
+)
+from hybrid_patch.runs.checkpoints import Checkpoint, State, Weights, first_difference
 from hybrid_patch.runs.directory import METRICS, RunDirectory
 from hybrid_patch.runs.records import DamagedFileError, set_aside
 from hybrid_patch.runs.sharded_checkpoint import write_sharded
@@ -24,10 +29,13 @@ from hybrid_patch.train.distributed import together
 from hybrid_patch.train.step import TrainingModule
 
 
-def save(fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], keep_newest: int) -> None:
+def save(
+    fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], keep_newest: int, best: int | None = None
+) -> None:
     """Save the metrics, then the state after `step` steps: a file by the first process or, if sharded, a folder by all.
 
-    The state holds this process's state dicts `model`, `objective` and `optimizer`.
+    The state holds this process's state dicts `model`, `objective` and `optimizer`. The checkpoint of the best step
+    stays beside the newest.
     """
     first, folder = fabric.is_global_zero, run.checkpoints
     if first:
@@ -40,8 +48,33 @@ def save(fabric: Fabric, run: RunDirectory, step: int, state: dict[str, Any], ke
         write_sharded(checkpoint_path(folder, step, sharded=True), state, run.held())
     if first:
         with run.held():
-            prune_checkpoints(folder, keep_newest)
+            prune_checkpoints(folder, keep_newest, best)
     fabric.barrier()
+
+
+def end_with(fabric: Fabric, run: RunDirectory, step: int) -> None:
+    """Remove what a finished training saved after the step of its best weights, which are then its newest."""
+    if fabric.is_global_zero:
+        with run.held():
+            remove_checkpoints_after(run.checkpoints, step)
+    fabric.barrier()
+
+
+def restore_weights(fabric: Fabric, run: RunDirectory, module: TrainingModule, step: int) -> None:
+    """Load the weights of a step, of which each process takes its shards. If their checkpoint cannot be read, the
+    first process raises DamagedFileError, and the others end."""
+    path = next((path for number, path in list_checkpoints(run.checkpoints) if number == step), None)
+    if path is None:
+        path = checkpoint_path(run.checkpoints, step)
+    state = together(fabric, lambda: checkpoints.read_checkpoint(path))
+    _load_weights(module, checkpoints.read_checkpoint(path) if state is None else state)
+
+
+def _load_weights(module: TrainingModule, state: State) -> None:
+    parts: dict[Weights, Module] = {"model": module.model, "objective": module.objective}
+    for name, part in parts.items():
+        current = part.state_dict()
+        part.load_state_dict({key: fsdp.shard_like(tensor, current[key]) for key, tensor in state[name].items()})
 
 
 def newest(fabric: Fabric, run: RunDirectory) -> Checkpoint | None:
@@ -103,8 +136,7 @@ def restore(fabric: Fabric, module: TrainingModule, optimizer: Optimizer, checkp
     parts: dict[Weights, Module] = {"model": module.model, "objective": module.objective}
     current = {name: part.state_dict() for name, part in parts.items()}
     together(fabric, lambda: [checkpoint.refuse_other_weights(name, weights) for name, weights in current.items()])
-    for name, part in parts.items():
-        part.load_state_dict({key: fsdp.shard_like(tensor, current[name][key]) for key, tensor in state[name].items()})
+    _load_weights(module, state)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     together(fabric, lambda: refuse_other_optimizer(checkpoint, optimizer, parameters))
     states = {
@@ -140,7 +172,7 @@ def full_model(fabric: Fabric, config: Config, module: TrainingModule) -> Hybrid
     weights = module.model.state_dict()
     if not fsdp.is_sharded(weights):
         return module.model if fabric.is_global_zero else None
-    model = build_model(config, module.objective.modalities) if fabric.is_global_zero else None
+    model = build_model(config, module.objective.modalities, module.classes) if fabric.is_global_zero else None
     copies = model.state_dict() if model is not None else {}
     for name, tensor in weights.items():
         gathered = fsdp.full(tensor)

@@ -22,6 +22,7 @@ from lightning_fabric.strategies.strategy import Strategy
 
 from hybrid_patch.config.schema import Config, Runtime
 from hybrid_patch.errors import DONE, InputError
+from hybrid_patch.loss.all_gather import global_sum
 from hybrid_patch.train import fsdp
 
 T = TypeVar("T")
@@ -141,6 +142,13 @@ def together(fabric: Fabric, action: Callable[[], T]) -> T | None:
             message = str(error)
     end_together(fabric, message)
     return result
+
+
+def any_process(fabric: Fabric, *mine: bool) -> list[bool]:
+    """Which of the flags are true in any process."""
+    if fabric.world_size == 1:
+        return list(mine)
+    return global_sum(torch.tensor(mine, dtype=torch.int32, device=fabric.device)).bool().tolist()
 
 
 def end_together(fabric: Fabric, message: str) -> None:

@@ -9,20 +9,25 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from hybrid_patch.config.curriculum import PatchSizes, all_sizes
+from hybrid_patch.config.curriculum import PatchSizes, all_sizes, sizes_at
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.loader import TrainingSteps
+from hybrid_patch.data.source import Source
 from hybrid_patch.embed.per_pixel import unmasked_batch
+from hybrid_patch.errors import InputError
 from hybrid_patch.loss.all_gather import global_sum, world_size
 from hybrid_patch.loss.distillation import SelfDistillation
 from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.grad_cache import microbatch_contexts
 from hybrid_patch.loss.objective import Objective
+from hybrid_patch.loss.supervised import Supervised
 from hybrid_patch.loss.term import MicrobatchContext
 from hybrid_patch.model.hybrid import build_model
+from hybrid_patch.model.interpolation import repeat_cells
+from hybrid_patch.model.pooling import mean
 from hybrid_patch.model.pretrained import freeze
 from hybrid_patch.model.tokens import TokenGrid
 from hybrid_patch.train.fsdp import full
@@ -31,19 +36,23 @@ from hybrid_patch.train.optimizer import build_optimizer
 Phase = Literal["forward", "backward", "optimizer"]
 FITTED_CROPS = 64
 """Crops that whitening and targets are fitted to."""
+OBJECTIVES: dict[str, type[nn.Module]] = {"random": Objective, "self": SelfDistillation, "labels": Supervised}
+"""By the name of the target."""
 SKIPPED = "skipped_in_step"
 """Beside the terms of a step: the number of its samples that are broken and replaced."""
 
 
 class TrainingModule(nn.Module):
-    """A model and its objective as one module, which DDP and FSDP wrap. What no term of the loss uses is frozen."""
+    """A model and its objective as one module, which DDP and FSDP wrap. What no term of the loss uses is frozen.
 
-    def __init__(self, config: Config, modalities: Mapping[str, Modality]) -> None:
+    `classes` are those of the labels of `target=labels`; without any, the labels are numbers.
+    """
+
+    def __init__(self, config: Config, modalities: Mapping[str, Modality], classes: Sequence[str] = ()) -> None:
         super().__init__()
         self.mixed_precision = config.runtime.precision == "bf16-mixed"
-        self.model = build_model(config, modalities)
-        objective = SelfDistillation if config.target.name == "self" else Objective
-        self.objective: Any = objective(config, modalities)
+        self.model = build_model(config, modalities, classes)
+        self.objective: Any = OBJECTIVES[config.target.name](config, modalities)
         sources = self.objective.sources
         if "decoder" not in sources:
             self.model.decoder.requires_grad_(False)
@@ -52,6 +61,11 @@ class TrainingModule(nn.Module):
         if "encoder" not in sources:
             self.model.encoder_upsampler.requires_grad_(False)
         freeze(self.model, config.init.freeze)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the head predicts; none if that is a number, or without a head."""
+        return () if self.model.head is None else self.model.head.classes
 
     def forward(
         self, batch: Batch, sizes: PatchSizes, context: MicrobatchContext | None = None
@@ -74,6 +88,7 @@ class TrainingModule(nn.Module):
             sizes,
         )
 
+    @torch.no_grad()
     def fit(self, dataset: TrainingSteps) -> None:
         """Fit what model and targets must know of the data, at the beginning of a training, to its first crops."""
         crops: Iterable[Crop] = dataset.first_crops(FITTED_CROPS)
@@ -85,23 +100,50 @@ class TrainingModule(nn.Module):
         if (means := self.model.position_means) is not None and not means.is_fitted:
             for sizes in set(all_sizes(dataset.config.curriculum)):
                 means.fit(self._tokens(dataset, sizes), sizes.processing, self.objective.token_means())
+        if (head := self.model.head) is not None:
+            labels = [torch.from_numpy(each) for each in dataset.first_labels(FITTED_CROPS)]
+            if not any(map(len, labels)):
+                raise InputError(
+                    f"target=labels: no pixel of the first {FITTED_CROPS} crops has a label; check data.labels, "
+                    "or try a larger target.fraction"
+                )
+            head.fit_embeddings(self._embeddings(dataset))
+            if not head.classes:
+                head.fit_numbers(labels)
 
-    @torch.no_grad()
+    def _embeddings(self, dataset: TrainingSteps) -> Iterator[Float[Tensor, "n d"]]:
+        """The embeddings of the first crops, at positions with a token."""
+        sizes = sizes_at(dataset.config, 0)
+        for batch in self._unmasked(dataset, sizes):
+            tokens = self.model.fine_tokens(batch, sizes)
+            encoded = torch.stack([fine.grid.mask.flatten(3).any(-1) for fine in tokens]).any(0)
+            yield mean(tokens, None)[repeat_cells(encoded, sizes.factor)]
+
     def _tokens(self, dataset: TrainingSteps, sizes: PatchSizes) -> Iterator[dict[str, TokenGrid]]:
         """The encoder's tokens of the first crops, all of them visible, as they are before they are centred."""
+        for batch in self._unmasked(dataset, sizes):
+            yield self.model.coarse_tokens(batch, sizes.processing)
+
+    def _unmasked(self, dataset: TrainingSteps, sizes: PatchSizes) -> Iterator[Batch]:
+        """The first crops, each as a batch in which all tokens are visible."""
         device = next(self.parameters()).device
         for crop in dataset.first_crops(FITTED_CROPS, sizes):
             batch = unmasked_batch([crop], sizes.processing, dataset.source.modalities, {})
-            yield self.model.coarse_tokens(batch.map(lambda x: x.to(device)), sizes.processing)
+            yield batch.map(lambda x: x.to(device))
 
     def parameter_counts(self) -> dict[str, int]:
-        """Trainable parameters: of the encoder, the decoder, the upsampler behind either, and the loss's heads."""
+        """Trainable parameters: of the encoder, the decoder, the upsampler behind either, and the heads."""
         counts = dict.fromkeys(("encoder", "decoder", "encoder_upsampler", "decoder_upsampler", "heads"), 0)
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 owner, part, *_ = name.split(".")
-                counts[part if owner == "model" else "heads"] += parameter.numel()
+                counts[part if owner == "model" and part != "head" else "heads"] += parameter.numel()
         return counts
+
+
+def label_classes(config: Config, source: Source) -> tuple[str, ...]:
+    """The classes that the head of a config learns; none without a head, or if the labels are numbers."""
+    return () if config.head.name == "none" else source.class_names()
 
 
 class TrainingStep:

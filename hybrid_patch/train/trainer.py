@@ -3,32 +3,28 @@
 import dataclasses
 import logging
 import math
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from hybrid_patch.config.curriculum import PatchSizes, samples_before, sizes_after, sizes_at
+from hybrid_patch.config.curriculum import PatchSizes, samples_before, sizes_at
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
 from hybrid_patch.data.loader import TrainingSteps, batches
 from hybrid_patch.data.prefetch import on_device
 from hybrid_patch.data.source import BrokenSampleError, Source
 from hybrid_patch.data.taught import TaughtWindows
-from hybrid_patch.embed.trained_model import TrainedModel
-from hybrid_patch.errors import DONE, FAILED, STOPPED, InputError, require_extra
-from hybrid_patch.loss.all_gather import global_sum
-from hybrid_patch.model.hybrid import HybridModel
+from hybrid_patch.errors import DONE, FAILED, STOPPED
 from hybrid_patch.runs.checkpoints import Checkpoint, Counters
 from hybrid_patch.runs.directory import RunDirectory
-from hybrid_patch.runs.lock import LostLockError
 from hybrid_patch.runs.progress import progress
-from hybrid_patch.runs.stop_signal import Check, Stopped, StopRequest
+from hybrid_patch.runs.stop_signal import Stopped, StopRequest
 from hybrid_patch.train import checkpointing
-from hybrid_patch.train.distributed import end_together
+from hybrid_patch.train.best_weights import BestWeights
+from hybrid_patch.train.distributed import any_process, end_together
+from hybrid_patch.train.evaluations import EVALUATED, Evaluations, missing_evaluation
 from hybrid_patch.train.metric_logger import MetricLogger, open_logger
 from hybrid_patch.train.optimizer import learning_rate
 from hybrid_patch.train.peak_memory import PeakMemory
@@ -36,10 +32,6 @@ from hybrid_patch.train.step import SKIPPED, FabricStep, TrainingModule
 
 MIN_SAMPLES = 50
 """The share of skipped samples is taken of at least this many."""
-CHECK_SECONDS = 1.0
-"""Between looks of an evaluation at whether to stop."""
-EVALUATED = "evaluation_seconds"
-"""The metric of a step whose evaluation has ended, in success or not."""
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +59,9 @@ class Trainer:
         self.step = 0
         self.saved = -1
         self.counters: Counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
+        self.best = BestWeights(config, source, checkpoint)
         self._resume(checkpoint)
+        self.evaluations = Evaluations(config, fabric, run, source, module)
         self.logger = MetricLogger()
         if fabric.is_global_zero:
             run.set_status("running", attempt=run.status().attempt + 1, step=self.step, steps=self.steps)
@@ -79,9 +73,14 @@ class Trainer:
         An evaluation that an earlier attempt did not end comes first.
         """
         try:
+            if self.best.due(self.step):
+                self._validate(self.evaluations.row(self.step), stop)
             if (row := self._row_to_evaluate()) is not None:
                 self._evaluate(row, stop)
-            return self._train(stop)
+            code, reason = (DONE, "") if self._finished() else self._train(stop)
+            if code == DONE:
+                self._end()
+            return code, reason
         except Stopped as stopped:
             self._save()
             name = stop.signal.name if stop.signal else "a signal to another process"
@@ -97,7 +96,7 @@ class Trainer:
             waiting = time.perf_counter()
             loaded = batches(dataset, self.step, config.runtime.workers, pin_memory=fabric.device.type == "cuda")
             for item in on_device(loaded, fabric.device):
-                broken, stopping = self._agreed(isinstance(item, BrokenSampleError), bool(stop))
+                broken, stopping = any_process(fabric, isinstance(item, BrokenSampleError), bool(stop))
                 if broken:
                     self._save()
                     hint = "data.on_error=skip goes on without"
@@ -117,8 +116,10 @@ class Trainer:
                     self.run.add_metrics(row)
                 report(self.step, row["loss"] if row["loss"] is not None else math.nan)
                 failure = self._failure()
+                if self.best.due(self.step):
+                    self._validate(row, stop)
                 every = config.trainer.checkpoint_every
-                if self.step == self.steps or failure or (every and self.step % every == 0):
+                if self._finished() or failure or (every and self.step % every == 0):
                     self._save()
                 if failure or not self._evaluation_due():
                     self.logger.log_metrics(row)
@@ -126,6 +127,8 @@ class Trainer:
                     self._evaluate(row, stop)
                 if failure:
                     return FAILED, failure
+                if self._finished():
+                    break
                 waiting = time.perf_counter()
         return DONE, ""
 
@@ -164,15 +167,13 @@ class Trainer:
             return f"{skipped} broken samples of {samples} skipped, more than data.max_skipped={share}, saved"
         return ""
 
-    def _agreed(self, *mine: bool) -> list[bool]:
-        """Which of the flags are true in any process."""
-        if self.fabric.world_size == 1:
-            return list(mine)
-        return global_sum(torch.tensor(mine, dtype=torch.int32, device=self.fabric.device)).bool().tolist()
+    def _finished(self) -> bool:
+        """Whether the last step has been made."""
+        return self.step == self.steps or self.best.stalled
 
     def _evaluation_due(self) -> bool:
         """Whether an evaluation belongs to the last step that was made."""
-        settings, last = self.config.evaluation, self.step == self.steps
+        settings, last = self.config.evaluation, self._finished()
         if settings.tiles == 0 or not self.step or not (last or (settings.every and self.step % settings.every == 0)):
             return False
         missing = missing_evaluation()
@@ -182,77 +183,27 @@ class Trainer:
 
     def _row_to_evaluate(self) -> dict[str, Any] | None:
         """The metrics of the step before, whose evaluation an earlier attempt did not end; None if it did."""
-        if not self._evaluation_due():
-            return None
-        row: dict[str, Any] = {"step": self.step}
-        if self.fabric.is_global_zero:
-            row = next((each for each in self.run.metrics() if each["step"] == self.step), row)
-        row = self.fabric.broadcast(row)
+        row = self.evaluations.row(self.step) if self._evaluation_due() else {EVALUATED: 0.0}
         return None if EVALUATED in row else row
 
+    def _validate(self, row: dict[str, Any], stop: StopRequest) -> None:
+        """Score the weights on validation tiles, and save them if they are the best."""
+        if self.best.add(self.step, self.evaluations.validate(row, self.best.max_tiles, stop)):
+            self._save()
+
     def _evaluate(self, row: dict[str, Any], stop: StopRequest) -> None:
-        """Add the scores of the embeddings to the metrics of a step, beside evaluation.json and pictures.
+        """Evaluate the weights: at the end of a training those that it ends with."""
+        weights_of = self.step
+        if self._finished() and self.best.step is not None:
+            weights_of = self.best.step
+            checkpointing.restore_weights(self.fabric, self.run, self.module, weights_of)
+        self.evaluations.evaluate(row, weights_of, self.logger, stop)
 
-        An error is logged, and there are no scores. All processes call this: the first evaluates, and asks the others
-        every now and then whether to stop. Raises Stopped in all.
-        """
-        network = checkpointing.full_model(self.fabric, self.config, self.module)
-        if network is not None:
-            self.run.set_status("running", "evaluating", step=self.step)
-            log.info("evaluating after step %d", self.step)
-            began = time.perf_counter()
-            try:
-                row |= self._evaluate_model(network, self._check(stop))
-            except (LostLockError, Stopped):
-                raise
-            except Exception:
-                log.exception("the evaluation after step %d failed; the training goes on", self.step)
-            row[EVALUATED] = time.perf_counter() - began
-            self.run.replace_metrics(row)
-            self.run.set_status("running", step=self.step)
-        while not self._ended(stop, network is not None):
-            pass
-        self.logger.log_metrics(row)
-
-    def _check(self, stop: StopRequest) -> Check:
-        """What an evaluation calls: it ends in all processes if one was asked to stop, or the run is lost."""
-        last = -math.inf
-
-        def check() -> None:
-            nonlocal last
-            if time.monotonic() - last > CHECK_SECONDS:
-                with self.run.held():
-                    last = time.monotonic()
-                self._ended(stop, False)
-
-        return check
-
-    def _ended(self, stop: StopRequest, ended: bool) -> bool:
-        """Whether the evaluation of the first process has ended; all call this at once. Raises Stopped in all."""
-        stopping, ended = self._agreed(bool(stop), ended)
-        if stopping and not ended:
-            raise Stopped("in the evaluation after step")
-        return ended
-
-    def _evaluate_model(self, network: HybridModel, check: Check) -> dict[str, float]:
-        from hybrid_patch.evaluate.evaluation import evaluate, write_evaluation  # imported late: see `attempt`
-
-        sizes = sizes_after(self.config, self.step)
-        network.eval().to(self.fabric.device)
-        model = TrainedModel(self.run.path, self.config, self.source.modalities, sizes, self.step, network)
-        settings = self.config.evaluation
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                report, drawn = evaluate(model, self.source, settings, Path(folder), check=check)
-            finally:
-                network.train()
-            with self.run.held():
-                pictures = write_evaluation(self.run.evaluation, report, self.run.pictures, drawn)
-        scores: dict[str, float] = report["scores"]
-        self.logger.log_pictures(self.step, pictures)
-        line = "".join(f"{name} {value:.3f}  " for name, value in scores.items())
-        log.info("%s%d pictures in %s", line, len(pictures), self.run.pictures)
-        return scores
+    def _end(self) -> None:
+        """Leave the best weights as those of the newest checkpoint."""
+        if (best := self.best.step) is not None:
+            log.info("step %d scored best on validation tiles: its weights are those of the run", best)
+            checkpointing.end_with(self.fabric, self.run, best)
 
     def _save(self) -> None:
         if self.saved == self.step:
@@ -263,8 +214,12 @@ class Trainer:
             "optimizer": self.training_step.optimizer.state_dict(),
             "counters": self.counters,
             "modalities": {name: dataclasses.asdict(m) for name, m in self.source.modalities.items()},
+            "classes": list(self.module.classes),
+            **self.best.state(),
         }
-        checkpointing.save(self.fabric, self.run, self.step, state, self.config.trainer.keep_checkpoints)
+        checkpointing.save(
+            self.fabric, self.run, self.step, state, self.config.trainer.keep_checkpoints, self.best.step
+        )
         self.saved = self.step
 
     def _resume(self, checkpoint: Checkpoint | None) -> None:
@@ -281,12 +236,3 @@ class Trainer:
             log.info("going on after step %d", self.step)
         if self.fabric.is_global_zero:
             self.run.restore_metrics(self.step)
-
-
-def missing_evaluation() -> str:
-    """The line that names the extra that evaluation lacks; empty if it is installed."""
-    try:
-        require_extra("eval", "scipy", "matplotlib")
-    except InputError as error:
-        return str(error)
-    return ""

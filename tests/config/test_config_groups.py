@@ -32,11 +32,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def needed(option: str, root: str) -> list[str]:
+def needed(group: str, option: str, root: str) -> list[str]:
     """The overrides that an option cannot do without."""
+    if (group, option) in (("head", "linear"), ("head", "conv"), ("loss", "none"), ("target", "labels")):
+        words = ("target=labels", "masking=none", "loss=none", "head=linear")
+        return [word for word in words if not word.startswith(f"{group}=")]
     roots = ("rasters", "olmoearth", "landcover", "olmoearth_base", "released_encoder")
-    beside = {"self": ["loss=visible", "masking=none"], "none": ["loss=visible"]}
-    return beside.get(option, [f"data.root={root}"] if option in roots else [])
+    beside = {("target", "self"): ["loss=visible", "masking=none"], ("masking", "none"): ["loss=visible"]}
+    return beside.get((group, option), [f"data.root={root}"] if option in roots else [])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -45,7 +48,7 @@ def test_every_option_composes(group: str, option: str, root: str) -> None:
         names = {option, "sentinel2_l2a"}  # beside one that can be encoded
         chosen = ["data=rasters", f"data.root={root}", *(f"+modality@data.modalities.{n}={n}" for n in names)]
     else:
-        chosen = [f"{group}={option}", *needed(option, root)]
+        chosen = [f"{group}={option}", *needed(group, option, root)]
     assert isinstance(compose(chosen), Config)
 
 
@@ -64,7 +67,7 @@ ADDED = [("", *pair) for pair in RUN_OPTIONS] + [("+", "data", "synthetic"), ("+
 @pytest.mark.parametrize(("plus", "group", "option"), ADDED)
 def test_an_added_key_is_rejected_in_every_option(plus: str, group: str, option: str, root: str) -> None:
     with pytest.raises(InputError) as error:
-        compose([f"{group}={option}", *needed(option, root), f"{plus}{group}.surely_not=3"])
+        compose([f"{group}={option}", *needed(group, option, root), f"{plus}{group}.surely_not=3"])
     assert str(error.value).startswith(f"{group}.surely_not=3: unknown key; ")
     assert "\n" not in str(error.value)
 

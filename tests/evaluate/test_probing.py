@@ -13,10 +13,10 @@ from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.patchify import patchify
 from hybrid_patch.data.synthetic.spectra import CLASSES
-from hybrid_patch.embed.per_pixel import Projection
 from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.evaluate.pictures import class_colours, drawn_modality, stretch, visible_channels
 from hybrid_patch.model.hybrid import build_model
+from hybrid_patch.model.pooling import Projection
 from hybrid_patch.model.tokens import Positions
 
 

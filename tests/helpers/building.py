@@ -29,7 +29,7 @@ from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.stop_signal import StopRequest
 from hybrid_patch.train.attempt import prepare
 from hybrid_patch.train.checkpointing import newest
-from hybrid_patch.train.step import TrainingModule
+from hybrid_patch.train.step import TrainingModule, label_classes
 from hybrid_patch.train.trainer import Trainer
 
 OPTICAL = Modality(
@@ -139,16 +139,6 @@ def dense_targets(targets: RandomTargets, name: str, pixels: Tensor, band_set: T
     return targets.inputs(name, pixels, band_set, output) @ targets.table(name, output)
 
 
-def crops_of(batch: Batch) -> list[Crop]:
-    """The samples of a batch."""
-
-    def arrays(values: Mapping[str, Tensor], i: int) -> dict[str, np.ndarray]:
-        return {name: each[i].numpy() for name, each in values.items()}
-
-    samples = range(len(batch.timestamps))
-    return [Crop(arrays(batch.pixels, i), arrays(batch.valid, i), batch.timestamps[i].numpy(), None) for i in samples]
-
-
 def dense_predictions(module: TrainingModule, batch: Batch, sizes: PatchSizes, name: str) -> Tensor:
     """Predictions of a modality at all subpixels of its DECODE cells, through the head."""
     latents, _ = module.model.encode({n: patchify(x, sizes.processing) for n, x in batch.pixels.items()}, batch)
@@ -224,7 +214,7 @@ def trained_run(folder: Path, *overrides: str, steps: int = 2, stop_after: int |
 
     def trainer() -> Trainer:
         torch.manual_seed(config.seed)
-        module = TrainingModule(config, source.modalities)
+        module = TrainingModule(config, source.modalities, label_classes(config, source))
         fabric = Fabric(accelerator="cpu", devices=1)
         return Trainer(config, fabric, run, source, module, newest(fabric, run))
 

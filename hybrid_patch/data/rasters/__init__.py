@@ -24,6 +24,8 @@ class Rasters(DataOptions):
     """The folder."""
     labels: FolderPath | None
     """Folder (tiles) or file (series) of the labels, relative to the root; null: none."""
+    label_kind: Literal["classes", "numbers"]
+    """What the labels are: `classes`, whole numbers from 0 on, or `numbers` of any kind, as of biomass or height."""
     label_classes: tuple[Name, ...] | None
     """Names of the label values 0, 1, ...; null: from meta.json, else counted in the label files."""
     label_nodata: Code | None
@@ -37,6 +39,8 @@ class Rasters(DataOptions):
         """A line for each problem."""
         if self.modalities:  # none declared: they are found in the folder
             yield from super().problems()
+        if self.label_kind == "numbers" and self.label_classes is not None:
+            yield f"data.label_classes={list(self.label_classes)}: data.label_kind=numbers has no classes; try null"
         yield from folder_problems("data.root", self.root)
         if self.labels is not None and Path(self.root).is_dir() and not Path(self.root, self.labels).exists():
             labels = Path(self.root, self.labels)

@@ -1,11 +1,11 @@
-"""The per-pixel labels of a folder of GeoTIFFs: which classes there are, and the class of each pixel."""
+"""The per-pixel labels of a folder of GeoTIFFs: which classes there are, and the class or the number of each pixel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
 from hybrid_patch.data.rasters.scene import read_window
@@ -36,6 +36,15 @@ class Labels:
         valid &= (codes == values[..., 0]) & (codes >= 0) & (codes < len(self.classes))
         valid &= ~np.isin(codes, self.unlabelled)
         return np.where(valid, codes, UNLABELLED)
+
+
+def read_numbers(
+    files: RasterFiles, path: Path, window: Window, grid: Header, nodata: int | None
+) -> Float[Array, "h w"]:
+    """A number per pixel, NaN where there is none. Raises BrokenSampleError, as `Layer.read` does."""
+    values, valid = read_window(files, path, _one_band(files.header(path)).bands, window, grid)
+    numbers = values[..., 0]
+    return np.where(valid & np.isfinite(numbers) & (numbers != nodata), numbers, np.float32(np.nan))
 
 
 def find_labels(files: RasterFiles, paths: Sequence[Path], names: tuple[str, ...], nodata: int | None) -> Labels:

@@ -10,7 +10,7 @@ from jaxtyping import Int, Shaped
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.data.rasters import Rasters
 from hybrid_patch.data.rasters.geotiff import Header, RasterFiles
-from hybrid_patch.data.rasters.labels import Labels, find_labels
+from hybrid_patch.data.rasters.labels import Labels, find_labels, read_numbers
 from hybrid_patch.data.rasters.layout import Layout, find_layout
 from hybrid_patch.data.rasters.scene import SceneFiles, finest, read_images
 from hybrid_patch.data.source import UNLABELLED, Array, Sample, Window
@@ -37,12 +37,16 @@ class RasterSource:
 
     @cached_property
     def _labels(self) -> Labels | None:
-        """How the files of pixels' classes are read; they are looked at when somebody asks."""
+        """How the files of pixels' classes are read; they are looked at when somebody asks. None: there are none."""
+        if self._config.label_kind == "numbers":
+            return None
         paths = [self._layout.labels[tile] for tile in self._layout.index.names if tile in self._layout.labels]
         return find_labels(self._files, paths, self._names, self._config.label_nodata) if paths else None
 
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes. Raises InputError if the label files do not fit."""
+        """The names of the classes; none if labels are numbers. Raises InputError if the label files do not fit."""
+        if self._config.label_kind == "numbers":
+            return ()
         if self._labels is not None:
             return self._labels.classes
         tile_labels = self._layout.index.labels
@@ -77,15 +81,20 @@ class RasterSource:
         scene, block, grid = self._sample(index)
         area = Window(block.top + window.top, block.left + window.left, window.height, window.width)
         images, valid = read_images(self._files, scene, self._layout.layers, grid, area, timesteps)
-        classes, label = None, None
-        if labels and self._labels is not None:
+        classes, label, numbers = None, None, None
+        if labels and self._config.label_kind == "numbers":
+            if self._layout.labels:
+                numbers = np.full((window.height, window.width), np.nan, np.float32)
+            if scene.labels:
+                numbers = read_numbers(self._files, scene.labels, area, grid, self._config.label_nodata)
+        elif labels and self._labels is not None:
             classes = np.full((window.height, window.width), UNLABELLED, np.int64)
             if scene.labels:
                 classes = self._labels.read(self._files, scene.labels, area, grid)
         elif labels and self._layout.index.labels is not None:
             name, names = self._layout.index.labels[index], self.class_names()
             label = names.index(name) if name in names else UNLABELLED
-        return Sample(images, valid, scene.timestamps[timesteps], grid.latlon(area), classes, label)
+        return Sample(images, valid, scene.timestamps[timesteps], grid.latlon(area), classes, label, numbers)
 
     def _sample(self, index: int) -> tuple[SceneFiles, Window, Header]:
         """The files of a sample, which part of them it is, and their grid."""

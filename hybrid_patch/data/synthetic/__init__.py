@@ -25,6 +25,9 @@ class Synthetic(DataOptions):
     scene_seed: Seed
     """Seed of the scenes, independent of the run's seed."""
 
+    label_kind: Literal["classes", "numbers"]
+    """What the labels are: `classes` of land cover, or `numbers`, the height of the vegetation in metres."""
+
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if self.tile > self.scene_size:

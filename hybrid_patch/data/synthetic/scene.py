@@ -23,6 +23,9 @@ SHADOW_STEP = 9
 LOOKS = 4
 """Independent looks that are averaged in a pixel of Sentinel-1: its speckle is a gamma distribution of this shape."""
 TEXTURE = np.array([cover.texture for cover in COVERS], np.float32)
+HEIGHT = np.array([cover.height for cover in COVERS], np.float32)
+HEIGHT_VARIATION = 0.2
+"""Relative deviation of the height of vegetation between stands."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ class SyntheticScene:
             x += cloud * (np.array(CLOUD, np.float32) * (1 + 0.16 * stands) - x)
         x += (0.006 + 0.05 * x) * _noise(self.key + 1 + t, size, len(BANDS), window)
         return np.rint(10000 * np.clip(x, 1e-4, 1.6))
+
+    def vegetation_height(self, window: Window) -> Float32[Array, "h w"]:
+        """At its highest in the year, metres: that of the class, more where it grows better."""
+        height = HEIGHT[self.ground.classes[self.ground.objects[window.slices]]]
+        return height * np.maximum(1 + HEIGHT_VARIATION * self.stands[window.slices], 0)
 
     def backscatter(self, t: int, window: Window) -> Float32[Array, "h w 2"]:
         """Sentinel-1 at a timestep, dB, with speckle."""

@@ -44,8 +44,8 @@ class SyntheticSource:
         self._scenes: dict[int, SyntheticScene] = {}
 
     def class_names(self) -> tuple[str, ...]:
-        """The land cover of the scenes."""
-        return CLASSES
+        """The land cover of the scenes; none where labels are numbers."""
+        return CLASSES if self._config.label_kind == "classes" else ()
 
     def indices(self, split: str) -> Int[Array, " n"]:
         """Sample numbers of `train` or `val`."""
@@ -78,8 +78,12 @@ class SyntheticSource:
                 image = np.stack([pixels(t, window) for t in timesteps.tolist()], axis=2)
                 valid[name] = scene.valid_mask(name, timesteps, window)
             images[name] = np.where(valid[name][..., None], image[..., channels], np.float32(0))
-        classes = scene.ground.classes[scene.ground.objects[window.slices]] if labels else None
-        return Sample(images, valid, scene.timestamps[timesteps], scene.latlon, classes)
+        classes = numbers = None
+        if labels and self._config.label_kind == "numbers":
+            numbers = scene.vegetation_height(window)
+        elif labels:
+            classes = scene.ground.classes[scene.ground.objects[window.slices]]
+        return Sample(images, valid, scene.timestamps[timesteps], scene.latlon, classes, numbers=numbers)
 
     def _scene(self, index: int) -> SyntheticScene:
         """The scene, from memory if it was read lately."""

@@ -51,19 +51,20 @@ class Cover(NamedTuple):
     texture: tuple[float, float, float]  # relative deviation of the brightness: of pixels, of clumps, of stands
     bare_db: tuple[float, float]  # backscatter (VV, VH) without leaves
     leaf_db: tuple[float, float] = (0.0, 0.0)  # what full leaf cover adds
+    height: float = 0.0  # of the vegetation at its highest, metres
 
 
 FOREST_FLOOR, SOIL = ("litter", "understorey"), ("dark soil", "light soil")
 BARE_FIELD = (-10.8, -18.6)
 COVERS = (
     Cover("water", ("clear water", "turbid water"), (0.08, 0.02, 0.06), (-20.5, -27.5)),
-    Cover("broadleaf forest", FOREST_FLOOR, (0.06, 0.16, 0.06), (-9.8, -15.6), (0.8, 1.4)),
-    Cover("conifer forest", FOREST_FLOOR, (0.17, 0.04, 0.06), (-10.2, -16.2), (1.0, 1.6)),
-    Cover("grassland", SOIL, (0.04, 0.03, 0.13), (-12.2, -19.4), (0.6, 2.2)),
-    Cover("winter wheat", SOIL, (0.03, 0.03, 0.04), BARE_FIELD, (-2.4, 0.8)),
-    Cover("rapeseed", SOIL, (0.03, 0.11, 0.04), BARE_FIELD, (1.6, 5.2)),
-    Cover("maize", SOIL, (0.12, 0.03, 0.04), BARE_FIELD, (2.2, 3.8)),
-    Cover("sugar beet", SOIL, (0.08, 0.08, 0.04), BARE_FIELD, (2.8, 4.0)),
+    Cover("broadleaf forest", FOREST_FLOOR, (0.06, 0.16, 0.06), (-9.8, -15.6), (0.8, 1.4), 24.0),
+    Cover("conifer forest", FOREST_FLOOR, (0.17, 0.04, 0.06), (-10.2, -16.2), (1.0, 1.6), 28.0),
+    Cover("grassland", SOIL, (0.04, 0.03, 0.13), (-12.2, -19.4), (0.6, 2.2), 0.4),
+    Cover("winter wheat", SOIL, (0.03, 0.03, 0.04), BARE_FIELD, (-2.4, 0.8), 0.9),
+    Cover("rapeseed", SOIL, (0.03, 0.11, 0.04), BARE_FIELD, (1.6, 5.2), 1.5),
+    Cover("maize", SOIL, (0.12, 0.03, 0.04), BARE_FIELD, (2.2, 3.8), 2.5),
+    Cover("sugar beet", SOIL, (0.08, 0.08, 0.04), BARE_FIELD, (2.8, 4.0), 0.5),
     Cover("building", ("tiles", "concrete"), (0.22, 0.05, 0.05), (-4.5, -11.0)),
     Cover("road", ("asphalt", "gravel"), (0.10, 0.05, 0.05), (-13.5, -21.0)),
 )
