@@ -1,6 +1,6 @@
 """The assembled model: attention at the processing patch size, tokens at the output patch size."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from jaxtyping import Float

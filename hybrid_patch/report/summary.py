@@ -77,8 +77,8 @@ def summarize(runs: Sequence[Run], axes: Sequence[str] = ()) -> Summary:
     mark_front(members)
     members.sort(key=lambda member: -member.measures["miou"].mean if has_score(member) else 1.0)
     best = members[0] if members and has_score(members[0]) else None
-    for member in members if best is not None else ():
-        if member is not best:
+    for member in members:
+        if best is not None and member is not best:
             member.against[BEST] = Against(best.label, _comparisons(member, best))
     return Summary(
         axes=Axes(list(axes), columns),
@@ -158,7 +158,7 @@ def add_predictions(summary: Summary, predictions: Mapping[Path, Prediction]) ->
         for against in member.against.values():
             other, measured = by_label[against.label], against.comparisons.get("step_seconds")
             if measured is not None and (member.shared_machine or other.shared_machine):
-                a, b = (each.planned and each.planned.flops_per_step for each in (member, other))
+                a, b = (None if x.planned is None else x.planned.flops_per_step for x in (member, other))
                 against.comparisons["step_seconds"] = planned_ratio(a, b, measured.estimate.n)
 
 

@@ -36,7 +36,7 @@ from hybrid_patch.train.optimizer import build_optimizer
 Phase = Literal["forward", "backward", "optimizer"]
 FITTED_CROPS = 64
 """Crops that whitening and targets are fitted to."""
-OBJECTIVES: dict[str, type[nn.Module]] = {"random": Objective, "self": SelfDistillation, "labels": Supervised}
+OBJECTIVES: dict[str, Any] = {"random": Objective, "self": SelfDistillation, "labels": Supervised}
 """By the name of the target."""
 SKIPPED = "skipped_in_step"
 """Beside the terms of a step: the number of its samples that are broken and replaced."""
@@ -115,9 +115,9 @@ class TrainingModule(nn.Module):
         """The embeddings of the first crops, at positions with a token."""
         sizes = sizes_at(dataset.config, 0)
         for batch in self._unmasked(dataset, sizes):
-            tokens = self.model.fine_tokens(batch, sizes)
-            encoded = torch.stack([fine.grid.mask.flatten(3).any(-1) for fine in tokens]).any(0)
-            yield mean(tokens, None)[repeat_cells(encoded, sizes.factor)]
+            grids = self.model.fine_tokens(batch, sizes)
+            encoded = torch.stack([grid.mask.flatten(3).any(-1) for grid in grids]).any(0)
+            yield mean(grids, None)[repeat_cells(encoded, sizes.factor)]
 
     def _tokens(self, dataset: TrainingSteps, sizes: PatchSizes) -> Iterator[dict[str, TokenGrid]]:
         """The encoder's tokens of the first crops, all of them visible, as they are before they are centred."""

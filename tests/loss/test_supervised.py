@@ -57,12 +57,12 @@ def dense_embeddings(module: TrainingModule, batch: Batch, sizes: PatchSizes) ->
     """The mean of all dense tokens of a pixel, written out."""
     total, count = torch.zeros(()), torch.zeros(())
     for fine in module.model.fine_tokens(batch, sizes):
-        h, w = fine.grid.mask.shape[1:3]
-        mask = fine.grid.mask.flatten(1, 2).flatten(2)  # [B, hw, TS]
-        dense = fine.dense().unflatten(1, (h * w, -1))
+        h, w = fine.mask.shape[1:3]
+        mask = fine.mask.flatten(1, 2).flatten(2)  # [B, hw, TS]
+        dense = fine.tokens.dense().unflatten(1, (h * w, -1))
         pixels = torch.where(mask[..., None, None], dense, 0).sum(2)
         total = total + rearrange(pixels, "b (h w) (i j) d -> b (h i) (w j) d", h=h, i=sizes.factor)
-        count = count + repeat_cells(fine.grid.mask.flatten(3).sum(-1), sizes.factor)
+        count = count + repeat_cells(fine.mask.flatten(3).sum(-1), sizes.factor)
     return total / count[..., None].clamp(min=1)
 
 

@@ -141,10 +141,10 @@ def test_any_encoder_has_both(architecture: str) -> None:
     torch.manual_seed(0)
     module = TrainingModule(config, {"optical": optical})
     batch = make_batch(8, {"optical": optical})
-    plain = module.model.fine_tokens(batch, SIZES)[0].dense()
+    plain = module.model.fine_tokens(batch, SIZES)[0].tokens.dense()
     band_mask = torch.tensor([[True, False, True, True]]).expand(3, -1)
     for changed in (
         dataclasses.replace(batch, band_mask={"optical": band_mask}),
         dataclasses.replace(batch, path_mask={"encoder": torch.zeros(6, 2, 2, dtype=torch.bool)}),
     ):
-        assert not torch.allclose(module.model.fine_tokens(changed, SIZES)[0].dense(), plain)
+        assert not torch.allclose(module.model.fine_tokens(changed, SIZES)[0].tokens.dense(), plain)

@@ -27,7 +27,7 @@ from hybrid_patch.model.olmoearth.locations import LocationEncoder
 from hybrid_patch.model.olmoearth.network import difference, network_config
 from hybrid_patch.model.olmoearth.weights import released_weights
 
-SMALL = Transformer(width=64, depth=2, heads=4, mlp_ratio=2.0)
+SMALL = Transformer(width=64, depth=2, heads=4, mlp_ratio=2.0, drop_path=0.0)
 SPECS = ("sentinel2_l2a", "sentinel1", "landsat")
 VERSIONS: dict[OlmoEarth, str] = {
     "olmoearth_v1": "v1",

@@ -132,7 +132,8 @@ def test_runs_that_shared_a_machine_are_compared_by_flops(tmp_path: Path) -> Non
     shared = guided.against["ps=8"].comparisons["step_seconds"]
     assert guided.planned is not None
     assert ps8.planned is not None
-    assert shared.estimate.mean == guided.planned.flops_per_step / ps8.planned.flops_per_step < 100
+    flops = [guided.planned.flops_per_step or 0.0, ps8.planned.flops_per_step or 1.0]
+    assert shared.estimate.mean == flops[0] / flops[1] < 100
     assert formatting.verdict(shared, formatting.times).endswith("(by FLOPs, 2 seeds)")
     add_predictions(unplanned := summarize(runs), {})
     unclear = rows(unplanned)["guided 8→1"].against["ps=8"].comparisons["step_seconds"]

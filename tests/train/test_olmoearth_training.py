@@ -27,7 +27,7 @@ from hybrid_patch.runs.directory import CHECKPOINTS
 from hybrid_patch.train.attempt import train
 from hybrid_patch.train.step import TrainingModule
 
-SIZE = Transformer(width=32, depth=1, heads=4, mlp_ratio=2.0)
+SIZE = Transformer(width=32, depth=1, heads=4, mlp_ratio=2.0, drop_path=0.0)
 OLMOEARTH = ("model=olmoearth_nano", *TINY, "data.modalities.srtm.decode_only=true", "trainer.steps=2")
 SELF = (
     "target=self",

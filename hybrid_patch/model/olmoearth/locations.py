@@ -27,6 +27,7 @@ class LocationEncoder(OlmoEarthEncoder):
         valid: Mapping[str, Bool[Tensor, "b height width _"]],
         visible: Packing,
         timestamps: Int[Tensor, "b t 3"],
+        path_mask: Bool[Tensor, "bv depth 2"] | None = None,
     ) -> Float[Tensor, "bv n d"]:
         inputs = {name: x for name, x in patches.items() if name in self.modalities}
         name, first = next(iter(inputs.items()))
@@ -40,7 +41,7 @@ class LocationEncoder(OlmoEarthEncoder):
         merge = "b (h i) (w j) t p q c -> b h w t (i p) (j q) c"
         merged = {n: rearrange(x, merge, i=ratio, j=ratio) for n, x in inputs.items()}
         packing = self._merged(visible, inputs, ratio)
-        tokens = super().forward(merged, valid, packing, timestamps)
+        tokens = super().forward(merged, valid, packing, timestamps, path_mask)
         positions = self.positions(merged, timestamps)
         assert positions is not None
         locations, _, _ = self.network.attention_pooler(
