@@ -12,7 +12,7 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.errors import InputError
 
 KEY = "continue_from"
-FIXED = ("model", "upsampler", "decoder", "init", "target.name", "data.modalities")
+FIXED = ("model", "upsampler", "decoder", "head", "init", "target.name", "data.modalities")
 """What the state of a training is of."""
 FREE = ("upsampler.pixel_dropout",)
 """What of these leaves the weights as they are."""

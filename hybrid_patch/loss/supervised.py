@@ -1,6 +1,7 @@
 """The loss of labels: what a head predicts for every pixel against its class or number."""
 
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +26,10 @@ class Supervised(nn.Module):
     """The loss of `target=labels`: its mean over the labelled pixels of a batch, in all processes.
 
     Of classes it is the cross-entropy, of numbers the squared error in standard deviations of the labels. The head is
-    part of the model.
+    part of the model, and there is no other state for `frozen_targets` to name.
     """
+
+    frozen_targets: ClassVar[str] = ""
 
     def __init__(self, config: Config, modalities: Mapping[str, Modality]) -> None:
         super().__init__()

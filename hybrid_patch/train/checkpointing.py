@@ -108,13 +108,17 @@ def _newest(run: RunDirectory) -> Checkpoint | None:
 def of_another_run(fabric: Fabric, module: TrainingModule, checkpoint: Checkpoint, run: str) -> Checkpoint:
     """The checkpoint that a training goes on from (`continue_from`), with the frozen targets of the module.
 
-    Another curriculum needs targets of other patch sizes, and other windows have another teacher. Raises InputError in
-    the first process, and ends the others, if the module's other weights are not those of the run.
+    Another curriculum needs targets of other patch sizes, and other windows have another teacher. Weights that scored
+    better and are not these have stayed in the other run. Raises InputError in the first process, and ends the others,
+    if the module's other weights are not those of the run.
     """
     prefix, current = module.objective.frozen_targets, module.objective.state_dict()
     targets = {name: fsdp.full(tensor).cpu() for name, tensor in current.items() if name.startswith(prefix)}
     heads = {name: tensor for name, tensor in checkpoint.state["objective"].items() if not name.startswith(prefix)}
-    continued = checkpoint._replace(state={**checkpoint.state, "objective": heads | targets})
+    state: State = {**checkpoint.state, "objective": heads | targets}
+    if "best" in state and state["best"]["step"] != checkpoint.step:
+        del state["best"]
+    continued = checkpoint._replace(state=state)
 
     def refuse() -> None:
         parts: dict[Weights, Module] = {"model": module.model, "objective": module.objective}

@@ -59,6 +59,9 @@ class Trainer:
         self.step = 0
         self.saved = -1
         self.counters: Counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
+        begun = config.continue_from
+        if checkpoint is not None and begun is not None and checkpoint.step == begun.step:
+            checkpoint = checkpointing.of_another_run(fabric, module, checkpoint, begun.run)
         self.best = BestWeights(config, source, checkpoint)
         self._resume(checkpoint)
         self.evaluations = Evaluations(config, fabric, run, source, module)
@@ -225,9 +228,6 @@ class Trainer:
     def _resume(self, checkpoint: Checkpoint | None) -> None:
         """Continue from a checkpoint, if there is one."""
         if checkpoint is not None:
-            begun = self.config.continue_from
-            if begun is not None and checkpoint.step == begun.step:
-                checkpoint = checkpointing.of_another_run(self.fabric, self.module, checkpoint, begun.run)
             checkpointing.restore(self.fabric, self.module, self.training_step.optimizer, checkpoint)
             self.step = self.saved = checkpoint.step
             self.counters = checkpoint.state["counters"]

@@ -1,6 +1,7 @@
 """Fine-tuning: the same training with the labels as its target."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,23 @@ def test_the_whole_network_learns_more_than_a_constant_answer(run: Path, tmp_pat
     assert best["validation_miou"] > 1.5 * constant
     encoders = [state(folder)["model"]["encoder.transformer.norm.weight"] for folder in (run, tuned)]
     assert not torch.equal(*encoders)
+
+
+@pytest.mark.parametrize("better_before", [False, True])
+def test_a_fine_tuning_goes_on(tuned: Path, tmp_path: Path, better_before: bool) -> None:
+    """From the newest weights; better ones that are not these have stayed in the other run."""
+    shutil.copytree(tuned, before := tmp_path / "before")
+    (number, path), *_ = list_checkpoints(before / "checkpoints")
+    if better_before:
+        torch.save({**state(before), "best": {"score": 1.0, "step": number - 1, "scored": number}}, path)
+    words = [f"continue_from={before}", f"trainer.steps={number + 2}", f"run_dir={tmp_path / 'run'}"]
+    assert train(compose(words)) == 0
+    after = state(tmp_path / "run")
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, number + 3))
+    assert after["classes"] == state(tuned)["classes"]
+    assert after["best"]["step"] == (number + 2 if better_before else max(number, after["best"]["step"]))
+    with pytest.raises(InputError, match="head=linear: another head than that of continue_from="):
+        compose([*words, "head=linear"])
 
 
 def test_numbers_are_predicted_in_their_unit(run: Path, tmp_path: Path) -> None:
