@@ -19,7 +19,7 @@ from hybrid_patch.loss.all_gather import global_sum, world_size
 from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.term import MicrobatchContext, Source, Term
 from hybrid_patch.model.interpolation import repeat_cells
-from hybrid_patch.model.tokens import FineTokens, Positions
+from hybrid_patch.model.tokens import FineGrid, Positions
 
 
 class Supervised(nn.Module):
@@ -65,8 +65,8 @@ class Supervised(nn.Module):
         tokens = passed.tokens("encoder", everywhere)
         with passed.full_precision():
             context = context or self.batch_context(batch, passed.sizes)
-            outputs = head([fine.float() for fine in tokens.values() if isinstance(fine, FineTokens)])
-            outputs, labels = repeat_cells(outputs, passed.sizes.output), _labels(batch)
+            grids = [FineGrid(tokens[name].float(), mask, passed.sizes.factor) for name, mask in encoded.items()]
+            outputs, labels = repeat_cells(head(grids), passed.sizes.output), _labels(batch)
             if head.classes:
                 name, losses = (
                     "cross_entropy",

@@ -67,7 +67,7 @@ def dense_embeddings(module: TrainingModule, batch: Batch, sizes: PatchSizes) ->
 
 
 @pytest.mark.parametrize("patch", ["hybrid", "ps8", "ps1"])
-@pytest.mark.parametrize("upsampler", ["guided", "learned"])
+@pytest.mark.parametrize("upsampler", ["guided", "learned", "transposed"])
 def test_the_factored_logits_are_those_of_dense_embeddings(patch: str, upsampler: str) -> None:
     config = config_of("head=linear", f"patch={patch}", f"upsampler={upsampler}")
     torch.manual_seed(0)
