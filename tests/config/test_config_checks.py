@@ -66,6 +66,24 @@ NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "context")
             ["trainer.batch_size=1", "masking.views=2", "loss.instance.weight=0.1"],
             "trainer.batch_size=1: the instance loss needs other samples; ",
         ),
+        (
+            ["masking.band_dropout={landsat:0.2}"],
+            "masking.band_dropout.landsat=0.2: not an input of the encoder; takes: sentinel2_l2a, ",
+        ),
+        (
+            ["masking.band_dropout={srtm:0.2}"],
+            "masking.band_dropout.srtm=0.2: none of its band sets has two bands; leave it out",
+        ),
+        (["masking.band_dropout={srtm:2.0}"], "masking.band_dropout.srtm=2.0: must be less than or equal to 1"),
+        (["model.encoder.drop_path=1.0"], "model.encoder.drop_path=1.0: must be less than 1"),
+        (
+            ["model.encoder.drop_path=0.1", "init.freeze=[encoder]"],
+            "model.encoder.drop_path=0.1: init.freeze=['encoder'] trains no encoder; try 0",
+        ),
+        (
+            ["model=galileo_nano", "model.pixel_hidden_width=8"],
+            "model.pixel_hidden_width=8: an option of model.architecture=flexivit; try null",
+        ),
         (NO_LOSS, "loss.decoded.weight=0: no term of the loss has a weight; "),
         (["runtime.processes=2"], "runtime.strategy=single: cannot use runtime.processes=2; try ddp or fsdp"),
         (["runtime=ddp", "trainer.batch_size=7"], "trainer.batch_size=7: not divisible by runtime.processes=2; "),
