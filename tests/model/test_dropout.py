@@ -114,7 +114,7 @@ def test_a_dropped_band_reaches_no_token_but_its_targets(whiten: bool) -> None:
     )
     with torch.no_grad():
         for before, after in zip(*(module.model.fine_tokens(x, SIZES) for x in (batch, other)), strict=True):
-            torch.testing.assert_close(before.dense(), after.dense())
+            torch.testing.assert_close(before.tokens.dense(), after.tokens.dense())
         first, second, third = (
             module.forward_pass(x, SIZES).batch.pixels["optical"]
             for x in (batch, other, dataclasses.replace(batch, band_mask={}))
