@@ -5,8 +5,8 @@ from typing import Literal
 from hybrid_patch.errors import require_extra
 
 OlmoEarth = Literal["olmoearth_v1", "olmoearth_v1_1", "olmoearth_v1_2", "olmoearth_v1_3"]
-Released = Literal["galileo"] | OlmoEarth
-Architecture = Literal["flexivit"] | Released
+Released = Literal["galileo", OlmoEarth]
+Architecture = Literal["flexivit", Released]
 
 
 def require_package(architecture: str) -> None:
