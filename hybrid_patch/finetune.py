@@ -114,16 +114,13 @@ def _config_of(run: str) -> dict[str, Any]:
 
 
 def _patch_sizes(plain: dict[str, Any]) -> dict[str, Any]:
-    """The patch sizes of the run's last stage, beside those that its upsampler and its kernels were made for."""
-    stages = plain["curriculum"]["stages"]
-    *before, last = stages
-    sizes = {name: last[name] for name in ("processing_patch_size", "output_patch_size")}
+    """Those of the run, of whose curriculum only the last stage is trained: upsampler and kernels are made for all."""
+    *before, last = plain["curriculum"]["stages"]
     if not before:
-        return {"patch": sizes}
-    over = [{**stage, "share": NO_STEPS} for stage in before]
-    budget = plain["curriculum"]["budget"]
-    curriculum = {"name": "finetune", "order": "in_turn", "budget": budget, "stages": [*over, {**last, "share": 1.0}]}
-    return {"patch": sizes, "curriculum": curriculum}
+        return {"patch": plain["patch"]}
+    stages = [*({**stage, "share": NO_STEPS} for stage in before), {**last, "share": 1.0}]
+    curriculum = {**plain["curriculum"], "name": "finetune", "order": "in_turn", "stages": stages}
+    return {"patch": plain["patch"], "curriculum": curriculum}
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ def rasters(root: Path) -> Rasters:
         labels=None,
         label_classes=None,
         label_nodata=None,
+        label_kind="classes",
         block=8,
         val_share=0.1,
         **COMMON,
@@ -92,7 +93,9 @@ def test_olmoearth_is_its_metadata_and_statistics(tmp_path: Path) -> None:
 
 
 def test_synthetic_scenes_need_no_folder() -> None:
-    scenes = Synthetic(name="synthetic", scenes=1, scene_size=64, scene_timesteps=2, scene_seed=0, **COMMON)
+    scenes = Synthetic(
+        name="synthetic", scenes=1, scene_size=64, scene_timesteps=2, scene_seed=0, label_kind="classes", **COMMON
+    )
     assert scenes.fingerprint() == "synthetic-2"
 
 

@@ -210,3 +210,25 @@ def test_real_series_of_several_sensors_needs_no_options(shared_data: Path) -> N
     assert max(source.modalities["s2"].mean) < 5000  # Nodata, 65535, has not been counted.
     subset = {"s2": modality("b08", "B04", temporal=True)}
     assert whole(RasterSource(config(shared_data / "belgium_series", modalities=subset)), 0).images["s2"].shape[3] == 2
+
+
+def test_labels_may_be_numbers(tmp_path: Path) -> None:
+    root = make_tiles(tmp_path)
+    for number in range(8):
+        heights = ramp(1, 24, 20).astype(np.float32) / 7
+        heights[0, 0, :3] = (np.nan, -1, 255)
+        place = Affine(10, 0, 664000 + 200 * number, 0, -10, 5612120)
+        write(root / f"labels/t{number}.tif", heights, nodata=-1, transform=place)
+    (root / "labels/t5.tif").unlink()
+    source = RasterSource(config(root, label_kind="numbers", label_nodata=255))
+    assert source.class_names() == ()
+    first, without = whole(source, 0), whole(source, 5)
+    assert first.labels is None
+    assert first.numbers is not None
+    assert without.numbers is not None
+    assert np.isnan(first.numbers[0, :3]).all()
+    assert np.array_equal(first.numbers[1:], (ramp(1, 24, 20).astype(np.float32) / 7)[0, 1:])
+    assert np.isnan(without.numbers).all()
+    assert whole(RasterSource(config(root, labels=None)), 0).numbers is None
+    lines = list(config(root, label_kind="numbers", label_classes=("a",)).problems())
+    assert lines == ["data.label_classes=['a']: data.label_kind=numbers has no classes; try null"]

@@ -57,6 +57,7 @@ def config(**changes: Any) -> Synthetic:
         "scene_size": 128,
         "scene_timesteps": 12,
         "scene_seed": 0,
+        "label_kind": "classes",
     }
     return Synthetic(**(values | changes))
 

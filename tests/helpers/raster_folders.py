@@ -29,6 +29,7 @@ def config(root: Path, **changes: Any) -> Rasters:
         "on_error": "raise",
         "max_skipped": 0.1,
         "labels": None,
+        "label_kind": "classes",
         "label_classes": None,
         "label_nodata": None,
         "block": 16,
