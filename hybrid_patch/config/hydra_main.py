@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from hybrid_patch.config.command import HELP_FLAGS, answer_help
 from hybrid_patch.config.compose import checked, compose, composed, held_to_schema
-from hybrid_patch.config.continued import continued_run
-from hybrid_patch.config.overrides import hydra_overrides
+from hybrid_patch.config.continued import KEY
+from hybrid_patch.config.overrides import hydra_overrides, key_of
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.sweep import sweep_members, with_sweep_written_out
@@ -58,7 +58,7 @@ def _run(train: Train, words: Sequence[str]) -> int:
     if arguments.multirun:
         if not any(word.startswith(PLUGINS) for word in overrides):
             _launch(overrides, sources)
-        if continued_run(hydra_overrides(overrides, sources, sweep=True)) is not None:
+        if any(key_of(word) == KEY for word in overrides):
             raise InputError(
                 "continue_from: not with a launcher of Hydra's; leave that out, or use hybrid-patch launch"
             )

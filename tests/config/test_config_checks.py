@@ -120,11 +120,12 @@ def test_something_must_be_encoded() -> None:
 
 
 def test_ratios_that_an_upsampler_cannot_do() -> None:
-    ready = ["data.tile=60", "upsampler=learned"]
+    twelve = ["data.tile=60", "patch.processing_patch_size=12"]
+    ready = [*twelve, "upsampler=learned"]
     compose([*ready, two_stages(12, 3)])  # 12 is 2 x 2 x 3: it passes 4
     with pytest.raises(InputError, match="largest ratio 12, it cannot do its ratio 3; try the ratios 1, 2, 4 or 12"):
         compose([*ready, two_stages(12, 4)])
-    compose(["data.tile=60", "upsampler=subpixel", two_stages(12, 4)])
+    compose([*twelve, "upsampler=subpixel", two_stages(12, 4)])
 
 
 def test_the_instance_loss_needs_two_views() -> None:

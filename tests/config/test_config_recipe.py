@@ -51,7 +51,8 @@ def walk(annotation: Any, value: Any, aside: bool = False, path: Path_ = ()) -> 
 
 def is_bound(path: Path_) -> bool:
     """Leaves that cannot change alone: an option's name, and what a modality's own rules tie together."""
-    chooses = path[-1] == "name" and path[0] in ("upsampler", "data", "masking", "target", "optimizer", "logger")
+    options = ("upsampler", "data", "masking", "target", "head", "optimizer", "logger")
+    chooses = path[-1] == "name" and path[0] in options
     tied = "modalities" in path and path[-1] not in ("temporal", "gsd", "files")
     weights = path in (("init", "from"), ("continue_from",))  # their hash is in the recipe
     return chooses or tied or weights
