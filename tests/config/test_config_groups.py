@@ -39,7 +39,8 @@ def needed(group: str, option: str, root: str) -> list[str]:
         return [word for word in words if not word.startswith(f"{group}=")]
     roots = ("rasters", "olmoearth", "landcover", "olmoearth_base", "released_encoder")
     beside = {("target", "self"): ["loss=visible", "masking=none"], ("masking", "none"): ["loss=visible"]}
-    return beside.get((group, option), [f"data.root={root}"] if option in roots else [])
+    rooted = group in ("data", "experiment") and option in roots
+    return beside.get((group, option), [f"data.root={root}"] if rooted else [])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
