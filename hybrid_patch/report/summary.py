@@ -156,10 +156,10 @@ def add_predictions(summary: Summary, predictions: Mapping[Path, Prediction]) ->
     by_label = {member.label: member for member in summary.members}
     for member in summary.members:
         for against in member.against.values():
-            other, measured = by_label[against.label], against.comparisons.get("step_seconds")
-            if measured is not None and (member.shared_machine or other.shared_machine):
+            other, ratio_here = by_label[against.label], against.comparisons.get("step_seconds")
+            if ratio_here is not None and (member.shared_machine or other.shared_machine):
                 a, b = (None if x.planned is None else x.planned.flops_per_step for x in (member, other))
-                against.comparisons["step_seconds"] = planned_ratio(a, b, measured.estimate.n)
+                against.comparisons["step_seconds"] = planned_ratio(a, b, ratio_here.estimate.n)
 
 
 def mark_front(members: Sequence[ReportMember]) -> None:

@@ -80,8 +80,8 @@ def test_the_factored_logits_are_those_of_dense_embeddings(patch: str, upsampler
     standardised = (embeddings - head.embedding_mean) / head.embedding_scale
     assert isinstance(head, Linear)
     expected = standardised @ head.output.weight.mT + head.output.bias
-    present = embeddings.abs().sum(-1) > 0
-    torch.testing.assert_close(head(tokens)[present], expected[present], rtol=1e-4, atol=1e-4)
+    has_label = embeddings.abs().sum(-1) > 0
+    torch.testing.assert_close(head(tokens)[has_label], expected[has_label], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("head", ["linear", "conv"])

@@ -1,7 +1,7 @@
 """What an upsampler for a released encoder is worth: measures docs/released-encoders.md on tiles of one folder.
 
     python -m tests.tools.released_encoder prepare TILES FOLDS   a data folder for each left-out tile
-    python -m tests.tools.released_encoder score FOLD RUN ...    scores, times, and what is left of the teacher
+    python -m tests.tools.released_encoder score FOLD RUN ...    scores, times, shares of the teacher
     python -m tests.tools.released_encoder draw FOLD PS8 HYBRID PS1 FILE.png
 
 Runs are told by their folders' names: ps8 and ps1 are the encoder's own tokens, centred by place, ps8_released and
