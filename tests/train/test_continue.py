@@ -144,6 +144,11 @@ def test_the_config_is_printed(first: Path, tmp_path: Path) -> None:
     assert printed.returncode == 0, printed.stderr
     (tmp_path / "config.yaml").write_text(printed.stdout)
     assert frozen_config(tmp_path) == compose(words[2:])
+    refused = ran(tmp_path, "-m", "hydra/launcher=basic", *words[2:])  # Hydra composes its members by itself
+    assert (refused.returncode, refused.stderr.partition(";")[0]) == (
+        2,
+        "error: continue_from: not with a launcher of Hydra's",
+    )
 
 
 @pytest.mark.parametrize(
