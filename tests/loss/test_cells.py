@@ -58,6 +58,7 @@ def test_means_are_compared_with_means(processing: int, output: int, decoder: st
     torch.testing.assert_close(module(batch, sizes)["decoded"], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_drawn_cells_estimate_the_same() -> None:
     torch.manual_seed(0)
     modules = [

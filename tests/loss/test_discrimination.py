@@ -148,8 +148,13 @@ def test_nothing_to_decode_anywhere_is_an_exact_finite_zero() -> None:
     assert not c.coarse.grad.any()
 
 
-@pytest.mark.parametrize("name", ["optical", "cover"])
-@pytest.mark.parametrize(("factor", "most"), [(8, 200), (8, 64), (8, 7), (8, 2), (2, 9), (1, 3)])
+FULL = [(name, *draw) for draw in ((8, 200), (8, 64), (8, 2), (2, 9), (1, 3)) for name in ("optical", "cover")]
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "most"),
+    [("optical", 8, 7), ("cover", 8, 7), *(pytest.param(*each, marks=pytest.mark.slow) for each in FULL)],
+)
 def test_drawn_queries_estimate_the_same_loss(name: str, factor: int, most: int) -> None:
     """Over many draws the mean comes as near as its own spread allows, and the work is bounded."""
     c = case(name, factor, 1, make_batch(factor, missing=0.3))

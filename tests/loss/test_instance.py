@@ -48,7 +48,10 @@ CASES = [(upsampler, case) for case in DRAWS for upsampler in ("bilinear", "lear
 CASES += [("transposed", case) for case in ("some subpixels of all cells", "means of some cells")]
 
 
-@pytest.mark.parametrize(("upsampler", "case"), CASES)
+@pytest.mark.parametrize(
+    ("upsampler", "case"),
+    [CASES[0], CASES[3], *(pytest.param(*each, marks=pytest.mark.slow) for each in (*CASES[1:3], *CASES[4:]))],
+)
 def test_the_mean_of_all_draws_is_the_sum_over_all_positions(upsampler: str, case: str) -> None:
     torch.manual_seed(0)
     batch, means = batch_of_uneven_samples(), case.startswith("means")
