@@ -85,7 +85,10 @@ def test_the_recipe_has_the_weights_wherever_they_lie(run: Path, tmp_path: Path)
         (["init.parts=[encoder]"], "init.parts=['encoder']: of no weights; give init.from=FOLDER, or null"),
         (["init.freeze=[encoder,upsampler]"], "init.freeze=['encoder', 'upsampler']: leaves nothing to train"),
         (["model.centre_positions=true"], "model.centre_positions=true: the means of places are those of a frozen"),
-        (["target=self"], "loss.decoded.weight=1: target=self compares visible tokens alone; try 0, or loss=visible"),
+        (
+            ["target=self", "masking=none"],
+            "loss.decoded.weight=1: target=self compares visible tokens alone; try 0, or loss=visible",
+        ),
         (["target=self", "loss=visible", "masking=none", "patch=ps8"], "patch.output_patch_size=8: target=self is at"),
         (["target=self", "loss=visible", "masking=none", "target.window=12"], "target.window=12: not divisible by"),
         (
