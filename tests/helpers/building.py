@@ -16,6 +16,7 @@ from hybrid_patch.config.masking_options import Masking
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.recipe import identity
 from hybrid_patch.config.schema import Config
+from hybrid_patch.config.upsamplers import load_class
 from hybrid_patch.data.batch import Batch, QuerySampling, by_role
 from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.masking import coarse_presence, draw_masks
@@ -25,6 +26,7 @@ from hybrid_patch.data.source import open_source
 from hybrid_patch.errors import STOPPED
 from hybrid_patch.loss.targets import RandomTargets
 from hybrid_patch.model.tokens import Positions
+from hybrid_patch.model.upsampler import TokenSpec, Upsampler
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.stop_signal import StopRequest
 from hybrid_patch.train.attempt import prepare
@@ -151,6 +153,21 @@ def dense_predictions(module: TrainingModule, batch: Batch, sizes: PatchSizes, n
     head = module.objective.terms["decoded"].head
     assert isinstance(head, nn.Linear)
     return head(dense)
+
+
+def upsampler_of(name: str, *factors: int) -> Upsampler:
+    """A built-in upsampler of tokens of 6 numbers, in float64."""
+    torch.manual_seed(0)
+    options = {"learned": {"width": 16}, "subpixel": {"rank": 5}}.get(name, {})
+    upsampler: Upsampler = load_class({"name": name})(TokenSpec(6, factors), **options).double()
+    return upsampler
+
+
+def shaken(upsampler: Upsampler) -> Upsampler:
+    """With every parameter at random, zeros too."""
+    for parameter in upsampler.parameters():
+        nn.init.normal_(parameter)
+    return upsampler
 
 
 def under(mask: Tensor, factor: int) -> Positions:

@@ -3,27 +3,19 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from building import under
+from building import shaken, under, upsampler_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hybrid_patch.config.curriculum import prime_factors
 from hybrid_patch.data.packing import Packing
 from hybrid_patch.model.interpolation import (
     Interpolation,
     cells_aside,
     interpolation_weights,
     neighbouring_cells,
-    repeat_cells,
 )
 from hybrid_patch.model.tokens import DenseTokens, FineGrid, FineTokens, Positions, TokenGrid, images
-from hybrid_patch.model.upsampler import TokenSpec, Upsampler
-from hybrid_patch.model.upsampler.bilinear import Bilinear
-from hybrid_patch.model.upsampler.learned import Learned
-from hybrid_patch.model.upsampler.nearest import Nearest
-from hybrid_patch.model.upsampler.subpixel import Subpixel
-from hybrid_patch.model.upsampler.transposed import Transposed
 
 RATIOS = [(8, 8), (8, 4), (8, 2), (8, 1), (4, 1), (6, 2), (6, 1), (5, 1), (2, 1)]
 AXES = [(), (2,), (2, 3)]
@@ -199,37 +191,13 @@ def test_gradients_of_the_factored_forms(detail: bool) -> None:
     )
 
 
-def made(name: str, *factors: int) -> Upsampler:
-    torch.manual_seed(0)
-    tokens = TokenSpec(6, factors)
-    match name:
-        case "bilinear":
-            return Bilinear(tokens)
-        case "nearest":
-            return Nearest(tokens)
-        case "transposed":
-            return Transposed(tokens).double()
-        case "learned":
-            return Learned(tokens, width=16).double()
-        case _:
-            return Subpixel(tokens, rank=5).double()
-
-
-def shaken(upsampler: Upsampler) -> Upsampler:
-    """With every parameter at random, zeros too."""
-    assert isinstance(upsampler, torch.nn.Module)
-    for parameter in upsampler.parameters():
-        torch.nn.init.normal_(parameter)
-    return upsampler
-
-
 @pytest.mark.parametrize(("processing", "output"), RATIOS)
 @pytest.mark.parametrize("axes", AXES)
 @pytest.mark.parametrize("name", INTERPOLATING)
 def test_upsamplers_start_as_interpolation(processing: int, output: int, axes: tuple[int, ...], name: str) -> None:
     factor, grid = processing // output, token_grid(axes)
     positions = under(grid.mask, factor)
-    fine = made(name, factor)(grid, factor, positions)
+    fine = upsampler_of(name, factor)(grid, factor, positions)
     assert fine.dense().shape == (2, positions.cells.index.shape[1], factor**2, 6)
     interpolation: Interpolation = "nearest" if name == "nearest" else "bilinear"
     torch.testing.assert_close(valid_rows(fine.dense(), positions), at(plain(grid, factor, interpolation), positions))
@@ -240,17 +208,17 @@ def test_upsamplers_start_as_interpolation(processing: int, output: int, axes: t
 def test_at_factor_one_nothing_changes(axes: tuple[int, ...], name: str) -> None:
     grid = token_grid(axes)
     positions = under(grid.mask, 1)
-    fine = made(name, 1, 8)(grid, 1, positions)
+    fine = upsampler_of(name, 1, 8)(grid, 1, positions)
     torch.testing.assert_close(valid_rows(fine.dense(), positions)[:, 0], grid.tokens[grid.mask], rtol=0, atol=0)
     if name in ("bilinear", "nearest", "transposed"):
-        assert not list(made(name, 1).parameters())
+        assert not list(upsampler_of(name, 1).parameters())
 
 
 @pytest.mark.parametrize("name", UPSAMPLERS)
 @pytest.mark.parametrize("factor", [2, 3, 4, 6, 8])
 def test_upsamplers_work_on_the_positions_asked_for(name: str, factor: int) -> None:
     """Of some subpixels, of one, and of all in another order."""
-    grid, upsampler = token_grid((2, 3)), shaken(made(name, factor))
+    grid, upsampler = token_grid((2, 3)), shaken(upsampler_of(name, factor))
     whole = upsampler(grid, factor, Positions.everywhere(grid.mask, factor)).dense()
     cells = some(grid.mask, factor, 1)
     for number in (len(cells.subpixels), 1, factor**2):
@@ -260,7 +228,7 @@ def test_upsamplers_work_on_the_positions_asked_for(name: str, factor: int) -> N
 
 @pytest.mark.parametrize("name", UPSAMPLERS)
 def test_hidden_tokens_do_not_bleed_into_visible_ones(name: str) -> None:
-    upsampler, source = shaken(made(name, 4)), token_grid((2, 3))
+    upsampler, source = shaken(upsampler_of(name, 4)), token_grid((2, 3))
     positions = under(source.mask, 4)
     results = []
     for value in (0.0, 1e6, torch.nan):
@@ -273,44 +241,6 @@ def test_hidden_tokens_do_not_bleed_into_visible_ones(name: str) -> None:
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert torch.equal(a, b)
-
-
-def test_the_learned_stages_are_transposed_convolutions() -> None:
-    upsampler = Learned(TokenSpec(6, {2, 4, 8}), width=16).double()
-    grid = torch.randn(2, 3, 4, 6, dtype=DOUBLE)
-    mask = torch.ones(2, 3, 4).bool()
-    x = grid.movedim(-1, 1)
-    for stage in upsampler.stages:
-        assert isinstance(stage, torch.nn.Linear)
-        kernel = stage.weight.reshape(2, 2, -1, stage.in_features).permute(3, 2, 0, 1)
-        bias = stage.bias.reshape(4, -1)
-        y = F.conv_transpose2d(x, kernel, stride=2)
-        y = y + bias.reshape(2, 2, -1).movedim(-1, 0).repeat(1, x.shape[2], x.shape[3])
-        x = F.gelu(y)
-    fine = upsampler(TokenGrid(grid, mask), 8, Positions.everywhere(mask, 8))
-    assert isinstance(fine, FineTokens)
-    assert fine.detail is not None
-    torch.testing.assert_close(images(fine.detail[..., -8:], (3, 4), 8), x.movedim(1, -1))
-
-
-@pytest.mark.parametrize("factor", [2, 4, 6, 8])
-def test_transposed_tokens_are_those_of_torchs_transposed_convolutions(factor: int) -> None:
-    """Without interpolation: a chain of `conv_transpose2d` at full width, norms and GELU between them."""
-    upsampler = Transposed(TokenSpec(6, {1, 2, 4, 8} if factor != 6 else {6})).double()
-    shaken(upsampler)
-    mask = torch.ones(2, 3, 4).bool()
-    x = grid = torch.randn(2, 3, 4, 6, dtype=DOUBLE)
-    for depth, side in enumerate(prime_factors(factor)):
-        stage = upsampler.stages[depth]
-        assert isinstance(stage, torch.nn.Linear)
-        if depth:
-            x = F.gelu(upsampler.norms[depth - 1](x))
-        kernel = stage.weight.reshape(side, side, 6, 6).permute(3, 2, 0, 1)
-        bias = stage.bias.reshape(side, side, 6).movedim(-1, 0).repeat(1, x.shape[1], x.shape[2])
-        x = (F.conv_transpose2d(x.movedim(-1, 1), kernel, stride=side) + bias).movedim(1, -1)
-    fine = upsampler(TokenGrid(grid, mask), factor, Positions.everywhere(mask, factor))
-    assert isinstance(fine, DenseTokens)
-    torch.testing.assert_close(images(fine.dense(), (3, 4), factor), x)
 
 
 def test_dense_tokens_answer_as_factored_ones_do() -> None:
@@ -332,38 +262,7 @@ def test_dense_tokens_answer_as_factored_ones_do() -> None:
     assert DenseTokens(dense.tokens.bfloat16()).float().dense().dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["learned", "subpixel"])
-def test_a_finer_stage_begins_with_what_the_coarser_one_has_learned(name: str) -> None:
-    """Trained at 8→4, and now comes 8→2: every place has the detail of the place that it is a part of."""
-    upsampler = made(name, 2, 4, 8)
-    mask = torch.ones(1, 2, 2).bool()
-    grid = TokenGrid(torch.randn(1, 2, 2, 6, dtype=DOUBLE), mask)
-
-    def detail(factor: int) -> Tensor:
-        positions = Positions.everywhere(mask, factor)
-        fine = upsampler(grid, factor, positions).dense() - made("bilinear", factor)(grid, factor, positions).dense()
-        return images(fine, (2, 2), factor)
-
-    assert isinstance(upsampler, Learned | Subpixel)
-    torch.nn.init.normal_(upsampler.exits["2"] if isinstance(upsampler, Learned) else upsampler.basis)
-    optimizer = torch.optim.SGD(upsampler.parameters(), lr=1.0)
-    detail(2).mul(torch.randn(4, 4, 6).double()).sum().backward()
-    optimizer.step()
-    if isinstance(upsampler, Learned):
-        assert not upsampler.exits["4"].any()
-    assert not torch.equal(detail(2)[:, 0, 0], detail(2)[:, 1, 1])
-    torch.testing.assert_close(detail(4), repeat_cells(detail(2), 2))
-
-
 def test_a_detail_without_its_basis_is_refused() -> None:
     grid = TokenGrid(torch.zeros(1, 2, 2, 6), torch.ones(1, 2, 2).bool())
     with pytest.raises(ValueError, match="detail and basis come together"):
         FineTokens(grid, 1, under(grid.mask, 1), detail=torch.zeros(1, 4, 1, 5))
-
-
-@pytest.mark.parametrize("name", ["learned", "subpixel", "transposed"])
-def test_a_factor_that_was_not_planned_is_refused(name: str) -> None:
-    grid = TokenGrid(torch.zeros(1, 2, 2, 6), torch.ones(1, 2, 2).bool())
-    upsampler = made(name, 8).float()
-    with pytest.raises(ValueError, match="factor 3"):
-        upsampler(grid, 3, under(grid.mask, 3))
