@@ -25,7 +25,7 @@ def test_every_command_of_the_page(tmp_path: Path) -> None:
             shortened = {"fraction": "fraction=0.2,1.0", "freeze": "freeze=all", "seed": "seed=0"}
             words = [shortened.get(word.partition("=")[0], word) for word in words] + [*TUNED]
         elif words[0] == "finetune":
-            words += [*TUNED, "evaluation=none"] if "my/probe" in command else TUNED
+            words += [*TUNED, "evaluation=none"]
         printed = python(tmp_path, ["-m", "hybrid_patch", *words], timeout=600)
         assert "Traceback" not in printed
     page = (tmp_path / "labels.html").read_text()
