@@ -29,8 +29,11 @@ Array = np.ndarray
 BLOCK, BORDER, LEAST = 56, 8, 200
 """Pixels: the side of a block, what is left out at its borders, and of a class in each part."""
 IMAGES, LABELS = "S2L2A", "LULC"
-CLASSES = ("no data", "water", "trees", "3", "flooded vegetation", "crops", "6", "built area", "bare ground", "snow")
-"""Of the labels, by value."""
+CLASSES = (
+    *("no data", "water", "trees", "flooded vegetation", "crops", "built area", "bare ground", "snow", "clouds"),
+    "rangeland",
+)
+"""Of the labels, by value: those of Esri's land cover, in its order, without its gaps."""
 INTERPOLATED, TEACHERS = ("ps8", "ps8_released"), ("ps1", "ps1_released")
 PAIRS = 9
 """Of embeddings that are timed in turn."""
