@@ -7,6 +7,10 @@ from hybrid_patch.errors import require_extra
 OlmoEarth = Literal["olmoearth_v1", "olmoearth_v1_1", "olmoearth_v1_2", "olmoearth_v1_3"]
 Released = Literal["galileo", OlmoEarth]
 Architecture = Literal["flexivit", Released]
+ROTARY, ROTARY_PARTS = ("olmoearth_v1_2", "olmoearth_v1_3"), 4
+"""Those with rotary encodings, and what divides the width of their heads."""
+LOCATION_PATCH = 8
+"""The side of the patches behind the location tokens of OlmoEarth v1.3, in pixels."""
 
 
 def require_package(architecture: str) -> None:

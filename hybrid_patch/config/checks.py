@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hybrid_patch.config.architecture import require_package
+from hybrid_patch.config.architecture import LOCATION_PATCH, ROTARY, ROTARY_PARTS, require_package
 from hybrid_patch.config.curriculum import all_sizes, tile_for
 from hybrid_patch.config.field_types import LARGEST
 from hybrid_patch.config.masking_options import band_dropout_problems
@@ -19,10 +19,6 @@ TERMS = ("decoded", "visible", "instance", "reconstruct", "context")
 """Of the loss."""
 LISTED = 20
 """Values that a line suggests, at most."""
-ROTARY, ROTARY_PARTS = ("olmoearth_v1_2", "olmoearth_v1_3"), 4
-"""Architectures with rotary encodings, and what divides the width of their heads."""
-LOCATION_PATCH = 8
-"""The side of the patches behind the location tokens of OlmoEarth v1.3."""
 ENCODING_PARTS = 16
 """Divides all widths: encodings take quarters, and space splits its quarter in sine and cosine of two axes."""
 
@@ -142,9 +138,7 @@ def _target(config: Config) -> Iterator[str]:
         yield f"{key}: target={target.name} hides nothing; try masking=none"
     if not isinstance(target, SelfTarget):
         return
-    for name in ("decoded", "instance", "reconstruct", "context"):
-        if weight := getattr(config.loss, name).weight:
-            yield f"loss.{name}.weight={weight:g}: target=self compares visible tokens alone; try 0, or loss=visible"
+    yield from _without_terms(config, {"visible"}, "target=self compares visible tokens alone; try 0, or loss=visible")
     if config.loss.target_patch_size == "processing":
         yield "loss.target_patch_size=processing: target=self compares tokens at patch size 1; try output"
     if not config.loss.visible.weight and not target.regression:
@@ -166,9 +160,13 @@ def _labels(config: Config) -> Iterator[str]:
         return
     if config.head.name == "none":
         yield "head=none: target=labels needs one; try linear or conv"
+    yield from _without_terms(config, set(), "target=labels has a loss of its own; try 0, or loss=none")
+
+
+def _without_terms(config: Config, allowed: set[str], reason: str) -> Iterator[str]:
     for name in TERMS:
-        if weight := getattr(config.loss, name).weight:
-            yield f"loss.{name}.weight={weight:g}: target=labels has a loss of its own; try 0, or loss=none"
+        if name not in allowed and (weight := getattr(config.loss, name).weight):
+            yield f"loss.{name}.weight={weight:g}: {reason}"
 
 
 def _init(config: Config) -> Iterator[str]:

@@ -100,7 +100,7 @@ class TrainedModel:
     @property
     def classes(self) -> tuple[str, ...]:
         """What its head predicts; none if that is a number, or if it has no head."""
-        return () if self.network.head is None else self.network.head.classes
+        return self.network.classes
 
     def predict(
         self,

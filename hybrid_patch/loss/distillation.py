@@ -1,41 +1,37 @@
 """Tokens compared with those of a teacher: the encoder itself, at patch size 1."""
 
-from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.target_options import SelfTarget
 from hybrid_patch.data.batch import Batch, Taught
-from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.packing import Packing
 from hybrid_patch.loss.all_gather import global_sum
+from hybrid_patch.loss.encoder_objective import EncoderObjective
 from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.patch_discrimination import patch_discrimination
 from hybrid_patch.loss.queries import all_queries
 from hybrid_patch.loss.targets import TargetKeys
-from hybrid_patch.loss.term import MicrobatchContext, Source, Term, mean_of_modalities
+from hybrid_patch.loss.term import MicrobatchContext, mean_of_modalities
 from hybrid_patch.model.tokens import DenseTokens
 
 
-class SelfDistillation(nn.Module):
+class SelfDistillation(EncoderObjective):
     """The terms of `target=self`: the encoder's fine tokens against the teacher's, in a narrow space.
 
     That is `z = (t - m) W`, the first principal components of the teacher's tokens, scaled so that the mean square of
     z is about 1: with `visible` a token must find its own target among those of its window (cosine similarities), and
     with `regression` be equal to it. What the components leave out stays as the upsampler's interpolation has it.
-    `frozen_targets` begins the names of what the teacher decides in its state: of all.
     """
-
-    frozen_targets: ClassVar[str] = ""
 
     def __init__(self, config: Config, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
@@ -46,18 +42,6 @@ class SelfDistillation(nn.Module):
         for name in (name for name, modality in modalities.items() if not modality.decode_only):
             self.register_buffer(f"{name}_mean", torch.zeros(width))
             self.register_buffer(f"{name}_projection", torch.zeros(width, min(config.target.numbers, width)))
-
-    @property
-    def sources(self) -> set[Source]:
-        """Whose tokens the terms compare."""
-        return {"encoder"}
-
-    def active_terms(self) -> list[Term]:
-        """None that need more of a batch than their own microbatch."""
-        return []
-
-    def fit(self, crops: Iterable[Crop]) -> None:
-        """Nothing: `set_projection` has what the teacher's tokens are."""
 
     def set_projection(self, name: str, mean: Float[Tensor, " d"], projection: Float[Tensor, "d k"]) -> None:
         """The space in which tokens of a modality are compared."""

@@ -7,17 +7,16 @@ from torch import Tensor
 
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.data.batch import Batch
-from hybrid_patch.loss.distillation import SelfDistillation
+from hybrid_patch.loss.encoder_objective import EncoderObjective
 from hybrid_patch.loss.forward_pass import ForwardPass
 from hybrid_patch.loss.objective import Objective
-from hybrid_patch.loss.supervised import Supervised
 from hybrid_patch.loss.term import CrossSampleTerm, MicrobatchContext
 
 
 @torch.no_grad()
 def microbatch_contexts(
     forward_pass: Callable[[Batch], ForwardPass],
-    objective: Objective | SelfDistillation | Supervised,
+    objective: Objective | EncoderObjective,
     batch: Batch,
     microbatches: Sequence[Batch],
     sizes: PatchSizes,

@@ -1,55 +1,36 @@
 """The loss of labels: what a head predicts for every pixel against its class or number."""
 
-from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from hybrid_patch.config.curriculum import PatchSizes
 from hybrid_patch.config.modality import Modality
 from hybrid_patch.config.schema import Config
 from hybrid_patch.data.batch import Batch
-from hybrid_patch.data.crops import Crop
 from hybrid_patch.data.masking import Mask
 from hybrid_patch.data.source import UNLABELLED
 from hybrid_patch.loss.all_gather import global_sum, world_size
+from hybrid_patch.loss.encoder_objective import EncoderObjective
 from hybrid_patch.loss.forward_pass import ForwardPass
-from hybrid_patch.loss.term import MicrobatchContext, Source, Term
+from hybrid_patch.loss.term import MicrobatchContext
 from hybrid_patch.model.interpolation import repeat_cells
 from hybrid_patch.model.tokens import FineGrid, Positions
 
 
-class Supervised(nn.Module):
+class Supervised(EncoderObjective):
     """The loss of `target=labels`: its mean over the labelled pixels of a batch, in all processes.
 
     Of classes it is the cross-entropy, of numbers the squared error in standard deviations of the labels. The head is
-    part of the model, and there is no other state for `frozen_targets` to name.
+    part of the model.
     """
-
-    frozen_targets: ClassVar[str] = ""
 
     def __init__(self, config: Config, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
         self.modalities = dict(modalities)
-
-    @property
-    def sources(self) -> set[Source]:
-        """Whose tokens the terms compare."""
-        return {"encoder"}
-
-    def active_terms(self) -> list[Term]:
-        """None that need more of a batch than their own microbatch."""
-        return []
-
-    def fit(self, crops: Iterable[Crop]) -> None:
-        """Nothing: the head has what must be known of the labels."""
-
-    def token_means(self) -> dict[str, Float[Tensor, " d"]]:
-        """The mean tokens of modalities, where the targets are tokens."""
-        return {}
 
     def batch_context(self, batch: Batch, sizes: PatchSizes) -> MicrobatchContext:
         """What all microbatches of a batch must know of it: how many labelled pixels there are."""

@@ -108,6 +108,11 @@ class HybridModel(nn.Module):
             grids.append(FineGrid(tokens, grid.mask, factor))
         return grids
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the head predicts; none if that is a number, or without a head."""
+        return () if self.head is None else self.head.classes
+
     def predictions(self, batch: Batch, sizes: PatchSizes) -> Float[Tensor, "b height width k"]:
         """What the head predicts for every pixel of a batch of normalised pixels: see `Head.predictions`."""
         assert self.head is not None

@@ -12,8 +12,8 @@ MANY = 12  # verdicts: from here on a sentence says how many of them chance alon
 
 def answer(summary: Summary) -> list[str]:
     """What to use, and then what that rests on; nothing that is true of all members."""
-    sentences = recommendation.in_words(summary)
     chosen = recommendation.recommend(summary)
+    sentences = recommendation.in_words(summary, chosen)
     scored = [member for member in summary.members if has_score(member)]
     if len(scored) > 1:
         sentences += _about_best(scored[0], scored[1:])

@@ -11,7 +11,7 @@ from typing import Any
 
 from hybrid_patch.errors import require_extra
 from hybrid_patch.report import formatting, metrics
-from hybrid_patch.report.grouping import ReportMember, differing_keys, recipe_leaves
+from hybrid_patch.report.grouping import BEST, ReportMember, differing_keys, recipe_leaves
 from hybrid_patch.report.load_runs import Run, nested
 from hybrid_patch.report.metrics import COMPARED_MEASURES, MEASURES
 from hybrid_patch.report.statistics import Estimate
@@ -136,7 +136,7 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
 
 def as_markdown(summary: Summary, answer: Sequence[str]) -> str:
     """The answer and a table of the main numbers."""
-    references = list(dict.fromkeys(name for member in summary.members for name in member.against))
+    references = list(dict.fromkeys(name for each in summary.members for name in each.against if name != BEST))
     head = ["member", "state", *(MEASURES[name].title for name in COMPARED_MEASURES), "linear probe", "20-NN"]
     for reference in references:
         head += [f"mIoU − {reference}", f"20-NN − {reference}", f"step time / {reference}", f"memory / {reference}"]

@@ -19,7 +19,7 @@ CHOICES = ("patch", "upsampler", "curriculum", "model", "masking", "loss")
 """Config groups that an experiment chooses among: the axes, where neither a manifest nor the user names them."""
 NONE, UNUSED = "(none)", "–"
 """An axis that a config lacks, and the upsampler and the curriculum of a pure run."""
-BEST = "the best"
+BEST = "best"
 """The reference of all other members' comparisons with the one of the highest mean mIoU."""
 STATES = ("failed", "damaged", "missing", "preempted", "running", "queued", "done")
 """The state of a member is the first of these that one of its runs is in."""

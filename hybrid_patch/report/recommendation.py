@@ -32,12 +32,11 @@ def recommend(summary: Summary) -> Recommendation | None:
     return Recommendation(cheaper[ratios.index(min(ratios))] if cheaper else best, best)
 
 
-def in_words(summary: Summary) -> list[str]:
+def in_words(summary: Summary, chosen: Recommendation | None) -> list[str]:
     """What to use and why, and else why nothing is recommended."""
     if summary.best is None:
         members = number_of(len(summary.members), "member")
         return [f"{members}, none with an evaluation that counts: run hybrid-patch evaluate run=… to compare quality."]
-    chosen = recommend(summary)
     if chosen is None:
         best = summary.members[0]
         return [

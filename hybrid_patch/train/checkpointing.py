@@ -176,7 +176,7 @@ def full_model(fabric: Fabric, config: Config, module: TrainingModule) -> Hybrid
     weights = module.model.state_dict()
     if not fsdp.is_sharded(weights):
         return module.model if fabric.is_global_zero else None
-    model = build_model(config, module.objective.modalities, module.classes) if fabric.is_global_zero else None
+    model = build_model(config, module.objective.modalities, module.model.classes) if fabric.is_global_zero else None
     copies = model.state_dict() if model is not None else {}
     for name, tensor in weights.items():
         gathered = fsdp.full(tensor)

@@ -62,11 +62,6 @@ class TrainingModule(nn.Module):
             self.model.encoder_upsampler.requires_grad_(False)
         freeze(self.model, config.init.freeze)
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """What the head predicts; none if that is a number, or without a head."""
-        return () if self.model.head is None else self.model.head.classes
-
     def forward(
         self, batch: Batch, sizes: PatchSizes, context: MicrobatchContext | None = None
     ) -> dict[str, Float[Tensor, ""]]:

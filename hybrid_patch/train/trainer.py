@@ -217,7 +217,7 @@ class Trainer:
             "optimizer": self.training_step.optimizer.state_dict(),
             "counters": self.counters,
             "modalities": {name: dataclasses.asdict(m) for name, m in self.source.modalities.items()},
-            "classes": list(self.module.classes),
+            "classes": list(self.module.model.classes),
             **self.best.state(),
         }
         checkpointing.save(

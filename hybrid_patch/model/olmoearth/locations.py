@@ -7,10 +7,10 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hybrid_patch.config.architecture import LOCATION_PATCH
 from hybrid_patch.data.packing import Packing, take_rows
 from hybrid_patch.errors import InputError
 from hybrid_patch.model.olmoearth.encoder import OlmoEarthEncoder
-from hybrid_patch.model.olmoearth.network import BASE
 
 
 class LocationEncoder(OlmoEarthEncoder):
@@ -32,7 +32,7 @@ class LocationEncoder(OlmoEarthEncoder):
         inputs = {name: x for name, x in patches.items() if name in self.modalities}
         name, first = next(iter(inputs.items()))
         h, w, size = *first.shape[1:3], first.shape[-2]
-        ratio, rest = divmod(BASE, size)
+        ratio, rest = divmod(LOCATION_PATCH, size)
         if rest or h % ratio or w % ratio:
             sides = f"{h * size} × {w * size} pixels at patch size {size}"
             raise InputError(
@@ -49,8 +49,8 @@ class LocationEncoder(OlmoEarthEncoder):
             packing.gather(positions)[..., 1:],
             packing.padding_mask,
             spatial_grid=(h // ratio, w // ratio),
-            patch_size=BASE,
-            gsd_ratio=self._step(name, BASE) * self.config.rope_coordinate_scale,
+            patch_size=LOCATION_PATCH,
+            gsd_ratio=self._step(name, LOCATION_PATCH) * self.config.rope_coordinate_scale,
             location_query_patch_size=size,
         )
         cells = torch.arange(h * w, device=first.device)

@@ -13,7 +13,7 @@ from hybrid_patch.config.architecture import OlmoEarth
 from hybrid_patch.model.olmoearth.weights import INPUTS
 
 BASE = 8
-"""The side of its kernels, and of the patches of v1.3."""
+"""The side of its kernels."""
 HIDDEN = 64
 """Numbers of a pixel's hidden layer, at widths that were not released."""
 
