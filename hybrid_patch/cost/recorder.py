@@ -1,6 +1,7 @@
 """Record the FLOPs, memory traffic and allocations of a training step, on real or fake tensors."""
 
 import dataclasses
+import functools
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -153,14 +154,13 @@ class Recorder(torch_internals.TorchDispatchMode):
         key = id(memory)
         if key not in self._alive:
             storage = _Storage(memory.nbytes(), "temporary", part)
-
-            def freed(_: Any) -> None:
-                del self._alive[key]
-                self._events.append((storage, -1, self._phase))
-
             self._events.append((storage, 1, self._phase))
-            self._alive[key] = storage, weakref.ref(memory, freed)
+            self._alive[key] = storage, weakref.ref(memory, functools.partial(self._freed, key))
         return self._alive[key][0]
+
+    def _freed(self, key: int, _: Any) -> None:
+        storage, _ = self._alive.pop(key)
+        self._events.append((storage, -1, self._phase))
 
     def _part(self) -> str:
         """The part of the current operation; in a backward pass, that of the operation it differentiates.

@@ -100,13 +100,13 @@ class FineTokens:
     def squared_norm(self) -> Float[Tensor, "b n p"]:
         """`|fine|^2`, from the products of the coarse tokens around a cell with each other: `w^T (P P^T) w`."""
         neighbours, weights = self._neighbours, self._weights
-
-        def of_detail(detail: Tensor, basis: Tensor) -> Tensor:
-            across = weights @ (neighbours @ basis.mT)
-            return ((2 * across + detail @ (basis @ basis.mT)) * detail).sum(-1)
-
-        interpolated = ((weights @ (neighbours @ neighbours.mT)) * weights).sum(-1)
-        return self._plus_detail(interpolated, of_detail).clamp(min=0)
+        squares = self._plus_detail(
+            ((weights @ (neighbours @ neighbours.mT)) * weights).sum(-1),
+            lambda detail, basis: (
+                (2 * (weights @ (neighbours @ basis.mT)) + detail @ (basis @ basis.mT)) * detail
+            ).sum(-1),
+        )
+        return squares.clamp(min=0)
 
     @profiled(UPSAMPLER)
     def dense(self) -> Float[Tensor, "b n p d"]:
@@ -128,11 +128,10 @@ class FineTokens:
     @profiled(UPSAMPLER)
     def detail_sum(self, mask: Bool[Tensor, "b n p"]) -> Float[Tensor, "b d"]:
         """`pooled_sum` of the detail alone; zeros if there is none."""
-
-        def of_detail(detail: Tensor, basis: Tensor) -> Tensor:
-            return torch.where(mask[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
-
-        return self._plus_detail(self.grid.tokens.new_zeros(len(mask), self.grid.tokens.shape[-1]), of_detail)
+        nothing = self.grid.tokens.new_zeros(len(mask), self.grid.tokens.shape[-1])
+        return self._plus_detail(
+            nothing, lambda detail, basis: torch.where(mask[..., None], detail, 0).flatten(1, 2).sum(1) @ basis
+        )
 
     @profiled(UPSAMPLER)
     def cell_means(self, share: Float[Tensor, "b n p"]) -> "DenseTokens":
