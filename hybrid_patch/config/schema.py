@@ -246,15 +246,29 @@ class Wandb:
 
     name: Literal["wandb"]
     mode: Literal["offline", "online"]
-    """`offline` needs neither network nor account (`wandb sync` uploads later)."""
+    """`offline` needs neither network nor account; a training ends with the `wandb sync` command that uploads it."""
     project: Name
     """The project's name."""
     entity: Name | None
     """The user or team; null: the account's default."""
     group: Name | None
-    """The group of runs; null: none."""
+    """The group of runs; null: the name of the sweep."""
     tags: tuple[Name, ...]
     """Tags of the run."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Tensorboard:
+    """Metrics go to TensorBoard's event files too."""
+
+    name: Literal["tensorboard"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Csv:
+    """Metrics go to a table too."""
+
+    name: Literal["csv"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -264,7 +278,7 @@ class NoLogger:
     name: Literal["none"]
 
 
-Logger = Annotated[Wandb | NoLogger, Field(discriminator="name")]
+Logger = Annotated[Wandb | Tensorboard | Csv | NoLogger, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -49,8 +49,12 @@ CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
 TEACHER = "teacher"
 """With `target=self`, what the teacher says."""
+PROFILE = "profile.json.gz"
+"""With `runtime.profile`, the trace of some steps."""
+WANDB, TENSORBOARD, TABLE = LOGGED = "wandb", "tensorboard", "metrics.csv"
+"""What the loggers of these names, and `csv`, write."""
 FOLDERS = {CHECKPOINTS, PICTURES, TEACHER}
-FILES = {CONFIG, IDENTITY, STATUS, METRICS, EVALUATION, LOG, OUTPUT, ATTEMPTS, *FOLDERS, *LOCK_FILES}
+FILES = {*LOGGED, PROFILE, CONFIG, IDENTITY, STATUS, METRICS, EVALUATION, LOG, OUTPUT, ATTEMPTS, *FOLDERS, *LOCK_FILES}
 
 ENDED = ("preempted", "done", "failed")
 """States in which no attempt is at work."""

@@ -25,6 +25,7 @@ from hybrid_patch.train import checkpointing
 from hybrid_patch.train.best_weights import BestWeights
 from hybrid_patch.train.distributed import any_process, end_together
 from hybrid_patch.train.evaluations import EVALUATED, Evaluations, missing_evaluation
+from hybrid_patch.train.loggers.backend import LoggedRun
 from hybrid_patch.train.metric_logger import MetricLogger, open_logger
 from hybrid_patch.train.optimizer import learning_rate
 from hybrid_patch.train.peak_memory import PeakMemory
@@ -68,7 +69,8 @@ class Trainer:
         self.logger = MetricLogger()
         if fabric.is_global_zero:
             run.set_status("running", attempt=run.status().attempt + 1, step=self.step, steps=self.steps)
-            self.logger = open_logger(config.logger, run.identity()["run_id"], run.path, dataclasses.asdict(config))
+            logged = LoggedRun(run, run.identity()["run_id"], config.sweep_name, dataclasses.asdict(config), self.step)
+            self.logger = open_logger(config.logger, logged)
 
     def fit(self, stop: StopRequest) -> tuple[int, str]:
         """Train to the last step, or until asked to stop. Returns the exit code, and why if it is not 0.
