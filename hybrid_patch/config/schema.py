@@ -178,6 +178,8 @@ class Trainer:
     """Steps between checkpoints; 0: only at the end and on a signal."""
     keep_checkpoints: Aside[Count]
     """Number of the newest checkpoints that are kept."""
+    log_every: Aside[Count]
+    """Steps per line of the metrics, which has their means; between lines nothing waits for the device."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -234,6 +236,8 @@ class Runtime:
     """Recompute the blocks in the backward pass instead of keeping their activations."""
     compile_blocks: Aside[bool]
     """Compile the transformer blocks with torch.compile (needs a C++ compiler, or a GPU with Triton)."""
+    profile: Aside[Amount]
+    """Steps, from the fourth of a start on, that torch.profiler traces into the run's `profile.json.gz`; 0: none."""
 
     @property
     def world_size(self) -> int:

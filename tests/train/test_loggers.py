@@ -8,6 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from building import TINY, trained_run
@@ -65,7 +66,7 @@ def events(run: Path) -> Logged:
     return {name: values for name, values in logged.items() if values}
 
 
-def wandb_records(file: Path) -> Iterator["object"]:
+def wandb_records(file: Path) -> Iterator[Any]:
     """The records of a `.wandb` file, which is a log of LevelDB's: records in blocks of 32 KiB, whole or in parts."""
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -87,15 +88,15 @@ def fragments(run: Path) -> list[Path]:
 
 
 def wandb_history(file: Path) -> Logged:
+    """The metrics of a `.wandb` file; pictures with the value 0."""
     logged: Logged = defaultdict(list)
     for record in wandb_records(file):
         if record.HasField("history"):
             for item in record.history.item:
-                name = item.key or "/".join(item.nested_key)
-                if item.value_json[0] not in '{"':
-                    logged[name].append((record.history.step.num, float(item.value_json)))
-                elif "image-file" in item.value_json:
-                    logged[name].append((record.history.step.num, 0.0))
+                name, *field = item.nested_key  # a picture has fields
+                if field in ([], ["_type"]):
+                    value = 0.0 if field else float(item.value_json)
+                    logged[name].append((record.history.step.num, value))
     return {name: values for name, values in logged.items() if not name.startswith("_")}
 
 

@@ -171,11 +171,11 @@ def test_bad_steps_in_a_row_are_remembered_over_a_stop(tmp_path: Path) -> None:
     trainer.module.register_forward_hook(lambda *_: stop.note(15, None) if len(weights) == 5 else None)
     assert trainer.fit(stop)[0] == 75
     again = trainer_for_again(trainer)
-    assert again.counters["bad_in_a_row"] == 2
+    assert again.metrics.counters["bad_in_a_row"] == 2
     spoil(again, {0})
     assert again.fit(StopRequest())[0] == 1
     last = trainer_for_again(again)
-    assert last.counters == {"bad_steps": 3, "bad_in_a_row": 0, "skipped": 0}
+    assert last.metrics.counters == {"bad_steps": 3, "bad_in_a_row": 0, "skipped": 0}
 
 
 def test_bfloat16_blocks_train_with_losses_in_float32(tmp_path: Path) -> None:
