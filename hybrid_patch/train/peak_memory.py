@@ -11,7 +11,7 @@ STATUS = Path("/proc/self/status")
 
 
 class PeakMemory:
-    """Peak bytes since creation or reset: allocated by torch on a GPU; on a CPU resident, above those at that moment."""
+    """Peak bytes since creation or reset: allocated by torch on a GPU; on a CPU resident, above those at that time."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -48,7 +48,7 @@ def table(run: Path) -> Logged:
 
 
 def events(run: Path) -> Logged:
-    """The scalars of TensorBoard's files in order, without steps that a later start hides; pictures with the value 0."""
+    """The scalars of TensorBoard's files, without steps that a later start hides; pictures with the value 0."""
     from tensorboardX.proto.event_pb2 import Event
 
     logged: Logged = defaultdict(list)
