@@ -49,8 +49,8 @@ def test_lines_are_means_and_the_weights_are_the_same(tmp_path: Path) -> None:
 
 
 def test_it_is_no_part_of_the_recipe() -> None:
-    one, other = (compose([*TINY, *words]) for words in ((), ("trainer.log_every=7", "runtime.profile=3")))
-    assert identity(one)["run_id"] == identity(other)["run_id"]
+    plain, changed = (compose([*TINY, *words]) for words in ((), ("trainer.log_every=7", "runtime.profile=3")))
+    assert identity(plain)["run_id"] == identity(changed)["run_id"]
 
 
 def test_bad_steps_are_counted_one_by_one(tmp_path: Path) -> None:
