@@ -119,7 +119,7 @@ def read_cluster(words: Sequence[str], before: Cluster | None = None) -> Cluster
     assert isinstance(plain, dict)
     cluster = held_to(Launch, {str(key): value for key, value in plain.items()}, sources).cluster
     if isinstance(cluster, Slurm) and cluster.container and cluster.apptainer:
-        raise InputError(f"cluster.apptainer={cluster.apptainer}: cluster.container is given too; leave one of them out")
+        raise InputError(f"cluster.apptainer={cluster.apptainer}: cluster.container is given too; leave one out")
     if isinstance(cluster, Slurm) and cluster.time and seconds(cluster.time) <= cluster.signal_seconds:
         key = f"cluster.time={cluster.time}: is not longer than cluster.signal_seconds={cluster.signal_seconds}"
         raise InputError(f"{key}, when members are asked to save and end; try a longer time, or fewer seconds")

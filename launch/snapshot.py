@@ -1,4 +1,4 @@
-"""Copies of the code at a submission, so that a later edit changes nothing that was submitted; and what is installed."""
+"""Copies of the code at a submission, so that a later edit changes nothing of it, and the list of installed packages."""
 
 import hashlib
 import json
@@ -25,8 +25,8 @@ ENVIRONMENT = "environment.txt"
 def snapshot_code(store: Path, dirty: Literal["patch", "refuse"]) -> Path:
     """Copy the running code into a folder of the store, to import it from; equal code is stored once per environment.
 
-    ENVIRONMENT lists the packages. Its `snapshot.json` has the commit (None outside a checkout) and whether the code differs from that, by
-    `dirty.patch`. Raises InputError for uncommitted changes if `dirty` is refuse.
+    Its `snapshot.json` has the commit (None outside a checkout) and whether the code differs from that, by
+    `dirty.patch`; ENVIRONMENT lists the packages. Raises InputError for uncommitted changes if `dirty` is refuse.
     """
     root = Path(__file__).resolve().parent.parent
     running, patch = provenance(), b""

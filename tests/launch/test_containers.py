@@ -61,10 +61,10 @@ def test_pyxis_makes_the_container_of_each_process_that_srun_starts() -> None:
     chosen = slurm(f"cluster.container={IMAGE}", "cluster.mounts=[/data]")
     options = [
         "--kill-on-bad-exit=1",
+        "--cpus-per-task=4",
         f"--container-image={IMAGE}",
         "--container-mounts=/work:/work,/work/runs/x:/work/runs/x,/data:/data",
         "--container-workdir=/work",
-        "--cpus-per-task=4",
     ]
     assert before(chosen, member()) == ["srun", "--nodes=1", "--ntasks-per-node=1", *options]
     rank = ["python3", "-u", "-m", "launch.queue.slurm_rank"]
