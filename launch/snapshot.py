@@ -1,4 +1,4 @@
-"""Copies of the code at a submission, so that a later edit changes nothing of it, and the list of installed packages."""
+"""Copies of the code at a submission, so that later edits change nothing of it, and the list of installed packages."""
 
 import hashlib
 import json
@@ -65,7 +65,7 @@ def snapshot_code(store: Path, dirty: Literal["patch", "refuse"]) -> Path:
 
 def frozen_environment() -> str:
     """The Python version, and a line per installed package in the form of a requirement: what pip can install again."""
-    lines = {}
+    lines: dict[str, str] = {}
     for package in metadata.distributions():
         name = package.metadata["Name"]
         origin = json.loads(package.read_text("direct_url.json") or "{}")

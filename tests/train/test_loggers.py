@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def events(run: Path) -> Logged:
 
 def wandb_records(file: Path) -> Iterator[Any]:
     """The records of a `.wandb` file, which is a log of LevelDB's: records in blocks of 32 KiB, whole or in parts."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    messages: Any = import_module("wandb.proto.wandb_internal_pb2")
 
     content, position, parts = file.read_bytes(), 7, b""
     while position + 7 <= len(content):
@@ -79,7 +80,7 @@ def wandb_records(file: Path) -> Iterator[Any]:
         parts += content[position + 7 : position + 7 + size]
         position += 7 + size
         if kind in (1, 4):  # whole, or the last part
-            yield Record.FromString(parts)
+            yield messages.Record.FromString(parts)
             parts = b""
 
 
