@@ -5,11 +5,13 @@ within; what srun is asked with pyxis is compared as words.
 """
 
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from cluster import Cluster
 from launching import QUICK, check_whole, launch, submitted, until_done
+from packaging.requirements import Requirement
 from test_slurm import _cluster, cluster  # noqa: F401
 
 from hybrid_patch.errors import InputError
@@ -17,6 +19,7 @@ from launch.config import Slurm, read_cluster
 from launch.queue.node_command import command_before, job_python, member_python
 from launch.queue.slurm import SlurmQueue
 from launch.queue.slurm_script import resources_of, script
+from launch.snapshot import frozen_environment
 from launch.sweep import Submission, SweepMember
 
 FOLDER = Path("/work/runs/x/launch/submissions/0001")
@@ -103,6 +106,14 @@ def test_members_that_srun_starts_in_containers_are_not_packed(monkeypatch: pyte
         SlurmQueue(slurm("cluster.container=a", "cluster.pack=2")).check([member()])
 
 
+def test_the_installed_packages_are_listed_as_pip_takes_them() -> None:
+    first, *lines = frozen_environment().splitlines()
+    assert first.startswith("# Python 3.")
+    assert f"numpy=={metadata.version('numpy')}" in lines
+    assert all(Requirement(line) for line in lines)
+    assert len(lines) == len({Requirement(line).name.lower() for line in lines})
+
+
 def test_a_sweep_trains_in_apptainer(cluster: Cluster, tmp_path: Path) -> None:  # noqa: F811
     """One member on a machine, and one on two."""
     bin_folder = tmp_path / "bin"
@@ -116,6 +127,8 @@ def test_a_sweep_trains_in_apptainer(cluster: Cluster, tmp_path: Path) -> None: 
     (run,) = submitted(tmp_path, *words)
     until_done(run)
     check_whole(run, 6)
+    (packages,) = (tmp_path / "runs" / "mine" / "launch" / "code").glob("*/environment.txt")
+    assert packages.read_text() == frozen_environment()
     two = ("cluster.nodes=2", "runtime=ddp", "runtime.processes=1", "runtime.device=cpu", "sweep_name=two")
     assert launch(tmp_path, "submit", *QUICK, *words, *two).returncode == 0
     (other,) = (path.parent for path in (tmp_path / "runs" / "two").glob("*/config.yaml"))
