@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": ("hybrid_patch.evaluate", "score a run's embeddings by a linear probe and nearest neighbours"),
     "embed": ("hybrid_patch.embed", "embed a scene of any size into a GeoTIFF"),
     "export": ("hybrid_patch.export", "write a run's model as a folder to share, with a model card"),
+    "mirror": ("hybrid_patch.mirror", "log finished runs to Weights & Biases, TensorBoard or a table"),
     "report": ("hybrid_patch.report", "compare runs on one page"),
     "plan": ("hybrid_patch.plan", "predict memory, FLOPs and GPU-hours of runs before any is started"),
     "benchmark": ("hybrid_patch.benchmark", "measure time and memory of a training step, variants in turns"),

@@ -57,9 +57,10 @@ def finetune(options: FinetuneOptions) -> int:
 
     config = compose(words)
     from hybrid_patch.cost.memory_check import check_memory
+    from hybrid_patch.cost.peak_flops import peak_flops
     from hybrid_patch.train.attempt import train
 
-    return train(config, check_memory)
+    return train(config, check_memory, peak_flops)
 
 
 def finetune_words(options: FinetuneOptions) -> list[str]:

@@ -32,9 +32,10 @@ def resume(options: ResumeOptions) -> int:
         key = "root" if options.root else "data.root"
         raise InputError(f"{key}={root}: there is no such folder; root=FOLDER says where the data are now")
     from hybrid_patch.cost.memory_check import check_memory
+    from hybrid_patch.cost.peak_flops import peak_flops
     from hybrid_patch.train.attempt import train
 
-    return train(config, check_memory)
+    return train(config, check_memory, peak_flops)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,18 @@ def _size(text: str) -> str:
     return text
 
 
+def _given(text: str) -> str:
+    if not text:
+        raise ValueError("empty; give a value, or null")
+    return text
+
+
 # A number or a boolean as it was typed: the command line cannot tell `time=60` from a text.
 Text = Annotated[Line, BeforeValidator(lambda value: json.dumps(value) if isinstance(value, int | float) else value)]
 Time = Annotated[Text, Field(pattern=r"^(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})$")]
 Memory = Annotated[Text, AfterValidator(_size)]
+Given = Annotated[Line, AfterValidator(_given)]
+Mount = Annotated[Line, Field(pattern=r"^/[^,:]*$")]
 Gpus = Annotated[Text, Field(pattern=r"^([\w.-]+:)?\d+$")]
 
 
@@ -81,6 +89,10 @@ class Slurm(_Cluster):
     signal_seconds: Annotated[int, Field(ge=1, le=65535)]
     extra: dict[Name, Text]
     setup: tuple[str, ...]
+    python: Given | None
+    container: Given | None
+    apptainer: Given | None
+    mounts: tuple[Mount, ...]
 
 
 Cluster = Annotated[Local | Slurm, Field(discriminator="name")]
@@ -106,6 +118,8 @@ def read_cluster(words: Sequence[str], before: Cluster | None = None) -> Cluster
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     cluster = held_to(Launch, {str(key): value for key, value in plain.items()}, sources).cluster
+    if isinstance(cluster, Slurm) and cluster.container and cluster.apptainer:
+        raise InputError(f"cluster.apptainer={cluster.apptainer}: cluster.container is given too; leave one out")
     if isinstance(cluster, Slurm) and cluster.time and seconds(cluster.time) <= cluster.signal_seconds:
         key = f"cluster.time={cluster.time}: is not longer than cluster.signal_seconds={cluster.signal_seconds}"
         raise InputError(f"{key}, when members are asked to save and end; try a longer time, or fewer seconds")

@@ -1,28 +1,32 @@
-"""Copies of the code at a submission, so that a later edit changes nothing that was submitted."""
+"""Copies of the code at a submission, so that later edits change nothing of it, and the list of installed packages."""
 
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from hybrid_patch.config.sources import conf_folder
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.atomic_files import write_bytes, write_json
+from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
 from hybrid_patch.runs.provenance import SNAPSHOT, provenance
 
 PARTS = ("hybrid_patch", "launch", "conf")
 PATCH = "dirty.patch"
+ENVIRONMENT = "environment.txt"
+"""The packages that are installed where a sweep is submitted, as `pip freeze` lists them."""
 
 
 def snapshot_code(store: Path, dirty: Literal["patch", "refuse"]) -> Path:
-    """Copy the running code into a folder of the store, to import it from; equal code is stored once.
+    """Copy the running code into a folder of the store, to import it from; equal code is stored once per environment.
 
     Its `snapshot.json` has the commit (None outside a checkout) and whether the code differs from that, by
-    `dirty.patch`. Raises InputError for uncommitted changes if `dirty` is refuse.
+    `dirty.patch`; ENVIRONMENT lists the packages. Raises InputError for uncommitted changes if `dirty` is refuse.
     """
     root = Path(__file__).resolve().parent.parent
     running, patch = provenance(), b""
@@ -42,6 +46,9 @@ def snapshot_code(store: Path, dirty: Literal["patch", "refuse"]) -> Path:
         (new / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / path, new / path)
         digest.update(os.fsencode(path) + hashlib.sha256((new / path).read_bytes()).digest())
+    packages = frozen_environment()
+    write_text(new / ENVIRONMENT, packages)
+    digest.update(packages.encode())
     if patch:
         write_bytes(new / PATCH, patch)
     write_json(new / SNAPSHOT, origin)
@@ -54,6 +61,21 @@ def snapshot_code(store: Path, dirty: Literal["patch", "refuse"]) -> Path:
         if not folder.exists():
             raise
     return folder
+
+
+def frozen_environment() -> str:
+    """The Python version, and a line per installed package in the form of a requirement: what pip can install again."""
+    lines: dict[str, str] = {}
+    for package in metadata.distributions():
+        name = package.metadata["Name"]
+        origin = json.loads(package.read_text("direct_url.json") or "{}")
+        version_control = origin.get("vcs_info")
+        if version_control:
+            line = f"{name} @ {version_control['vcs']}+{origin['url']}@{version_control['commit_id']}"
+        else:
+            line = f"{name} @ {origin['url']}" if origin else f"{name}=={package.version}"
+        lines.setdefault(name.lower(), line)  # of two by a name, the first is imported
+    return "\n".join([f"# Python {platform.python_version()}", *(lines[name] for name in sorted(lines))]) + "\n"
 
 
 def _checkout(root: Path) -> tuple[list[Path], bytes]:

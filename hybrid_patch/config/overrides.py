@@ -25,8 +25,10 @@ PATH_KEYS = (
     "continue_from",
     "target.cache",
 )
+"""Of a run's config and of the commands."""
+LITERAL_KEYS = (*PATH_KEYS, "cluster.python", "cluster.container", "cluster.apptainer")
 """Their values are literal: no comma, quote, `=` or `$` means anything. `null` is null; a folder is `./null`."""
-_PATH = re.compile(rf"(\+{{0,2}})({'|'.join(map(re.escape, PATH_KEYS))})=(.*)", re.DOTALL)
+_LITERAL = re.compile(rf"(\+{{0,2}})({'|'.join(map(re.escape, LITERAL_KEYS))})=(.*)", re.DOTALL)
 CLASS_KEY = "upsampler._target_"
 
 
@@ -118,7 +120,7 @@ def quote(text: str) -> str:
 
 def quote_path(argument: str) -> str:
     """An argument with its path, if it has one, quoted for Hydra."""
-    match = _PATH.fullmatch(argument)
+    match = _LITERAL.fullmatch(argument)
     if match is None or match[3] == "null":
         return argument
     return f"{match[1]}{match[2]}={quote(match[3])}"
@@ -130,7 +132,7 @@ def plain_argument(override: Override) -> str:
     if override.package is None:  # a group that is added to a place keeps its plus
         line = line.lstrip("+")
     value = override.value()
-    if override.key_or_group not in PATH_KEYS or not isinstance(value, str):
+    if override.key_or_group not in LITERAL_KEYS or not isinstance(value, str):
         return line
     text = re.sub(r"(\\+)\$\{", lambda match: match[1][: len(match[1]) // 2] + "${", value)
     return f"{line.partition('=')[0]}={text}"

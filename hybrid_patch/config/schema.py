@@ -178,6 +178,8 @@ class Trainer:
     """Steps between checkpoints; 0: only at the end and on a signal."""
     keep_checkpoints: Aside[Count]
     """Number of the newest checkpoints that are kept."""
+    log_every: Aside[Count]
+    """Steps per line of the metrics, which has their means; between lines nothing waits for the device."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -234,6 +236,8 @@ class Runtime:
     """Recompute the blocks in the backward pass instead of keeping their activations."""
     compile_blocks: Aside[bool]
     """Compile the transformer blocks with torch.compile (needs a C++ compiler, or a GPU with Triton)."""
+    profile: Aside[Amount]
+    """Steps, from the fourth of a start on, that torch.profiler traces into the run's `profile.json.gz`; 0: none."""
 
     @property
     def world_size(self) -> int:
@@ -246,15 +250,29 @@ class Wandb:
 
     name: Literal["wandb"]
     mode: Literal["offline", "online"]
-    """`offline` needs neither network nor account (`wandb sync` uploads later)."""
+    """`offline` needs neither network nor account; a training ends with the `wandb sync` command that uploads it."""
     project: Name
     """The project's name."""
     entity: Name | None
     """The user or team; null: the account's default."""
     group: Name | None
-    """The group of runs; null: none."""
+    """The group of runs; null: the name of the sweep."""
     tags: tuple[Name, ...]
     """Tags of the run."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Tensorboard:
+    """Metrics go to TensorBoard's event files too."""
+
+    name: Literal["tensorboard"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Csv:
+    """Metrics go to a table too."""
+
+    name: Literal["csv"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -264,7 +282,7 @@ class NoLogger:
     name: Literal["none"]
 
 
-Logger = Annotated[Wandb | NoLogger, Field(discriminator="name")]
+Logger = Annotated[Wandb | Tensorboard | Csv | NoLogger, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -69,6 +69,7 @@ class Device:
         bandwidth: bytes/s from and to its memory.
         source: where the numbers come from.
         links: of a usual server; None if unknown.
+        gpus: what torch calls such cards.
     """
 
     name: str
@@ -78,17 +79,30 @@ class Device:
     bandwidth: float
     source: str
     links: Links | None = None
+    gpus: tuple[str, ...] = ()
 
 
 def device_named(name: str) -> Device:
     """The device of that name; `this` is measured. Raises InputError for an unknown name."""
     if name == THIS:
         return this_device()
-    table = yaml.safe_load(TABLE.read_text())
+    table = _table()
     if name not in table:
         names = [*table, THIS]
         raise InputError(f"device={name}: unknown device; takes: {', '.join(names)}{did_you_mean(name, names)}")
-    return Device(name, **table[name] | {"links": Links(**table[name]["links"])})
+    return table[name]
+
+
+def device_of_gpu(gpu: str) -> Device | None:
+    """The device in the table that torch calls by this name; None if it is not there."""
+    return next((device for device in _table().values() if gpu in device.gpus), None)
+
+
+def _table() -> dict[str, Device]:
+    return {
+        name: Device(name, **row | {"links": Links(**row["links"]), "gpus": tuple(row["gpus"])})
+        for name, row in yaml.safe_load(TABLE.read_text()).items()
+    }
 
 
 def this_device() -> Device:

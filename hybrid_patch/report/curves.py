@@ -10,6 +10,7 @@ from jaxtyping import Float
 from hybrid_patch.report.grouping import NONE, ReportMember, differing_keys, is_swept
 from hybrid_patch.report.load_runs import Run
 from hybrid_patch.report.predictions import Prediction, cumulative_flops
+from hybrid_patch.runs.directory import AVERAGED
 
 LOSS_KEYS = ("loss", "target", "masking")
 """Groups that decide what a loss is of."""
@@ -54,7 +55,7 @@ def _curves(label: str, run: Run, prediction: Prediction | None, loss_scale: str
     metrics = run.metrics
     x = {
         "steps": metrics["step"],
-        "minutes": np.cumsum(np.nan_to_num(metrics["step_seconds"] + metrics["data_seconds"])) / 60,
+        "minutes": np.cumsum(np.nan_to_num(metrics["step_seconds"] + metrics["data_seconds"]) * metrics[AVERAGED]) / 60,
     }
     if prediction is not None:
         flops = cumulative_flops(run, prediction)

@@ -14,13 +14,13 @@ from hybrid_patch.config.compose import held_to
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.directory import CONFIG, IDENTITY, METRICS, STATUS, Row, RunDirectory, Status
+from hybrid_patch.runs.directory import AVERAGED, CONFIG, IDENTITY, METRICS, STATUS, Row, RunDirectory, Status
 from hybrid_patch.runs.records import DamagedFileError, read_yaml
 from hybrid_patch.runs.sweep_manifest import MANIFEST, planned_runs
 
 COLUMNS = (
     *("step", "loss", "step_seconds", "data_seconds", "peak_memory_bytes"),
-    *("processing_patch_size", "output_patch_size", "probe_miou", "knn_miou"),
+    *("processing_patch_size", "output_patch_size", "probe_miou", "knn_miou", AVERAGED),
 )
 """What a report reads of metrics.jsonl."""
 SMALLEST, LARGEST = 1e-30, 1e30
@@ -41,7 +41,7 @@ class Run:
             is nothing to read.
         identity: `run.json`: id, recipe, commit, versions, machine.
         heartbeat: its last sign of life, in seconds since 1970; 0 without any.
-        metrics: `COLUMNS` by name, NaN where a line has none.
+        metrics: `COLUMNS` by name, NaN where a line has none, but AVERAGED, which is 1 there.
         damage: `FILE, why` of each file that cannot be read, or not all of it.
     """
 
@@ -133,8 +133,8 @@ def load_run(path: Path) -> Run:
             reason = f"no sign of life for {silent / 3600:.1f} hours"
     metrics, last = columns(rows), rows[-1] if rows else nothing
     expected = status.step if state == "done" else last.get("step", 0)
-    if len(rows) < expected:
-        damage.append(f"{path / METRICS}, {len(rows)} whole lines of {expected}")
+    if (steps := int(metrics[AVERAGED].sum())) < expected:
+        damage.append(f"{path / METRICS}, {steps} whole lines of {expected}")
     files = (config, identity, metrics, last, evaluation)
     return Run(path, state, reason, status.attempt or None, *files, tuple(damage), status.heartbeat)
 
@@ -146,6 +146,7 @@ def columns(rows: Sequence[Row]) -> Columns:
         numbers = np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
         size = np.abs(numbers)
         values[name] = np.where((size > SMALLEST) & (size < LARGEST) | (size == 0), numbers, np.nan)
+    values[AVERAGED] = np.nan_to_num(values[AVERAGED], nan=1.0)
     return values
 
 

@@ -10,6 +10,7 @@ from hybrid_patch.evaluate.verdicts import Verdicts, verdicts
 from hybrid_patch.report import formatting
 from hybrid_patch.report.formatting import Format
 from hybrid_patch.report.load_runs import Columns, Run, nested
+from hybrid_patch.runs.directory import AVERAGED
 
 WARMUP, WARMUP_SHARE = 20, 0.25  # the first steps, whose time does not count: a number, or of few steps a share
 PARTS = 8
@@ -75,9 +76,10 @@ def costs(run: Run) -> dict[str, float]:
         "step_seconds": step_seconds(run.metrics),
         "peak_memory_bytes": float(np.max(memory, initial=0, where=np.isfinite(memory))),
     }
-    if run.state == "done" and run.steps_done == len(run.metrics["step"]):
+    steps = run.metrics[AVERAGED]
+    if run.state == "done" and run.steps_done == steps.sum():
         processes = nested(run.config, "runtime", "processes")
-        total = np.nansum(run.metrics["step_seconds"]) + np.nansum(run.metrics["data_seconds"])
+        total = np.nansum(run.metrics["step_seconds"] * steps) + np.nansum(run.metrics["data_seconds"] * steps)
         values["hours"] = float(total) / 3600 * (processes if isinstance(processes, int) else 1)
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value) and value > 0}
 

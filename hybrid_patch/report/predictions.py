@@ -14,6 +14,7 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import InputError
 from hybrid_patch.report.load_runs import Run, one_line
+from hybrid_patch.runs.directory import AVERAGED
 
 
 class Prediction(NamedTuple):
@@ -59,13 +60,13 @@ def predict_runs(runs: Sequence[Run]) -> tuple[dict[Path, Prediction], dict[Path
 def cumulative_flops(run: Run, prediction: Prediction) -> Float[np.ndarray, " steps"]:
     """FLOPs from the run's beginning to each line of its metrics."""
     sizes = zip(run.metrics["processing_patch_size"], run.metrics["output_patch_size"], strict=True)
-    return np.cumsum(np.array([prediction.flops.get(pair, np.nan) for pair in sizes], float))
+    return np.cumsum(np.array([prediction.flops.get(pair, np.nan) for pair in sizes], float) * run.metrics[AVERAGED])
 
 
 def flops_per_step(run: Run, prediction: Prediction) -> float | None:
     """The mean over the run's steps so far; None if there are none."""
     total = cumulative_flops(run, prediction)
-    return float(total[-1] / len(total)) if len(total) and np.isfinite(total[-1]) else None
+    return float(total[-1] / run.metrics[AVERAGED].sum()) if len(total) and np.isfinite(total[-1]) else None
 
 
 def _config(run: Run) -> Config | InputError:

@@ -38,7 +38,7 @@ IDENTITY = "run.json"
 """Id, recipe, commit, versions and machine."""
 STATUS = "status.json"
 METRICS = "metrics.jsonl"
-"""A line per step."""
+"""A line per step, or per `trainer.log_every` steps."""
 EVALUATION = "evaluation.json"
 LOG = "log.txt"
 OUTPUT = "output.txt"
@@ -49,13 +49,19 @@ CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
 TEACHER = "teacher"
 """With `target=self`, what the teacher says."""
+PROFILE = "profile.json.gz"
+"""With `runtime.profile`, the trace of some steps."""
+WANDB, TENSORBOARD, TABLE = LOGGED = "wandb", "tensorboard", "metrics.csv"
+"""What the loggers of these names, and `csv`, write."""
 FOLDERS = {CHECKPOINTS, PICTURES, TEACHER}
-FILES = {CONFIG, IDENTITY, STATUS, METRICS, EVALUATION, LOG, OUTPUT, ATTEMPTS, *FOLDERS, *LOCK_FILES}
+FILES = {*LOGGED, PROFILE, CONFIG, IDENTITY, STATUS, METRICS, EVALUATION, LOG, OUTPUT, ATTEMPTS, *FOLDERS, *LOCK_FILES}
 
 ENDED = ("preempted", "done", "failed")
 """States in which no attempt is at work."""
 LINES_LOST = "lines_lost"
 """In the first line of metrics whose former lines a person gave up: up to which step."""
+AVERAGED = "averaged_steps"
+"""In a line of metrics: the number of steps that it is of, if that is not 1."""
 Row = dict[str, Any]
 
 log = logging.getLogger(__name__)
@@ -302,9 +308,9 @@ class RunDirectory(LockedFolder):
             return None
         covered = int(rows[0].get(LINES_LOST) or 0) - 1 if rows and LINES_LOST in rows[0] else 0
         for row in rows:
-            if row["step"] != covered + 1:
+            if row["step"] != covered + int(row.get(AVERAGED) or 1):
                 break
-            covered += 1
+            covered = row["step"]
         return covered
 
     def restore_metrics(self, steps: int) -> None:

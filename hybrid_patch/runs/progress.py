@@ -58,15 +58,15 @@ def start_logging(file: LogFile | None, quiet: bool) -> None:
 
 
 @contextmanager
-def progress(name: str, start: int, steps: int, quiet: bool) -> Iterator[Callable[[int, float], None]]:
-    """Show the steps of a run, unless `quiet`. Yields a function to call with each step's number and loss."""
+def progress(name: str, start: int, steps: int, quiet: bool) -> Iterator[Callable[[int, float, str], None]]:
+    """Show the steps of a run, unless `quiet`. Yields a function to call with a step's number, loss and throughput."""
     if quiet:
-        yield lambda step, loss: None
+        yield lambda step, loss, throughput: None
         return
     with _shown(name, steps, start, log.info) as show:
 
-        def report(step: int, loss: float) -> None:
-            show(step, lambda speed: f"step {step}/{steps}  loss {loss:.4f}  {speed:.2f} steps/s")
+        def report(step: int, loss: float, throughput: str) -> None:
+            show(step, lambda speed: f"step {step}/{steps}  loss {loss:.4f}  {speed:.2f} steps/s  {throughput}")
 
         yield report
 

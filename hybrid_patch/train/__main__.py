@@ -17,9 +17,10 @@ from hybrid_patch.config.schema import Config
 def train(config: Config) -> int:
     wait_briefly()
     from hybrid_patch.cost.memory_check import check_memory
+    from hybrid_patch.cost.peak_flops import peak_flops
     from hybrid_patch.train import attempt
 
-    return attempt.train(config, check_memory)
+    return attempt.train(config, check_memory, peak_flops)
 
 
 if __name__ == "__main__":

@@ -39,16 +39,22 @@ from hybrid_patch.train.distributed import end_at_once, open_fabric, together
 from hybrid_patch.train.evaluations import missing_evaluation
 from hybrid_patch.train.step import TrainingModule, label_classes
 from hybrid_patch.train.teacher import taught_windows
+from hybrid_patch.train.throughput import PeakFlops
 from hybrid_patch.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, check: Callable[[Config], None] | None = None) -> int:
+def train(
+    config: Config,
+    check: Callable[[Config], None] | None = None,
+    peak: Callable[[Config], PeakFlops | None] | None = None,
+) -> int:
     """Train and evaluate a run, from its newest checkpoint if there is one. Returns the exit code.
 
     The first process prints and writes the files; the others return 0. Raises InputError for bad input that shows only
-    now: a broken sample, a directory that holds another run. `check` may raise it before anything is written.
+    now: a broken sample, a directory that holds another run. `check` may raise it before anything is written; `peak`
+    says what the share of the device's peak is reckoned by.
     """
     identity = recipe.identity(config)
     run = RunDirectory(recipe.run_directory(config, identity["run_id"]))
@@ -64,7 +70,7 @@ def train(config: Config, check: Callable[[Config], None] | None = None) -> int:
             for line in mended or ():
                 log.warning("%s", line)
             with run.heartbeats() if first else nullcontext():
-                code = attempt(config, fabric, run, stop)
+                code = attempt(config, fabric, run, stop, peak)
         except LostLockError as error:
             log.error("%s", error)
             end_at_once(LOST)
@@ -81,7 +87,13 @@ def train(config: Config, check: Callable[[Config], None] | None = None) -> int:
         return code if first else DONE
 
 
-def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest) -> int:
+def attempt(
+    config: Config,
+    fabric: Fabric,
+    run: RunDirectory,
+    stop: StopRequest,
+    peak: Callable[[Config], PeakFlops | None] | None = None,
+) -> int:
     """Train until done or stopped; the first process records the outcome in the status. Returns the exit code."""
     if run.status().state == "done":
         more = f"hybrid-patch train continue_from={run.path} trainer.steps={2 * config.trainer.steps}"
@@ -117,7 +129,8 @@ def attempt(config: Config, fabric: Fabric, run: RunDirectory, stop: StopRequest
         counts = module.parameter_counts()
         log.info("parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
         log.info("device: %s, processes: %d", fabric.device.type, fabric.world_size)
-        trainer = Trainer(config, fabric, run, source, module, checkpoint, taught)
+        flops = peak(config) if peak is not None and fabric.is_global_zero else None
+        trainer = Trainer(config, fabric, run, source, module, checkpoint, taught, flops)
         code, reason = trainer.fit(stop)
         trainer.logger.close()
     except LostLockError:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from typing import NoReturn, TypeVar
 
 import psutil
@@ -22,7 +23,6 @@ from lightning_fabric.strategies.strategy import Strategy
 
 from hybrid_patch.config.schema import Config, Runtime
 from hybrid_patch.errors import DONE, InputError
-from hybrid_patch.loss.all_gather import global_sum
 from hybrid_patch.train import fsdp
 
 T = TypeVar("T")
@@ -145,10 +145,19 @@ def together(fabric: Fabric, action: Callable[[], T]) -> T | None:
 
 
 def any_process(fabric: Fabric, *mine: bool) -> list[bool]:
-    """Which of the flags are true in any process."""
+    """Which of the flags are true in any process. The processes wait for one another, but not for their devices."""
     if fabric.world_size == 1:
         return list(mine)
-    return global_sum(torch.tensor(mine, dtype=torch.int32, device=fabric.device)).bool().tolist()
+    assert torch.distributed.group.WORLD is not None
+    flags = torch.tensor(mine, dtype=torch.int32)
+    torch.distributed.all_reduce(flags, group=_host_group(torch.distributed.group.WORLD))
+    return flags.bool().tolist()
+
+
+@cache
+def _host_group(world: torch.distributed.ProcessGroup) -> torch.distributed.ProcessGroup:
+    """All processes, for collectives on the CPU; made when all ask for it first."""
+    return torch.distributed.new_group(backend="gloo")
 
 
 def end_together(fabric: Fabric, message: str) -> None:

@@ -6,67 +6,66 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_patch.config import schema
+from hybrid_patch.train.loggers.backend import Backend, LoggedRun, prefixed
 
 log = logging.getLogger(__name__)
 
 
 class MetricLogger:
-    """Passes metrics and pictures to a wandb run until that fails; then warns once and drops the rest, as without."""
+    """Passes metrics and pictures to a backend until that fails; then warns once and drops the rest, as without."""
 
-    def __init__(self, run: Any = None) -> None:
-        self.run = run
+    def __init__(self, backend: Backend | None = None) -> None:
+        self.backend = backend
 
     def log_metrics(self, row: dict[str, Any]) -> None:
         """Log a row of `metrics.jsonl` at its step, so that a resumed run continues where it was."""
-        values = {name: value for name, value in row.items() if value is not None}
-        self._try(lambda run: run.log(values, step=row["step"]))
+        self._try(lambda backend: backend.log(row["step"], prefixed(row)))
 
     def log_pictures(self, step: int, paths: Sequence[Path]) -> None:
         """Log the pictures made after a step, by file name."""
-        self._try(lambda run: run.log({f"pictures/{path.stem}": _image(path) for path in paths}, step=step))
+        self._try(lambda backend: backend.log_pictures(step, paths))
 
     def close(self) -> None:
-        self._try(lambda run: run.finish())
+        """Write what is left, and say what there is to do with it."""
+        if line := self._try(lambda backend: backend.close()):
+            log.info("%s", line)
 
-    def _try(self, action: Callable[[Any], None]) -> None:
-        if self.run is not None:
+    def _try(self, action: Callable[[Backend], str | None]) -> str | None:
+        if self.backend is not None:
             try:
-                action(self.run)
+                return action(self.backend)
             except Exception as error:
                 _warn("the metric logger failed", error)
-                self.run = None
+                self.backend = None
+        return None
 
 
-def open_logger(config: schema.Logger, run_id: str, run_dir: Path, plain_config: dict[str, Any]) -> MetricLogger:
+def open_logger(config: schema.Logger, run: LoggedRun) -> MetricLogger:
     """The logger that a config names; if it cannot be started, a warning and one that drops everything."""
-    if isinstance(config, schema.NoLogger):
-        return MetricLogger()
     try:
-        import wandb
-
-        run = wandb.init(
-            project=config.project,
-            entity=config.entity,
-            group=config.group,
-            tags=list(config.tags),
-            mode=config.mode,
-            id=run_id,
-            name=run_id,
-            dir=run_dir,
-            config=plain_config,
-            resume="allow",
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-        )
+        return MetricLogger(open_backend(config, run))
     except Exception as error:
-        _warn("wandb could not be started", error)
+        _warn(f"{config.name} could not be started", error)
         return MetricLogger()
-    return MetricLogger(run)
 
 
-def _image(path: Path) -> Any:
-    import wandb
+def open_backend(config: schema.Logger, run: LoggedRun) -> Backend | None:
+    """The backend that a config names; None for none. Raises what its library raises, InputError without that."""
+    match config:
+        case schema.Wandb():
+            from hybrid_patch.train.loggers.wandb_backend import WandbBackend
 
-    return wandb.Image(str(path))
+            return WandbBackend(config, run)
+        case schema.Tensorboard():
+            from hybrid_patch.train.loggers.tensorboard_backend import TensorboardBackend
+
+            return TensorboardBackend(run)
+        case schema.Csv():
+            from hybrid_patch.train.loggers.csv_backend import CsvBackend
+
+            return CsvBackend(run)
+        case schema.NoLogger():
+            return None
 
 
 def _warn(what: str, error: Exception) -> None:

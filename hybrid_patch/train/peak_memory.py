@@ -11,12 +11,15 @@ STATUS = Path("/proc/self/status")
 
 
 class PeakMemory:
-    """Peak bytes since creation: allocated by torch on a GPU; on a CPU resident, above those at creation."""
+    """Peak bytes since creation or reset: allocated by torch on a GPU; on a CPU resident, above those at that time."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        self.reset()
+
+    def reset(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
             return
         self.start = psutil.Process().memory_info().rss
         with suppress(OSError):  # without it, the peak is that of the whole process so far

@@ -6,7 +6,6 @@ import math
 import time
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 
 from hybrid_patch.config.curriculum import PatchSizes, samples_before, sizes_at
@@ -17,7 +16,7 @@ from hybrid_patch.data.prefetch import on_device
 from hybrid_patch.data.source import BrokenSampleError, Source
 from hybrid_patch.data.taught import TaughtWindows
 from hybrid_patch.errors import DONE, FAILED, STOPPED
-from hybrid_patch.runs.checkpoints import Checkpoint, Counters
+from hybrid_patch.runs.checkpoints import Checkpoint
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.progress import progress
 from hybrid_patch.runs.stop_signal import Stopped, StopRequest
@@ -25,10 +24,14 @@ from hybrid_patch.train import checkpointing
 from hybrid_patch.train.best_weights import BestWeights
 from hybrid_patch.train.distributed import any_process, end_together
 from hybrid_patch.train.evaluations import EVALUATED, Evaluations, missing_evaluation
+from hybrid_patch.train.loggers.backend import LoggedRun
 from hybrid_patch.train.metric_logger import MetricLogger, open_logger
 from hybrid_patch.train.optimizer import learning_rate
 from hybrid_patch.train.peak_memory import PeakMemory
-from hybrid_patch.train.step import SKIPPED, FabricStep, TrainingModule
+from hybrid_patch.train.profile import traced
+from hybrid_patch.train.step import FabricStep, TrainingModule
+from hybrid_patch.train.step_metrics import StepMetrics
+from hybrid_patch.train.throughput import PeakFlops, Throughput
 
 MIN_SAMPLES = 50
 """The share of skipped samples is taken of at least this many."""
@@ -51,6 +54,7 @@ class Trainer:
         module: TrainingModule,
         checkpoint: Checkpoint | None,
         taught: TaughtWindows | None = None,
+        flops: PeakFlops | None = None,
     ) -> None:
         self.config, self.fabric, self.run, self.source, self.module = config, fabric, run, source, module
         self.taught = taught
@@ -58,7 +62,9 @@ class Trainer:
         self.training_step = FabricStep(module, config, fabric)
         self.step = 0
         self.saved = -1
-        self.counters: Counters = {"bad_steps": 0, "bad_in_a_row": 0, "skipped": 0}
+        self.metrics = StepMetrics(fabric.world_size)
+        self.memory = PeakMemory(fabric.device)
+        self.throughput = Throughput(config.trainer.batch_size, flops)
         begun = config.continue_from
         if checkpoint is not None and begun is not None and checkpoint.step == begun.step:
             checkpoint = checkpointing.of_another_run(fabric, module, checkpoint, begun.run)
@@ -68,7 +74,8 @@ class Trainer:
         self.logger = MetricLogger()
         if fabric.is_global_zero:
             run.set_status("running", attempt=run.status().attempt + 1, step=self.step, steps=self.steps)
-            self.logger = open_logger(config.logger, run.identity()["run_id"], run.path, dataclasses.asdict(config))
+            logged = LoggedRun(run, run.identity()["run_id"], config.sweep_name, dataclasses.asdict(config), self.step)
+            self.logger = open_logger(config.logger, logged)
 
     def fit(self, stop: StopRequest) -> tuple[int, str]:
         """Train to the last step, or until asked to stop. Returns the exit code, and why if it is not 0.
@@ -90,12 +97,16 @@ class Trainer:
             return STOPPED, f"stopped by {name} {stopped} {self.step}, saved"
 
     def _train(self, stop: StopRequest) -> tuple[int, str]:
-        config, fabric = self.config, self.fabric
+        config, fabric, metrics = self.config, self.fabric, self.metrics
         dataset = TrainingSteps(self.source, config, fabric.global_rank, fabric.world_size, self.taught)
-        memory = PeakMemory(fabric.device)
+        self.memory.reset()
         staged = len(config.curriculum.stages) > 1 and config.curriculum.order == "in_turn"
         logged: PatchSizes | None = None
-        with progress(self.run.path.name, self.step, self.steps, quiet=not fabric.is_global_zero) as report:
+        quiet, profiled = not fabric.is_global_zero, config.runtime.profile if fabric.is_global_zero else 0
+        with (
+            progress(self.run.path.name, self.step, self.steps, quiet) as report,
+            traced(profiled, self.training_step, self.run) as step_ends,
+        ):
             waiting = time.perf_counter()
             loaded = batches(dataset, self.step, config.runtime.workers, pin_memory=fabric.device.type == "cuda")
             for item in on_device(loaded, fabric.device):
@@ -112,59 +123,61 @@ class Trainer:
                     log.info("from step %d: processed at %d, output at %d", self.step + 1, *sizes)
                     logged = sizes
                 began = time.perf_counter()
-                row = self._train_step(item, sizes)
-                seconds = time.perf_counter() - began
-                row |= {"step_seconds": seconds, "data_seconds": began - waiting, "peak_memory_bytes": memory.bytes()}
-                if fabric.is_global_zero:
-                    self.run.add_metrics(row)
-                report(self.step, row["loss"] if row["loss"] is not None else math.nan)
-                failure = self._failure()
-                if self.best.due(self.step):
-                    self._validate(row, stop)
-                every = config.trainer.checkpoint_every
-                if self._finished() or failure or (every and self.step % every == 0):
-                    self._save()
-                if failure or not self._evaluation_due():
-                    self.logger.log_metrics(row)
-                else:
-                    self._evaluate(row, stop)
-                if failure:
-                    return FAILED, failure
-                if self._finished():
-                    break
+                self._train_step(item, sizes)
+                if row_due := self._row_due():
+                    metrics.wait()
+                metrics.add_time(time.perf_counter() - began, began - waiting)
+                step_ends()
+                if row_due:
+                    row = self._add_row()
+                    report(self.step, row["loss"] if row["loss"] is not None else math.nan, self.throughput.text())
+                    failure = self._failure()
+                    if self.best.due(self.step):
+                        self._validate(row, stop)
+                    every = config.trainer.checkpoint_every
+                    if self._finished() or failure or (every and self.step % every == 0):
+                        self._save()
+                    if failure or not self._evaluation_due():
+                        self.logger.log_metrics(row)
+                    else:
+                        self._evaluate(row, stop)
+                    if failure:
+                        return FAILED, failure
+                    if self._finished():
+                        break
                 waiting = time.perf_counter()
         return DONE, ""
 
-    def _train_step(self, batch: Batch, sizes: PatchSizes) -> dict[str, Any]:
-        """One optimizer step and its metrics, None for values that are not finite. Updates the counters."""
+    def _train_step(self, batch: Batch, sizes: PatchSizes) -> None:
+        """One optimizer step, without waiting for the device."""
         lr = learning_rate(self.config.optimizer, self.step, self.steps)
         for group in self.training_step.optimizer.param_groups:
             group["lr"] = lr
-        means = self.training_step.run(batch, sizes)
+        self.metrics.add(self.training_step.run(batch, sizes), sizes, lr)
         for message in batch.skipped:
             log.warning("skipped %s", message)
-        values = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))  # waits for the device
-        finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
-        self.counters["skipped"] += round(values.pop(SKIPPED) * self.fabric.world_size)
-        self.counters["bad_steps"] += not finite
-        self.counters["bad_in_a_row"] = 0 if finite else self.counters["bad_in_a_row"] + 1
         self.step += 1
-        return {
-            "step": self.step,
-            **{name: value if math.isfinite(value) else None for name, value in values.items()},
-            "lr": lr,
-            "bad_steps": self.counters["bad_steps"],
-            "skipped": self.counters["skipped"],
-            "processing_patch_size": sizes.processing,
-            "output_patch_size": sizes.output,
-        }
+
+    def _row_due(self) -> bool:
+        """Whether the metrics get a line after this step: also where weights are saved or scored, which wait anyway."""
+        config, step = self.config, self.step
+        periods = (config.trainer.log_every, config.trainer.checkpoint_every, config.evaluation.every)
+        return step == self.steps or self.best.due(step) or any(every and step % every == 0 for every in periods)
+
+    def _add_row(self) -> dict[str, Any]:
+        """Write the metrics since the last line."""
+        self.throughput.add(self.metrics.seconds, self.metrics.sizes)
+        row = self.metrics.row(self.step) | {"peak_memory_bytes": self.memory.bytes()}
+        if self.fabric.is_global_zero:
+            self.run.add_metrics(row)
+        return row
 
     def _failure(self) -> str:
         """Why the run must stop; empty if it need not."""
-        bad, max_bad = self.counters["bad_in_a_row"], self.config.trainer.max_bad_steps
+        bad, max_bad = self.metrics.longest_bad, self.config.trainer.max_bad_steps
         if bad >= max_bad:
             return f"no finite loss in {bad} steps in a row (trainer.max_bad_steps={max_bad}), saved"
-        skipped, share = self.counters["skipped"], self.config.data.max_skipped
+        skipped, share = self.metrics.counters["skipped"], self.config.data.max_skipped
         samples = max(samples_before(self.config, self.step), MIN_SAMPLES)
         if skipped > share * samples:
             return f"{skipped} broken samples of {samples} skipped, more than data.max_skipped={share}, saved"
@@ -211,11 +224,13 @@ class Trainer:
     def _save(self) -> None:
         if self.saved == self.step:
             return
+        if len(self.metrics):  # a stop between two lines
+            self.logger.log_metrics(self._add_row())
         state = {
             "model": self.module.model.state_dict(),
             "objective": self.module.objective.state_dict(),
             "optimizer": self.training_step.optimizer.state_dict(),
-            "counters": self.counters,
+            "counters": self.metrics.counters,
             "modalities": {name: dataclasses.asdict(m) for name, m in self.source.modalities.items()},
             "classes": list(self.module.model.classes),
             **self.best.state(),
@@ -230,9 +245,9 @@ class Trainer:
         if checkpoint is not None:
             checkpointing.restore(self.fabric, self.module, self.training_step.optimizer, checkpoint)
             self.step = self.saved = checkpoint.step
-            self.counters = checkpoint.state["counters"]
-            if self.counters["bad_in_a_row"] >= self.config.trainer.max_bad_steps:
-                self.counters["bad_in_a_row"] = 0  # a run that gave up gets another try
+            counters = self.metrics.counters = checkpoint.state["counters"]
+            if counters["bad_in_a_row"] >= self.config.trainer.max_bad_steps:
+                counters["bad_in_a_row"] = 0  # a run that gave up gets another try
             log.info("going on after step %d", self.step)
         if self.fabric.is_global_zero:
             self.run.restore_metrics(self.step)

@@ -61,6 +61,7 @@ class Attempts:
     Attributes:
         command: put before the training's command (`srun ...`).
         inherited_files: descriptors for the training, which then has a session of its own and outlives this process.
+        python: the interpreter of the training.
     """
 
     process: QueueProcess
@@ -68,6 +69,7 @@ class Attempts:
     environment: Mapping[str, str]
     command: Sequence[str] = ()
     inherited_files: Sequence[int] = ()
+    python: str = sys.executable
 
     @property
     def run(self) -> RunDirectory:
@@ -129,7 +131,7 @@ class Attempts:
             with self.run.output.open("ab") as output:
                 size = output.seek(0, os.SEEK_END)
                 child = subprocess.Popen(
-                    [*self.command, sys.executable, "-u", "-m", "hybrid_patch.resume", str(self.run.path)],
+                    [*self.command, self.python, "-u", "-m", "hybrid_patch.resume", str(self.run.path)],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

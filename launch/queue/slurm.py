@@ -62,6 +62,11 @@ class SlurmQueue(Queue):
         for member in members:
             if member.nodes > 1 and (pack := self._cluster.pack) > 1:
                 raise InputError(f"cluster.pack={pack}: {member.id} takes {member.nodes} machines; pack=1")
+        if self._cluster.container and self._cluster.pack > 1:
+            raise InputError(
+                f"cluster.pack={self._cluster.pack}: srun makes the containers, and gives each all of the job's GPUs; "
+                "try pack=1, or cluster.apptainer"
+            )
 
     def memory(self) -> int | None:
         """A member's share of `cluster.memory`."""

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from launch.config import Slurm
 from launch.queue.attempts import Attempts, Outcome
+from launch.queue.node_command import by_srun, command_before, member_python
 from launch.queue.process import QueueProcess
 from launch.queue.slurm import read_arrays
 from launch.queue.slurm_script import ASKED
@@ -31,10 +32,10 @@ class Job(QueueProcess):
     def __init__(self, folder: Path, array: int) -> None:
         super().__init__(folder)
         assert isinstance(self.submission.cluster, Slurm)
-        self.pack = self.submission.cluster.pack
+        self.cluster = self.submission.cluster
         group = read_arrays(self.submission)[array].groups[int(os.environ["SLURM_ARRAY_TASK_ID"])]
         self.group = [member for member in self.submission.members if member.id in group]
-        if self.group[0].nodes > 1:
+        if by_srun(self.cluster, self.group[0]):
             self.forward = signal.SIGUSR2  # srun ends on SIGTERM; it forwards all other signals
         self.outcomes: dict[str, Outcome] = {}
 
@@ -59,24 +60,19 @@ class Job(QueueProcess):
         return int(sum(state in ("done", "elsewhere") for state in states) < len(self.group))
 
     def _run(self, i: int, member: SweepMember) -> None:
-        outcome = Attempts(self, member.id, self._environment(i, member), self._command(member)).make()
+        cluster, environment = self.cluster, self._environment(i, member)
+        before = command_before(cluster, self.submission, member)
+        outcome = Attempts(self, member.id, environment, before, python=member_python(cluster)).make()
         self.outcomes[member.id] = outcome
         if outcome.state in ("done", "failed"):  # others in this job may be at work for long
             self.mark_ended(member)
-
-    def _command(self, member: SweepMember) -> list[str]:
-        """The srun command of a member on several machines; on one machine the processes start each other."""
-        if member.nodes == 1:
-            return []
-        steps = ["srun", f"--nodes={member.nodes}", f"--ntasks-per-node={member.processes}", "--kill-on-bad-exit=1"]
-        return [*steps, sys.executable, "-u", "-m", "launch.queue.slurm_rank"]
 
     def _environment(self, i: int, member: SweepMember) -> dict[str, str]:
         variables = self.submission.environment()
         variables.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-        share = len(gpus) // self.pack
-        if self.pack > 1 and share:
+        share = len(gpus) // self.cluster.pack
+        if self.cluster.pack > 1 and share:
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[i * share : (i + 1) * share])
         return variables
 

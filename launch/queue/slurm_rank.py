@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -29,11 +30,13 @@ def main() -> None:
 
 
 def address(node: str) -> str:
-    """A node's address: its name if that resolves, else the one that SLURM uses."""
+    """A node's address: its name if that resolves or SLURM cannot be asked, else the one that SLURM uses."""
     try:
         socket.getaddrinfo(node, None)
         return node
     except socket.gaierror:
+        if shutil.which("scontrol") is None:  # in a container
+            return node
         node_line = subprocess.run(["scontrol", "show", "node", "-o", node], capture_output=True, text=True, check=True)
         match = re.search(r"NodeAddr=(\S+)", node_line.stdout)
         return match[1] if match else node

@@ -2,7 +2,6 @@
 
 import math
 import shlex
-import sys
 from functools import reduce
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from submitit.slurm.slurm import _make_sbatch_string  # its executors pickle; me
 
 from hybrid_patch.cost.devices import RESERVE
 from launch.config import Slurm
+from launch.queue.node_command import job_python
 from launch.sweep import Submission, SweepMember
 
 MARGIN = 1.2
@@ -64,9 +64,10 @@ def script(submission: Submission, array: int, name: str, jobs: int, need: Resou
         f"export PYTHONPATH={shlex.quote(submission.code)}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         f"cd {shlex.quote(submission.cwd)}",
     ]
-    command = shlex.join([sys.executable, "-u", "-m", "launch.queue.slurm_job", str(folder), str(array)])
+    python = job_python(cluster)
+    command = shlex.join([python, "-u", "-m", "launch.queue.slurm_job", str(folder), str(array)])
     retries = str(cluster.retries.preempted + cluster.retries.lost)
-    put_back = shlex.join([sys.executable, "-m", "launch.watched", str(submission.sweep.folder)])
+    put_back = shlex.join([python, "-m", "launch.watched", str(submission.sweep.folder)])
     values = {"{command}": command, "{retries}": retries, "{put_back}": put_back}
     lines = [reduce(lambda text, key: text.replace(key, values[key]), values, line) for line in SUPERVISED]
     return _make_sbatch_string(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from hybrid_patch.config.compose import compose
-from hybrid_patch.config.overrides import PATH_KEYS, plain_argument, quote_path
+from hybrid_patch.config.overrides import LITERAL_KEYS, plain_argument, quote_path
 
 HOSTILE = [
     "with space",
@@ -62,12 +62,12 @@ def resolved(override: str) -> object:
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)["value"]  # type: ignore[index,call-overload]
 
 
-@given(TEXT, st.sampled_from(PATH_KEYS), st.sampled_from(["", "+", "++"]))
+@given(TEXT, st.sampled_from(LITERAL_KEYS), st.sampled_from(["", "+", "++"]))
 def test_any_text_comes_through_unchanged(text: str, key: str, plus: str) -> None:
     assert resolved(quote_path(f"{plus}{key}={text}")) == text
 
 
-@given(TEXT, st.sampled_from(PATH_KEYS))
+@given(TEXT, st.sampled_from(LITERAL_KEYS))
 def test_an_argument_comes_back_as_it_was_typed(text: str, key: str) -> None:
     parsed = OverridesParser.create().parse_override(quote_path(f"{key}={text}"))
     assert plain_argument(parsed) == f"{key}={text}"

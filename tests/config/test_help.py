@@ -64,7 +64,7 @@ def test_a_reader_that_leaves_early_sees_no_traceback(line: str, tmp_path: Path)
 def test_an_unknown_command_is_one_line(tmp_path: Path) -> None:
     done = called(tmp_path, "hybrid_patch", "trian")
     assert done.returncode == 2
-    takes = "train, finetune, evaluate, embed, export, report, "
+    takes = "train, finetune, evaluate, embed, export, mirror, report, "
     assert done.stderr.startswith(f"error: trian: no such command; takes: {takes}")
     assert done.stderr.endswith("(did you mean train?)\n")
 

@@ -23,7 +23,7 @@ from hybrid_patch.data.masking import coarse_presence, draw_masks
 from hybrid_patch.data.packing import pack
 from hybrid_patch.data.patchify import patchify
 from hybrid_patch.data.source import open_source
-from hybrid_patch.errors import STOPPED
+from hybrid_patch.errors import DONE, STOPPED
 from hybrid_patch.loss.targets import RandomTargets
 from hybrid_patch.model.tokens import Positions
 from hybrid_patch.model.upsampler import TokenSpec, Upsampler
@@ -229,13 +229,16 @@ def trained_run(folder: Path, *overrides: str, steps: int = 2, stop_after: int |
     prepare(run, config, identity(config))
     source = open_source(config.data)
 
-    def trainer() -> Trainer:
+    def fit(stop: StopRequest) -> int:
         torch.manual_seed(config.seed)
         module = TrainingModule(config, source.modalities, label_classes(config, source))
         fabric = Fabric(accelerator="cpu", devices=1)
-        return Trainer(config, fabric, run, source, module, newest(fabric, run))
+        trainer = Trainer(config, fabric, run, source, module, newest(fabric, run))
+        code, _ = trainer.fit(stop)
+        trainer.logger.close()
+        return code
 
     if stop_after is not None:
-        assert trainer().fit(StopAfter(stop_after))[0] == STOPPED
-    assert trainer().fit(StopRequest()) == (0, "")
+        assert fit(StopAfter(stop_after)) == STOPPED
+    assert fit(StopRequest()) == DONE
     return folder

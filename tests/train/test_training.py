@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.stop_signal import StopRequest
 from hybrid_patch.train.attempt import prepare
 from hybrid_patch.train.checkpointing import newest
+from hybrid_patch.train.loggers.backend import LoggedRun
+from hybrid_patch.train.loggers.csv_backend import CsvBackend
 from hybrid_patch.train.metric_logger import MetricLogger
 from hybrid_patch.train.optimizer import build_optimizer, learning_rate
 from hybrid_patch.train.step import TrainingModule
@@ -140,12 +143,12 @@ def test_an_evaluation_that_fails_costs_no_training(tmp_path: Path) -> None:
 
 
 def test_a_metric_logger_that_fails_costs_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class FailingRun:
-        def log(self, row: dict[str, Any], step: int) -> None:
+    class FailingBackend(CsvBackend):
+        def log(self, step: int, values: Mapping[str, float | int]) -> None:
             raise ConnectionResetError("the service is gone")
 
     trainer = trainer_for(config_for(tmp_path))
-    trainer.logger = MetricLogger(FailingRun())
+    trainer.logger = MetricLogger(FailingBackend(LoggedRun(trainer.run, "id", "sweep", {}, step=0)))
     assert trainer.fit(StopRequest()) == (0, "")
     assert caplog.text.count("the service is gone") == 1
 
@@ -168,11 +171,11 @@ def test_bad_steps_in_a_row_are_remembered_over_a_stop(tmp_path: Path) -> None:
     trainer.module.register_forward_hook(lambda *_: stop.note(15, None) if len(weights) == 5 else None)
     assert trainer.fit(stop)[0] == 75
     again = trainer_for_again(trainer)
-    assert again.counters["bad_in_a_row"] == 2
+    assert again.metrics.counters["bad_in_a_row"] == 2
     spoil(again, {0})
     assert again.fit(StopRequest())[0] == 1
     last = trainer_for_again(again)
-    assert last.counters == {"bad_steps": 3, "bad_in_a_row": 0, "skipped": 0}
+    assert last.metrics.counters == {"bad_steps": 3, "bad_in_a_row": 0, "skipped": 0}
 
 
 def test_bfloat16_blocks_train_with_losses_in_float32(tmp_path: Path) -> None:
@@ -201,14 +204,6 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     part.write_bytes(b"half")
     assert command(tmp_path).returncode == 0
     assert not part.exists()
-
-
-def test_wandb_logs_offline_without_an_account(tmp_path: Path) -> None:
-    trainer = trainer_for(config_for(tmp_path, "logger=wandb"))
-    trainer.fit(StopRequest())
-    trainer.logger.close()
-    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
-    assert any(path.suffix == ".wandb" for path in offline.iterdir())
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine(tmp_path: Path) -> None:
