@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from hybrid_patch.config.options import Option, Overrides
+from hybrid_patch.config.options import Flag, Overrides
 from hybrid_patch.config.overrides import key_of
-from hybrid_patch.config.sources import Sources, conf_folder
+from hybrid_patch.config.sources import chosen_sources
 from hybrid_patch.errors import BAD_INPUT, DONE, FAILED, STOPPED, InputError
 from hybrid_patch.runs import failure
 from hybrid_patch.runs.stop_signal import STOPPING, StopRequest, stop_requests
 from launch.cancel import cancel_members
-from launch.commands import RunOverrides
+from launch.commands import ConfigDir, RunOverrides
 from launch.config import Local, read_cluster
 from launch.queue.choice import queue_of
 from launch.queue.local import is_served
@@ -36,9 +36,9 @@ class RunOptions:
         Overrides({"cluster.KEY=VALUE": "a value of conf/cluster/local.yaml, as cluster.slots=2"}, groups=("cluster",)),
     ] = ()
     overrides: RunOverrides = ()
-    config_path: Annotated[Path | None, Option("DIR", "compose the configs from here instead of conf/")] = None
-    config_name: Annotated[str, Option("NAME", "the primary config")] = "config"
-    config_dir: Annotated[Path | None, Option("DIR", "a folder of more config groups")] = None
+    config_path: Annotated[Path | None, Flag("--config-path", "compose configs from here instead of conf/", "DIR")] = None
+    config_name: Annotated[str | None, Flag("--config-name", "the primary config (default: config)", "NAME")] = None
+    config_dir: ConfigDir = None
 
 
 def run_here(options: RunOptions) -> int:
@@ -48,11 +48,10 @@ def run_here(options: RunOptions) -> int:
     wrong but bad input, 1 anything else.
     """
     chosen = any(key_of(word) == "cluster" for word in options.cluster)
-    cluster = read_cluster(options.cluster if chosen else ["cluster=local", *options.cluster])
+    sources = chosen_sources(options.config_path, options.config_name, options.config_dir)
+    cluster = read_cluster(options.cluster if chosen else ["cluster=local", *options.cluster], sources.extra)
     if not isinstance(cluster, Local):
         raise InputError(f"cluster={cluster.name}: run is for this machine; submit hands a sweep to a cluster")
-    folder = options.config_path or conf_folder()
-    sources = Sources(folder=folder, name=options.config_name, extra=options.config_dir)
     request = request_sweep(options.overrides, cluster, sources, tolerant=True)
     queue_of(cluster).check(request.members())
     for each in request.invalid:

@@ -1,4 +1,4 @@
-"""Copies of the code at a submission, so that a later edit changes nothing that was submitted."""
+"""Copies of the code and of config folders at a submission: a later edit changes nothing that was submitted."""
 
 import hashlib
 import json
@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from hybrid_patch.config.sources import conf_folder
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.atomic_files import write_bytes, write_json
+from hybrid_patch.runs.atomic_files import write_bytes
 from hybrid_patch.runs.provenance import SNAPSHOT, provenance
 
 PARTS = ("hybrid_patch", "launch", "conf")
@@ -35,16 +36,27 @@ def snapshot_code(store: Path, dirty: Literal["patch", "refuse"]) -> Path:
         origin["dirty"] = bool(patch)
         if patch and dirty == "refuse":
             raise InputError("cluster.dirty=refuse: there are uncommitted changes (git status); commit them, or =patch")
+    more = {SNAPSHOT: json.dumps(origin, indent=1).encode(), **({PATCH: patch} if patch else {})}
+    return _stored(store, root, files, more)
+
+
+def snapshot_configs(store: Path, folder: Path) -> Path:
+    """Copy the config groups of a folder into a folder of the store; equal ones are stored once."""
+    return _stored(store, folder, [path.relative_to(folder) for path in folder.rglob("*.yaml")], {})
+
+
+def _stored(store: Path, root: Path, files: Iterable[Path], more: Mapping[str, bytes]) -> Path:
+    """Copy files below `root`, and `more` beside them, into a folder of the store that is named by their hash."""
     store.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=store))
-    digest = hashlib.sha256(json.dumps(origin).encode())
+    digest = hashlib.sha256()
     for path in sorted(path for path in files if (root / path).is_file()):
         (new / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / path, new / path)
         digest.update(os.fsencode(path) + hashlib.sha256((new / path).read_bytes()).digest())
-    if patch:
-        write_bytes(new / PATCH, patch)
-    write_json(new / SNAPSHOT, origin)
+    for name, content in more.items():
+        write_bytes(new / name, content)
+        digest.update(content)
     new.chmod(0o755)
     folder = store / digest.hexdigest()[:12]
     try:

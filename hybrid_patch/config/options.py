@@ -47,10 +47,12 @@ class Positional(Option):
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A bool: true if its flag is given."""
+    """An option that is given by a flag: a bool, true if it is, or with a value, `--flag VALUE` or `--flag=VALUE`."""
 
     flag: str
     help: str
+    value: str = ""
+    """How help writes the value; empty: it is a bool."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,10 +100,16 @@ def parse(options: type[T], arguments: Sequence[str]) -> T:
     """The options of a command line. Raises InputError, one line."""
     fields = option_fields(options)
     given: dict[str, Any] = {}
-    for argument in arguments:
+    words = iter(arguments)
+    for argument in words:
         option = _option_of(argument, fields, given)
         key, equals, value = argument.partition("=")
-        if isinstance(option.mark, Flag):
+        if isinstance(option.mark, Flag) and option.mark.value:
+            text = value if equals else next(words, None)
+            if not text:
+                raise InputError(f"{argument}: without a value; give {option.shown}")
+            _set_once(given, option.name, text, option.mark.flag)
+        elif isinstance(option.mark, Flag):
             given[option.name] = True
         elif option.many:
             given.setdefault(option.name, []).append(argument)
@@ -116,11 +124,13 @@ def parse(options: type[T], arguments: Sequence[str]) -> T:
 def _option_of(argument: str, fields: Mapping[str, "_Option"], given: Mapping[str, Any]) -> "_Option":
     """The option that an argument gives. Raises InputError if there is none."""
     if argument.startswith("-"):
-        flags = {option.shown: option for option in fields.values() if isinstance(option.mark, Flag)}
-        if argument not in flags:
+        flags = {option.mark.flag: option for option in fields.values() if isinstance(option.mark, Flag)}
+        with_value = {flag: option for flag, option in flags.items() if option.mark.value}
+        option = flags.get(argument) or with_value.get(argument.partition("=")[0])
+        if option is None:
             takes = [*flags, "--help", "--version"]
             raise InputError(f"{argument}: no such flag; takes: {', '.join(takes)}{did_you_mean(argument, takes)}")
-        return flags[argument]
+        return option
     key, equals, _ = argument.partition("=")
     named = fields.get(key if key in fields else key.partition(".")[0])
     if equals and named and named.is_dict == (key not in fields) and named.has_name:
@@ -221,7 +231,7 @@ class _Option:
     @property
     def shown(self) -> str:
         if isinstance(self.mark, Flag):
-            return self.mark.flag
+            return f"{self.mark.flag} {self.mark.value}".rstrip()
         assert isinstance(self.mark, Option)
         value = self.mark.value or "|".join(map(str, _choices(self.annotation)))
         if self.many:
