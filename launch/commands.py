@@ -74,7 +74,7 @@ class CancelOptions:
 @dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
     sweep: SweepName = None
-    failed_only: Annotated[bool, Flag("--failed-only", "only failed members, not stopped or missing ones")] = False
+    failed_only: Annotated[bool, Flag("--failed-only", "only failed members, not stopped, cancelled or missing ones")] = False
     cluster: ClusterWords = ()
     config_dir: ConfigDir = None
     dry_run: DryRun = False
@@ -104,7 +104,9 @@ def submit_command(options: SubmitOptions) -> int:
     if options.dry_run:
         before = member_statuses(sweep, request.members(), patient=True)
         show(overview(sweep.name, before, brief=True), *_notes(request, before))
-        show_handouts(sweep, [each.member for each in before if each.resubmittable], cluster)
+        members = [each.member for each in before if each.resubmittable]
+        show_handouts(sweep, members, cluster)
+        print(f"dry_run: {len(members)} members would be submitted")
         return DONE
     submission, before, queue_line = submit(request, cluster)
     show(overview(sweep.name, member_statuses(sweep, request.members()), brief=True), *_notes(request, before))
@@ -135,7 +137,7 @@ def cancel_command(options: CancelOptions) -> int:
 
 
 def resume_command(options: ResumeOptions) -> int:
-    """Submit again what failed, was stopped or is missing, with the configs of its first submission."""
+    """Submit again what failed, was stopped or cancelled, or is missing, with the configs of its first submission."""
     sweep = chosen_sweep(options.sweep)
     before = next(reversed(sweep.submissions()), None)
     if before is None and not sweep.damaged_submissions():
@@ -159,6 +161,7 @@ def resume_command(options: ResumeOptions) -> int:
             raise InputError("cluster.memory=plan: these members were submitted without a plan; submit them with it")
         if options.dry_run:
             show_handouts(sweep, members, cluster, before.cwd if before else None)
+            print(f"dry_run: {len(members)} members would be submitted again")
             return DONE
         code = snapshot_code(sweep.code, cluster.dirty)
         members, unfit = frozen_again(sweep, with_configs(sweep, members, extra), code)

@@ -17,16 +17,16 @@ HASH = "HASH"
 
 def show_handouts(sweep: Sweep, members: Sequence[SweepMember], cluster: Cluster, cwd: str | None = None) -> None:
     """Print what a queue would start of members that would be submitted from a folder (None: this one)."""
-    if members:
-        submission = next_submission(sweep, members, sweep.code / HASH, cluster, cwd or str(Path.cwd()))
-        handouts = queue_of(cluster).preview(submission)
-        table = Table(*handouts[0].resources)
-        for each in handouts:
-            table.add_row(*each.resources.values())
-        show(table)
-        for i, each in enumerate(handouts):
-            if each.script:
-                print(f"\n# {submission.folder / f'array-{i}.sh'}\n{each.script}", end="")
-        if any(each.script for each in handouts):
-            print(f"\n{HASH}, and the digits in the jobs' names, are given when they are submitted")
-    print(f"dry_run: {len(members)} members would be submitted")
+    if not members:
+        return
+    submission = next_submission(sweep, members, sweep.code / HASH, cluster, cwd or str(Path.cwd()))
+    handouts = queue_of(cluster).preview(submission)
+    table = Table(*handouts[0].resources)
+    for each in handouts:
+        table.add_row(*each.resources.values())
+    show(table)
+    scripts = {i: each.script for i, each in enumerate(handouts) if each.script}
+    for i, script in scripts.items():
+        print(f"\n# {submission.folder / f'array-{i}.sh'}\n{script}", end="")
+    if scripts:
+        print(f"\n{HASH}, and the digits in the jobs' names, are given when they are submitted")

@@ -56,7 +56,7 @@ def test_resume_shows_the_same(tmp_path: Path) -> None:
     (array,) = cells(shown.stdout, "members")
     assert (array["members"], array["memory"]) == ("2", "16G")
     assert "/mine/launch/submissions/0002/job-%A_%a.txt\n" in shown.stdout
-    assert shown.stdout.endswith("dry_run: 2 members would be submitted\n")
+    assert shown.stdout.endswith("dry_run: 2 members would be submitted again\n")
     assert not (work / "runs" / "mine" / "launch" / "submissions" / "0002").exists()
 
 
