@@ -20,6 +20,8 @@ COMMANDS = {
     "cancel": ("launch.commands", "cancel_command", "CancelOptions"),
     "resume": ("launch.commands", "resume_command", "ResumeOptions"),
     "report": ("launch.watching", "sweep_report_command", "SweepReportOptions"),
+    "query": ("hybrid_patch.report.query", "query_command", "QueryOptions"),
+    "diff": ("hybrid_patch.report.diff", "diff_command", "DiffOptions"),
 }  # module, function, options
 
 

@@ -64,7 +64,10 @@ class Overrides:
     groups: tuple[str, ...] = ()
     """What may be overridden; empty: anything."""
 
-    def takes(self, key: str) -> bool:
+    def takes(self, argument: str) -> bool:
+        key, equals, _ = argument.partition("=")
+        if not equals and not key.startswith("~"):
+            return False
         if self.groups:
             return key.lstrip("+").partition(".")[0] in self.groups
         return re.fullmatch(KEY, key) is not None
@@ -135,10 +138,10 @@ def _option_of(argument: str, fields: Mapping[str, "_Option"], given: Mapping[st
     named = fields.get(key if key in fields else key.partition(".")[0])
     if equals and named and named.is_dict == (key not in fields) and named.has_name:
         return named
+    for option in fields.values():
+        if isinstance(option.mark, Overrides) and option.mark.takes(argument):
+            return option
     if equals or key.startswith("~"):
-        for option in fields.values():
-            if isinstance(option.mark, Overrides) and option.mark.takes(key):
-                return option
         if re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.]*", key):
             names = _names(fields)
             raise InputError(f"{argument}: unknown key; takes: {', '.join(names)}{did_you_mean(key, names)}")

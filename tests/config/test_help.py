@@ -16,7 +16,7 @@ from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.train_help import GROUPS, train_help
 
 ROOT = Path(__file__).parents[2]
-LAUNCH = ("plan", "submit", "run", "status", "wait", "logs", "cancel", "resume", "report")
+LAUNCH = ("plan", "submit", "run", "status", "wait", "logs", "cancel", "resume", "report", "query", "diff")
 DOORS = [
     ["hybrid_patch"],
     *(["hybrid_patch", name] for name in COMMANDS),
