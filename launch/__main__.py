@@ -14,6 +14,7 @@ COMMANDS = {
     "plan": ("launch.commands", "plan_command", "PlanOptions"),
     "submit": ("launch.commands", "submit_command", "SubmitOptions"),
     "run": ("launch.foreground", "run_here", "RunOptions"),
+    "search": ("launch.search", "search_command", "SearchOptions"),
     "status": ("launch.watching", "status_command", "StatusOptions"),
     "wait": ("launch.watching", "wait_command", "WaitOptions"),
     "logs": ("launch.watching", "logs_command", "LogsOptions"),

@@ -30,14 +30,14 @@ TEXTS = {"package": "p", "config-path": "cp", "config-name": "cn", "config-dir":
 SWITCHES = {"resolve": None, "run": "r", "multirun": "m", "shell-completion": "sc", "hydra-help": None}
 MODES = ("run", "multirun", "cfg", "info", "shell-completion")
 """Flags that exclude each other."""
-PLUGINS = ("hydra/launcher=", "hydra/sweeper=")
+LAUNCHER = "hydra/launcher="
 
 
 def hydra_command(description: str, train: Train) -> NoReturn:
     """Train the run that the arguments (`sys.argv`) describe, and exit with what `train` returns.
 
-    A sweep (`-m`) is handed to `hybrid-patch launch run`, or to the plugin of Hydra's that it names; `--cfg`, `--info`
-    and the like are Hydra's.
+    A sweep (`-m`) is handed to `hybrid-patch launch run`, or to the launcher of Hydra's that it names; `--cfg`,
+    `--info` and the like are Hydra's.
     """
     words = sys.argv[1:]
     answer_help(words, lambda: train_help(description, [word for word in words if word not in HELP_FLAGS]))
@@ -56,7 +56,7 @@ def _run(train: Train, words: Sequence[str]) -> int:
         return run_hydra(train, words, Sources())
     sources, overrides = _sources(arguments), arguments.overrides
     if arguments.multirun:
-        if not any(word.startswith(PLUGINS) for word in overrides):
+        if not any(word.startswith(LAUNCHER) for word in overrides):
             _launch(overrides, sources)
         if any(key_of(word) == KEY for word in overrides):
             raise InputError(
