@@ -1,5 +1,6 @@
 """What a search varies and by which score: the schema of `conf/search/`."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -14,6 +15,7 @@ from hybrid_patch.config.field_types import Amount, Count, Name, Seed
 from hybrid_patch.config.modality import STRICT
 from hybrid_patch.config.overrides import hydra_overrides
 from hybrid_patch.config.sources import Sources
+from hybrid_patch.errors import InputError
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -112,19 +114,10 @@ class Search:
     seed: Seed
     """Of the sampler: each trial's draws depend on it, on the trial's number and on the scores so far."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "Search":
-        earlier = set(self.fixed)
-        for key, parameter in self.space.items():
-            if missing := [name for name in parameter.when if name not in earlier]:
-                raise ValueError(f"space.{key}.when.{missing[0]}: no key of the space before it, and not fixed")
-            if self.sampler == "grid" and not parameter.grid():
-                raise ValueError(f"sampler=grid: space.{key} is a range without steps; give it a step, or choices")
-            earlier.add(key)
-        return self
-
     def grid(self, given: Mapping[str, Value]) -> list[Values]:
-        """Each combination of the space beside given values, in order."""
+        """Each combination of the space beside given values, in order. Raises InputError for a range without steps."""
+        if endless := [key for key, parameter in self.space.items() if not parameter.grid()]:
+            raise InputError(f"search.sampler=grid: {endless[0]} is a range without steps; give it a step, or choices")
         points: list[Values] = [{}]
         for key, parameter in self.space.items():
             points = [
@@ -140,9 +133,20 @@ class _Chosen:
     search: Search
 
 
+def words(values: Values) -> list[str]:
+    """Values as arguments of a command line."""
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+
+
 def read_search(words: Sequence[str], extra: Path | None) -> Search:
     """The search of `+search=NAME` with the values given; `extra` is one more folder of groups. Raises InputError."""
     sources = Sources(name="launch", extra=extra)
     config = OmegaConf.to_container(composed(hydra_overrides(words, sources), sources), resolve=True)
     assert isinstance(config, dict)
-    return held_to(_Chosen, {key: value for key, value in config.items() if key == "search"}, sources).search
+    search = held_to(_Chosen, {key: value for key, value in config.items() if key == "search"}, sources).search
+    earlier = set(search.fixed)
+    for key, parameter in search.space.items():
+        if missing := sorted(parameter.when.keys() - earlier):
+            raise InputError(f"search.space.{key}.when.{missing[0]}: no earlier key of the space, and not in fixed")
+        earlier.add(key)
+    return search

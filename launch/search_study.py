@@ -22,6 +22,8 @@ from hybrid_patch.runs.records import DamagedFileError, read_file
 from launch.search_options import Search, Values
 
 JOURNAL = "journal.log"
+MEMBER, REASON = "member", "reason"
+"""Attributes of a trial: its run id, and why it has failed."""
 LIMITS = {"trials", "parallel"}
 """What may differ when a search goes on."""
 SETTINGS = TypeAdapter(Search)
@@ -144,31 +146,29 @@ class Trials:
 
     def report(self, trial: optuna.Trial, step: int, score: float) -> bool:
         """Report an intermediate score, unless it or a later one was; whether the trial goes on."""
-        reported = self._study.trials[trial.number].intermediate_values
-        if step not in reported and step > max(reported, default=0):
+        last = max(self.asked()[trial.number].intermediate_values, default=0)
+        if step > last:
             trial.report(score, step)
-        return step < max(reported, default=0) or not trial.should_prune()
+        return step < last or not trial.should_prune()
 
-    def tell(self, trial: optuna.Trial, state: str, score: float | None = None, **attributes: str) -> None:
+    def tell(self, trial: optuna.Trial, state: str, score: float | None = None, reason: str = "") -> None:
         """End a trial as COMPLETE, PRUNED or FAIL."""
-        for name, text in attributes.items():
-            trial.set_user_attr(name, text)
+        if reason:
+            trial.set_user_attr(REASON, reason)
         self._study.tell(trial.number, score, TrialState[state])
 
     def twin(self, trial: optuna.Trial) -> FrozenTrial | None:
         """The first trial that is the same run, if that is another one."""
-        member = trial.user_attrs.get("member")
-        same = (each for each in self.asked()[: trial.number] if each.user_attrs.get("member") == member)
+        member = trial.user_attrs.get(MEMBER)
+        same = (each for each in self.asked()[: trial.number] if each.user_attrs.get(MEMBER) == member)
         return None if member is None else next(same, None)
 
     def repeat(self, trial: optuna.Trial, twin: FrozenTrial) -> None:
         """End a trial as another has ended."""
         for step, score in twin.intermediate_values.items():
             trial.report(score, step)
-        complete = twin.state == TrialState.COMPLETE
-        self.tell(
-            trial, twin.state.name, twin.value if complete else None, reason=f"the same run as trial {twin.number + 1}"
-        )
+        score = twin.value if twin.state == TrialState.COMPLETE else None
+        self.tell(trial, twin.state.name, score, f"the same run as trial {twin.number + 1}")
 
     def best(self) -> list[FrozenTrial]:
         """Those with a score, the best first."""

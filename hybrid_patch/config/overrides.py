@@ -68,7 +68,7 @@ def _hydra_override(argument: str, sources: Sources, sweep: bool) -> str:
     if not override.key_or_group:
         raise InputError(f"{argument}: no key before the =; write key=value")
     if override.key_or_group == "hydra/sweeper" or override.key_or_group.startswith("hydra.sweeper"):
-        raise InputError(f"{argument}: no sweeper of Hydra's is used; -m sweeps, hybrid-patch launch search searches")
+        raise InputError(f"{argument}: sweepers of Hydra's are not used; hybrid-patch launch search searches")
     if override.is_sweep_override() and not sweep:
         raise InputError(f"{argument}: several values are a sweep, which needs -m; a list is written [a,b]")
     if override.is_delete() or override.package is not None:
