@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hybrid_patch.embed.pixel_encoder import PixelEncoder
     from hybrid_patch.embed.trained_model import TrainedModel, load
+    from hybrid_patch.report.run_table import load_runs
 
     __version__: str
 
-__all__ = ["PixelEncoder", "TrainedModel", "__version__", "load"]
+__all__ = ["PixelEncoder", "TrainedModel", "__version__", "load", "load_runs"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from hybrid_patch.embed.pixel_encoder import PixelEncoder
 
         return PixelEncoder
+    if name == "load_runs":
+        from hybrid_patch.report.run_table import load_runs
+
+        return load_runs
     if name in __all__:
         from hybrid_patch.embed import trained_model
 

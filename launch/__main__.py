@@ -14,12 +14,15 @@ COMMANDS = {
     "plan": ("launch.commands", "plan_command", "PlanOptions"),
     "submit": ("launch.commands", "submit_command", "SubmitOptions"),
     "run": ("launch.foreground", "run_here", "RunOptions"),
+    "search": ("launch.search", "search_command", "SearchOptions"),
     "status": ("launch.watching", "status_command", "StatusOptions"),
     "wait": ("launch.watching", "wait_command", "WaitOptions"),
     "logs": ("launch.watching", "logs_command", "LogsOptions"),
     "cancel": ("launch.commands", "cancel_command", "CancelOptions"),
     "resume": ("launch.commands", "resume_command", "ResumeOptions"),
     "report": ("launch.watching", "sweep_report_command", "SweepReportOptions"),
+    "query": ("hybrid_patch.report.query", "query_command", "QueryOptions"),
+    "diff": ("hybrid_patch.report.diff", "diff_command", "DiffOptions"),
 }  # module, function, options
 
 

@@ -10,16 +10,27 @@ from typing import Annotated, get_args
 
 from hybrid_patch.config.options import Flag, Option, Overrides, Positional
 from hybrid_patch.config.overrides import key_of
+from hybrid_patch.config.sources import chosen_sources
 from hybrid_patch.errors import DONE, FAILED, InputError
 from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.records import DamagedFileError
 from launch.cancel import cancel_members, unreached
-from launch.config import read_cluster
+from launch.config import Cluster, read_cluster
+from launch.dry_run import show_handouts
 from launch.queue.choice import queue_of
 from launch.snapshot import snapshot_code
 from launch.status import MemberStatus, State, counts, member_statuses
 from launch.status_table import overview, show
-from launch.submit import SweepRequest, frozen_again, hand_over, plan_memory, request_sweep, submit
+from launch.submit import (
+    SweepRequest,
+    frozen_again,
+    hand_over,
+    may_not_fit,
+    plan_memory,
+    request_sweep,
+    submit,
+    with_configs,
+)
 from launch.sweep import chosen_sweep, find_member, sweeps
 
 ClusterWords = Annotated[
@@ -37,13 +48,17 @@ RunOverrides = Annotated[
     Overrides({"key=value": "of the runs, as in hybrid-patch train: groups, values, sweeps (seed=0,1 or +sweep=NAME)"}),
 ]
 SweepName = Annotated[str | None, Positional("SWEEP", "a name below runs/, or a path; without it, the last submitted")]
-DryRun = Annotated[bool, Option("true", "say what would be submitted, and stop there")]
+ConfigDir = Annotated[
+    Path | None, Flag("--config-dir", "a folder of more config groups, laid out as conf/ is; the sweep keeps a copy", "DIR")
+]
+DryRun = Annotated[bool, Option("true", "show what would be submitted, sbatch scripts too, and stop there")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
     cluster: ClusterWords = ()
     overrides: RunOverrides = ()
+    config_dir: ConfigDir = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +74,9 @@ class CancelOptions:
 @dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
     sweep: SweepName = None
-    failed_only: Annotated[bool, Flag("--failed-only", "only failed members, not stopped or missing ones")] = False
+    failed_only: Annotated[bool, Flag("--failed-only", "only failed members, not stopped, cancelled or missing ones")] = False
     cluster: ClusterWords = ()
+    config_dir: ConfigDir = None
     dry_run: DryRun = False
 
 
@@ -68,8 +84,7 @@ def plan_command(options: PlanOptions) -> int:
     """Show a sweep's members and what they will take; start nothing."""
     from hybrid_patch.cost.plan_report import plan_report, plan_tables
 
-    cluster = read_cluster(options.cluster)
-    request = request_sweep(options.overrides, cluster)
+    cluster, request = _requested(options)
     statuses = member_statuses(request.sweep, request.members())
     request, plan, device = plan_memory(request, cluster)
     tables = plan_tables(plan_report([member.arguments for member in request.members()], plan, device))
@@ -79,25 +94,27 @@ def plan_command(options: PlanOptions) -> int:
 
 def submit_command(options: SubmitOptions) -> int:
     """Validate every member, freeze its config and the code, and hand it to a queue."""
-    cluster = read_cluster(options.cluster)
-    queue = queue_of(cluster)
-    request = request_sweep(options.overrides, cluster)
+    cluster, request = _requested(options)
+    queue, sweep = queue_of(cluster), request.sweep
+    if not options.dry_run:
+        queue.require()
     queue.check(request.members())
-    if queue.memory() is not None or cluster.device is not None or cluster.needs_plan:
+    if cluster.device is not None or cluster.needs_plan or may_not_fit(request, queue.memory()):
         request, _, _ = plan_memory(request, cluster)
-    name = request.sweep.name
     if options.dry_run:
-        before = member_statuses(request.sweep, request.members())
-        line = f"dry_run: {sum(each.resubmittable for each in before)} members would be submitted"
-    else:
-        submission, before, queue_line = submit(request, cluster)
-        line = f"nothing to submit: {counts(before)}"
-        if submission is not None:
-            line = f"submitted {len(submission.members)} members of {name}: {queue_line}\n"
-            line += f"  hybrid-patch launch status {shlex.quote(name)}   (or wait, cancel; logs ID)"
-    after = before if options.dry_run else member_statuses(request.sweep, request.members())
-    show(overview(name, after, brief=True), *_notes(request, before))
-    print(line)
+        before = member_statuses(sweep, request.members(), patient=True)
+        show(overview(sweep.name, before, brief=True), *_notes(request, before))
+        members = [each.member for each in before if each.resubmittable]
+        show_handouts(sweep, members, cluster)
+        print(f"dry_run: {len(members)} members would be submitted")
+        return DONE
+    submission, before, queue_line = submit(request, cluster)
+    show(overview(sweep.name, member_statuses(sweep, request.members()), brief=True), *_notes(request, before))
+    if submission is None:
+        print(f"nothing to submit: {counts(before)}")
+        return DONE
+    print(f"submitted {len(submission.members)} members of {sweep.name}: {queue_line}")
+    print(f"  hybrid-patch launch status {shlex.quote(sweep.name)}   (or wait, cancel; logs ID)")
     return DONE
 
 
@@ -120,35 +137,47 @@ def cancel_command(options: CancelOptions) -> int:
 
 
 def resume_command(options: ResumeOptions) -> int:
-    """Submit again what failed, was stopped or is missing, with the configs of its first submission."""
+    """Submit again what failed, was stopped or cancelled, or is missing, with the configs of its first submission."""
     sweep = chosen_sweep(options.sweep)
     before = next(reversed(sweep.submissions()), None)
     if before is None and not sweep.damaged_submissions():
         raise InputError(f"{sweep.name}: was never handed to a queue; submit it again")
     if before is None and "cluster" not in map(key_of, options.cluster):
         raise InputError(f"{sweep.name}: the record of its queue is damaged; name one, cluster=local or cluster=slurm")
-    cluster = read_cluster(options.cluster, before=before.cluster if before else None)
+    extra = chosen_sources(config_dir=options.config_dir).extra
+    cluster = read_cluster(options.cluster, extra, before.cluster if before else None)
+    queue = queue_of(cluster)
+    if not options.dry_run:
+        queue.require()
     with sweep.locked():
-        statuses = member_statuses(sweep)
+        statuses = member_statuses(sweep, patient=options.dry_run)
         states = ("failed", "stale", "damaged") if options.failed_only else get_args(State)
         members = [each.member for each in statuses if each.resubmittable and each.state in states]
         if not members:
             print(f"nothing to resume: {counts(statuses)}")
             return DONE
-        if options.dry_run:
-            print(f"dry_run: {len(members)} members would be submitted again")
-            return DONE
-        queue_of(cluster).check(members)
+        queue.check(members)
         if cluster.needs_plan and any(member.memory is None for member in members):
             raise InputError("cluster.memory=plan: these members were submitted without a plan; submit them with it")
+        if options.dry_run:
+            show_handouts(sweep, members, cluster, before.cwd if before else None)
+            print(f"dry_run: {len(members)} members would be submitted again")
+            return DONE
         code = snapshot_code(sweep.code, cluster.dirty)
-        members, unfit = frozen_again(sweep, members, code)
+        members, unfit = frozen_again(sweep, with_configs(sweep, members, extra), code)
         for reason in unfit:
             print(f"not submitted: {reason}", file=sys.stderr)
         if members:
+            sweep.add(members)
             submission, line = hand_over(sweep, members, code, cluster, before.cwd if before else str(Path.cwd()))
             print(f"submitted {len(submission.members)} members of {sweep.name} again: {line}")
     return FAILED if unfit else DONE
+
+
+def _requested(options: PlanOptions) -> tuple[Cluster, SweepRequest]:
+    sources = chosen_sources(config_dir=options.config_dir)
+    cluster = read_cluster(options.cluster, sources.extra)
+    return cluster, request_sweep(options.overrides, cluster, sources)
 
 
 def _notes(request: SweepRequest, statuses: Sequence[MemberStatus]) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from omegaconf import OmegaConf
@@ -62,6 +63,7 @@ class _Cluster:
 
     @property
     def needs_plan(self) -> bool:
+        """Whether jobs request the planned memory of their members."""
         return getattr(self, "memory", None) == "plan"
 
 
@@ -104,9 +106,10 @@ class Launch:
     cluster: Cluster
 
 
-def read_cluster(words: Sequence[str], before: Cluster | None = None) -> Cluster:
-    """The cluster of `cluster=...`, else `before` or the default, with the values given. Raises InputError."""
-    sources = Sources(name="launch")
+def read_cluster(words: Sequence[str], extra: Path | None = None, before: Cluster | None = None) -> Cluster:
+    """The cluster of `cluster=...`, else `before` or the default, with the values given; `extra` is one more folder of
+    config groups. Raises InputError."""
+    sources = Sources(name="launch", extra=extra)
     changed = None if "cluster" in map(key_of, words) else before
     overrides = words if changed is None else [f"cluster={changed.name}", *words]
     config = composed(hydra_overrides(overrides, sources), sources)

@@ -9,22 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from hybrid_patch.config.options import Option, Overrides
+from hybrid_patch.config.options import Flag, Overrides
 from hybrid_patch.config.overrides import key_of
-from hybrid_patch.config.sources import Sources, conf_folder
+from hybrid_patch.config.sources import chosen_sources
 from hybrid_patch.errors import BAD_INPUT, DONE, FAILED, STOPPED, InputError
 from hybrid_patch.runs import failure
 from hybrid_patch.runs.stop_signal import STOPPING, StopRequest, stop_requests
 from launch.cancel import cancel_members
-from launch.commands import RunOverrides
+from launch.commands import ConfigDir, RunOverrides
 from launch.config import Local, read_cluster
 from launch.queue.choice import queue_of
 from launch.queue.local import is_served
 from launch.status import MemberStatus, member_statuses
-from launch.status_table import labels
+from launch.status_table import Evaluations, labels
 from launch.submit import SweepRequest, request_sweep, submit
 from launch.sweep import Submission
 
+SHOWN = ("done", "running", "failed", "stopped", "cancelled")
+"""States that a member gets a line for when it comes into one."""
 POLL = 0.5
 """Seconds between looks at the members, or four times as long as a look takes."""
 
@@ -36,9 +38,9 @@ class RunOptions:
         Overrides({"cluster.KEY=VALUE": "a value of conf/cluster/local.yaml, as cluster.slots=2"}, groups=("cluster",)),
     ] = ()
     overrides: RunOverrides = ()
-    config_path: Annotated[Path | None, Option("DIR", "compose the configs from here instead of conf/")] = None
-    config_name: Annotated[str, Option("NAME", "the primary config")] = "config"
-    config_dir: Annotated[Path | None, Option("DIR", "a folder of more config groups")] = None
+    config_path: Annotated[Path | None, Flag("--config-path", "compose configs from here instead of conf/", "DIR")] = None
+    config_name: Annotated[str | None, Flag("--config-name", "the primary config (default: config)", "NAME")] = None
+    config_dir: ConfigDir = None
 
 
 def run_here(options: RunOptions) -> int:
@@ -48,11 +50,10 @@ def run_here(options: RunOptions) -> int:
     wrong but bad input, 1 anything else.
     """
     chosen = any(key_of(word) == "cluster" for word in options.cluster)
-    cluster = read_cluster(options.cluster if chosen else ["cluster=local", *options.cluster])
+    sources = chosen_sources(options.config_path, options.config_name, options.config_dir)
+    cluster = read_cluster(options.cluster if chosen else ["cluster=local", *options.cluster], sources.extra)
     if not isinstance(cluster, Local):
         raise InputError(f"cluster={cluster.name}: run is for this machine; submit hands a sweep to a cluster")
-    folder = options.config_path or conf_folder()
-    sources = Sources(folder=folder, name=options.config_name, extra=options.config_dir)
     request = request_sweep(options.overrides, cluster, sources, tolerant=True)
     queue_of(cluster).check(request.members())
     for each in request.invalid:
@@ -73,7 +74,7 @@ def _watch(request: SweepRequest, submission: Submission | None, stop: StopReque
     """Print each member as it starts and ends, until none is active; cancel them after a signal."""
     members, label = request.members(), labels(request.members())
     printed: dict[str, str] = {}
-    cancelled = False
+    evaluations, cancelled = Evaluations(), False
     while True:
         began = time.monotonic()
         if stop and not cancelled:
@@ -82,11 +83,15 @@ def _watch(request: SweepRequest, submission: Submission | None, stop: StopReque
             cancel_members(request.sweep, members)
         served = submission is not None and is_served(submission)  # asked first: an ended server changes nothing more
         statuses = member_statuses(request.sweep, members)
+        evaluating = evaluations.lines(statuses)
         for number, each in enumerate(statuses, start=1):
-            if each.state in ("done", "running", "failed", "stopped") and printed.get(each.member.id) != each.state:
-                folder = "" if each.member.id in printed else f"  {request.sweep.folder / each.member.id}"
-                printed[each.member.id] = each.state
-                print(f"[{number}/{len(members)}] {each.state:<8} {label[each.member.id]}{folder}", flush=True)
+            id = each.member.id
+            if each.state in SHOWN and printed.get(id) != each.state:
+                folder = "" if id in printed else f"  {request.sweep.folder / id}"
+                printed[id] = each.state
+                print(f"[{number}/{len(members)}] {each.state:<9} {label[id]}{folder}", flush=True)
+            if id in evaluating:
+                print(f"[{number}/{len(members)}] {each.state:<9} {label[id]}: {evaluating[id]}", flush=True)
         if not served and not any(each.active for each in statuses):
             return statuses
         time.sleep(max(POLL, 4 * (time.monotonic() - began)))
@@ -97,7 +102,7 @@ def exit_code(statuses: Sequence[MemberStatus], invalid: int, interrupted: bool)
     unfinished = [each for each in statuses if each.state != "done"]
     if not unfinished and not invalid:
         return DONE
-    stopped = [each for each in unfinished if each.state in ("stopped", "missing")]
+    stopped = [each for each in unfinished if each.state in ("stopped", "cancelled", "missing")]
     if stopped and (interrupted or (len(stopped) == len(unfinished) and not invalid)):
         return STOPPED
     return BAD_INPUT if all(each.cause == failure.BAD_INPUT for each in unfinished) else FAILED

@@ -1,4 +1,4 @@
-"""Copies of the code at a submission, so that later edits change nothing of it, and the list of installed packages."""
+"""Copies of the code, with the list of installed packages, and of config folders: later edits change nothing of them."""
 
 import hashlib
 import json
@@ -7,13 +7,14 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from hybrid_patch.config.sources import conf_folder
 from hybrid_patch.errors import InputError
-from hybrid_patch.runs.atomic_files import write_bytes, write_json, write_text
+from hybrid_patch.runs.atomic_files import write_bytes
 from hybrid_patch.runs.provenance import SNAPSHOT, provenance
 
 PARTS = ("hybrid_patch", "launch", "conf")
@@ -39,19 +40,29 @@ def snapshot_code(store: Path, dirty: Literal["patch", "refuse"]) -> Path:
         origin["dirty"] = bool(patch)
         if patch and dirty == "refuse":
             raise InputError("cluster.dirty=refuse: there are uncommitted changes (git status); commit them, or =patch")
+    more = {SNAPSHOT: json.dumps(origin, indent=1).encode(), ENVIRONMENT: frozen_environment().encode()}
+    if patch:
+        more[PATCH] = patch
+    return _stored(store, root, files, more)
+
+
+def snapshot_configs(store: Path, folder: Path) -> Path:
+    """Copy the config groups of a folder into a folder of the store; equal ones are stored once."""
+    return _stored(store, folder, [path.relative_to(folder) for path in folder.rglob("*.yaml")], {})
+
+
+def _stored(store: Path, root: Path, files: Iterable[Path], more: Mapping[str, bytes]) -> Path:
+    """Copy files below `root`, and `more` beside them, into a folder of the store that is named by their hash."""
     store.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=store))
-    digest = hashlib.sha256(json.dumps(origin).encode())
+    digest = hashlib.sha256()
     for path in sorted(path for path in files if (root / path).is_file()):
         (new / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / path, new / path)
         digest.update(os.fsencode(path) + hashlib.sha256((new / path).read_bytes()).digest())
-    packages = frozen_environment()
-    write_text(new / ENVIRONMENT, packages)
-    digest.update(packages.encode())
-    if patch:
-        write_bytes(new / PATCH, patch)
-    write_json(new / SNAPSHOT, origin)
+    for name, content in more.items():
+        write_bytes(new / name, content)
+        digest.update(content)
     new.chmod(0o755)
     folder = store / digest.hexdigest()[:12]
     try:

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from hybrid_patch.runs.directory import RunDirectory, Status
+from hybrid_patch.runs.directory import EVALUATING, RunDirectory, Status
 from hybrid_patch.runs.lock import STALE_SECONDS
 from hybrid_patch.runs.records import DamagedFileError
 from launch.queue.choice import has_queue, queue_of
 from launch.queue.interface import Live, QueueSilentError
 from launch.sweep import Submission, Sweep, SweepMember
 
-State = Literal["done", "running", "queued", "stopped", "stale", "failed", "missing", "damaged"]
+State = Literal["done", "running", "queued", "stopped", "cancelled", "stale", "failed", "missing", "damaged"]
 POLL = 2.0
 """Seconds between looks at a sweep."""
 log = logging.getLogger(__name__)
@@ -27,9 +27,11 @@ class MemberStatus:
 
     Attributes:
         state: `done`, `failed`: as the run reports; `running`, `stale`: it reports running, and is alive or not;
-            `queued`: a queue has it; `stopped`: saved, and no queue has it; `missing`: neither begun nor queued;
-            `damaged`: its status cannot be read.
+            `queued`: a queue has it; `stopped`: saved, and no queue has it; `cancelled`: the same, or not begun, since
+            a person wanted that; `missing`: neither begun nor queued; `damaged`: its status cannot be read.
         rate: steps per second.
+        reason: why it is in that state; of a running one what it does beside steps: `evaluating 12/80`.
+        evaluating: whether that is an evaluation, which is expected to end at `evaluation_ends`, in seconds since 1970.
         live: whether a queue still has it, which may last a while after a machine has died.
     """
 
@@ -43,11 +45,13 @@ class MemberStatus:
     cause: str = ""
     frame: str = ""
     live: bool = False
+    evaluating: bool = False
+    evaluation_ends: float | None = None
 
     @property
     def resubmittable(self) -> bool:
         """Whether it will only be finished if it is submitted again."""
-        return self.state in ("stopped", "stale", "failed", "missing", "damaged") and not self.live
+        return self.state in ("stopped", "cancelled", "stale", "failed", "missing", "damaged") and not self.live
 
     @property
     def active(self) -> bool:
@@ -55,6 +59,9 @@ class MemberStatus:
 
     @property
     def seconds_left(self) -> float | None:
+        """Of its evaluation while it evaluates, else of its steps."""
+        if self.evaluating:
+            return None if self.evaluation_ends is None else max(self.evaluation_ends - time.time(), 0.0)
         if self.rate is None or self.steps is None or self.state != "running":
             return None
         return (self.steps - self.step) / self.rate
@@ -81,15 +88,30 @@ def member_statuses(
         live = {**dict.fromkeys(sweep.members(), "waiting"), **live}
     members = sweep.members().values() if members is None else members
     statuses = [member_status(sweep.run(member.id), member, live.get(member.id)) for member in members]
-    if any(each.state in ("stale", "missing") for each in statuses):
-        verdicts: dict[str, str] = {}
+    verdicts: dict[str, str] = {}
+    if any(each.state in ("stale", "missing", "stopped") for each in statuses):
         for queue, submissions in by_queue:
             verdicts |= queue.verdicts(submissions)
-        for i, each in enumerate(statuses):
-            if each.state in ("stale", "missing") and each.member.id in verdicts:
-                reason = f"{each.reason}; its job: {verdicts[each.member.id]}".removeprefix("; ")
-                statuses[i] = replace(each, reason=reason)
-    return statuses
+    cancelled = _cancelled(sweep)
+    return [_judged(each, verdicts.get(each.member.id, ""), each.member.id in cancelled) for each in statuses]
+
+
+def _cancelled(sweep: Sweep) -> set[str]:
+    """The members that a person has cancelled, and not submitted again."""
+    cancelled: set[str] = set()
+    for submission in sweep.submissions():
+        cancelled = (cancelled - set(submission.ids)) | submission.marked("cancelled")
+    return cancelled
+
+
+def _judged(status: MemberStatus, verdict: str, cancelled: bool) -> MemberStatus:
+    """A status with what its queue remembers of its job, and what a person has wished."""
+    gone = status.state == "missing" and status.reason
+    if status.state in ("stopped", "missing") and not gone and (cancelled or verdict.startswith("CANCELLED")):
+        return replace(status, state="cancelled")
+    if status.state in ("stale", "missing") and verdict:
+        return replace(status, reason=f"{status.reason}; its job: {verdict}".removeprefix("; "))
+    return status
 
 
 def member_status(run: RunDirectory, member: SweepMember, live: Live | None) -> MemberStatus:
@@ -117,6 +139,9 @@ def member_status(run: RunDirectory, member: SweepMember, live: Live | None) -> 
             last_holder = f"host {status.host} ({error.with_remedy(remedy)})"
         reason = f"no sign of life for {time.time() - status.heartbeat:.0f} s; was {last_holder}"
         reason += "; its queue still has it, and may start it again" if live else ""
+    evaluating = state == "running" and reason == EVALUATING
+    if evaluating and status.evaluation_work is not None:
+        reason = f"{EVALUATING} {status.evaluated}/{status.evaluation_work}"
     if status.state == "running" and not os.access(run.path, os.W_OK):
         reason = "; ".join(filter(None, [reason, "its directory cannot be written"]))
     return MemberStatus(
@@ -130,6 +155,8 @@ def member_status(run: RunDirectory, member: SweepMember, live: Live | None) -> 
         cause=status.cause,
         frame=status.frame,
         live=live is not None,
+        evaluating=evaluating,
+        evaluation_ends=status.evaluation_ends,
     )
 
 

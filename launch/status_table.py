@@ -2,12 +2,15 @@
 
 import shlex
 import sys
+import time
 from collections.abc import Sequence
+from math import inf
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hybrid_patch.runs.progress import LINE_SECONDS
 from launch.status import MemberStatus, counts
 from launch.sweep import SweepMember
 
@@ -15,8 +18,9 @@ MAX_LINES = 40
 """Of more members, only those that run or need a look get a line; the rest are counted."""
 MAX_LABEL = 70
 """Width of the first column."""
-COLOURS = {"done": "green", "running": "cyan", "stale": "red", "failed": "red", "damaged": "red", "stopped": "yellow"}
-SHOWN = ("running", "stale", "damaged", "stopped")
+COLOURS = {"done": "green", "running": "cyan", "stale": "red", "failed": "red", "damaged": "red"}
+COLOURS |= dict.fromkeys(("stopped", "cancelled"), "yellow")
+SHOWN = ("running", "stale", "damaged", "stopped", "cancelled")
 """States of members that get a line in a long table, the most urgent first."""
 
 
@@ -82,6 +86,24 @@ def with_failures(name: str, statuses: Sequence[MemberStatus]) -> Group:
         which = "" if "missing" in states else " --failed-only"
         lines.append(f"again: hybrid-patch launch resume {shlex.quote(name)}{which}")
     return Group(overview(name, statuses), *map(Text, lines))
+
+
+class Evaluations:
+    """Tells how far members are that evaluate, each of them now and then."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, float] = {}
+
+    def lines(self, statuses: Sequence[MemberStatus]) -> dict[str, str]:
+        """`evaluating 12/80, 35 s left` by the id of members that evaluate and were not told of lately."""
+        now = time.monotonic()
+        due = [each for each in statuses if each.evaluating and now - self._told.get(each.member.id, -inf) > LINE_SECONDS]
+        self._told |= {each.member.id: now for each in due}
+        return {each.member.id: _with_time(each) for each in due}
+
+
+def _with_time(status: MemberStatus) -> str:
+    return status.reason + ("" if status.seconds_left is None else f", {duration(status.seconds_left)} left")
 
 
 def duration(seconds: float) -> str:

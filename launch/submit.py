@@ -14,6 +14,9 @@ from hybrid_patch.config.recipe import Identity, identity, read_once
 from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.sweep import each_config, sweep_members
+from hybrid_patch.cost.devices import RESERVE, device_named
+from hybrid_patch.cost.formatting import format_bytes
+from hybrid_patch.cost.least_memory import CLOSE, rough_bytes
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.provenance import SNAPSHOT, provenance
@@ -21,7 +24,7 @@ from hybrid_patch.runs.records import DamagedFileError, read_yaml
 from launch.config import Cluster, Slurm
 from launch.queue.choice import queue_of
 from launch.queue.interface import QueueSilentError
-from launch.snapshot import snapshot_code
+from launch.snapshot import snapshot_code, snapshot_configs
 from launch.status import MemberStatus, member_statuses
 from launch.sweep import RUNS, Submission, Sweep, SweepMember, write_submission
 
@@ -43,12 +46,19 @@ class InvalidMember(NamedTuple):
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """A requested sweep: its members, of which at least one is valid, and how many repeated one of them."""
+    """A requested sweep.
+
+    Attributes:
+        valid: its members, at least one.
+        repeated: how many members are the same run as one before.
+        config_dir: a folder of the user's own whose config groups they are composed with, too.
+    """
 
     sweep: Sweep
     valid: list[ValidMember]
     invalid: list[InvalidMember]
     repeated: int
+    config_dir: Path | None
 
     def members(self) -> list[SweepMember]:
         return [each.member for each in self.valid]
@@ -92,13 +102,17 @@ def request_sweep(
     if not valid:
         raise InputError("; ".join(dict.fromkeys(each.error for each in invalid)))
     repeated = len(lines) - len(invalid) - len(valid)
-    return SweepRequest(Sweep(RUNS / names[0]), list(valid.values()), invalid, repeated)
+    return SweepRequest(Sweep(RUNS / names[0]), list(valid.values()), invalid, repeated, sources.extra)
+
+
+def may_not_fit(request: SweepRequest, memory: int | None) -> bool:
+    """Whether a member comes so near to the memory of a process that only a plan can tell if it fits."""
+    sizes = [rough_bytes(each.config) + RESERVE for each in request.valid]
+    return memory is not None and max(sizes) > CLOSE * memory
 
 
 def plan_memory(request: SweepRequest, cluster: Cluster) -> tuple[SweepRequest, "PlannedSweep", "Device | None"]:
     """The request with each member's memory, its plan, and `cluster.device`. Raises InputError if one does not fit."""
-    from hybrid_patch.cost.devices import RESERVE, device_named
-    from hybrid_patch.cost.formatting import format_bytes
     from hybrid_patch.cost.predict import predict_sweep
 
     device = device_named(cluster.device) if cluster.device else None
@@ -143,10 +157,20 @@ def submit(request: SweepRequest, cluster: Cluster) -> tuple[Submission | None, 
         frozen = [each for each in request.valid if each.member.id in todo]
         for each in frozen:
             _freeze(sweep.run(each.member.id), each, record)
+        members = with_configs(sweep, request.members(), request.config_dir)
         before_that = sweep.members().keys() - todo
-        sweep.add([member for member in request.members() if member.id not in before_that])
-        submission, line = hand_over(sweep, [each.member for each in frozen], code, cluster, str(Path.cwd()))
+        sweep.add([member for member in members if member.id not in before_that])
+        members = [member for member in members if member.id in todo]
+        submission, line = hand_over(sweep, members, code, cluster, str(Path.cwd()))
     return submission, before, line
+
+
+def with_configs(sweep: Sweep, members: Sequence[SweepMember], config_dir: Path | None) -> list[SweepMember]:
+    """The members with the sweep's own copy of a config folder, which is made; None: as they are."""
+    if config_dir is None:
+        return list(members)
+    name = snapshot_configs(sweep.configs, config_dir).name
+    return [replace(member, configs=name) for member in members]
 
 
 def hand_over(
@@ -154,8 +178,17 @@ def hand_over(
 ) -> tuple[Submission, str]:
     """Give frozen members to a queue. Returns the submission and the queue's line. Raises InputError."""
     os.sync()  # the members' files were not flushed one by one
+    submission = next_submission(sweep, members, code, cluster, cwd)
+    write_submission(submission)
+    return submission, queue_of(cluster).submit(submission)
+
+
+def next_submission(
+    sweep: Sweep, members: Sequence[SweepMember], code: Path, cluster: Cluster, cwd: str
+) -> Submission:
+    """The record of the submission that comes next; nothing is written."""
     number = max((int(folder.name) for folder in sweep.submission_folders() if folder.name.isdigit()), default=0) + 1
-    submission = Submission(
+    return Submission(
         folder=sweep.submissions_folder / f"{number:04d}",
         number=number,
         cluster=cluster,
@@ -164,8 +197,6 @@ def hand_over(
         members=tuple(members),
         name=f"{sweep.name}-{number}-{uuid.uuid4().hex[:8]}",
     )
-    write_submission(submission)
-    return submission, queue_of(cluster).submit(submission)
 
 
 def frozen_again(sweep: Sweep, members: Sequence[SweepMember], code: Path) -> tuple[list[SweepMember], list[str]]:
@@ -184,7 +215,8 @@ def frozen_again(sweep: Sweep, members: Sequence[SweepMember], code: Path) -> tu
         except DamagedFileError as error:
             why = str(error)
         try:
-            config = compose(member.arguments)
+            extra = None if member.configs is None else sweep.configs / member.configs
+            config = compose(member.arguments, Sources(extra=extra))
             if (now := identity(config))["run_id"] != member.id:
                 raise InputError(f"its arguments give another run now, {now['run_id']}; submit that")
             _freeze(run, ValidMember(member, config, now), record)

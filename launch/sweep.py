@@ -34,6 +34,7 @@ class SweepMember:
         arguments: its command line, for display; the run itself starts from its frozen config.
         nodes, processes, workers: machines, processes on each, and data loading processes of each process.
         memory: planned bytes of a process at its peak; None: not planned.
+        configs: the sweep's copy of the config folder of the user's own that the arguments were composed with, by name.
     """
 
     id: str
@@ -43,6 +44,7 @@ class SweepMember:
     workers: int
     cuda: bool
     memory: int | None = None
+    configs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Sweep:
         self.name = self.folder.name
         self._manifest = self.folder / MANIFEST
         self.code = self._manifest.with_name("code")
+        self.configs = self._manifest.with_name("configs")
         self.submissions_folder = self.folder / SUBMISSIONS
 
     def exists(self) -> bool:

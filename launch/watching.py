@@ -14,7 +14,7 @@ from hybrid_patch.errors import DONE, FAILED, INTERRUPTED, InputError
 from hybrid_patch.runs.records import require_file
 from launch.commands import SweepName
 from launch.status import MemberStatus, counts, member_statuses
-from launch.status_table import show, with_failures
+from launch.status_table import Evaluations, show, with_failures
 from launch.sweep import chosen_sweep, find_member
 from launch.watched import watched
 
@@ -59,11 +59,13 @@ def status_command(options: StatusOptions) -> int:
 def wait_command(options: WaitOptions) -> int:
     """Wait until no member is active (Ctrl-C leaves them running); exit code 1 unless all are done."""
     sweep = chosen_sweep(options.sweep)
-    printed = ""
+    printed, evaluations = "", Evaluations()
     try:
         for statuses in watched(sweep):
             if any(each.active for each in statuses) and (line := counts(statuses)) != printed:
                 print(printed := line, flush=True)
+            for member, line in evaluations.lines(statuses).items():
+                print(f"  {member}: {line}", flush=True)
     except KeyboardInterrupt:
         print(f"still running; hybrid-patch launch wait {shlex.quote(sweep.name)} waits again", file=sys.stderr)
         return INTERRUPTED

@@ -17,7 +17,7 @@ from hybrid_patch.config.compose import checked, compose, composed, held_to_sche
 from hybrid_patch.config.continued import KEY
 from hybrid_patch.config.overrides import hydra_overrides, key_of
 from hybrid_patch.config.schema import Config
-from hybrid_patch.config.sources import Sources
+from hybrid_patch.config.sources import Sources, chosen_sources
 from hybrid_patch.config.sweep import sweep_members, with_sweep_written_out
 from hybrid_patch.config.train_help import train_help
 from hybrid_patch.errors import INTERRUPTED, InputError, broken_pipe_ends, input_errors_end
@@ -30,14 +30,14 @@ TEXTS = {"package": "p", "config-path": "cp", "config-name": "cn", "config-dir":
 SWITCHES = {"resolve": None, "run": "r", "multirun": "m", "shell-completion": "sc", "hydra-help": None}
 MODES = ("run", "multirun", "cfg", "info", "shell-completion")
 """Flags that exclude each other."""
-PLUGINS = ("hydra/launcher=", "hydra/sweeper=")
+LAUNCHER = "hydra/launcher="
 
 
 def hydra_command(description: str, train: Train) -> NoReturn:
     """Train the run that the arguments (`sys.argv`) describe, and exit with what `train` returns.
 
-    A sweep (`-m`) is handed to `hybrid-patch launch run`, or to the plugin of Hydra's that it names; `--cfg`, `--info`
-    and the like are Hydra's.
+    A sweep (`-m`) is handed to `hybrid-patch launch run`, or to the launcher of Hydra's that it names; `--cfg`,
+    `--info` and the like are Hydra's.
     """
     words = sys.argv[1:]
     answer_help(words, lambda: train_help(description, [word for word in words if word not in HELP_FLAGS]))
@@ -56,7 +56,7 @@ def _run(train: Train, words: Sequence[str]) -> int:
         return run_hydra(train, words, Sources())
     sources, overrides = _sources(arguments), arguments.overrides
     if arguments.multirun:
-        if not any(word.startswith(PLUGINS) for word in overrides):
+        if not any(word.startswith(LAUNCHER) for word in overrides):
             _launch(overrides, sources)
         if any(key_of(word) == KEY for word in overrides):
             raise InputError(
@@ -119,13 +119,8 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _sources(arguments: argparse.Namespace) -> Sources:
-    sources = Sources() if arguments.config_path is None else Sources(folder=Path(arguments.config_path).resolve())
-    name = arguments.config_name or sources.name
-    extra = None if arguments.config_dir is None else Path(arguments.config_dir).resolve()
-    for option, folder in (("--config-path", sources.folder), ("--config-dir", extra)):
-        if folder is not None and not folder.is_dir():
-            raise InputError(f"{option}={folder}: there is no such folder")
-    return Sources(folder=sources.folder, name=name, extra=extra)
+    path, extra = (None if text is None else Path(text) for text in (arguments.config_path, arguments.config_dir))
+    return chosen_sources(path, arguments.config_name, extra)
 
 
 def _print(config: DictConfig, arguments: argparse.Namespace) -> None:
@@ -163,7 +158,7 @@ def _check_sweep(overrides: Sequence[str], sources: Sources) -> None:
 
 def _launch(overrides: Sequence[str], sources: Sources) -> NoReturn:
     """Become `hybrid-patch launch run`."""
-    folders = [f"config_path={sources.folder}", f"config_name={sources.name}"]
-    folders += [] if sources.extra is None else [f"config_dir={sources.extra}"]
+    folders = [f"--config-path={sources.folder}", f"--config-name={sources.name}"]
+    folders += [] if sources.extra is None else [f"--config-dir={sources.extra}"]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "launch", "run", *folders, *overrides])

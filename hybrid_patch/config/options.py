@@ -47,10 +47,12 @@ class Positional(Option):
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A bool: true if its flag is given."""
+    """An option that is given by a flag: a bool, true if it is, or with a value, `--flag VALUE` or `--flag=VALUE`."""
 
     flag: str
     help: str
+    value: str = ""
+    """How help writes the value; empty: it is a bool."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,7 +64,10 @@ class Overrides:
     groups: tuple[str, ...] = ()
     """What may be overridden; empty: anything."""
 
-    def takes(self, key: str) -> bool:
+    def takes(self, argument: str) -> bool:
+        key, equals, _ = argument.partition("=")
+        if not equals and not key.startswith("~"):
+            return False
         if self.groups:
             return key.lstrip("+").partition(".")[0] in self.groups
         return re.fullmatch(KEY, key) is not None
@@ -98,10 +103,16 @@ def parse(options: type[T], arguments: Sequence[str]) -> T:
     """The options of a command line. Raises InputError, one line."""
     fields = option_fields(options)
     given: dict[str, Any] = {}
-    for argument in arguments:
+    words = iter(arguments)
+    for argument in words:
         option = _option_of(argument, fields, given)
         key, equals, value = argument.partition("=")
-        if isinstance(option.mark, Flag):
+        if isinstance(option.mark, Flag) and option.mark.value:
+            text = value if equals else next(words, None)
+            if not text:
+                raise InputError(f"{argument}: without a value; give {option.shown}")
+            _set_once(given, option.name, text, option.mark.flag)
+        elif isinstance(option.mark, Flag):
             given[option.name] = True
         elif option.many:
             given.setdefault(option.name, []).append(argument)
@@ -116,19 +127,21 @@ def parse(options: type[T], arguments: Sequence[str]) -> T:
 def _option_of(argument: str, fields: Mapping[str, "_Option"], given: Mapping[str, Any]) -> "_Option":
     """The option that an argument gives. Raises InputError if there is none."""
     if argument.startswith("-"):
-        flags = {option.shown: option for option in fields.values() if isinstance(option.mark, Flag)}
-        if argument not in flags:
+        flags = {option.mark.flag: option for option in fields.values() if isinstance(option.mark, Flag)}
+        with_value = {flag: option for flag, option in flags.items() if option.mark.value}
+        option = flags.get(argument) or with_value.get(argument.partition("=")[0])
+        if option is None:
             takes = [*flags, "--help", "--version"]
             raise InputError(f"{argument}: no such flag; takes: {', '.join(takes)}{did_you_mean(argument, takes)}")
-        return flags[argument]
+        return option
     key, equals, _ = argument.partition("=")
     named = fields.get(key if key in fields else key.partition(".")[0])
     if equals and named and named.is_dict == (key not in fields) and named.has_name:
         return named
+    for option in fields.values():
+        if isinstance(option.mark, Overrides) and option.mark.takes(argument):
+            return option
     if equals or key.startswith("~"):
-        for option in fields.values():
-            if isinstance(option.mark, Overrides) and option.mark.takes(key):
-                return option
         if re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.]*", key):
             names = _names(fields)
             raise InputError(f"{argument}: unknown key; takes: {', '.join(names)}{did_you_mean(key, names)}")
@@ -221,7 +234,7 @@ class _Option:
     @property
     def shown(self) -> str:
         if isinstance(self.mark, Flag):
-            return self.mark.flag
+            return f"{self.mark.flag} {self.mark.value}".rstrip()
         assert isinstance(self.mark, Option)
         value = self.mark.value or "|".join(map(str, _choices(self.annotation)))
         if self.many:

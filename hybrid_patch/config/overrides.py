@@ -69,6 +69,8 @@ def _hydra_override(argument: str, sources: Sources, sweep: bool) -> str:
     override = parse(text)
     if not override.key_or_group:
         raise InputError(f"{argument}: no key before the =; write key=value")
+    if override.key_or_group == "hydra/sweeper" or override.key_or_group.startswith("hydra.sweeper"):
+        raise InputError(f"{argument}: sweepers of Hydra's are not used; hybrid-patch launch search searches")
     if override.is_sweep_override() and not sweep:
         raise InputError(f"{argument}: several values are a sweep, which needs -m; a list is written [a,b]")
     if override.is_delete() or override.package is not None:
@@ -88,6 +90,8 @@ def _check_choice(argument: str, override: Override, sources: Sources) -> None:
         raise InputError(messages.no_such_option(group, messages.shown(option), sources.groups()[group]))
     if group == "cluster" and sources.name != "launch":
         raise InputError(f"{argument}: where members run is said to hybrid-patch launch submit")
+    if group == "search" and sources.name != "launch":
+        raise InputError(f"{argument}: a search, which is made by hybrid-patch launch search")
     if group == "modality":
         raise InputError(f"{argument}: say where it goes: +modality@data.modalities.{option}={option}")
 

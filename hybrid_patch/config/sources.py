@@ -32,3 +32,15 @@ class Sources:
             for file in folder.glob("*/**/*.yaml"):
                 options.setdefault(file.parent.relative_to(folder).as_posix(), set()).add(file.stem)
         return {group: sorted(names) for group, names in options.items()}
+
+
+def chosen_sources(
+    config_path: Path | None = None, config_name: str | None = None, config_dir: Path | None = None
+) -> Sources:
+    """The sources that flags choose. Raises InputError for a folder that does not exist."""
+    for flag, folder in (("--config-path", config_path), ("--config-dir", config_dir)):
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"{flag}={folder.resolve()}: there is no such folder")
+    folder = conf_folder() if config_path is None else config_path.resolve()
+    extra = None if config_dir is None else config_dir.resolve()
+    return Sources(folder=folder, name=config_name or "config", extra=extra)

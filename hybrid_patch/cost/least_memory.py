@@ -21,6 +21,8 @@ KEPT = 16
 """Vectors of a token that a block keeps for the backward pass, roughly."""
 PIXEL_KEPT = 2
 """Vectors of a pixel that its hidden layer keeps."""
+CLOSE = 1 / 2
+"""Share of the memory above which, by the rough figure, a step is planned: that imports torch and takes seconds."""
 
 
 class Need(NamedTuple):

@@ -5,12 +5,10 @@ import torch
 from hybrid_patch.config.machine import machine_memory
 from hybrid_patch.config.schema import Config
 from hybrid_patch.cost.formatting import format_bytes
-from hybrid_patch.cost.least_memory import needs_of_loading, needs_of_step, refuse_above, rough_bytes
+from hybrid_patch.cost.least_memory import CLOSE, needs_of_loading, needs_of_step, refuse_above, rough_bytes
 from hybrid_patch.errors import InputError
 from hybrid_patch.train.distributed import accelerator
 
-CLOSE = 1 / 2
-"""Share of the memory above which, by the rough figure, a step is planned: that takes seconds."""
 UNCERTAIN = 1.25
 """By how much a plan has to exceed the memory for a run to be refused."""
 

@@ -23,7 +23,7 @@ from hybrid_patch.evaluate.pictures import draw_tiles
 from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, PixelSample, sample_pixels
 from hybrid_patch.evaluate.results import MIXED_SIDE
 from hybrid_patch.evaluate.settings import settings_of
-from hybrid_patch.evaluate.tile_evaluator import EMBEDDING, Figures, TileEvaluator
+from hybrid_patch.evaluate.tile_evaluator import EMBEDDING, Figures, TileEvaluator, is_mapped
 from hybrid_patch.runs.atomic_files import write_bytes, write_json
 from hybrid_patch.runs.progress import Show, Work, share_progress, unseen
 from hybrid_patch.runs.provenance import provenance
@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 
 RAW, ORACLE = "raw", "oracle"
 RANDOM_FEATURES = (64, 256)
-TILE_WORK, FIT_WORK, SCORE_WORK, PICTURE_WORK = 1, 12, 6, 7
-"""What a training tile, the classifiers of a seed and kind of features, a validation tile, and a picture take, to tell
-the time that is left: about so on two cores with a small model."""
+TILE_WORK, FIT_WORK, SCORE_WORK, MAP_WORK, PICTURE_WORK = 1, 6, 2, 20, 4
+"""What a training tile, the classifiers of a seed and kind of features, a validation tile, a map of one, and a picture
+take, to tell the time that is left: about so on two cores with a small model."""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -100,7 +100,7 @@ def evaluate(
         show,
         sizes["train"] * TILE_WORK
         + fits * FIT_WORK
-        + sizes[split] * SCORE_WORK
+        + sum(_scoring(number, settings) for number in range(sizes[split]))
         + min(sizes[split], settings.pictures) * PICTURE_WORK,
     )
     figures = Figures(model, source.class_names(), settings)
@@ -115,8 +115,9 @@ def evaluate(
             log.warning("the head is not scored: these data have no validation tiles, or other classes")
         evaluator = TileEvaluator(model, source.class_names(), settings, features_of, classifiers, with_head, check)
         evaluated = mapped(evaluator.evaluate, enumerate(tiles))
-        for of_tile in work.on(evaluated, SCORE_WORK, "validation tile"):
+        for number, of_tile in enumerate(evaluated):
             figures.merge(of_tile)
+            work.done(_scoring(number, settings), f"validation tile {number + 1}")
     report = _report(model, source, settings, figures)
     drawn = draw_tiles(pictures, model, source, figures.drawn, others or {}, check)
     return report, list(work.on(drawn, PICTURE_WORK, "picture"))
@@ -183,6 +184,11 @@ def _fit(
         fitted[kind] += of_seed
         work.done(FIT_WORK, f"classifiers of {kind}, seed {seed}")
     return fitted
+
+
+def _scoring(number: int, settings: Evaluation) -> int:
+    """The work at the validation tile of a number."""
+    return SCORE_WORK + (MAP_WORK if is_mapped(number, settings) else 0)
 
 
 def _sizes(source: Source, settings: Evaluation) -> dict[str, int]:

@@ -33,6 +33,11 @@ class Figures:
         self.drawn += other.drawn
 
 
+def is_mapped(number: int, settings: Evaluation) -> bool:
+    """Whether the validation tile of a number is embedded as a map too."""
+    return settings.map_tiles is None or number < settings.map_tiles
+
+
 @dataclass(frozen=True)
 class TileEvaluator:
     """Evaluates tiles, several threads at once, by the features of each kind and its classifiers, and by the head."""
@@ -56,7 +61,8 @@ class TileEvaluator:
             predicted = figures.results.add(kind, self.classifiers.get(kind, ()), tile, number, values)
             if kind == EMBEDDING:
                 figures.structure.add(values, tile.valid_mask)
-                self._add_maps(figures.structure, tile)
+                if is_mapped(number, self.settings):
+                    self._add_maps(figures.structure, tile)
                 if number < self.settings.pictures:
                     figures.drawn.append(DrawnTile(tile, values, predicted))
         if self.with_head:

@@ -1,4 +1,4 @@
-"""For other programs: the members as JSON, CSV, Markdown and in Weights & Biases; all runs as CSV or Parquet."""
+"""For other programs: the members as JSON, CSV, Markdown and in Weights & Biases."""
 
 import csv
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Any
 
 from hybrid_patch.errors import require_extra
 from hybrid_patch.report import formatting, metrics
-from hybrid_patch.report.grouping import BEST, ReportMember, differing_keys, recipe_leaves
+from hybrid_patch.report.grouping import BEST, ReportMember
 from hybrid_patch.report.load_runs import Run, nested
 from hybrid_patch.report.metrics import COMPARED_MEASURES, MEASURES
 from hybrid_patch.report.statistics import Estimate
@@ -88,50 +88,6 @@ def _member_row(member: ReportMember, columns: Sequence[str]) -> Row:
 
 def _estimate_cells(name: str, estimate: Estimate) -> Row:
     return {name: estimate.mean, **{f"{name}_{part}": getattr(estimate, part) for part in ("low", "high", "n")}}
-
-
-def run_rows(members: Sequence[ReportMember]) -> list[Row]:
-    """A row per run: id, state, the recipe's values that differ, the metrics of its last step, and its costs and scores
-    as `cost.<name>` and `score.<name>`."""
-    runs = [(member.label, run, recipe_leaves(run)) for member in members for run in member.runs]
-    differing = differing_keys([recipe for _, _, recipe in runs if recipe])
-    rows: list[Row] = []
-    for label, run, recipe in runs:
-        scores = run.evaluation.get("scores")
-        scores = {**(scores if isinstance(scores, Mapping) else {}), **metrics.scores(run)}
-        row: Row = {"id": run.identity.get("run_id", run.path.name), "path": str(run.path), "member": label}
-        row |= {"state": run.state, "reason": run.reason, "damage": "; ".join(run.damage) or None}
-        row |= {"attempt": run.attempt, "commit": run.identity.get("commit")}
-        row |= {key: json.loads(recipe[key]) if key in recipe else None for key in differing}
-        row |= {**run.last_metrics, **{f"cost.{name}": value for name, value in metrics.costs(run).items()}}
-        rows.append(row | {f"score.{name}": value for name, value in scores.items()})
-    return _uniform(rows)
-
-
-def _uniform(rows: Sequence[Row]) -> list[Row]:
-    """The same columns in all rows, and one type in each: numbers, booleans or text."""
-    columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
-    for key, values in columns.items():
-        types = {type(value) for value in values if value is not None}
-        if types == {int, float}:
-            columns[key] = [None if value is None else float(value) for value in values]
-        elif len(types) > 1 or types & {dict, list} or any(isinstance(x, int) and abs(x) >= 2**63 for x in values):
-            columns[key] = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def write_table(rows: Sequence[Row], path: Path) -> None:
-    """Write a table as CSV or Parquet, by the name's ending."""
-    if path.suffix == ".csv":
-        write_text(path, as_csv(rows))
-        return
-    require_extra("report", "pyarrow")
-    import pyarrow
-    from pyarrow import parquet
-
-    plain = [{key: formatting.printable(x) if isinstance(x, str) else x for key, x in row.items()} for row in rows]
-    table = pyarrow.Table.from_pylist(plain)
-    write_whole(path, lambda file: parquet.write_table(table, file))
 
 
 def as_markdown(summary: Summary, answer: Sequence[str]) -> str:

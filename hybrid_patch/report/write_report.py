@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from hybrid_patch.errors import require_extra
-from hybrid_patch.report import benchmarks, conclusions, curves, export
+from hybrid_patch.report import benchmarks, conclusions, curves
 from hybrid_patch.report.formatting import listed
 from hybrid_patch.report.grouping import members_of, swept_keys
 from hybrid_patch.report.load_runs import find_runs, load_run, whole
 from hybrid_patch.report.options import PICTURES, ReportOptions
 from hybrid_patch.report.predictions import predict_runs
+from hybrid_patch.report.run_table import run_rows, write_table
 from hybrid_patch.report.summary import add_predictions, summarize
 from hybrid_patch.runs.records import read_record
 from hybrid_patch.runs.sweep_manifest import MANIFEST, SWEEP_RECORD_OF
@@ -31,7 +32,7 @@ def write_report(options: ReportOptions, progress: Callable[[str], None]) -> lis
         whole(manifest, partial(read_record, manifest, SWEEP_RECORD_OF), damage, None)
     axes = options.axes or swept_keys(options.folders)
     if options.table is not None:
-        export.write_table(export.run_rows(members_of(runs, axes)[0]), options.table)
+        write_table(run_rows(members_of(runs, axes)[0]), options.table)
         damage += [each for run in runs for each in run.damage]
         return [*_listed(damage), f"{len(runs)} runs: {options.table}"]
 

@@ -56,6 +56,8 @@ WANDB, TENSORBOARD, TABLE = LOGGED = "wandb", "tensorboard", "metrics.csv"
 FOLDERS = {CHECKPOINTS, PICTURES, TEACHER}
 FILES = {*LOGGED, PROFILE, CONFIG, IDENTITY, STATUS, METRICS, EVALUATION, LOG, OUTPUT, ATTEMPTS, *FOLDERS, *LOCK_FILES}
 
+EVALUATING = "evaluating"
+"""The reason in the status of a run that evaluates."""
 ENDED = ("preempted", "done", "failed")
 """States in which no attempt is at work."""
 LINES_LOST = "lines_lost"
@@ -76,6 +78,8 @@ class Status:
         attempt: of which this is the state, from 1.
         step, steps: optimizer steps made, and in all.
         cause, frame: of a failure: its kind, and the place in the code.
+        evaluated, evaluation_work, evaluation_ends: of the evaluation that is at work: how much of how much work is
+            done, and when it is expected to end, in seconds since 1970.
     """
 
     state: Literal["", "queued", "running", "preempted", "done", "failed"] = ""
@@ -88,6 +92,9 @@ class Status:
     pid: int = 0
     cause: str = ""
     frame: str = ""
+    evaluated: Annotated[int, Field(ge=0)] = 0
+    evaluation_work: Annotated[int, Field(ge=0)] | None = None
+    evaluation_ends: FiniteFloat | None = None
 
 
 def _with_state(status: Status) -> Status:
@@ -251,10 +258,11 @@ class RunDirectory(LockedFolder):
                     lines.append(str(error.with_remedy(f"made anew, and set aside as {set_aside(path).name}")))
         return lines
 
-    def set_status(self, state: str, reason: str = "", **more: int | str) -> None:
+    def set_status(self, state: str, reason: str = "", **more: int | float | str) -> None:
         """Write `status.json`: the state and what else has changed."""
         with self.held():
-            before = replace(self._last_status(), cause="", frame="")
+            nothing: dict[str, Any] = {"cause": "", "frame": "", "evaluation_work": None, "evaluation_ends": None}
+            before = replace(self._last_status(), **nothing)
             changes: dict[str, Any] = {"attempt": max(before.attempt, 1), **more, "state": state, "reason": reason}
             self._write_status(replace(before, **changes, host=socket.gethostname(), pid=os.getpid()))
 

@@ -85,19 +85,20 @@ def pixel_progress(total: int, done: int, pixel_km2: float) -> Iterator[Callable
         yield report
 
 
-Show = Callable[[float, str], None]
-"""Of the share of a work that is done, and what was done last."""
+Show = Callable[[float | int, float | int, str], None]
+"""Of how much of a work is done, all of it, and what was done last."""
 
 
-def unseen(share: float, text: str) -> None:
+def unseen(done: float | int, total: float | int, text: str) -> None:
     """A `Show` that shows nothing."""
 
 
 @contextmanager
-def share_progress(name: str) -> Iterator[Show]:
-    """Show how much of a work is done."""
-    with _shown(name, 1, 0, log.info) as show:
-        yield lambda share, text: show(share, lambda _: f"{share:.0%}  {text}")
+def share_progress(name: str, bar: bool = True) -> Iterator[Show]:
+    """Show how much of a work is done; without a `bar`, in plain lines on a terminal too."""
+    with _shown(name, 1, 0, log.info, bar) as show:
+        lead = "" if bar else f"{name}: "
+        yield lambda done, total, text: show(done / total, lambda _: f"{lead}{done / total:.0%}  {text}")
 
 
 class Work:
@@ -108,7 +109,7 @@ class Work:
 
     def done(self, amount: float | int, text: str) -> None:
         self.completed += amount
-        self.show(self.completed / self.total, text)
+        self.show(self.completed, self.total, text)
 
     def on(self, items: Iterable[T], amount: float | int, name: str) -> Iterator[T]:
         """The items; each is done when the next is asked for."""
@@ -119,7 +120,7 @@ class Work:
 
 @contextmanager
 def _shown(
-    name: str, total: float | int, start: float | int, print_line: Callable[[str], object]
+    name: str, total: float | int, start: float | int, print_line: Callable[[str], object], bar: bool = True
 ) -> Iterator[Callable[[float | int, Callable[[float], str]], None]]:
     """Show how much of a total is completed, `start` before. Yields a function of that, and of a text by the speed."""
     console = Console(file=sys.stderr)
@@ -138,14 +139,14 @@ def _shown(
             last = time.monotonic()
             print_line(line(completed, text))
 
-    if not console.is_terminal:
+    if not (bar and console.is_terminal):
         yield plain
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
-    with Progress(*columns, console=console) as bar, _messages_above(console):
-        task = bar.add_task(name, total=total, line="")
-        bar.update(task, completed=start)
-        yield lambda completed, text: bar.update(task, completed=completed, line=line(completed, text))
+    with Progress(*columns, console=console) as live, _messages_above(console):
+        task = live.add_task(name, total=total, line="")
+        live.update(task, completed=start)
+        yield lambda completed, text: live.update(task, completed=completed, line=line(completed, text))
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.errors import InputError, require_extra
 from hybrid_patch.evaluate.head_scores import validation_scores
 from hybrid_patch.model.hybrid import HybridModel
-from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.directory import EVALUATING, RunDirectory
 from hybrid_patch.runs.lock import LostLockError
+from hybrid_patch.runs.progress import Show, share_progress
 from hybrid_patch.runs.stop_signal import Check, Stopped, StopRequest
 from hybrid_patch.train import checkpointing
 from hybrid_patch.train.distributed import any_process
@@ -28,6 +29,8 @@ from hybrid_patch.train.step import TrainingModule
 
 CHECK_SECONDS = 1.0
 """Between looks of an evaluation at whether to stop."""
+STATUS_SECONDS = 2.0
+"""Between reports of an evaluation to the run's status."""
 EVALUATED = "evaluation_seconds"
 """The metric of a step whose evaluation has ended, in success or not."""
 
@@ -60,12 +63,12 @@ class Evaluations:
         """
         network = checkpointing.full_model(self.fabric, self.config, self.module)
         if network is not None:
-            self.run.set_status("running", "evaluating", step=row["step"])
+            self.run.set_status("running", EVALUATING, step=row["step"])
             log.info("evaluating after step %d", row["step"])
             began = time.perf_counter()
             try:
                 with self._evaluating(network, weights_of) as model:
-                    scores, pictures = self._evaluate(model, self._check(stop))
+                    scores, pictures = self._evaluate(model, self._check(stop), row["step"])
                 row |= scores
                 logger.log_pictures(row["step"], pictures)
             except (LostLockError, Stopped):
@@ -127,11 +130,30 @@ class Evaluations:
         finally:
             network.train()
 
-    def _evaluate(self, model: TrainedModel, check: Check) -> tuple[dict[str, float], list[Path]]:
+    @contextmanager
+    def _shown(self, step: int) -> Iterator[Show]:
+        """Show an evaluation in the log, and in the run's status."""
+        began, last = time.monotonic(), -math.inf
+        with share_progress("evaluating", bar=False) as log_line:
+
+            def show(done: float | int, total: float | int, text: str) -> None:
+                nonlocal last
+                log_line(done, total, text)
+                now = time.monotonic()
+                if now - last > STATUS_SECONDS:
+                    last = now
+                    ends = time.time() + (now - began) * (total - done) / done
+                    work = {"evaluated": round(done), "evaluation_work": round(total), "evaluation_ends": ends}
+                    self.run.set_status("running", EVALUATING, step=step, **work)
+
+            yield show
+
+    def _evaluate(self, model: TrainedModel, check: Check, step: int) -> tuple[dict[str, float], list[Path]]:
         from hybrid_patch.evaluate.evaluation import evaluate, write_evaluation  # imported late: see `attempt`
 
-        with tempfile.TemporaryDirectory() as folder:
-            report, drawn = evaluate(model, self.source, self.config.evaluation, Path(folder), check=check)
+        with tempfile.TemporaryDirectory() as folder, self._shown(step) as show:
+            settings = self.config.evaluation
+            report, drawn = evaluate(model, self.source, settings, Path(folder), check=check, show=show)
             with self.run.held():
                 pictures = write_evaluation(self.run.evaluation, report, self.run.pictures, drawn)
         scores: dict[str, float] = report["scores"]

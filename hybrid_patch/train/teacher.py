@@ -84,7 +84,7 @@ def taught_windows(
             _write(path, _fitted(teach(range(min(FITTED_WINDOWS, len(taught)))), target.numbers))
         spaces = _read(path)
         for done, number in enumerate(missing):
-            show(done / len(missing), "of the teacher's windows")
+            show(done, len(missing), "of the teacher's windows")
             parts = [
                 {name: space.numbers(grids[name])[0].half().numpy() for name, space in spaces.items()}
                 for grids in teach(numbers[number])

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from hybrid_patch.errors import InputError
 from launch.sweep import Submission, SweepMember
@@ -14,10 +14,20 @@ class QueueSilentError(InputError):
     """The queue does not answer now."""
 
 
+class Handout(NamedTuple):
+    """What a queue starts together: its resources by name, as a person reads them, and its script, if there is one."""
+
+    resources: dict[str, str]
+    script: str = ""
+
+
 class Queue(ABC):
     @abstractmethod
     def check(self, members: Collection[SweepMember]) -> None:
         """Raises InputError if a member can never run here."""
+
+    def require(self) -> None:
+        """Raises InputError if nothing can be submitted from this machine."""
 
     @abstractmethod
     def memory(self) -> int | None:
@@ -26,6 +36,10 @@ class Queue(ABC):
     @abstractmethod
     def submit(self, submission: Submission) -> str:
         """Start a recorded submission and return a line for the person. Raises InputError if it is out of reach."""
+
+    @abstractmethod
+    def preview(self, submission: Submission) -> list[Handout]:
+        """What `submit` would start, also on a machine from which nothing can be submitted."""
 
     @abstractmethod
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from hybrid_patch.config.machine import machine_memory
 from hybrid_patch.errors import InputError
 from launch.config import Local
-from launch.queue.interface import Live, Queue
+from launch.queue.interface import Handout, Live, Queue
 from launch.queue.local_slots import slots_of, visible_gpus
 from launch.sweep import Submission, SweepMember
 
@@ -67,6 +67,17 @@ class LocalQueue(Queue):
         slots = slots_of(self._cluster)
         kind = "GPUs" if slots[0].gpu is not None else f"slots of {slots[0].threads} CPU threads"
         return f"{len(slots)} {kind} of this machine; it goes on when the terminal is closed"
+
+    def preview(self, submission: Submission) -> list[Handout]:
+        slots = slots_of(self._cluster)
+        gpus = [slot.gpu for slot in slots if slot.gpu is not None]
+        resources = {
+            "members": str(len(submission.members)),
+            "parallel": str(len(slots)),
+            "cpus": str(slots[0].threads),
+            "gpus": ",".join(gpus) or "-",
+        }
+        return [Handout(resources)]
 
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
         """The members of living queue processes. Whether they run, their own status says."""

@@ -10,17 +10,16 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json, write_text
 from hybrid_patch.runs.records import DamagedFileError, Parser, parser, read_record
 from launch.config import Slurm
-from launch.queue.interface import Live, Queue, QueueSilentError
-from launch.queue.slurm_script import Resources, resources_of, script
+from launch.queue.interface import Handout, Live, Queue, QueueSilentError
+from launch.queue.slurm_script import chunks, handout, planned_arrays, script
 from launch.sweep import Submission, SweepMember, warn_once
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 ARRAYS = "arrays.json"
 DEFAULT_ARRAY_LIMIT = 1000
@@ -56,9 +55,11 @@ class SlurmQueue(Queue):
     def __init__(self, cluster: Slurm) -> None:
         self._cluster = cluster
 
-    def check(self, members: Collection[SweepMember]) -> None:
+    def require(self) -> None:
         if shutil.which("sbatch") is None:
             raise InputError("cluster=slurm: there is no sbatch on this machine; submit from a login node")
+
+    def check(self, members: Collection[SweepMember]) -> None:
         for member in members:
             if member.nodes > 1 and (pack := self._cluster.pack) > 1:
                 raise InputError(f"cluster.pack={pack}: {member.id} takes {member.nodes} machines; pack=1")
@@ -83,19 +84,15 @@ class SlurmQueue(Queue):
 
     def _submit_arrays(self, submission: Submission, names: Collection[str]) -> list[Array]:
         """Call sbatch for each array of these members, after recording the arrays under unique names."""
-        by_need: dict[Resources, list[str]] = {}
-        for member in submission.members:
-            if member.id in names:
-                by_need.setdefault(resources_of(self._cluster, member), []).append(member.id)
-        limit, pack = _array_limit(), self._cluster.pack
-        planned = [(need, groups) for need, each in by_need.items() for groups in _chunks(_chunks(each, pack), limit)]
+        members = [member for member in submission.members if member.id in names]
+        planned = planned_arrays(self._cluster, members, _array_limit())
         arrays = read_arrays(submission)
         first = len(arrays)
-        arrays += [Array(f"{submission.name}-{first + i}", groups) for i, (_, groups) in enumerate(planned)]
+        arrays += [Array(f"{submission.name}-{first + i}", array.groups) for i, array in enumerate(planned)]
         _write(submission, arrays)
-        for i, (need, groups) in enumerate(planned, start=first):
+        for i, array in enumerate(planned, start=first):
             file = submission.folder / f"array-{i}.sh"
-            write_text(file, script(submission, i, arrays[i].name, len(groups), need))
+            write_text(file, script(submission, i, arrays[i].name, len(array.groups), array.need))
             try:
                 job = _job_number(output_of("sbatch", "--parsable", str(file)), arrays[i].name)
             except QueueSilentError as error:
@@ -104,6 +101,14 @@ class SlurmQueue(Queue):
             arrays[i] = replace(arrays[i], job=job)
             _write(submission, arrays)
         return arrays[first:]
+
+    def preview(self, submission: Submission) -> list[Handout]:
+        """The arrays, of at most as many jobs as the site allows or, where it does not answer, as SLURM does."""
+        limit = DEFAULT_ARRAY_LIMIT
+        with suppress(InputError):
+            limit = _array_limit()
+        planned = planned_arrays(self._cluster, submission.members, limit)
+        return [handout(submission, i, f"{submission.name}-{i}", array) for i, array in enumerate(planned)]
 
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
         """Members of jobs that wait or run. Markers `ended` tell of this start of a job only between its first and last
@@ -158,7 +163,7 @@ class SlurmQueue(Queue):
         """Cancel jobs with no other members; others, and orphans, read the markers."""
         cancelled, ended = submission.marked("cancelled"), _ended(submission)
         jobs = [job for job in _jobs([submission]) if job.group <= (cancelled | ended if job.runs else cancelled)]
-        for part in _chunks([job.number for job in jobs], 500):
+        for part in chunks([job.number for job in jobs], 500):
             output_of("scancel", *part)
 
 
@@ -235,10 +240,6 @@ def _arrays_in(folder: Path) -> list[Array]:
 
 def _write(submission: Submission, arrays: Sequence[Array]) -> None:
     write_json(submission.folder / ARRAYS, [asdict(array) for array in arrays])
-
-
-def _chunks(items: list[T], size: int) -> list[list[T]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def _array_limit() -> int:

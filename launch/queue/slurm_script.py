@@ -1,17 +1,20 @@
-"""The sbatch script of an array, written by submitit."""
+"""The arrays of a submission: what their jobs request, and the sbatch script of each, written by submitit."""
 
 import math
 import shlex
+from collections.abc import Sequence
 from functools import reduce
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from submitit.slurm.slurm import _make_sbatch_string  # its executors pickle; members are frozen on disk already
 
 from hybrid_patch.cost.devices import RESERVE
 from launch.config import Slurm
+from launch.queue.interface import Handout
 from launch.queue.node_command import job_python
 from launch.sweep import Submission, SweepMember
 
+T = TypeVar("T")
 MARGIN = 1.2
 """Memory requested by `cluster.memory=plan`, relative to the plan."""
 ASKED = "HYBRID_PATCH_ASKED"
@@ -52,6 +55,45 @@ def resources_of(cluster: Slurm, member: SweepMember) -> Resources:
         gibibytes = math.ceil((member.memory + RESERVE) * MARGIN / 2**30)  # whole ones, for fewer distinct arrays
         memory = f"{gibibytes * tasks}G"
     return Resources(member.nodes, tasks, cluster.cpus or member.workers + 1, gpus, memory)
+
+
+class PlannedArray(NamedTuple):
+    """What each job of an array requests, and the ids of its members, by job."""
+
+    need: Resources
+    groups: list[list[str]]
+
+
+def planned_arrays(cluster: Slurm, members: Sequence[SweepMember], limit: int) -> list[PlannedArray]:
+    """The arrays of members, of at most `limit` jobs each."""
+    by_need: dict[Resources, list[str]] = {}
+    for member in members:
+        by_need.setdefault(resources_of(cluster, member), []).append(member.id)
+    jobs = [(need, chunks(each, cluster.pack)) for need, each in by_need.items()]
+    return [PlannedArray(need, groups) for need, of_need in jobs for groups in chunks(of_need, limit)]
+
+
+def chunks(items: list[T], size: int) -> list[list[T]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def handout(submission: Submission, number: int, name: str, array: PlannedArray) -> Handout:
+    """What a person sees of an array before it is submitted; `-`: nothing is requested, the site's default counts."""
+    cluster, (need, groups) = submission.cluster, array
+    assert isinstance(cluster, Slurm)
+    resources = {
+        "members": sum(map(len, groups)),
+        "jobs": len(groups),
+        "parallel": min(cluster.parallel or len(groups), len(groups)),
+        "nodes": need.nodes,
+        "tasks": need.tasks,
+        "cpus": need.cpus,
+        "gpus": need.gpus,
+        "memory": need.memory,
+        "time": cluster.time,
+    }
+    text = script(submission, number, name, len(groups), need)
+    return Handout({key: "-" if value is None else str(value) for key, value in resources.items()}, text)
 
 
 def script(submission: Submission, array: int, name: str, jobs: int, need: Resources) -> str:

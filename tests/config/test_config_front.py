@@ -16,6 +16,8 @@ from config_stand_in import LATE_BAD_INPUT, RAISES, STOPPED
         (["--surely-not"], "error: unrecognized arguments: --surely-not"),
         (["-m", "run_dir=x", "seed=0,1"], "error: run_dir=x: each member has its own"),
         (["-m", "run_dir=x", "seed=0,1", "hydra/launcher=basic"], "error: run_dir=x: each member has its own"),
+        (["-m", "seed=0,1", "hydra/sweeper=optuna"], "error: hydra/sweeper=optuna: sweepers of Hydra's are not used; "),
+        (["+search=upsampler"], "error: +search=upsampler: a search, which is made by hybrid-patch launch search"),
         (["-m", "upsampler.scal=3", "seed=0,1"], "error: upsampler.scal=3: unknown key; guided takes: name, rank"),
         (["--cfg", "job", "upsampler=no"], "error: upsampler=no: no such option; takes: bilinear, guided, learned"),
         (["-m", "--cfg", "job"], "error: --multirun --cfg: only one of them at a time"),

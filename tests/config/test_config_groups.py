@@ -13,9 +13,9 @@ from hybrid_patch.config.schema import Config
 from hybrid_patch.config.sources import Sources, conf_folder
 from hybrid_patch.errors import InputError
 
-NO_RUN = ("cluster", "sweep")
+NO_RUN = ("cluster", "sweep", "search")
 """Groups that are no part of a run's config."""
-GROUPS = {group: names for group, names in Sources().groups().items() if group != "cluster"}
+GROUPS = {group: names for group, names in Sources().groups().items() if group not in ("cluster", "search")}
 OPTIONS = [(group, option) for group, names in GROUPS.items() if group not in NO_RUN for option in names]
 RUN_OPTIONS = [(group, option) for group, option in OPTIONS if group not in ("modality", "experiment")]
 FILES = sorted(

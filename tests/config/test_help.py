@@ -16,7 +16,7 @@ from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.train_help import GROUPS, train_help
 
 ROOT = Path(__file__).parents[2]
-LAUNCH = ("plan", "submit", "run", "status", "wait", "logs", "cancel", "resume", "report")
+LAUNCH = ("plan", "submit", "run", "status", "wait", "logs", "cancel", "resume", "report", "query", "diff")
 DOORS = [
     ["hybrid_patch"],
     *(["hybrid_patch", name] for name in COMMANDS),
@@ -71,7 +71,7 @@ def test_an_unknown_command_is_one_line(tmp_path: Path) -> None:
 
 def test_the_help_of_train_explains_every_group_and_value() -> None:
     text = train_help("Train.", [])
-    assert set(GROUPS) == set(Sources().groups()) - {"cluster", "modality"}
+    assert set(GROUPS) == set(Sources().groups()) - {"cluster", "modality", "search"}
     groups, values = text.partition("Groups:\n")[2].split("Values, as they are with these arguments:\n")
     for group in GROUPS:
         assert re.search(rf"^  {group}=OPTION +\S", groups, re.MULTILINE)

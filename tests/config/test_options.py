@@ -42,6 +42,7 @@ class Options:
     axes: Annotated[Items[str], Option("[a,b]", "what was swept over")] = ("patch", "seed")
     define: Annotated[dict[str, Items[str]], Option("NAME=[a,b]", "a variant")] = field(default_factory=dict)
     watch: Annotated[bool, Flag("--watch", "again and again")] = False
+    conf: Annotated[Path | None, Flag("--conf", "groups", "DIR")] = None
     overrides: Annotated[tuple[str, ...], Overrides({"data.KEY=VALUE": "of the data"}, groups=("data",))] = ()
 
 
@@ -68,6 +69,8 @@ def test_every_kind_of_option(tmp_path: Path) -> None:
         overrides=("data.tile=[1,2]", "+data.x=3"),
     )
     assert parse(Options, ["run=x=y"]) == Options(run=Path("x=y"))
+    for flag in (["--conf", "a b"], ["--conf=a b"]):
+        assert parse(Options, ["x", *flag]) == Options(run=Path("x"), conf=Path("a b"))
     assert parse(Many, ["a", "./b=c", "~data.x", "+seed=1", "c"]) == Many(
         folders=(Path("a"), Path("b=c"), Path("c")), overrides=("~data.x", "+seed=1")
     )
@@ -100,7 +103,10 @@ def test_positionals_are_literal(texts: list[str]) -> None:
         ("r output=/no/such/file", "output=/no/such/file: there is no folder /no/such"),
         ("r dim=3", "dim=3: unknown key; takes: run, output, dims, * (did you mean dims?)"),
         ("r seed=3", "seed=3: unknown key; takes: run, output, *"),
-        ("r --wacth", "--wacth: no such flag; takes: --watch, --help, --version (did you mean --watch?)"),
+        ("r --wacth", "--wacth: no such flag; takes: --watch, --conf, --help, --version (did you mean --watch?)"),
+        ("r --conf", "--conf: without a value; give --conf DIR"),
+        ("r --conf=a --conf b", "--conf=b: given twice; before it was a"),
+        ("r --watch=yes", "--watch=yes: no such flag; *"),
         ("r a b", "b: one argument too many; takes: run, output, *"),
         ("r run=s", "run=s: given twice; before it was r"),
         ("r dims=3 dims=4", "dims=4: given twice; before it was 3"),
@@ -129,6 +135,7 @@ def test_help_is_made_from_the_options() -> None:
         "axes=[a,b]                what was swept over (default: [patch,seed])",
         "define.NAME=[a,b]         a variant",
         "--watch                   again and again",
+        "--conf DIR                groups",
         "data.KEY=VALUE            of the data",
     ):
         assert re.search(rf"^  {re.escape(line)}$", text, re.MULTILINE), line

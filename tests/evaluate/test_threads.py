@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +29,7 @@ SETTINGS = Evaluation(
     seeds=2,
     pooling="mean",
     baselines=("raw", "random", "surroundings", "means", "untrained", "oracle"),
+    map_tiles=1,
     pictures=2,
 )
 
@@ -37,13 +40,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_run(tmp_path_factory.mktemp("runs") / "run", *TINY, "data.scenes=12")
 
 
-def evaluated(run: Path, pictures: Path, check: Check = proceed) -> tuple[dict[str, object], list[tuple[float, str]]]:
+def evaluated(
+    run: Path, pictures: Path, check: Check = proceed, settings: Evaluation = SETTINGS
+) -> tuple[dict[str, Any], list[tuple[float, str]]]:
     """The report, and what was shown of the work."""
     model, shown = load(run, "cpu"), list[tuple[float, str]]()
     pictures.mkdir()
     source = open_source(model.config.data)
     report, drawn = evaluate(
-        model, source, SETTINGS, pictures, check=check, show=lambda share, text: shown.append((share, text))
+        model, source, settings, pictures, check=check, show=lambda done, all_, text: shown.append((done / all_, text))
     )
     assert [path.name for path in drawn] == [f"tile_{number}.png" for number in range(len(drawn))]
     return report, shown
@@ -78,6 +83,20 @@ def test_what_is_shown_gets_on_to_the_end(run: Path, tmp_path: Path, three_threa
     assert shares[-1] == pytest.approx(1)
     words = [text.split()[0] for _, text in shown]
     assert list(dict.fromkeys(words)) == ["training", "classifiers", "validation", "picture"]
+
+
+def test_maps_are_made_for_the_window_ratio_alone(run: Path, tmp_path: Path) -> None:
+    few = replace(SETTINGS, baselines=("raw",), pictures=0)
+    (one, _), (none, shown) = (
+        evaluated(run, tmp_path / str(tiles), settings=replace(few, map_tiles=tiles)) for tiles in (1, 0)
+    )
+    assert one["structure"]["window_ratio"] > 0
+    assert none["structure"]["window_ratio"] is None
+    assert shown[-1][0] == pytest.approx(1)
+    for report in (one, none):
+        del report["settings"], report["structure"]["window_ratio"]
+        report["scores"].pop("window_ratio", None)
+    assert one == none
 
 
 def test_a_stop_ends_all_threads(run: Path, tmp_path: Path, three_threads: None) -> None:

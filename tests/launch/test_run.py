@@ -20,7 +20,7 @@ RUN = ("run", *QUICK, "sweep_name=mine", "cluster.slots=1")
 
 def states(stdout: str) -> list[str]:
     """The state of each member in the summary."""
-    ends = ("done", "bad input", "stopped", "failed", "not started")
+    ends = ("done", "bad input", "cancelled", "failed", "not started")
     lines = [line for line in stdout.splitlines() if not line.startswith("[")]
     return [next(s for s in ends if line.startswith(s)) for line in lines if line.startswith(ends)]
 
@@ -72,7 +72,7 @@ def test_a_signal_saves_the_member_and_the_same_command_goes_on(number: signal.S
     until_step(first, 5)
     process.send_signal(number)
     printed, _ = process.communicate(timeout=300)
-    assert (process.returncode, states(printed)) == (75, ["stopped", "not started"])
+    assert (process.returncode, states(printed)) == (75, ["cancelled", "cancelled"])
     assert "the same command goes on" in printed
     assert not trainings(tmp_path)
     saved = status(first)["step"]

@@ -47,18 +47,18 @@ def test_values_change_the_cluster_from_before_and_a_choice_replaces_it() -> Non
     before = read_cluster(
         ["cluster=slurm", "cluster.account=mine", "cluster.retries.error=7", "cluster.extra={nice: 5}"]
     )
-    assert read_cluster([], before) == before
+    assert read_cluster([], before=before) == before
     words = ["cluster.parallel=2", "cluster.retries.killed=9", "+cluster.extra.reservation=x"]
-    changed = read_cluster(words, before)
+    changed = read_cluster(words, before=before)
     assert isinstance(changed, Slurm)
     assert (changed.account, changed.parallel, changed.extra) == ("mine", 2, {"nice": "5", "reservation": "x"})
     assert (changed.retries.error, changed.retries.killed) == (7, 9)
-    chosen = read_cluster(["cluster=slurm", *words], before)
+    chosen = read_cluster(["cluster=slurm", *words], before=before)
     assert isinstance(chosen, Slurm)
     assert (chosen.account, chosen.parallel, chosen.retries.error) == (None, 2, 1)
-    assert isinstance(read_cluster(["cluster=local"], before), Local)
+    assert isinstance(read_cluster(["cluster=local"], before=before), Local)
     with pytest.raises(InputError, match=r"^cluster.slots=3: unknown key; slurm takes: [^\n]+$"):
-        read_cluster(["cluster.slots=3"], before)
+        read_cluster(["cluster.slots=3"], before=before)
 
 
 @pytest.mark.parametrize(

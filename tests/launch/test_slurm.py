@@ -142,7 +142,7 @@ def test_requeued_killed_and_cancelled(cluster: Cluster, tmp_path: Path) -> None
     assert status(cancelled)["reason"].endswith(f"after step {saved}, saved")
     until_done(killed, requeued)
     assert [row["cause"] for row in attempts_of(killed)] == ["killed"]
-    assert "stopped" in launch(tmp_path, "status").stdout
+    assert "1 cancelled" in launch(tmp_path, "status").stdout
     assert launch(tmp_path, "resume", "mine").returncode == 0
     until_done(cancelled)
     for run in runs:
@@ -183,7 +183,7 @@ def test_one_of_a_pack_is_cancelled_and_taken_again(cluster: Cluster, tmp_path: 
         until_step(run, 5)
     assert launch(tmp_path, "cancel", cancelled.name).returncode == 0
     until(lambda: status(cancelled)["state"] == "preempted")
-    assert "1 stopped" in launch(tmp_path, "status").stdout.splitlines()[0]
+    assert "1 cancelled" in launch(tmp_path, "status").stdout.splitlines()[0]
     assert "submitted 1 members" in launch(tmp_path, "resume", "mine").stdout
     until_done(cancelled, other)
     for run in (cancelled, other):

@@ -93,7 +93,7 @@ def test_a_training_that_slurm_has_lost_is_cancelled(cluster: Cluster, tmp_path:
     assert "cancelled 1 members" in cancelled.stdout
     assert status(run)["state"] == "preempted"
     assert steps_of(run) == list(range(1, status(run)["step"] + 1))
-    assert "1 stopped" in first_line(tmp_path)
+    assert "1 cancelled" in first_line(tmp_path)
 
 
 def test_who_cannot_be_reached_is_named(cluster: Cluster, tmp_path: Path) -> None:

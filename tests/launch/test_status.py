@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from hybrid_patch.runs.directory import RunDirectory
 from launch.config import Local, read_cluster
 from launch.queue.interface import Live
 from launch.queue.local import LocalQueue, server_pid
-from launch.status import member_status
-from launch.status_table import overview, show
-from launch.sweep import Submission, SweepMember
+from launch.status import counts, member_status, member_statuses
+from launch.status_table import Evaluations, overview, show
+from launch.submit import next_submission
+from launch.sweep import Submission, Sweep, SweepMember, write_submission
 
 MEMBER = SweepMember(id="a", arguments=("seed=0",), nodes=1, processes=1, workers=0, cuda=False, memory=None)
 
@@ -37,8 +39,41 @@ def test_a_run_that_evaluates_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
     run.set_status("running", "evaluating", step=5, steps=5)
     show(overview("mine", [member_status(run, MEMBER, "running")]))
     assert "running: evaluating" in capsys.readouterr().out
+    ends = time.time() + 3600
+    run.set_status("running", "evaluating", step=5, evaluated=12, evaluation_work=80, evaluation_ends=ends)
+    evaluating = member_status(run, MEMBER, "running")
+    show(overview("mine", [evaluating]))
+    printed = capsys.readouterr().out
+    assert "running: evaluating 12/80" in printed
+    assert " 60 min " in printed
+    lines = Evaluations()
+    assert lines.lines([evaluating]) == {"a": "evaluating 12/80, 60 min left"}
+    assert lines.lines([evaluating]) == {}  # a moment ago
     run.set_status("running", step=5)
-    assert member_status(run, MEMBER, "running").reason == ""
+    after = member_status(run, MEMBER, "running")
+    assert (after.reason, after.evaluating, lines.lines([after])) == ("", False, {})
+
+
+def test_a_cancelled_member_is_cancelled_until_it_is_submitted_again(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "mine")
+    members = [replace(MEMBER, id=each) for each in ("begun", "waiting", "done", "other")]
+    sweep.add(members)
+    for each, state in (("begun", "preempted"), ("done", "done"), ("other", "preempted")):
+        run = sweep.run(each)
+        run.path.mkdir()
+        run.set_status(state, step=3)
+    sweep.run("waiting").path.mkdir()
+    cluster = read_cluster([])
+    first = next_submission(sweep, members, tmp_path, cluster, str(tmp_path))
+    write_submission(first)
+    for each in ("begun", "waiting", "done"):
+        first.mark("cancelled", each)
+    statuses = member_statuses(sweep)
+    assert [each.state for each in statuses] == ["cancelled", "cancelled", "done", "stopped"]
+    assert [each.resubmittable for each in statuses] == [True, True, False, True]
+    assert counts(statuses) == "1 done, 1 stopped, 2 cancelled"
+    write_submission(next_submission(sweep, members[:1], tmp_path, cluster, str(tmp_path)))
+    assert [each.state for each in member_statuses(sweep)][:2] == ["stopped", "cancelled"]
 
 
 def test_a_queue_whose_process_is_not_known_yet_is_alive(tmp_path: Path) -> None:
