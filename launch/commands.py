@@ -49,7 +49,8 @@ RunOverrides = Annotated[
 ]
 SweepName = Annotated[str | None, Positional("SWEEP", "a name below runs/, or a path; without it, the last submitted")]
 ConfigDir = Annotated[
-    Path | None, Flag("--config-dir", "a folder of more config groups, laid out as conf/ is; the sweep keeps a copy", "DIR")
+    Path | None,
+    Flag("--config-dir", "a folder of more config groups, laid out as conf/ is; the sweep keeps a copy", "DIR"),
 ]
 DryRun = Annotated[bool, Option("true", "show what would be submitted, sbatch scripts too, and stop there")]
 
@@ -74,7 +75,9 @@ class CancelOptions:
 @dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
     sweep: SweepName = None
-    failed_only: Annotated[bool, Flag("--failed-only", "only failed members, not stopped, cancelled or missing ones")] = False
+    failed_only: Annotated[
+        bool, Flag("--failed-only", "only failed members, not stopped, cancelled or missing ones")
+    ] = False
     cluster: ClusterWords = ()
     config_dir: ConfigDir = None
     dry_run: DryRun = False

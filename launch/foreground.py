@@ -38,7 +38,9 @@ class RunOptions:
         Overrides({"cluster.KEY=VALUE": "a value of conf/cluster/local.yaml, as cluster.slots=2"}, groups=("cluster",)),
     ] = ()
     overrides: RunOverrides = ()
-    config_path: Annotated[Path | None, Flag("--config-path", "compose configs from here instead of conf/", "DIR")] = None
+    config_path: Annotated[Path | None, Flag("--config-path", "compose configs from here instead of conf/", "DIR")] = (
+        None
+    )
     config_name: Annotated[str | None, Flag("--config-name", "the primary config (default: config)", "NAME")] = None
     config_dir: ConfigDir = None
 

@@ -167,13 +167,18 @@ class Trials:
         """End a trial as another has ended."""
         for step, score in twin.intermediate_values.items():
             trial.report(score, step)
-        score = twin.value if twin.state == TrialState.COMPLETE else None
-        self.tell(trial, twin.state.name, score, f"the same run as trial {twin.number + 1}")
+        last = twin.value if twin.state == TrialState.COMPLETE else None
+        self.tell(trial, twin.state.name, last, f"the same run as trial {twin.number + 1}")
 
     def best(self) -> list[FrozenTrial]:
         """Those with a score, the best first."""
-        complete = [trial for trial in self.asked() if trial.state == TrialState.COMPLETE]
-        return sorted(complete, key=lambda trial: trial.value, reverse=self._search.direction == "maximize")
+        scored = [
+            (trial.value, trial)
+            for trial in self.asked()
+            if trial.state == TrialState.COMPLETE and trial.value is not None
+        ]
+        ordered = sorted(scored, key=lambda pair: pair[0], reverse=self._search.direction == "maximize")
+        return [trial for _, trial in ordered]
 
     def counts(self) -> str:
         """How many trials are in each state: `20 complete, 6 pruned`."""

@@ -1,4 +1,4 @@
-"""Copies of the code, with the list of installed packages, and of config folders: later edits change nothing of them."""
+"""Copies of the code, with the installed packages, and of config folders: a later edit changes nothing submitted."""
 
 import hashlib
 import json

@@ -97,7 +97,9 @@ class Evaluations:
     def lines(self, statuses: Sequence[MemberStatus]) -> dict[str, str]:
         """`evaluating 12/80, 35 s left` by the id of members that evaluate and were not told of lately."""
         now = time.monotonic()
-        due = [each for each in statuses if each.evaluating and now - self._told.get(each.member.id, -inf) > LINE_SECONDS]
+        due = [
+            each for each in statuses if each.evaluating and now - self._told.get(each.member.id, -inf) > LINE_SECONDS
+        ]
         self._told |= {each.member.id: now for each in due}
         return {each.member.id: _with_time(each) for each in due}
 

@@ -183,9 +183,7 @@ def hand_over(
     return submission, queue_of(cluster).submit(submission)
 
 
-def next_submission(
-    sweep: Sweep, members: Sequence[SweepMember], code: Path, cluster: Cluster, cwd: str
-) -> Submission:
+def next_submission(sweep: Sweep, members: Sequence[SweepMember], code: Path, cluster: Cluster, cwd: str) -> Submission:
     """The record of the submission that comes next; nothing is written."""
     number = max((int(folder.name) for folder in sweep.submission_folders() if folder.name.isdigit()), default=0) + 1
     return Submission(

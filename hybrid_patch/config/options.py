@@ -128,7 +128,7 @@ def _option_of(argument: str, fields: Mapping[str, "_Option"], given: Mapping[st
     """The option that an argument gives. Raises InputError if there is none."""
     if argument.startswith("-"):
         flags = {option.mark.flag: option for option in fields.values() if isinstance(option.mark, Flag)}
-        with_value = {flag: option for flag, option in flags.items() if option.mark.value}
+        with_value = {flag: each for flag, each in flags.items() if isinstance(each.mark, Flag) and each.mark.value}
         option = flags.get(argument) or with_value.get(argument.partition("=")[0])
         if option is None:
             takes = [*flags, "--help", "--version"]
@@ -141,10 +141,9 @@ def _option_of(argument: str, fields: Mapping[str, "_Option"], given: Mapping[st
     for option in fields.values():
         if isinstance(option.mark, Overrides) and option.mark.takes(argument):
             return option
-    if equals or key.startswith("~"):
-        if re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.]*", key):
-            names = _names(fields)
-            raise InputError(f"{argument}: unknown key; takes: {', '.join(names)}{did_you_mean(key, names)}")
+    if (equals or key.startswith("~")) and re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.]*", key):
+        names = _names(fields)
+        raise InputError(f"{argument}: unknown key; takes: {', '.join(names)}{did_you_mean(key, names)}")
     for option in fields.values():
         if isinstance(option.mark, Positional) and (option.many or option.name not in given):
             return option

@@ -208,8 +208,8 @@ class Evaluation:
     means and deviations of its `surroundings`, the raw bands' `means` over 8 × 8 pixels, the `untrained` model, and the
     `oracle`, each 8 × 8 pixels' true majority."""
     map_tiles: Aside[Amount | None]
-    """Of the validation tiles, how many are embedded as maps too, of overlapping windows, for `window_ratio`: that takes
-    up to forty times as long as embedding the tile; null: all."""
+    """Of the validation tiles, how many are embedded as maps too, in overlapping windows, for `window_ratio`: up to
+    forty times the time of embedding the tile; null: all."""
     pictures: Aside[Amount]
     """Tiles that are drawn."""
 

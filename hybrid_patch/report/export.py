@@ -3,20 +3,17 @@
 import csv
 import dataclasses
 import io
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hybrid_patch.errors import require_extra
 from hybrid_patch.report import formatting, metrics
 from hybrid_patch.report.grouping import BEST, ReportMember
 from hybrid_patch.report.load_runs import Run, nested
 from hybrid_patch.report.metrics import COMPARED_MEASURES, MEASURES
 from hybrid_patch.report.statistics import Estimate
 from hybrid_patch.report.summary import Summary
-from hybrid_patch.runs.atomic_files import write_text, write_whole
 
 Row = dict[str, Any]
 

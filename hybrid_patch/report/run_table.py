@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hybrid_patch.config.recipe import leaves
 from hybrid_patch.errors import require_extra
@@ -21,8 +21,8 @@ def load_runs(*folders: str | Path) -> "pandas.DataFrame":
     """The runs in folders, at any depth, as a data frame with a row per run (default: those below `runs/`).
 
     Columns are as `run_values` names them: id, path and state, each value of the config by its dotted key, the metrics
-    of the last step, `cost.<name>` and `score.<name>`. Files are only read, and a damaged one is named in `damage`. Raises
-    InputError for a folder without a run, and where pandas is not installed (extra `report`).
+    of the last step, `cost.<name>` and `score.<name>`. Files are only read, and a damaged one is named in `damage`.
+    Raises InputError for a folder without a run, and where pandas is not installed (extra `report`).
     """
     require_extra("report", "pandas")
     import pandas
@@ -37,8 +37,8 @@ def config_leaves(run: Run) -> Leaves:
 
 
 def run_values(run: Run, of_config: Leaves) -> Row:
-    """What a run is (id, path, state, ...), values of its config, the metrics of its last step, and its costs and scores
-    as `cost.<name>` and `score.<name>`."""
+    """What a run is (id, path, state, ...), values of its config, the metrics of its last step, and its costs and
+    scores as `cost.<name>` and `score.<name>`."""
     scores = run.evaluation.get("scores")
     scores = {**(scores if isinstance(scores, Mapping) else {}), **metrics.scores(run)}
     row: Row = {"id": run.identity.get("run_id", run.path.name), "path": str(run.path)}

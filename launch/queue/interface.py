@@ -26,6 +26,7 @@ class Queue(ABC):
     def check(self, members: Collection[SweepMember]) -> None:
         """Raises InputError if a member can never run here."""
 
+    @abstractmethod
     def require(self) -> None:
         """Raises InputError if nothing can be submitted from this machine."""
 

@@ -39,6 +39,9 @@ class LocalQueue(Queue):
             if reason:
                 raise InputError(f"{member.id}: needs {reason}")
 
+    def require(self) -> None:
+        """A member's process can always be started here."""
+
     def memory(self) -> int | None:
         """Bytes of the smallest GPU if there are GPUs, else of this machine."""
         if not visible_gpus():

@@ -87,16 +87,16 @@ def test_what_is_shown_gets_on_to_the_end(run: Path, tmp_path: Path, three_threa
 
 def test_maps_are_made_for_the_window_ratio_alone(run: Path, tmp_path: Path) -> None:
     few = replace(SETTINGS, baselines=("raw",), pictures=0)
-    (one, _), (none, shown) = (
+    (with_a_map, _), (without, shown) = (
         evaluated(run, tmp_path / str(tiles), settings=replace(few, map_tiles=tiles)) for tiles in (1, 0)
     )
-    assert one["structure"]["window_ratio"] > 0
-    assert none["structure"]["window_ratio"] is None
+    assert with_a_map["structure"]["window_ratio"] > 0
+    assert without["structure"]["window_ratio"] is None
     assert shown[-1][0] == pytest.approx(1)
-    for report in (one, none):
+    for report in (with_a_map, without):
         del report["settings"], report["structure"]["window_ratio"]
         report["scores"].pop("window_ratio", None)
-    assert one == none
+    assert with_a_map == without
 
 
 def test_a_stop_ends_all_threads(run: Path, tmp_path: Path, three_threads: None) -> None:

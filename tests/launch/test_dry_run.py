@@ -15,7 +15,9 @@ SLURM = ("cluster=slurm", "cluster.time=4:00:00", "cluster.memory=16G", "cluster
 
 def without_slurm(folder: Path) -> str:
     """A PATH with git on it and no sbatch."""
-    (folder / "git").symlink_to(next(Path(each) / "git" for each in os.get_exec_path() if (Path(each) / "git").exists()))
+    (folder / "git").symlink_to(
+        next(Path(each) / "git" for each in os.get_exec_path() if (Path(each) / "git").exists())
+    )
     return str(folder)
 
 

@@ -20,8 +20,8 @@ from hybrid_patch.report.curves import curves_of
 from hybrid_patch.report.export import as_csv, as_json, as_markdown, member_rows
 from hybrid_patch.report.grouping import BEST, ReportMember, members_of, swept_keys
 from hybrid_patch.report.load_runs import columns, find_runs, load_run
-from hybrid_patch.report.run_table import run_rows, write_table
 from hybrid_patch.report.predictions import predict_runs
+from hybrid_patch.report.run_table import run_rows, write_table
 from hybrid_patch.report.statistics import Estimate
 from hybrid_patch.report.summary import Axes, Summary, add_predictions, summarize
 
