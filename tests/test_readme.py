@@ -1,4 +1,7 @@
-"""Every command of README.md, run in its order by a newcomer with data of their own; trainings are shrunk."""
+"""Every command of README.md and of docs/quickstart.md, in order, by a newcomer with tiles of their own.
+
+Trainings are shrunk.
+"""
 
 import re
 import shlex
@@ -10,59 +13,57 @@ from pages import blocks, commands, python
 from raster_folders import make_tiles, ramp, write
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+README, QUICKSTART = ROOT / "README.md", ROOT / "docs" / "quickstart.md"
 QUICK = (
     "trainer.steps=2",
-    *(word for word in TINY if not word.startswith(("evaluation=", "model.encoder="))),
+    *(word for word in TINY if not word.startswith(("evaluation=", "model.encoder=", "data.scene", "data.timesteps"))),
     "model.encoder={width:64,depth:1,heads:4,mlp_ratio:2.0}",
 )
 EVALUATION = ("evaluation.tiles=2", "evaluation.train_pixels=60", "evaluation.knn_pixels=0", "evaluation.baselines=[]")
-TWO_MEMBERS = ("seed=0", "upsampler=bilinear,guided")
-SYNTHETIC = "data.scene"
 SHRUNK = {
     "train": (*QUICK, *EVALUATION),
-    "launch submit": (*QUICK, *EVALUATION, "cluster.slots=2"),
+    "finetune": ("steps=2", *EVALUATION),
+    "launch submit": (*QUICK, *EVALUATION, "cluster.slots=2", "seed=0", "upsampler=bilinear,guided"),
     "evaluate": EVALUATION,
-    "benchmark": TINY,
+    "plan": (*QUICK[1:], "model=nano"),
 }
 """Overrides that a command gets besides, so that it takes a moment."""
+ELSEWHERE = ("make", "pip", ".")
+"""Commands that are not ours."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(600)
 
 
 def quickly(command: str) -> list[str]:
-    """The words of a command, shrunk."""
+    """The words of a command, shrunk: the later value of a key wins."""
     words = shlex.split(command)[1:]
     name = next((name for name in SHRUNK if words[: len(name.split())] == name.split()), None)
-    more = SHRUNK[name] if name and "--cfg" not in words else ()
-    if "+sweep=upsampler" in words:
-        more = (*more, *TWO_MEMBERS)
-    if "data=rasters" in words:
-        more = tuple(word for word in more if not word.startswith((SYNTHETIC, "data.timesteps")))
-    words = ["rounds=2" if word.startswith("rounds=") else word for word in words]
-    return [*words, *more]
+    more = SHRUNK[name] if name else ()
+    keys = {word.partition("=")[0] for word in more}
+    return [*(word for word in words if word.partition("=")[0] not in keys), *more]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     """Where the newcomer works, with tiles and a scene of their own."""
-    folder = tmp_path_factory.mktemp("newcomer")
-    make_tiles(folder / "my" / "tiles")
-    write(folder / "my" / "scene.tif", ramp(3, 40, 50), ("blue", "green", "red"))
-    return folder
+    make_tiles(tmp_path / "my" / "tiles")
+    write(tmp_path / "my" / "scene.tif", ramp(3, 40, 50), ("blue", "green", "red"))
+    return tmp_path
 
 
-def test_every_command_of_the_readme(folder: Path) -> None:
-    for command in commands(README):
-        if command.startswith("make "):
-            assert f"\n{command.split()[1]}:" in (ROOT / "Makefile").read_text()
-            continue
-        if command.startswith(". "):
-            continue
-        assert command.startswith("hybrid-patch "), command
-        python(folder, ["-m", "hybrid_patch", *quickly(command)])
-    code = "\n".join(blocks(README, "python"))
-    image = "import numpy\nimage = numpy.zeros((16, 24, 1, 12), 'float32')\n"
+@pytest.mark.parametrize(
+    "page", [pytest.param(README, marks=pytest.mark.slow), QUICKSTART], ids=["README", "quickstart"]
+)
+def test_every_command_of_the_page(page: Path, folder: Path) -> None:
+    for command in commands(page):
+        first, *rest = command.split()
+        if first == "make":
+            assert f"\n{rest[0]}:" in (ROOT / "Makefile").read_text()
+        if first not in ELSEWHERE:
+            assert first == "hybrid-patch", command
+            python(folder, ["-m", "hybrid_patch", *quickly(command)])
+    (code,) = blocks(page, "python")
+    image = "import numpy\nimage = numpy.zeros((16, 24, 1, 3), 'float32')\n"
     assert python(folder, ["-c", f"{image}{code}\nprint(embedding.shape)"]).strip() == "(16, 24, 64)"
 
 
