@@ -181,7 +181,7 @@ def test_cancel_saves_and_resume_goes_on(tmp_path: Path) -> None:
 
 def test_cancelled_members_are_let_go_and_taken_again(tmp_path: Path) -> None:
     """One that waits, one whose queue's process is gone, and one that another queue is at."""
-    first, second, third = submitted(tmp_path, "seed=0,1,2", "trainer.steps=1500", "cluster.slots=1")
+    first, second, third = submitted(tmp_path, "seed=0,1,2", "trainer.steps=1000", "cluster.slots=1")
     until_step(first, 5)
     assert "cancelled 1 members" in launch(tmp_path, "cancel", second.name).stdout
     assert "1 running, 1 queued, 1 cancelled" in launch(tmp_path, "status").stdout
@@ -193,9 +193,9 @@ def test_cancelled_members_are_let_go_and_taken_again(tmp_path: Path) -> None:
     until_step(first, status(first)["step"] + 5)
     os.kill(server(tmp_path, 2), signal.SIGKILL)
     assert launch(tmp_path, "resume", "mine").returncode == 0
-    until_done(first, second, third, seconds=600)
+    until_done(first, second, third, seconds=800)
     for run in (first, second, third):
-        check_whole(run, 1500)
+        check_whole(run, 1000)
     assert {row["cause"] for row in attempts_of(first)} <= {"preempted"}
 
 
