@@ -78,8 +78,7 @@ def search_command(options: SearchOptions) -> int:
         print(f"dry_run: these are the first of {preview.limit} trials")
         return DONE
     queue_of(cluster).require()
-    folder = request.sweep.folder / "launch" / "search"
-    with journaled_study(folder, search, arguments, pruner) as study, stop_requests() as stop:
+    with journaled_study(request.sweep.search, search, arguments, pruner) as study, stop_requests() as stop:
         loop = SearchLoop(search, arguments, Trials(search, given, study), request.sweep, cluster, sources)
         loop.until_enough(stop)
         return loop.conclude(stop)

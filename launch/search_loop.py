@@ -11,6 +11,7 @@ from rich.table import Table
 from hybrid_patch.config.overrides import key_of
 from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import DONE, FAILED, STOPPED, InputError
+from hybrid_patch.runs.directory import EVALUATED
 from hybrid_patch.runs.records import DamagedFileError
 from hybrid_patch.runs.stop_signal import StopRequest
 from launch.cancel import cancel_members
@@ -26,8 +27,6 @@ from launch.watched import put_back_lost
 
 SHOWN = 10
 """Trials in the table at the end."""
-EVALUATED = "evaluation_seconds"
-"""In the metrics of a step after which the run was evaluated."""
 
 
 def composed_trial(arguments: Sequence[str], cluster: Cluster, sources: Sources) -> SweepRequest:

@@ -72,7 +72,8 @@ def member_statuses(
 ) -> list[MemberStatus]:
     """The status of members (None: all). A silent queue raises QueueSilentError; if `patient`, it is only a warning."""
     by_cluster: dict[str, list[Submission]] = {}
-    for submission in sweep.submissions():
+    every = sweep.submissions()
+    for submission in every:
         by_cluster.setdefault(submission.cluster.name, []).append(submission)
     by_queue = [(queue_of(submissions[-1].cluster), submissions) for submissions in by_cluster.values()]
     live: dict[str, Live] = {}
@@ -92,14 +93,14 @@ def member_statuses(
     if any(each.state in ("stale", "missing", "stopped") for each in statuses):
         for queue, submissions in by_queue:
             verdicts |= queue.verdicts(submissions)
-    cancelled = _cancelled(sweep)
+    cancelled = _cancelled(every)
     return [_judged(each, verdicts.get(each.member.id, ""), each.member.id in cancelled) for each in statuses]
 
 
-def _cancelled(sweep: Sweep) -> set[str]:
+def _cancelled(submissions: Iterable[Submission]) -> set[str]:
     """The members that a person has cancelled, and not submitted again."""
     cancelled: set[str] = set()
-    for submission in sweep.submissions():
+    for submission in submissions:
         cancelled = (cancelled - set(submission.ids)) | submission.marked("cancelled")
     return cancelled
 

@@ -21,12 +21,13 @@ from hybrid_patch.errors import InputError
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.provenance import SNAPSHOT, provenance
 from hybrid_patch.runs.records import DamagedFileError, read_yaml
+from hybrid_patch.runs.sweep_manifest import RUNS
 from launch.config import Cluster, Slurm
 from launch.queue.choice import queue_of
 from launch.queue.interface import QueueSilentError
 from launch.snapshot import snapshot_code, snapshot_configs
 from launch.status import MemberStatus, member_statuses
-from launch.sweep import RUNS, Submission, Sweep, SweepMember, write_submission
+from launch.sweep import Submission, Sweep, SweepMember, write_submission
 
 if TYPE_CHECKING:
     from hybrid_patch.cost.devices import Device

@@ -17,10 +17,9 @@ from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.records import DamagedFileError, Parser, parsed, parser, read_record, set_aside
-from hybrid_patch.runs.sweep_manifest import MANIFEST, SUBMISSION, SUBMISSIONS
+from hybrid_patch.runs.sweep_manifest import MANIFEST, RUNS, SUBMISSION, SUBMISSIONS, sweep_folder
 from launch.config import Cluster
 
-RUNS = Path("runs")
 log = logging.getLogger(__name__)
 Marker = Literal["cancelled", "begun", "ended"]
 """cancelled: asks the queue to drop the member; begun, ended: left by a job when it starts, or is done with it."""
@@ -129,6 +128,7 @@ class Sweep:
         self._manifest = self.folder / MANIFEST
         self.code = self._manifest.with_name("code")
         self.configs = self._manifest.with_name("configs")
+        self.search = self._manifest.with_name("search")
         self.submissions_folder = self.folder / SUBMISSIONS
 
     def exists(self) -> bool:
@@ -215,7 +215,7 @@ def chosen_sweep(name: str | None) -> Sweep:
         if not submitted:
             raise InputError("no sweep was submitted from here; see --help")
         return max(submitted, key=_last_submitted)
-    sweep = Sweep(Path(name) if "/" in name else RUNS / name)
+    sweep = Sweep(sweep_folder(name))
     if not sweep.exists():
         names = ", ".join(each.name for each in submitted) or "none"
         raise InputError(f"{name}: no sweep of that name was submitted from here; there are: {names}")

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from hybrid_patch.config.compose import plain_values
 from hybrid_patch.config.fields import without_aside
 from hybrid_patch.config.schema import Config, Data
+from hybrid_patch.runs.sweep_manifest import RUNS
 from hybrid_patch.runs.weights_files import weights_hash
 
 RECIPE_VERSION = 7
@@ -73,7 +74,7 @@ def _name(config: Config, digest: str) -> str:
 
 def run_directory(config: Config, run_id: str) -> Path:
     """Where the run lives: `run_dir` if it is given, else `runs/<sweep_name>/<run id>`."""
-    return Path("runs") / config.sweep_name / run_id if config.run_dir is None else Path(config.run_dir)
+    return RUNS / config.sweep_name / run_id if config.run_dir is None else Path(config.run_dir)
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

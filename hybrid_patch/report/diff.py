@@ -13,8 +13,9 @@ from hybrid_patch.errors import DONE, InputError
 from hybrid_patch.report import metrics
 from hybrid_patch.report.grouping import NONE, differing_keys
 from hybrid_patch.report.load_runs import Run, find_runs, load_run, nested
-from hybrid_patch.report.query import RUNS, print_tables
+from hybrid_patch.report.query import print_tables
 from hybrid_patch.report.run_table import config_leaves
+from hybrid_patch.runs.sweep_manifest import RUNS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,8 @@ from hybrid_patch.report.grouping import members_of
 from hybrid_patch.report.load_runs import Run, find_runs, load_run
 from hybrid_patch.report.run_table import config_leaves, run_values
 from hybrid_patch.runs.records import read_yaml
+from hybrid_patch.runs.sweep_manifest import RUNS, sweep_folder
 
-RUNS = Path("runs")
 CONDITION = re.compile(r"([A-Za-z_][\w.\[\]-]*?)\s*(!=|>=|<=|=|>|<)\s*(.*)", re.DOTALL)
 ORDER: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -113,10 +113,6 @@ def query_command(options: QueryOptions) -> int:
     return DONE
 
 
-def sweep_folder(name: str) -> Path:
-    return Path(name) if "/" in name else RUNS / name
-
-
 def value_of(values: Row, key: str) -> Any:
     """A score or cost by its bare name, else a value by its key, or the option of a group; None if there is none."""
     for name in (f"score.{key}", f"cost.{key}", key, f"{key}.name"):
@@ -171,11 +167,7 @@ def _test(condition: Condition, rows: Sequence[Row]) -> Callable[[Row], bool]:
     plain = read_yaml(Sources().folder / condition.key / f"{condition.value}.yaml") or {}
     plain.pop("defaults", None)
     wanted = {f"{group}{name}": json.loads(value) for name, value in leaves(plain) if "${" not in value}
-    return lambda values: (wanted.items() <= _plain_items(values, wanted)) == (condition.sign == "=")
-
-
-def _plain_items(values: Row, wanted: Mapping[str, Any]) -> Any:
-    return {key: values.get(key) for key in wanted}.items()
+    return lambda values: ({key: values.get(key) for key in wanted} == wanted) == (condition.sign == "=")
 
 
 def _sorted(rows: list[tuple[Run, Row]], key: str) -> list[tuple[Run, Row]]:

@@ -12,6 +12,7 @@ from hybrid_patch.report.export import Row, as_csv
 from hybrid_patch.report.grouping import Leaves, ReportMember, differing_keys, recipe_leaves
 from hybrid_patch.report.load_runs import Run, find_runs, load_run
 from hybrid_patch.runs.atomic_files import write_text, write_whole
+from hybrid_patch.runs.sweep_manifest import RUNS
 
 if TYPE_CHECKING:
     import pandas
@@ -27,7 +28,7 @@ def load_runs(*folders: str | Path) -> "pandas.DataFrame":
     require_extra("report", "pandas")
     import pandas
 
-    runs = [load_run(path) for path in find_runs([Path(folder) for folder in folders or ("runs",)])]
+    runs = [load_run(path) for path in find_runs([Path(folder) for folder in folders or (RUNS,)])]
     return pandas.DataFrame(uniform([run_values(run, config_leaves(run)) for run in runs]))
 
 

@@ -62,6 +62,8 @@ ENDED = ("preempted", "done", "failed")
 """States in which no attempt is at work."""
 LINES_LOST = "lines_lost"
 """In the first line of metrics whose former lines a person gave up: up to which step."""
+EVALUATED = "evaluation_seconds"
+"""In the line of a step after which the run was evaluated: what that took, in success or not."""
 AVERAGED = "averaged_steps"
 """In a line of metrics: the number of steps that it is of, if that is not 1."""
 Row = dict[str, Any]

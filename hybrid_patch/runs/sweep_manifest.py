@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from hybrid_patch.runs.records import DamagedFileError, Parser, parser, read_record
 
+RUNS = Path("runs")
+"""Where sweeps have their folders, below the working folder."""
 MANIFEST = Path("launch") / "manifest.json"
 SUBMISSIONS = Path("launch") / "submissions"
 """Within a sweep's folder. A submission's record lists its members as the manifest does."""
@@ -45,3 +47,8 @@ def planned_runs(sweep: Path) -> list[PlannedRun]:
         if members:
             return [PlannedRun(sweep / member.id, member.arguments) for member in members.values()]
     return []
+
+
+def sweep_folder(name: str) -> Path:
+    """The folder of a sweep: a path, or a name below RUNS."""
+    return Path(name) if "/" in name else RUNS / name

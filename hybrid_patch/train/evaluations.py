@@ -18,7 +18,7 @@ from hybrid_patch.embed.trained_model import TrainedModel
 from hybrid_patch.errors import InputError, require_extra
 from hybrid_patch.evaluate.head_scores import validation_scores
 from hybrid_patch.model.hybrid import HybridModel
-from hybrid_patch.runs.directory import EVALUATING, RunDirectory
+from hybrid_patch.runs.directory import EVALUATED, EVALUATING, RunDirectory
 from hybrid_patch.runs.lock import LostLockError
 from hybrid_patch.runs.progress import Show, share_progress
 from hybrid_patch.runs.stop_signal import Check, Stopped, StopRequest
@@ -31,8 +31,6 @@ CHECK_SECONDS = 1.0
 """Between looks of an evaluation at whether to stop."""
 STATUS_SECONDS = 2.0
 """Between reports of an evaluation to the run's status."""
-EVALUATED = "evaluation_seconds"
-"""The metric of a step whose evaluation has ended, in success or not."""
 
 log = logging.getLogger(__name__)
 

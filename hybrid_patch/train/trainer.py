@@ -17,13 +17,13 @@ from hybrid_patch.data.source import BrokenSampleError, Source
 from hybrid_patch.data.taught import TaughtWindows
 from hybrid_patch.errors import DONE, FAILED, STOPPED
 from hybrid_patch.runs.checkpoints import Checkpoint
-from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.directory import EVALUATED, RunDirectory
 from hybrid_patch.runs.progress import progress
 from hybrid_patch.runs.stop_signal import Stopped, StopRequest
 from hybrid_patch.train import checkpointing
 from hybrid_patch.train.best_weights import BestWeights
 from hybrid_patch.train.distributed import any_process, end_together
-from hybrid_patch.train.evaluations import EVALUATED, Evaluations, missing_evaluation
+from hybrid_patch.train.evaluations import Evaluations, missing_evaluation
 from hybrid_patch.train.loggers.backend import LoggedRun
 from hybrid_patch.train.metric_logger import MetricLogger, open_logger
 from hybrid_patch.train.optimizer import learning_rate

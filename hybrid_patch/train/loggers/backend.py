@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.runs.directory import EVALUATED, RunDirectory
 
-PERFORMANCE = ("step_seconds", "data_seconds", "peak_memory_bytes", "evaluation_seconds")
+PERFORMANCE = ("step_seconds", "data_seconds", "peak_memory_bytes", EVALUATED)
 """Metrics that say what a step or an evaluation took."""
 LAST_OF_STEP = "peak_memory_bytes"
 """The last of a step's metrics in its row; evaluations add theirs behind it."""
