@@ -28,7 +28,7 @@ from hybrid_patch.train import fsdp
 T = TypeVar("T")
 
 FIRST = "HYBRID_PATCH_FIRST_PROCESS"
-"""Environment variable: the id of the process that has started this one."""
+"""Environment variable: the id of the first process, for those that Fabric starts from it."""
 WATCH_SECONDS = 1.0
 """Between checks of it."""
 
@@ -38,17 +38,20 @@ def open_fabric(config: Config) -> Fabric:
     runtime = config.runtime
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
+    environment = cluster_environment(runtime)
     fabric = Fabric(
         accelerator=accelerator(runtime),
         devices=runtime.processes,
         num_nodes=runtime.nodes,
         strategy=strategy(config),
-        plugins=[cluster_environment(runtime)],
+        plugins=[environment],
     )
     if fabric.local_rank == 0:
         os.environ[FIRST] = str(os.getpid())
-    else:
-        end_with_first()
+    elif isinstance(environment, LightningEnvironment):
+        end_with(int(os.environ[FIRST]))
+    else:  # torchrun or srun has started it, maybe from a process that has trained before and left its own id
+        end_with(os.getppid())
     fabric.launch()
     return fabric
 
@@ -105,16 +108,15 @@ def end_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def end_with_first() -> None:
+def end_with(parent: int) -> None:
     """End this process when the one that has started it ends.
 
     Fabric's first process kills the others when one of them ends, but when it is killed itself, they would wait for it
     in a collective, on a GPU until its timeout.
     """
-    first = int(os.environ.get(FIRST, os.getppid()))  # a scheduler that starts all processes does not set it
 
     def watch() -> None:
-        while os.getppid() == first:
+        while os.getppid() == parent:
             time.sleep(WATCH_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 

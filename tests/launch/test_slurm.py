@@ -211,7 +211,7 @@ def test_what_waits_is_left_as_it_was_submitted(cluster: Cluster, tmp_path: Path
     assert [member["nodes"] for member in members] == [2, 1]
     assert "2 queued" in launch(tmp_path, "status", SQUEUE_STATES="failed").stdout
     assert "cancelled 2 members" in launch(tmp_path, "cancel", "mine").stdout
-    assert "2 missing" in launch(tmp_path, "status").stdout
+    assert "mine: 2 cancelled" in launch(tmp_path, "status").stdout
 
 
 @pytest.mark.slow  # minutes: no limit is shorter, and the run must be longer than a job can be

@@ -1,4 +1,4 @@
-"""A training whose processes torchrun starts."""
+"""A training whose processes torchrun starts, from a process that has trained before."""
 
 import subprocess
 import sys
@@ -9,6 +9,7 @@ from building import TINY
 from launching import variables
 
 from hybrid_patch.runs.directory import RunDirectory
+from hybrid_patch.train.distributed import FIRST
 
 
 def test_torchrun_starts_the_processes_of_a_training(tmp_path: Path) -> None:
@@ -20,7 +21,8 @@ def test_torchrun_starts_the_processes_of_a_training(tmp_path: Path) -> None:
     for name, (starter, words) in starters.items():
         line = [*starter, "-m", "hybrid_patch.train", *TINY, *words, "runtime.device=cpu", "trainer.steps=2"]
         line.append(f"run_dir={tmp_path / name}")
-        done = subprocess.run(line, env=variables(tmp_path, {}), capture_output=True, text=True, timeout=240)
+        environment = variables(tmp_path, {FIRST: "1"})
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
         losses[name] = [row["loss"] for row in RunDirectory(tmp_path / name).metrics()]
     assert "device: cpu, processes: 2" in (tmp_path / "two" / "log.txt").read_text()
