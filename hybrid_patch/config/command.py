@@ -1,6 +1,5 @@
 """How a command starts and ends: help and version, exit code and errors."""
 
-import os
 import shutil
 import sys
 import textwrap
@@ -8,17 +7,12 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import NoReturn, TypeVar
 
+from hybrid_patch.config.before_torch import before_torch
 from hybrid_patch.config.options import Overrides, Positional, option_fields, parse
 from hybrid_patch.errors import INTERRUPTED, broken_pipe_ends, input_errors_end
 
 T = TypeVar("T")
 HELP_FLAGS = ("--help", "-h")
-SPINS = "1000"
-"""Turns that a waiting thread of GNU's OpenMP spins before it sleeps: a few microseconds.
-
-With none, a small step takes 58 ms instead of 33 on a quiet machine of 2 cores, to wake its threads; with 100,000, 400
-ms instead of 79 beside a busy process (docs/performance.md).
-"""
 
 
 def run_command(
@@ -37,7 +31,7 @@ def run_command(
     """
     words = sys.argv[1:] if arguments is None else arguments
     answer_help(words, lambda: help_text(name, description or "", options))
-    wait_briefly()
+    before_torch()
     with input_errors_end(), broken_pipe_ends():
         try:
             code = run(parse(options, words))
@@ -60,17 +54,6 @@ def version() -> str:
         return metadata.version("hybrid_patch")
     except metadata.PackageNotFoundError:
         return "unknown (a checkout that is not installed)"
-
-
-def wait_briefly() -> None:
-    """Let waiting CPU threads spin for a moment, then sleep. Call it before torch is imported: OpenMP reads it once.
-
-    The threads of scipy's BLAS spin for longer, so that it gets none: with them, a fit of 8,000 pixels takes 7 times
-    the CPU time.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def help_text(name: str, description: str, options: type) -> str:

@@ -9,13 +9,13 @@ import signal
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: Ctrl-C ends the imports without a word
 
-from hybrid_patch.config.command import wait_briefly
+from hybrid_patch.config.before_torch import before_torch
 from hybrid_patch.config.hydra_main import hydra_command
 from hybrid_patch.config.schema import Config
 
 
 def train(config: Config) -> int:
-    wait_briefly()
+    before_torch()
     from hybrid_patch.cost.memory_check import check_memory
     from hybrid_patch.cost.peak_flops import peak_flops
     from hybrid_patch.train import attempt

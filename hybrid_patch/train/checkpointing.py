@@ -23,7 +23,6 @@ from hybrid_patch.runs.checkpoint_files import (
 from hybrid_patch.runs.checkpoints import Checkpoint, State, Weights, first_difference
 from hybrid_patch.runs.directory import METRICS, RunDirectory
 from hybrid_patch.runs.records import DamagedFileError, set_aside
-from hybrid_patch.runs.sharded_checkpoint import write_sharded
 from hybrid_patch.train import fsdp
 from hybrid_patch.train.distributed import together
 from hybrid_patch.train.step import TrainingModule
@@ -45,6 +44,8 @@ def save(
             path = checkpoint_path(folder, step)
             write_whole(path, lambda file: torch.save(state, file), run.held())
     elif not fabric.broadcast(step in dict(list_checkpoints(folder))):  # a stop right after it was saved
+        from hybrid_patch.runs.sharded_checkpoint import write_sharded
+
         write_sharded(checkpoint_path(folder, step, sharded=True), state, run.held())
     if first:
         with run.held():

@@ -28,7 +28,7 @@ from hybrid_patch.train import fsdp
 T = TypeVar("T")
 
 FIRST = "HYBRID_PATCH_FIRST_PROCESS"
-"""Environment variable: the id of the first process, for those that Fabric starts from it."""
+"""Environment variable: the id of the process that has started this one."""
 WATCH_SECONDS = 1.0
 """Between checks of it."""
 
@@ -38,21 +38,19 @@ def open_fabric(config: Config) -> Fabric:
     runtime = config.runtime
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
-    environment = cluster_environment(runtime)
     fabric = Fabric(
         accelerator=accelerator(runtime),
         devices=runtime.processes,
         num_nodes=runtime.nodes,
         strategy=strategy(config),
-        plugins=[environment],
+        plugins=[cluster_environment(runtime)],
     )
     if fabric.local_rank == 0:
         os.environ[FIRST] = str(os.getpid())
-    elif isinstance(environment, LightningEnvironment):
-        end_with(int(os.environ[FIRST]))
-    else:  # torchrun or srun has started it, maybe from a process that has trained before and left its own id
-        end_with(os.getppid())
+    else:
+        end_with_first()
     fabric.launch()
+    del os.environ[FIRST]  # what this process starts later may be the first of others
     return fabric
 
 
@@ -108,15 +106,17 @@ def end_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def end_with(parent: int) -> None:
+def end_with_first() -> None:
     """End this process when the one that has started it ends.
 
     Fabric's first process kills the others when one of them ends, but when it is killed itself, they would wait for it
     in a collective, on a GPU until its timeout.
     """
+    # A scheduler that starts all processes does not set it.
+    first = int(os.environ.setdefault(FIRST, str(os.getppid())))
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == first:
             time.sleep(WATCH_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -5,9 +5,9 @@ the default loss in two. Steps take turns (`cost/timing.py`), and so does the lo
 """
 
 if __name__ == "__main__":
-    from hybrid_patch.config.command import wait_briefly
+    from hybrid_patch.config.before_torch import before_torch
 
-    wait_briefly()
+    before_torch()
 
 import sys
 import time
