@@ -5,6 +5,7 @@ from typing import Any
 
 Verdicts = dict[str, bool]
 """By baseline, whether it is beaten."""
+NOT = "does not beat"
 
 
 def verdicts(above: Mapping[str, Any], classifier: str) -> Verdicts:
@@ -25,7 +26,8 @@ def of_all(each: Iterable[Verdicts]) -> Verdicts:
 
 
 def in_words(of: Verdicts) -> str:
-    """`beats raw, random64 · not surroundings`; empty without a verdict."""
-    beaten, others = ([kind for kind, x in of.items() if x == wanted] for wanted in (True, False))
-    parts = [f"beats {', '.join(beaten)}"] if beaten else []
-    return " · ".join(parts + ([f"not {', '.join(others)}"] if others else []))
+    """`beats raw, random64 · not surroundings`, `does not beat raw`; empty without a verdict."""
+    beaten, others = (", ".join(kind for kind, x in of.items() if x == wanted) for wanted in (True, False))
+    if not beaten:
+        return f"{NOT} {others}" if others else ""
+    return f"beats {beaten} · not {others}" if others else f"beats {beaten}"

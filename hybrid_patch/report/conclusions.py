@@ -1,5 +1,6 @@
 """The answer in a few sentences, no stronger than what was measured."""
 
+from hybrid_patch.evaluate.verdicts import NOT
 from hybrid_patch.report import recommendation
 from hybrid_patch.report.formatting import listed, score, verdict, with_seeds
 from hybrid_patch.report.grouping import BEST, Against, ReportMember
@@ -69,7 +70,11 @@ def _baselines(summary: Summary, scored: list[ReportMember]) -> list[str]:
             if name in member.beats:
                 by_words.setdefault(member.beats[name], []).append(member.label)
         each = [f"{listed(labels, MAX_NAMES, ' and ')} {words}" for words, labels in by_words.items()]
-        sentences.append(f"By {name}: {'; '.join(each) if len(each) > 1 else f'every member {next(iter(by_words))}'}.")
+        if len(each) == 1 < len(scored):
+            (words,) = by_words
+            of_none = words.startswith(NOT)
+            each = [f"no member beats{words.removeprefix(NOT)}" if of_none else f"every member {words}"]
+        sentences.append(f"By {name}: {'; '.join(each)}.")
     if (raw := summary.baselines.get("raw bands", {}).get("miou")) is not None:
         sentences.append(f"Raw bands have mIoU {score(raw)}.")
     return sentences

@@ -24,6 +24,7 @@ class Measure(NamedTuple):
     number: Format
     relative: Format
     kind: str
+    lowest: float = 0.0  # that it can be
 
 
 SCORE_KEYS = {
@@ -56,7 +57,7 @@ MEASURES = {
     "knn_miou": Measure("mIoU by 20-NN", *_SCORE),
     "head_miou": Measure("mIoU of the head", *_SCORE),
     "head_rmse": Measure("RMSE of the head", *_SCORE),
-    "head_r2": Measure("R² of the head", *_SCORE),
+    "head_r2": Measure("R² of the head", *_SCORE, lowest=-math.inf),
     "lattice_ratio": Measure("lattice ratio", *_SCORE),
     "window_ratio": Measure("window ratio", *_SCORE),
     "step_seconds": Measure("step time", formatting.seconds, formatting.times, "costs"),

@@ -8,9 +8,12 @@ from hybrid_patch.report.statistics import Comparison
 from hybrid_patch.report.summary import Summary, has_score
 
 RULE = (
-    "Recommended is, of the members whose mean mIoU is not shown to be below the highest (95 % over seeds), the one "
-    "whose step takes the least time (by FLOPs, where runs shared a machine)."
+    "Recommended is, of the members whose mean mIoU is not shown to be below the highest, and is not below it by more "
+    "than a quarter (both with 95 % over seeds), the one whose step takes the least time (by FLOPs, where runs shared a "
+    "machine)."
 )
+ROOM = 0.25
+"""Of the highest mean mIoU: how far below it a recommended member may be. A few seeds leave room for anything."""
 
 
 class Recommendation(NamedTuple):
@@ -26,7 +29,7 @@ def recommend(summary: Summary) -> Recommendation | None:
     if not scored or (len(scored) > 1 and scored[0].measures["miou"].n < 2):
         return None
     best, *others = scored
-    equal = [each for each in others if _to_best(each, "miou", "no difference shown")]
+    equal = [each for each in others if _to_best(each, "miou", "no difference shown") and _near(each, best)]
     cheaper = [each for each in equal if _to_best(each, "step_seconds", "less")]
     ratios = [each.against[BEST].comparisons["step_seconds"].estimate.mean for each in cheaper]
     return Recommendation(cheaper[ratios.index(min(ratios))] if cheaper else best, best)
@@ -73,6 +76,11 @@ def _costs(member: ReportMember) -> list[str]:
             by_flops = " (by FLOPs)" if comparison.estimate.how == "flops" else ""
             parts.append(f"{part_of(comparison.estimate.mean)} its {what}{by_flops}")
     return [" and ".join(parts)] if parts else []
+
+
+def _near(member: ReportMember, best: ReportMember) -> bool:
+    low = member.against[BEST].comparisons["miou"].estimate.low
+    return low is not None and low >= -ROOM * best.measures["miou"].mean
 
 
 def _to_best(member: ReportMember, name: str, verdict: str) -> bool:

@@ -52,6 +52,11 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return _estimate(np.asarray(values, float))
 
 
+def above(lowest: float, estimate: Estimate) -> Estimate:
+    """An estimate of values that are never below `lowest`: nor is its interval."""
+    return estimate if estimate.low is None else replace(estimate, low=max(estimate.low, lowest))
+
+
 def geometric(values: Sequence[float]) -> Estimate:
     """The geometric mean of one positive value per seed; its interval is positive too."""
     return _exponential(_estimate(np.log(values)))

@@ -15,6 +15,7 @@ from hybrid_patch.report.metrics import MAIN_MEASURES, MEASURES
 from hybrid_patch.report.predictions import Prediction, flops_per_step
 from hybrid_patch.report.statistics import (
     Comparison,
+    above,
     difference,
     geometric,
     over_seeds,
@@ -125,7 +126,7 @@ def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str
             member.beats[title] = words
     for name, by_seed in member.by_seed.items():
         mean = geometric if MEASURES[name].kind == "costs" else over_seeds
-        member.measures[name] = mean(list(by_seed.values()))
+        member.measures[name] = above(MEASURES[name].lowest, mean(list(by_seed.values())))
     member.step_times = list(filter(None, map(metrics.step_seconds_of_parts, timed)))
     member.shared_machine = any(run.path in sharing for run in timed)
     if member.step_times:

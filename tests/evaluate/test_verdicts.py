@@ -13,5 +13,5 @@ def test_only_an_interval_above_zero_beats_and_only_in_every_run() -> None:
     assert verdicts({"raw": above(0.01)}, "knn") == {}
     assert of_all([first, {"raw": False, "surroundings": True}]) == {"raw": False, "surroundings": False}
     assert in_words({"raw": True}) == "beats raw"
-    assert in_words({"raw": False}) == "not raw"
+    assert in_words({"raw": False}) == "does not beat raw"
     assert in_words({}) == ""
