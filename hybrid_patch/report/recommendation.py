@@ -9,8 +9,8 @@ from hybrid_patch.report.summary import Summary, has_score
 
 RULE = (
     "Recommended is, of the members whose mean mIoU is not shown to be below the highest, and is not below it by more "
-    "than a quarter (both with 95 % over seeds), the one whose step takes the least time (by FLOPs, where runs shared a "
-    "machine)."
+    "than a quarter (both with 95 % over seeds), the one whose step takes the least time (by FLOPs, where runs shared "
+    "a machine)."
 )
 ROOM = 0.25
 """Of the highest mean mIoU: how far below it a recommended member may be. A few seeds leave room for anything."""
