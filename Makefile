@@ -3,17 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin/python
 PIP := $(BIN) -m pip install --disable-pip-version-check -c constraints.txt
+UNIT := tests/model tests/loss tests/runs tests/data
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := $(BIN) -m pytest -n $(JOBS) --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint slow fire gpu-check clean
+.PHONY: help setup demo check test ci lint slow fire gpu-check clean
 
 help:
 	@echo "make setup   .venv with all that is needed to run, test and change the code"
 	@echo "make demo    train three small models on synthetic scenes and compare them"
-	@echo "make test    lint, types and tests"
-	@echo "make slow    the slower tests"
+	@echo "make check   lint, types of the product and unit tests: a minute or two"
+	@echo "make test    lint, types and the quick tests: minutes"
+	@echo "make ci      lint, types and all that is tested before a change lands: an hour"
+	@echo "make slow    the slowest tests"
 	@echo "make fire    faults injected for real, one row each: tried and survived (FAULTS=SIGTERM: rows with that word)"
 	@echo "make gpu-check  whether all of it works on this machine's GPU, and how fast: gpu.json (8 minutes)"
 	@echo "make clean   remove .venv and all that was built; runs/ stays"
@@ -49,9 +52,20 @@ lint: $(VENV)/dev
 	$(VENV)/bin/lint-imports --no-cache
 
 # One thread per worker: threads of several workers that spin on the same cores are many times slower.
-test slow fire: export OMP_NUM_THREADS := 1
+check test ci slow fire: export OMP_NUM_THREADS := 1
+check: $(VENV)/dev
+	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check .
+	$(BIN) -m mypy -p hybrid_patch -p launch
+	$(VENV)/bin/lint-imports --no-cache
+	$(PYTEST) --timeout 30 $(UNIT)
+
 test: lint
 	$(PYTEST)
+
+# Each with all that it is asked, and every case.
+ci: lint
+	$(PYTEST) --hypothesis-profile whole -m "not slow and not fire"
 
 # On a machine with a GPU torch and the rest may be installed already: then no .venv is made.
 gpu-check:

@@ -83,6 +83,7 @@ def test_one_line_within_a_minute(tmp_path: Path, command: str, words: list[str]
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.full
 def test_a_run_that_is_done_asks_for_no_memory(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*SMALL, "trainer.steps=1", f"run_dir={run}", "model.encoder.width=32", "model.decoder.width=32"]
@@ -123,7 +124,7 @@ TEXTS = st.one_of(
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(CHOICES), st.one_of(NUMBERS, TEXTS.map(quote), TEXTS))
 def test_any_value_of_any_key_is_taken_or_refused_in_one_line(choice: tuple[list[str], str], value: str) -> None:
     base, key = choice

@@ -8,6 +8,7 @@ from config_commands import ran
 from config_stand_in import LATE_BAD_INPUT, RAISES, STOPPED
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("arguments", "start"),
     [
@@ -46,6 +47,7 @@ def test_bad_input_ends_the_training_before_torch_is_imported(tmp_path: Path) ->
     assert line == f"error: upsampler.scal=3: unknown key; guided takes: {options}"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("steps", "code", "lines"), [(10, 0, 0), (STOPPED, 75, 0), (LATE_BAD_INPUT, 2, 1)], ids=["done", "stopped", "late"]
 )

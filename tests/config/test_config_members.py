@@ -1,7 +1,7 @@
 """Composed together, the members of a sweep are what they are one by one."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_patch.config.compose import compose
@@ -42,7 +42,6 @@ def said(arguments: list[str], together: bool) -> object:
         return str(error)
 
 
-@settings(max_examples=40)
 @given(st.lists(st.sampled_from(WORDS), max_size=5, unique=True))
 def test_the_same_configs_and_the_same_errors(arguments: list[str]) -> None:
     assert said(arguments, together=True) == said(arguments, together=False)

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from config_commands import ran
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -105,6 +105,7 @@ def test_there_is_something_of_both_kinds() -> None:
     assert {path[-1] for _, path, _, _ in IN_RECIPE} >= {"seed", "lr", "tile", "steps", "precision", "share", "gsd"}
 
 
+@pytest.mark.sample(30)
 @pytest.mark.parametrize(("which", "path", "annotation", "aside"), ASIDE)
 def test_a_value_aside_leaves_the_recipe_alone(which: int, path: Path_, annotation: Any, aside: bool) -> None:
     config = changed(which, [(path, annotation)])
@@ -112,7 +113,6 @@ def test_a_value_aside_leaves_the_recipe_alone(which: int, path: Path_, annotati
     assert run_id(config, fingerprint) == run_id(changed(which, []), fingerprint)
 
 
-@settings(max_examples=30)
 @given(st.data())
 def test_any_values_aside_together_leave_the_recipe_alone(data: st.DataObject) -> None:
     which = data.draw(st.integers(0, len(PLAIN) - 1))

@@ -15,6 +15,7 @@ from hybrid_patch.errors import InputError
 SWEEPS = sorted(path.stem for path in (conf_folder() / "sweep").glob("*.yaml"))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_member_of_a_sweep_is_a_run_of_its_own_in_three_seeds(name: str) -> None:
     members = sweep_members([f"+sweep={name}", "model=nano"], Sources())
@@ -72,6 +73,7 @@ def test_a_sweep_is_run_by_the_plugin_of_hydras_that_it_names(tmp_path: Path) ->
     assert len(list(tmp_path.glob("runs/upsampler/*/record.json"))) == 2
 
 
+@pytest.mark.full
 def test_a_sweep_runs_in_the_slots_of_this_machine(tmp_path: Path) -> None:
     """`train -m` becomes `launch run`, whose own tests are in tests/launch/test_run.py; here: all arrives there."""
     (tmp_path / "my conf" / "optimizer").mkdir(parents=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from building import TINY, trained_run
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_patch import load
@@ -31,7 +31,6 @@ def config_for(curriculum: str, *overrides: str) -> Config:
     return compose([*TINY, f"curriculum={curriculum}", *overrides])
 
 
-@settings(max_examples=25)
 @given(steps=st.integers(1, 500), shares=st.lists(st.integers(1, 9), min_size=1, max_size=5))
 def test_stages_take_their_shares_in_turn(steps: int, shares: list[int]) -> None:
     stages = ",".join(
@@ -64,6 +63,7 @@ def test_a_mixed_curriculum_draws_by_share_and_by_seed_and_step() -> None:
     assert sizes_after(config, 7) == PatchSizes(8, 1)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("curriculum", "tiles"), [("gradual", [16] * 4), ("gradual_joint", [16, 8, 4, 2])])
 def test_a_budget_of_tokens_makes_crops_smaller(curriculum: str, tiles: list[int]) -> None:
     config = config_for(curriculum, "trainer.steps=40")
@@ -82,6 +82,7 @@ def test_a_budget_of_tokens_makes_crops_smaller(curriculum: str, tiles: list[int
         assert max(memory) < 2 * min(memory)  # as many tokens, but 64 times as many pixels have statistics
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("curriculum", list(SIZES))
 @pytest.mark.parametrize("upsampler", ["bilinear", "learned", "subpixel", "guided", "transposed"])
 def test_a_run_over_all_stages_and_one_that_was_stopped_are_the_same(

@@ -149,6 +149,7 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, timeout=280)
 
 
+@pytest.mark.full
 def test_a_real_run_writes_its_report(tmp_path: Path) -> None:
     output = tmp_path / "a report, [b].json"
     done = benchmark("variants=[ps8,hybrid,ps1]", "rounds=3", f"output={output}")
@@ -177,6 +178,7 @@ def test_a_real_run_writes_its_report(tmp_path: Path) -> None:
     assert imread(tmp_path / "a report, [b].png").shape[0] > 100
 
 
+@pytest.mark.full
 def test_a_sweep_and_a_variant_that_fails(tmp_path: Path) -> None:
     """A variant that does not fit into memory is reported; the others are value."""
     output = tmp_path / "sweep.json"

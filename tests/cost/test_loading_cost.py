@@ -34,6 +34,7 @@ def test_what_loading_costs(tmp_path: Path) -> None:
     assert loading_benchmark.table(report).row_count == 9
 
 
+@pytest.mark.full
 def test_what_is_left_of_a_steps_speed() -> None:
     tiny = ["model=nano", "data.scenes=4", "data.scene_size=16", "data.tile=16", "data.timesteps=1"]
     words = ["steps=10", "step=measured", *tiny, "trainer.batch_size=2"]

@@ -27,6 +27,7 @@ def rows_of(planned: dict[str, object]) -> Sequence[dict[str, object]]:
     return rows
 
 
+@pytest.mark.full
 def test_equal_shapes_are_planned_once_and_all_members_are_told() -> None:
     planned = report("patch=ps8,hybrid", "seed=range(0,3)", "optimizer.lr=0.1,0.01")
     rows = rows_of(planned)

@@ -26,6 +26,7 @@ def test_a_wrong_backend_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_check.backends("cpu")["ok"] is False
 
 
+@pytest.mark.full
 def test_a_step_and_a_resumed_run() -> None:
     step = gpu_check.step_against_cpu("cpu")
     assert step["ok"]

@@ -114,6 +114,7 @@ def test_the_installed_packages_are_listed_as_pip_takes_them() -> None:
     assert len(lines) == len({Requirement(line).name.lower() for line in lines})
 
 
+@pytest.mark.cluster
 def test_a_sweep_trains_in_apptainer(cluster: Cluster, tmp_path: Path) -> None:  # noqa: F811
     """One member on a machine, and one on two."""
     bin_folder = tmp_path / "bin"

@@ -15,6 +15,8 @@ from launch.status import member_statuses
 from launch.sweep import Sweep
 from launch.watching import StatusOptions, status_command
 
+pytestmark = pytest.mark.faults
+
 STEPS = 20
 MEMBER_FILES = (
     "lock.json",

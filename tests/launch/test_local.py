@@ -28,7 +28,7 @@ from launching import (
 from pyarrow import parquet
 from queue_processes import server, trainings
 
-pytestmark = pytest.mark.timeout(900)  # a dozen times what a quiet machine takes
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]  # a dozen times what a quiet machine takes
 
 EVALUATED = ("evaluation.tiles=2", "evaluation.train_pixels=60", "evaluation.knn_pixels=0", "evaluation.baselines=[]")
 

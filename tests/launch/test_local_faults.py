@@ -26,7 +26,7 @@ from launching import (
 )
 from queue_processes import fill, pid_of, processes, server, trainings
 
-pytestmark = pytest.mark.timeout(900)  # a dozen times what a quiet machine takes
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a dozen times what a quiet machine takes
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def test_if_no_member_is_good_nothing_is_run(tmp_path: Path) -> None:
     assert (elsewhere.returncode, elsewhere.stderr.count("\n")) == (2, 1)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_member_and_the_same_command_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     words = (*RUN, "seed=0,1", "trainer.steps=400")

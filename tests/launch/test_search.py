@@ -228,6 +228,7 @@ def submissions(folder: Path) -> list[list[str]]:
     return [[member["id"] for member in json.loads(file.read_text())["members"]] for file in files]
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_a_search_that_is_killed_and_stopped_goes_on_and_runs_nothing_twice(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()

@@ -31,7 +31,7 @@ from launching import (
     variables,
 )
 
-pytestmark = pytest.mark.timeout(900)  # a dozen times what a quiet machine takes
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]  # a dozen times what a quiet machine takes
 STEPS = 300
 LONG = (f"trainer.steps={STEPS}", "cluster=slurm")
 

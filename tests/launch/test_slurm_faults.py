@@ -27,7 +27,7 @@ from launching import (
 )
 from queue_processes import pid_of
 
-pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.fire, pytest.mark.cluster, pytest.mark.timeout(600)]
 LONG = ("trainer.steps=3000", "cluster=slurm")
 SHORT = ("trainer.steps=150", "cluster=slurm")
 

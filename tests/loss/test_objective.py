@@ -49,6 +49,7 @@ LEARNING = [
 ]
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(("processing", "output", "missing", "options"), LEARNING)
 def test_every_trainable_parameter_learns_and_no_frozen_one(
     processing: int, output: int, missing: float, options: tuple[str, ...]
@@ -194,6 +195,7 @@ def test_losses_are_in_float32_where_blocks_are_in_bfloat16(monkeypatch: pytest.
         assert torch.equal(term, results[1][name])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("upsampler", ["bilinear", "learned"])
 @pytest.mark.parametrize(("processing", "output"), [(8, 1), (8, 8), (2, 1)])
 def test_the_loss_falls_on_one_batch(processing: int, output: int, upsampler: str) -> None:
@@ -229,6 +231,7 @@ def _ddp_process(rank: int, world: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.full
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
     expected, expected_terms = _gradients(module_for(8, 1, *ALL_TERMS), make_batch(8, missing=0.3, samples=4))
     spawn(_ddp_process, (2, str(tmp_path)), nprocs=2)
@@ -241,6 +244,7 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close((results[0][1][name] + results[1][1][name]) / 2, term, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("upsampler", ["bilinear", "nearest", "learned", "subpixel"])
 @pytest.mark.parametrize("queries", ["null", "40"])
 @pytest.mark.parametrize("missing", [0.0, 0.2])
@@ -264,6 +268,7 @@ def test_training_makes_no_dense_fine_tokens(
     assert widths == list(module.objective.context_targets.widths().values())
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("upsampler", ["bilinear", "nearest", "learned", "subpixel", "transposed"])
 @pytest.mark.parametrize(("processing", "output"), SIZES)
 def test_drawn_queries_train_every_parameter(processing: int, output: int, upsampler: str) -> None:

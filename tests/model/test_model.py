@@ -43,6 +43,7 @@ def fine_tokens(
     return made[0], made[1]
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("upsampler", UPSAMPLERS)
 @pytest.mark.parametrize(("processing", "output"), SIZES)
 def test_shapes_and_masks_at_every_pair_of_sizes(processing: int, output: int, upsampler: str) -> None:

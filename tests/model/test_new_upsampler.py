@@ -86,6 +86,7 @@ def test_a_class_outside_the_package_trains_resumes_embeds_and_is_planned(packag
     )
 
 
+@pytest.mark.full
 def test_commands_train_and_resume_it_from_the_frozen_config(package: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": f"{package}:{ROOT}"}
     run = tmp_path / "run"
@@ -165,6 +166,7 @@ def test_one_that_needs_pixels_gets_them_without_those_that_training_drops(packa
     assert predict(config).parameters_of["encoder_upsampler"] == 0
 
 
+@pytest.mark.full
 def test_a_built_in_one_is_one_file_and_one_yaml(tmp_path: Path) -> None:
     for folder in ("hybrid_patch", "conf"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -125,6 +125,7 @@ CONTENTS: dict[str, list[Callable[[dict[str, Any]], object]]] = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("file", CONTENTS)
 def test_values_of_another_type(tmp_path: Path, file: str) -> None:
     edits = CONTENTS[file]

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,10 @@ from hybrid_patch.report.options import ReportOptions
 from hybrid_patch.report.write_report import write_report
 
 MAX_BYTES = 10 * 10**6
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+
+
+def in_browser(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.browser(pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")(test))
 
 
 def written(output: Path, *arguments: str | Path) -> Path:
@@ -42,7 +46,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(root / "report.html", sweep, "pictures=0", "axes=[patch,upsampler,model]")
 
 
-@needs_chromium
+@in_browser
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", WIDTHS.values())
 def test_it_opens_without_a_network_an_error_or_a_sideways_scroll(page: Path, width: int, dark: bool) -> None:
@@ -61,7 +65,7 @@ def test_it_opens_without_a_network_an_error_or_a_sideways_scroll(page: Path, wi
         assert paper not in texts.evaluate_all("texts => texts.map(text => getComputedStyle(text).color)")
 
 
-@needs_chromium
+@in_browser
 def test_names_are_text(page: Path) -> None:
     with opened(page) as browser:
         assert browser.page.locator("script").count() == 1
@@ -72,7 +76,7 @@ def test_names_are_text(page: Path) -> None:
         assert "<script>" not in browser.page.content().split("</head>")[1].split("<script>")[0]
 
 
-@needs_chromium
+@in_browser
 def test_the_table_is_sorted_by_a_click(page: Path) -> None:
     with opened(page) as browser:
 
@@ -97,7 +101,7 @@ def test_the_table_is_sorted_by_a_click(page: Path) -> None:
         assert column(0) == sorted(column(0), key=str.lower)
 
 
-@needs_chromium
+@in_browser
 def test_the_table_is_filtered_by_axes_state_and_text(page: Path) -> None:
     with opened(page) as browser:
         shown = browser.page.locator("tr.member:visible")
@@ -116,7 +120,7 @@ def test_the_table_is_filtered_by_axes_state_and_text(page: Path) -> None:
         assert shown.count() == 1
 
 
-@needs_chromium
+@in_browser
 def test_hovering_a_point_names_its_config_and_a_click_goes_to_its_runs(page: Path) -> None:
     with opened(page) as browser:
         row = browser.page.locator("tr.member", has_text="guided").first
@@ -143,7 +147,7 @@ def test_hovering_a_point_names_its_config_and_a_click_goes_to_its_runs(page: Pa
 
 
 @pytest.mark.slow
-@needs_chromium
+@in_browser
 def test_a_thousand_members_open(tmp_path: Path) -> None:
     make_run(tmp_path / "sweep" / "run_0000", "upsampler=guided")
     for number in range(1, 1000):
@@ -191,7 +195,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@needs_chromium
+@pytest.mark.full
+@in_browser
 def test_real_runs_have_pictures_of_the_same_tiles(trained: Path, tmp_path: Path) -> None:
     page = written(tmp_path / "report.html", trained, "pictures=1")
     with opened(page) as browser:
@@ -206,6 +211,7 @@ def test_real_runs_have_pictures_of_the_same_tiles(trained: Path, tmp_path: Path
     assert (tmp_path / "report_figures/tile_0_a1.png").stat().st_mtime_ns == before  # taken from there
 
 
+@pytest.mark.full
 def test_the_command(trained: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -249,6 +255,7 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], message:
     assert list(tmp_path.rglob("*.html")) == []
 
 
+@pytest.mark.full
 def test_the_report_of_runs_in_wandb_is_logged_there(tmp_path: Path) -> None:
     make_run(tmp_path / "sweep/a", "patch=ps8", "logger=wandb", "logger.project=mine")
     written(tmp_path / "report.html", tmp_path / "sweep", "pictures=0")

@@ -118,6 +118,7 @@ def test_what_a_swept_group_decides_is_no_difference(tmp_path: Path) -> None:
     assert summary.differences == []
 
 
+@pytest.mark.full
 def test_runs_that_shared_a_machine_are_compared_by_flops(tmp_path: Path) -> None:
     for seed in range(2):
         make_run(tmp_path / f"a{seed}", HYBRID, GUIDED, seed=seed, seconds=5.0)
@@ -411,6 +412,7 @@ def test_a_benchmark_of_all_members_is_preferred_to_the_trainings_own_times(tmp_
     assert read_benchmark([tmp_path], []) is None
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "config", ["{}", "5", "patch: 5\nupsampler: [1]\nruntime: x", "1: {2: 3}", "seed: one\ndata: {name: rasters}"]
 )

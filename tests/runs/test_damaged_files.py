@@ -214,6 +214,7 @@ def test_a_checkpoint_that_the_metrics_do_not_cover_is_passed_over(whole: Path, 
     assert "is ahead of the metrics" in done.stderr
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("damage", ["empty", "a folder"])
 def test_metrics_that_cover_no_checkpoint_are_for_a_person(stopped: Path, damage: str) -> None:
     WAYS[damage](stopped / "metrics.jsonl")

@@ -72,6 +72,7 @@ def test_load_names_the_file_the_weight_and_what_to_do(run: Path, change: Callab
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("runtime", ["cpu", "ddp", "fsdp"])
 def test_a_training_ends_with_one_line(run: Path, runtime: str) -> None:
     path = changed(run, renamed)

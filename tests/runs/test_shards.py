@@ -24,6 +24,8 @@ from hybrid_patch.runs.checkpoint_files import list_checkpoints
 from hybrid_patch.runs.checkpoints import newest_checkpoint
 from hybrid_patch.runs.sharded_checkpoint import read_sharded
 
+pytestmark = pytest.mark.faults
+
 STEPS, EVERY = 24, 4
 COMMON = (f"trainer.steps={STEPS}", f"trainer.checkpoint_every={EVERY}", "trainer.keep_checkpoints=9")
 

@@ -92,6 +92,7 @@ def _process(rank: int, world: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.full
 def test_two_processes_in_two_parts_each(tmp_path: Path) -> None:
     spawn(_process, (2, str(tmp_path)), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))

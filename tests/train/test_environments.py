@@ -86,6 +86,7 @@ def test_several_machines_by_hand_are_one_line() -> None:
         cluster_environment(runtime(*TWO_MACHINES))
 
 
+@pytest.mark.full
 def test_two_processes_in_a_job_of_eight_tasks_train(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "hybrid_patch", "train", *TINY, *TWO, "trainer.steps=2", "run_dir=run"],

@@ -45,6 +45,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_and_started_again_is_the_same_to_the_last_bit(straight: Path, tmp_path: Path, workers: int) -> None:
     slow = (f"runtime.workers={workers}", "trainer.checkpoint_every=4")
@@ -60,6 +61,7 @@ def test_killed_and_started_again_is_the_same_to_the_last_bit(straight: Path, tm
     assert (status["state"], status["attempt"], status["step"]) == ("done", 2, STEPS)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_a_signal_saves_and_ends_with_75(straight: Path, tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
@@ -81,6 +83,7 @@ def test_a_signal_saves_and_ends_with_75(straight: Path, tmp_path: Path, number:
     assert same(last_state(tmp_path), last_state(straight))
 
 
+@pytest.mark.full
 def test_a_checkpoint_that_lost_a_part_is_passed_over(straight: Path, tmp_path: Path) -> None:
     every = ("trainer.checkpoint_every=10", "trainer.keep_checkpoints=9")
     assert run(tmp_path, *every).returncode == 0
@@ -95,6 +98,7 @@ def test_a_checkpoint_that_lost_a_part_is_passed_over(straight: Path, tmp_path: 
     assert same(last_state(tmp_path), last_state(straight))
 
 
+@pytest.mark.full
 def test_after_a_damaged_checkpoint_new_ones_are_kept(tmp_path: Path) -> None:
     assert run(tmp_path, "trainer.checkpoint_every=10", "trainer.keep_checkpoints=2").returncode == 0
     folder = tmp_path / "checkpoints"

@@ -15,7 +15,7 @@ import pytest
 from building import TINY
 from resumed_runs import metrics
 
-pytestmark = pytest.mark.timeout(600)  # a dozen times what a quiet machine takes
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]  # a dozen times what a quiet machine takes
 
 EVALUATED = (
     "evaluation=default",

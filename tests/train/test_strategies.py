@@ -8,6 +8,8 @@ from ranks import Ranked, same_to, state_of, train_together, weights_of
 
 from hybrid_patch.runs.directory import RunDirectory
 
+pytestmark = pytest.mark.full
+
 WAYS = {
     "ddp on 2": (2, ["runtime=ddp"]),
     "fsdp on 2": (2, ["runtime=fsdp"]),

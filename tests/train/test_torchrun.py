@@ -13,6 +13,7 @@ from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.train.attempt import train
 
 
+@pytest.mark.full
 def test_torchrun_starts_the_processes_of_a_training(tmp_path: Path) -> None:
     words = (*TINY, "runtime.device=cpu", "trainer.steps=2")
     assert train(compose((*words, f"run_dir={tmp_path / 'one'}"))) == 0

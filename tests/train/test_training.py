@@ -234,6 +234,7 @@ def command(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("queries", ["null", "20", "3"])
 def test_two_processes_train_as_one(tmp_path: Path, queries: str) -> None:
     common = ("trainer.batch_size=4", f"loss.max_queries={queries}")
@@ -275,6 +276,7 @@ def test_a_run_directory_that_cannot_be_made_is_one_line(tmp_path: Path, below: 
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("seconds", [0.3, 1.0])
 def test_ctrl_c_before_there_is_anything_to_save_says_nothing(tmp_path: Path, seconds: float) -> None:
     line = [sys.executable, "-m", "hybrid_patch.train", *TINY, "trainer.steps=1000", f"run_dir={tmp_path / 'run'}"]
@@ -307,6 +309,7 @@ def train_on_rasters(tmp_path: Path, broken: int, *overrides: str) -> subprocess
     return subprocess.run(line, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("runtime", ["cpu", "ddp"])
 def test_a_broken_sample_ends_the_run_with_one_line(tmp_path: Path, runtime: str) -> None:
     done = train_on_rasters(tmp_path, 1, f"runtime={runtime}", "runtime.threads=1")
