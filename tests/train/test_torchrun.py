@@ -21,6 +21,6 @@ def test_torchrun_starts_the_processes_of_a_training(tmp_path: Path) -> None:
     line += [*words, "runtime=ddp", f"run_dir={tmp_path / 'two'}"]
     done = subprocess.run(line, env=variables(tmp_path, {}), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    one, two = ([row["loss"] for row in RunDirectory(tmp_path / name).metrics()] for name in ("one", "two"))
+    alone, together = ([row["loss"] for row in RunDirectory(tmp_path / name).metrics()] for name in ("one", "two"))
     assert "device: cpu, processes: 2" in (tmp_path / "two" / "log.txt").read_text()
-    assert two == pytest.approx(one, rel=1e-3)
+    assert together == pytest.approx(alone, rel=1e-3)
