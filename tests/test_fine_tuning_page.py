@@ -15,6 +15,7 @@ TUNED = (*SMALL, "evaluation.train_pixels=200", "trainer.batch_size=2", "logger=
 pytestmark = pytest.mark.timeout(900)
 
 
+@pytest.mark.full
 def test_every_command_of_the_page(tmp_path: Path) -> None:
     assert len(commands(PAGE)) == 6
     for command in commands(PAGE):

@@ -15,6 +15,7 @@ STEPS = "trainer.steps=300"
 SHRUNK = ("trainer.steps=2", *(word for word in TINY if word.startswith("model.")))
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_it_runs_from_its_first_cell_to_its_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in variables(tmp_path, {}).items():

@@ -157,6 +157,7 @@ def test_the_core_is_lean(wheel: Path) -> None:
     assert len(core) <= 60, sorted(core)
 
 
+@pytest.mark.full
 def test_the_core_trains_and_embeds_and_names_the_extras_it_lacks(lean: Path, tmp_path: Path) -> None:
     tiny = ["model=nano", "data.scenes=4", "data.scene_size=32", "data.tile=16", "data.timesteps=1"]
     words = [*tiny, "trainer.steps=2", "trainer.batch_size=2", "run_dir=run"]

@@ -52,7 +52,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(README, marks=pytest.mark.slow), QUICKSTART], ids=["README", "quickstart"]
+    "page",
+    [pytest.param(README, marks=pytest.mark.slow), pytest.param(QUICKSTART, marks=pytest.mark.full)],
+    ids=["README", "quickstart"],
 )
 def test_every_command_of_the_page(page: Path, folder: Path) -> None:
     for command in commands(page):

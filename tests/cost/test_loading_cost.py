@@ -11,6 +11,7 @@ from hybrid_patch.cost import loading_benchmark
 from hybrid_patch.errors import InputError
 
 
+@pytest.mark.full
 def test_what_loading_costs(tmp_path: Path) -> None:
     folder = tmp_path / "scenes"
     export.export(

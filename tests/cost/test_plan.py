@@ -49,6 +49,7 @@ def test_a_bad_member_is_named_and_the_rest_is_planned() -> None:
     assert (planned["invalid"], planned["refused"], planned["distinct_shapes"]) == (2, 0, 1)
 
 
+@pytest.mark.full
 def test_a_device_adds_fit_time_and_hours() -> None:
     planned = report("device=h200", "trainer.steps=100,300", "runtime=cpu")
     first, second = rows_of(planned)
@@ -62,6 +63,7 @@ def test_a_device_adds_fit_time_and_hours() -> None:
     assert [table.row_count for table in plan_tables(planned)] == [2, 2, 3]
 
 
+@pytest.mark.full
 def test_max_memory_refuses_with_a_reason() -> None:
     planned = report("max_memory=2200kB", "patch=ps8,ps1")
     (small, large) = rows_of(planned)
@@ -70,6 +72,7 @@ def test_max_memory_refuses_with_a_reason() -> None:
     assert planned["refused"] == 1
 
 
+@pytest.mark.full
 def test_undeclared_modalities_are_read_off_the_files(shared_data: Path) -> None:
     config = compose(["data=rasters", f"data.root={shared_data / 'landcover_tiles'}", "logger=none", "data.tile=16"])
     assert config.data.modalities == {}
@@ -101,6 +104,7 @@ def test_bytes(text: str, number: int) -> None:
     assert parse(PlanOptions, [f"max_memory={text}"]).max_memory == number
 
 
+@pytest.mark.full
 def test_the_command_plans_in_several_processes(tmp_path: Path) -> None:
     output = tmp_path / "a plan, [b].json"
     line = [sys.executable, "-m", "hybrid_patch", "plan", f"output={output}", "patch=ps8,hybrid,ps1", "seed=0,1"]

@@ -27,6 +27,7 @@ def predicted(*overrides: str, growth: bool = False) -> Prediction:
     return predict(small(*overrides), growth)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("overrides", [[], ["upsampler=learned", "loss.visible.weight=0", "loss.instance.weight=0"]])
 def test_parameters_are_those_that_are_trained(overrides: list[str]) -> None:
     config = small(*overrides)
@@ -37,6 +38,7 @@ def test_parameters_are_those_that_are_trained(overrides: list[str]) -> None:
     assert prediction.parameters_of["encoder_upsampler"] == upsampler
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("overrides", [["patch=ps8"], ["patch=hybrid", "upsampler=subpixel"], ["patch=ps1"]])
 def test_memory_is_what_torch_allocates(overrides: list[str]) -> None:
     config = small("runtime.device=cpu", "runtime.threads=1", *overrides)
@@ -71,6 +73,7 @@ def test_gradients_are_seen_where_they_are_at_the_peak() -> None:
     assert prediction.memory()["gradients"] > 3 * prediction.parameters
 
 
+@pytest.mark.full
 def test_several_processes_hold_copies_of_gradients() -> None:
     single = predicted("trainer.batch_size=2")
     double = predicted("trainer.batch_size=4", "runtime=ddp")
@@ -82,6 +85,7 @@ def test_several_processes_hold_copies_of_gradients() -> None:
     assert rest.hours(DEVICE) == pytest.approx(0.75 * single.hours(DEVICE))
 
 
+@pytest.mark.full
 def test_sharded_weights_leave_room_for_samples() -> None:
     deep = ("model.encoder={width:64,depth:8,heads:4,mlp_ratio:4.0}", "trainer.batch_size=8")
     four = ("runtime.processes=4", "runtime.device=cpu")
@@ -106,18 +110,21 @@ def test_the_largest_batch_fits_and_one_more_does_not() -> None:
     assert prediction.largest_batch(1e5) == 0
 
 
+@pytest.mark.full
 def test_keys_that_many_samples_share_leave_room() -> None:
     """The context term has fewer keys of each sample in a larger batch, so that memory grows less than in a line."""
     most = predicted(growth=True).largest_batch(30e6)
     assert 0.8 * 30e6 < predicted(f"trainer.batch_size={most}").peak() <= 30e6
 
 
+@pytest.mark.full
 def test_a_loss_in_chunks_still_has_a_batch_that_fits() -> None:
     chunked = ("loss.backend=chunked", "loss.chunk=1000000")
     most = predicted(*chunked, growth=True).largest_batch(30e6)
     assert 0.5 * 30e6 < predicted(*chunked, f"trainer.batch_size={most}").peak() <= 30e6
 
 
+@pytest.mark.full
 def test_the_worst_stage_counts_for_memory_and_shares_for_time() -> None:
     both = predicted(TWO_STAGES, growth=True)
     coarse, fine = both.costs
@@ -158,12 +165,14 @@ def test_what_changes_no_shape(override: str) -> None:
     assert keyed(small(override)) == keyed(small())
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("override", OTHER)
 def test_what_changes_shapes(override: str) -> None:
     extra = ["loss.instance.weight=0"] if override.startswith("masking.views") else []
     assert keyed(small(override, *extra)) != keyed(small())
 
 
+@pytest.mark.full
 def test_modalities_change_shapes() -> None:
     config = small()
     stage = stage_of(config)
@@ -183,6 +192,7 @@ def test_devices() -> None:
         device_named("h10")
 
 
+@pytest.mark.full
 def test_this_machine_is_measured() -> None:
     device = device_named(THIS)
     assert device.memory > 2**28

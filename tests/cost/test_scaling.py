@@ -59,6 +59,7 @@ def report(*arguments: str) -> dict[str, Any]:
     return plan(parse(PlanOptions, [*TINY, *arguments]))
 
 
+@pytest.mark.full
 def test_the_plan_scales_its_members() -> None:
     planned = report("device=h100-80gb", "world=8,64", "patch=ps8,hybrid", "step=0.5")
     for row in planned["members"]:
