@@ -235,6 +235,7 @@ def test_a_single_pair_is_encoded_and_decoded() -> None:
     assert ((mask == Mask.DECODE).sum((1, 2, 3, 4)) == 10).all()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("names", [["optical", "height", "cover"], ["optical", "height", "radar"], ["height"]])
 @pytest.mark.parametrize("ratios", [(0.5, 0.5), (0.3, 0.6), (0.7, 0.1)])
 def test_the_widest_of_many_samples(names: list[str], ratios: tuple[float, float]) -> None:

@@ -70,6 +70,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.full
 def test_the_example_of_the_documentation(folder: Path) -> None:
     program = [sys.executable, "-c", PROGRAM, str(folder)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=120)

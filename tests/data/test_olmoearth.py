@@ -224,6 +224,7 @@ def _make_group(path: Path) -> None:
         file.create_group("sentinel2_l2a")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("damage", [_truncate, _flip, _drop_timestep, _drop_timestamps, _make_group, Path.unlink])
 def test_a_broken_file_is_named_and_the_others_are_read(folder: Path, damage: Any) -> None:
     damage(folder / "sample_0.h5")

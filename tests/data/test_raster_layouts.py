@@ -53,6 +53,7 @@ def test_twelve_tiles_of_six_dates_in_two_reference_systems(tmp_path: Path) -> N
             assert_array_equal(sample.images["s2"][:, :, month], image(number, month).transpose(1, 2, 0))
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(
     "name", ["{tile}/{date}", "{tile}_{date}", "S2A_{date}_{tile}", "{date}/{tile}", "{tile}-{date}_v1"]
 )

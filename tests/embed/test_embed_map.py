@@ -69,6 +69,7 @@ def test_many_parts_are_one_map(run: Path, tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_allclose(read(output), expected(run, image, overlap=4), atol=1e-5)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("cog", ["true", "false"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_file_has_the_grid_of_its_input(run: Path, tmp_path: Path, dtype: str, cog: str) -> None:
@@ -97,6 +98,7 @@ def test_file_has_the_grid_of_its_input(run: Path, tmp_path: Path, dtype: str, c
             assert json.loads(tags["EMBEDDING_OFFSETS"]) == pytest.approx(after.offsets)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("reduce", ["pca", "random"])
 @pytest.mark.parametrize("upsampler", ["nearest", "learned", "transposed"])
 def test_few_numbers_are_those_of_the_dense_embedding(

@@ -59,6 +59,7 @@ def assert_same(actual: Gradients, expected: Gradients) -> None:
             torch.testing.assert_close(actual[which][name], value, rtol=1e-4, atol=1e-6, msg=message)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("options", "parts"), [(OPTIONS[0], 2), *((options, 4) for options in OPTIONS)])
 def test_gradients_and_terms_are_those_of_the_whole(options: tuple[str, ...], parts: int) -> None:
     assert_same(gradients(options, parts), gradients(options, 1))

@@ -128,6 +128,7 @@ def test_ids_tell_the_state_that_a_run_goes_on_from(first: Path, straight: Path,
     assert "continue_from" not in identity(compose(TINY))["recipe"]
 
 
+@pytest.mark.full
 def test_a_sweep_of_schedules(first: Path) -> None:
     words = [f"continue_from={first}", "trainer.steps=4,6", "optimizer.lr=1e-3,1e-4", "sweep_name=longer"]
     request = request_sweep(words, read_cluster([]))
@@ -151,6 +152,7 @@ def test_the_config_is_printed(first: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("words", "line"),
     [

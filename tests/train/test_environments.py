@@ -56,6 +56,7 @@ def surround(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("overrides", [(), TWO])
 @pytest.mark.parametrize("tasks", ["1", "2", "8"])
 def test_a_job_around_it_changes_nothing(

@@ -73,6 +73,7 @@ def test_a_frozen_run_is_left_as_it_was_but_for_the_head(run: Path, tuned: Path)
     assert state(tuned)["classes"] == list(open_source(frozen_config(run).data).class_names())
 
 
+@pytest.mark.full
 def test_the_whole_network_learns_more_than_a_constant_answer(run: Path, tmp_path: Path) -> None:
     words = ("data.scenes=16", "target.validate_every=10", "target.patience=null", "optimizer.lr=0.003")
     tuned = finetuned(tmp_path / "tuned", f"run={run}", "steps=40", *words)
@@ -88,6 +89,7 @@ def test_the_whole_network_learns_more_than_a_constant_answer(run: Path, tmp_pat
     assert not torch.equal(*encoders)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("better_before", [False, True])
 def test_a_fine_tuning_goes_on(tuned: Path, tmp_path: Path, better_before: bool) -> None:
     """From the newest weights; better ones that are not these have stayed in the other run."""
@@ -105,6 +107,7 @@ def test_a_fine_tuning_goes_on(tuned: Path, tmp_path: Path, better_before: bool)
         compose([*words, "head=linear"])
 
 
+@pytest.mark.full
 def test_numbers_are_predicted_in_their_unit(run: Path, tmp_path: Path) -> None:
     words = ("data.label_kind=numbers", "data.scenes=16", "target.validate_every=10", "target.patience=null")
     tuned = finetuned(tmp_path / "tuned", f"run={run}", "steps=40", "head=linear", "optimizer.lr=0.003", *words)
@@ -124,6 +127,7 @@ def test_numbers_are_predicted_in_their_unit(run: Path, tmp_path: Path) -> None:
     assert abs(np.nanmean(predicted) - sample.numbers.mean()) < 10
 
 
+@pytest.mark.full
 def test_the_best_weights_are_those_of_the_finished_run(run: Path, tmp_path: Path) -> None:
     words = ("target.validate_every=2", "target.patience=2", "optimizer.lr=0.05", "optimizer.warmup=0.0")
     tuned = finetuned(tmp_path / "tuned", f"run={run}", "steps=40", *words, "trainer.checkpoint_every=3")
@@ -139,6 +143,7 @@ def test_the_best_weights_are_those_of_the_finished_run(run: Path, tmp_path: Pat
     assert len(rows(tuned)) == last
 
 
+@pytest.mark.full
 def test_gone_on_with_is_the_same_to_the_last_bit(run: Path, tmp_path: Path) -> None:
     words = (f"run={run}", "steps=10", "target.validate_every=2", "target.patience=2", "optimizer.lr=0.02")
     every = ("trainer.checkpoint_every=1", "trainer.keep_checkpoints=99")
@@ -204,6 +209,7 @@ def test_a_run_with_a_curriculum_is_tuned_at_its_last_patch_sizes(tmp_path: Path
     assert all(torch.equal(a[name], b[name]) for name in b if name.startswith("encoder_upsampler."))
 
 
+@pytest.mark.full
 def test_the_command_is_overrides_of_a_training(run: Path) -> None:
     words = ["head=linear,conv", "freeze=encoder,all", "fraction=0.05,1.0", "steps=7", "seed=0,1"]
     said = finetune_words(parse(FinetuneOptions, [f"run={run}", *words, "-m"]))

@@ -133,6 +133,7 @@ def events_of(run: Path) -> list[dict[str, Any]]:
     return events
 
 
+@pytest.mark.full
 def test_a_profile_traces_some_steps_with_their_phases_and_parts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

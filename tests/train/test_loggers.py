@@ -136,6 +136,7 @@ def test_a_table_has_all_metrics_also_those_of_an_evaluation(evaluated: Path) ->
     close_to(logged, expected(evaluated))
 
 
+@pytest.mark.full
 def test_what_a_killed_attempt_logged_after_its_checkpoint_is_replaced(tmp_path: Path) -> None:
     """The second start goes on from an earlier step than the first had logged, as after `kill -9`."""
     for name, read in {"csv": table, "tensorboard": events}.items():
@@ -146,6 +147,7 @@ def test_what_a_killed_attempt_logged_after_its_checkpoint_is_replaced(tmp_path:
         close_to(read(run), expected(run))
 
 
+@pytest.mark.full
 def test_wandb_has_the_sweep_as_group_and_its_fragments_are_one_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
