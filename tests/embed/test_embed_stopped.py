@@ -14,6 +14,8 @@ import killed_maps
 import pytest
 from scenes import DATE, SMALL_PARTS, call, command, embed, make_run, read, values, write
 
+pytestmark = pytest.mark.faults
+
 SLOWLY = """
 write = geotiff.MapFile.write_part
 def slow(*arguments):
@@ -23,8 +25,6 @@ geotiff.MapFile.write_part = slow
 """
 PRINT_PEAK = """
 import atexit
-
-pytestmark = pytest.mark.faults
 atexit.register(lambda: print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))))
 """
 
