@@ -46,8 +46,8 @@ class Queue(ABC):
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
         """The members that the queue still has, by id. Raises QueueSilentError if it does not answer."""
 
-    def verdicts(self, submissions: Collection[Submission]) -> dict[str, str]:
-        """What became of members that the queue no longer has, where it remembers more than their run directories."""
+    def verdicts(self, submission: Submission, members: Collection[str]) -> dict[str, str]:
+        """What became of a submission's members, where the queue remembers more than their run directories."""
         return {}
 
     def put_back(self, submission: Submission, members: Collection[str]) -> list[str]:
