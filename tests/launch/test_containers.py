@@ -106,7 +106,9 @@ def test_members_that_srun_starts_in_containers_are_not_packed(monkeypatch: pyte
         SlurmQueue(slurm("cluster.container=a", "cluster.pack=2")).check([member()])
 
 
-def test_the_installed_packages_are_listed_as_pip_takes_them() -> None:
+def test_the_installed_packages_are_listed_as_pip_takes_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "broken-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
     first, *lines = frozen_environment().splitlines()
     assert first.startswith("# Python 3.")
     assert f"numpy=={metadata.version('numpy')}" in lines
