@@ -4,8 +4,8 @@
     hybrid-patch mirror runs/upsampler/guided_s0 logger=tensorboard
 
 What is written goes into each run's folder, as if the run had been trained with that logger, in place of what the
-logger wrote there before: `metrics.csv` is replaced, earlier files in `tensorboard/` are hidden by the new one, and wandb
-joins what has the run's id. Runs at work are refused, all others logged.
+logger wrote there before: `metrics.csv` is replaced, earlier files in `tensorboard/` are hidden by the new one, and
+wandb joins what has the run's id. Runs at work are refused, all others logged.
 """
 
 import dataclasses

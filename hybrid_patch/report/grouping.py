@@ -21,7 +21,7 @@ NONE, UNUSED = "(none)", "–"
 """An axis that a config lacks, and the upsampler and the curriculum of a pure run."""
 BEST = "best"
 """The reference of all other members' comparisons with the one of the highest mean mIoU."""
-STATES = ("failed", "damaged", "missing", "preempted", "running", "queued", "done")
+STATES = ("failed", "damaged", "missing", "stopped", "running", "queued", "done")
 """The state of a member is the first of these that one of its runs is in."""
 
 Leaves = dict[str, str]  # values of a config by dotted key, as JSON

@@ -21,8 +21,9 @@ from hybrid_patch.config.sources import Sources
 from hybrid_patch.errors import DONE, InputError
 from hybrid_patch.report.export import Row
 from hybrid_patch.report.formatting import number_of
-from hybrid_patch.report.grouping import members_of
+from hybrid_patch.report.grouping import STATES, members_of
 from hybrid_patch.report.load_runs import Run, find_runs, load_run
+from hybrid_patch.report.metrics import MEASURES
 from hybrid_patch.report.run_table import config_leaves, run_values
 from hybrid_patch.runs.records import read_yaml
 from hybrid_patch.runs.sweep_manifest import RUNS, sweep_folder
@@ -79,6 +80,8 @@ class Condition(NamedTuple):
         condition = cls(*match.groups())
         if condition.sign in ORDER and number_in(condition.value) is None:
             raise InputError(f"{text}: not a number; {condition.sign} compares numbers")
+        if condition.key == "state" and condition.value not in STATES:
+            raise InputError(no_such_option("state", condition.value, STATES))
         return condition
 
     def holds(self, values: Row) -> bool:
@@ -144,10 +147,10 @@ def is_equal(value: Any, text: str) -> bool:
 
 
 def require_key(key: str, rows: Sequence[Row]) -> None:
-    """Raises InputError if no run has a value of a key."""
+    """Raises InputError if no run has a value of a key, unless it is a score or a cost that a run may have."""
     if any(value_of(values, key) is not None for values in rows):
         return
-    names = {name for values in rows for name in values}
+    names = {name for values in rows for name in values} | MEASURES.keys()
     names |= {name.removesuffix(".name").removeprefix("score.").removeprefix("cost.") for name in names}
     if key not in names:
         raise InputError(f"{key}: no run has such a value{did_you_mean(key, sorted(names))}")
