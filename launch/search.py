@@ -71,6 +71,8 @@ def search_command(options: SearchOptions) -> int:
     request, config = merged(requests), requests[0].valid[0].config
     if config.evaluation.tiles == 0:
         raise InputError("evaluation.tiles=0: without an evaluation there is no score; try evaluation=default")
+    if config.evaluation.knn_pixels == 0 and search.metric.startswith("knn_"):
+        raise InputError(f"search.metric={search.metric}: evaluation.knn_pixels=0 leaves it out; try probe_miou")
     pruner = pruner_of(search, config)
     if options.dry_run:
         before = member_statuses(request.sweep, request.members(), patient=True)
