@@ -18,9 +18,8 @@ from hybrid_patch.config.messages import did_you_mean, no_such_option
 from hybrid_patch.config.options import Option, Overrides
 from hybrid_patch.config.recipe import leaves
 from hybrid_patch.config.sources import Sources
-from hybrid_patch.errors import DONE, InputError
+from hybrid_patch.errors import DONE, InputError, number_of
 from hybrid_patch.report.export import Row
-from hybrid_patch.report.formatting import number_of
 from hybrid_patch.report.grouping import STATES, members_of
 from hybrid_patch.report.load_runs import Run, find_runs, load_run
 from hybrid_patch.report.metrics import MEASURES

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from hybrid_patch.report.formatting import number_of, part_of, score, signed, with_seeds
+from hybrid_patch.errors import number_of
+from hybrid_patch.report.formatting import part_of, score, signed, with_seeds
 from hybrid_patch.report.grouping import BEST, ReportMember
 from hybrid_patch.report.statistics import Comparison
 from hybrid_patch.report.summary import Summary, has_score

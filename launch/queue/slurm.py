@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from hybrid_patch.errors import InputError
+from hybrid_patch.errors import InputError, number_of
 from hybrid_patch.runs.atomic_files import write_json, write_text
 from hybrid_patch.runs.records import DamagedFileError, Parser, parser, read_record
 from launch.config import Slurm
@@ -75,7 +75,8 @@ class SlurmQueue(Queue):
     def submit(self, submission: Submission) -> str:
         arrays = self._submit_arrays(submission, submission.ids)
         jobs = sum(len(array.groups) for array in arrays)
-        return f"{jobs} jobs in arrays {', '.join(str(array.job) for array in arrays)}"
+        numbers = ", ".join(str(array.job) for array in arrays)
+        return f"{number_of(jobs, 'job')} in {number_of(len(arrays), 'array')}: {numbers}"
 
     def _submit_arrays(self, submission: Submission, names: Collection[str]) -> list[Array]:
         """Call sbatch for each array of these members, after recording the arrays under unique names."""
