@@ -80,7 +80,8 @@ def test_apptainer_is_put_before_the_command_and_sees_gpus_where_there_are_some(
     bound = ["--bind=/work", "--bind=/work/runs/x", "--pwd=/work", "/images/a b.sif"]
     assert before(chosen, member(processes=2)) == ["apptainer", "exec", *bound]
     assert before(chosen, member(2, 1, cuda=True)) == [
-        *("srun", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "apptainer", "exec", "--nv", *bound),
+        *("srun", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--cpus-per-task=4"),
+        *("apptainer", "exec", "--nv", *bound),
         *("/opt/bin/python", "-u", "-m", "launch.queue.slurm_rank"),
     ]
     assert (job_python(chosen), member_python(chosen)) == (sys.executable, "/opt/bin/python")
