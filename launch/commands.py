@@ -88,7 +88,7 @@ def plan_command(options: PlanOptions) -> int:
     from hybrid_patch.cost.plan_report import plan_report, plan_tables
 
     cluster, request = _requested(options)
-    statuses = member_statuses(request.sweep, request.members())
+    statuses = member_statuses(request.sweep, request.members(), patient=True)
     request, plan, device = plan_memory(request, cluster)
     tables = plan_tables(plan_report([member.arguments for member in request.members()], plan, device))
     show(overview(request.sweep.name, statuses, brief=True), *tables, *_notes(request, statuses))
