@@ -16,7 +16,7 @@ from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.records import DamagedFileError
 from launch.cancel import cancel_members, unreached
 from launch.config import Cluster, read_cluster
-from launch.dry_run import show_handouts
+from launch.dry_run import show_previews
 from launch.queue.choice import queue_of
 from launch.snapshot import snapshot_code
 from launch.status import MemberStatus, State, counts, member_statuses
@@ -108,7 +108,7 @@ def submit_command(options: SubmitOptions) -> int:
         before = member_statuses(sweep, request.members(), patient=True)
         show(overview(sweep.name, before, brief=True), *_notes(request, before))
         members = [each.member for each in before if each.resubmittable]
-        show_handouts(sweep, members, cluster)
+        show_previews(sweep, members, cluster)
         print(f"dry_run: {number_of(len(members), 'member')} would be submitted")
         return DONE
     submission, before, queue_line = submit(request, cluster)
@@ -164,7 +164,7 @@ def resume_command(options: ResumeOptions) -> int:
         if cluster.needs_plan and any(member.memory is None for member in members):
             raise InputError("cluster.memory=plan: these members were submitted without a plan; submit them with it")
         if options.dry_run:
-            show_handouts(sweep, members, cluster, before.cwd if before else None)
+            show_previews(sweep, members, cluster, before.cwd if before else None)
             print(f"dry_run: {number_of(len(members), 'member')} would be submitted again")
             return DONE
         code = snapshot_code(sweep.code, cluster.dirty)

@@ -14,7 +14,7 @@ class QueueSilentError(InputError):
     """The queue does not answer now."""
 
 
-class Handout(NamedTuple):
+class ArrayPreview(NamedTuple):
     """What a queue starts together: its resources by name, as a person reads them, and its script, if there is one."""
 
     resources: dict[str, str]
@@ -39,7 +39,7 @@ class Queue(ABC):
         """Start a recorded submission and return a line for the person. Raises InputError if it is out of reach."""
 
     @abstractmethod
-    def preview(self, submission: Submission) -> list[Handout]:
+    def preview(self, submission: Submission) -> list[ArrayPreview]:
         """What `submit` would start, also on a machine from which nothing can be submitted."""
 
     @abstractmethod

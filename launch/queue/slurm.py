@@ -14,9 +14,9 @@ from hybrid_patch.errors import InputError, number_of
 from hybrid_patch.runs.atomic_files import write_json, write_text
 from hybrid_patch.runs.records import DamagedFileError, Parser, parser, read_record
 from launch.config import Slurm
-from launch.queue.interface import Handout, Live, Queue, QueueSilentError
+from launch.queue.interface import ArrayPreview, Live, Queue, QueueSilentError
 from launch.queue.slurm_command import output_of
-from launch.queue.slurm_script import chunks, handout, planned_arrays, script
+from launch.queue.slurm_script import array_preview, chunks, planned_arrays, script
 from launch.sweep import Submission, SweepMember, warn_once
 
 log = logging.getLogger(__name__)
@@ -98,13 +98,13 @@ class SlurmQueue(Queue):
             _write(submission, arrays)
         return arrays[first:]
 
-    def preview(self, submission: Submission) -> list[Handout]:
+    def preview(self, submission: Submission) -> list[ArrayPreview]:
         """The arrays, of at most as many jobs as the site allows or, where it does not answer, as SLURM does."""
         limit = DEFAULT_ARRAY_LIMIT
         with suppress(InputError):
             limit = _array_limit()
         planned = planned_arrays(self._cluster, submission.members, limit)
-        return [handout(submission, i, f"{submission.name}-{i}", array) for i, array in enumerate(planned)]
+        return [array_preview(submission, i, f"{submission.name}-{i}", array) for i, array in enumerate(planned)]
 
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
         """Members of jobs that wait or run. Markers `ended` tell of this start of a job only between its first and last
