@@ -15,9 +15,9 @@ from rich.table import Table
 
 from hybrid_patch.config.field_types import Count
 from hybrid_patch.config.messages import did_you_mean, no_such_option
-from hybrid_patch.config.options import Option, Overrides
+from hybrid_patch.config.options import Flag, Option, Overrides
 from hybrid_patch.config.recipe import leaves
-from hybrid_patch.config.sources import Sources
+from hybrid_patch.config.sources import Sources, chosen_sources
 from hybrid_patch.errors import DONE, InputError, number_of
 from hybrid_patch.report.export import Row
 from hybrid_patch.report.grouping import STATES, members_of
@@ -63,6 +63,9 @@ class QueryOptions:
     ] = None
     sort: Annotated[str | None, Option("KEY", "highest first; -KEY: lowest first; runs without it come last")] = None
     limit: Annotated[Count | None, Option("N", "show this many")] = None
+    config_dir: Annotated[
+        Path | None, Flag("--config-dir", "a folder of more config groups, whose options conditions may name", "DIR")
+    ] = None
 
 
 class Condition(NamedTuple):
@@ -102,7 +105,8 @@ def query_command(options: QueryOptions) -> int:
     conditions = [Condition.read(text) for text in options.conditions]
     order = options.sort.removeprefix("-") if options.sort else None
     every = [values for _, values in rows]
-    tests = [_test(condition, every) for condition in conditions]
+    sources = chosen_sources(config_dir=options.config_dir)
+    tests = [_test(condition, every, sources) for condition in conditions]
     if order is not None:
         require_key(order, every)
     matching = [(run, values) for run, values in rows if all(test(values) for test in tests)]
@@ -155,7 +159,7 @@ def require_key(key: str, rows: Sequence[Row]) -> None:
         raise InputError(f"{key}: no run has such a value{did_you_mean(key, sorted(names))}")
 
 
-def _test(condition: Condition, rows: Sequence[Row]) -> Callable[[Row], bool]:
+def _test(condition: Condition, rows: Sequence[Row], sources: Sources) -> Callable[[Row], bool]:
     """Whether a run is as a condition wants it. Raises InputError for a key that no run has."""
     group = f"{condition.key}."
     below = [values for values in rows if any(name.startswith(group) for name in values)]
@@ -163,10 +167,11 @@ def _test(condition: Condition, rows: Sequence[Row]) -> Callable[[Row], bool]:
         require_key(condition.key, rows)
         return condition.holds
     # The options of this group have no names: a run has chosen the one whose values it has.
-    options = Sources().groups().get(condition.key, [])
+    options = sources.groups().get(condition.key, [])
     if condition.value not in options:
         raise InputError(no_such_option(condition.key, condition.value, options))
-    plain = read_yaml(Sources().folder / condition.key / f"{condition.value}.yaml") or {}
+    files = [folder / condition.key / f"{condition.value}.yaml" for folder in (sources.folder, sources.extra) if folder]
+    plain = read_yaml(next(file for file in files if file.exists())) or {}
     plain.pop("defaults", None)
     wanted = {f"{group}{name}": json.loads(value) for name, value in leaves(plain) if "${" not in value}
     return lambda values: ({key: values.get(key) for key in wanted} == wanted) == (condition.sign == "=")

@@ -70,6 +70,13 @@ def test_the_order_and_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
     assert folders(capsys, "seed=0", "sort=-miou") == [*best_first[3::-1], best_first[4]]
 
 
+def test_an_option_of_ones_own_is_named_with_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "patch").mkdir()
+    (tmp_path / "patch" / "mine.yaml").write_text("processing_patch_size: 8\noutput_patch_size: 1\n")
+    shown = folders(capsys, "patch=mine", "seed=0", "--config-dir", str(tmp_path))
+    assert set(shown) == {"mine/guided_s0", "mine/bilinear_s0", "other/longer"}
+
+
 def test_a_score_that_no_run_has_yet_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert folders(capsys, "sweep=other", "sort=head_miou") == ["other/longer"]
     assert folders(capsys, "sweep=other", "miou>0") == []
