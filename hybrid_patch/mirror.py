@@ -34,6 +34,7 @@ class MirrorOptions:
                 "logger.KEY=VALUE": "a value of it, as logger.mode=online or logger.project=mine",
             },
             groups=("logger",),
+            required="logger=NAME",
         ),
     ] = ()
 

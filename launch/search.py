@@ -35,6 +35,7 @@ class SearchOptions:
                 "search.KEY=VALUE": "a value of it, as search.trials=50 or search.parallel=4",
             },
             groups=("search",),
+            required="+search=NAME",
         ),
     ] = ()
     overrides: Annotated[
