@@ -1,4 +1,4 @@
-"""How commands end: exit codes, and errors that are meant for the person at the terminal."""
+"""How commands end: exit codes, and errors that are meant for the person at the terminal; numbers in their lines."""
 
 import errno
 import importlib.util
@@ -40,6 +40,11 @@ def printable(text: str) -> str:
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     half = LONGEST_LINE // 2
     return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
+
+
+def number_of(n: int, noun: str) -> str:
+    """`1 run`, `3 runs`"""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 @contextmanager

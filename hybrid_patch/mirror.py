@@ -3,8 +3,9 @@
     hybrid-patch mirror runs/upsampler logger=wandb logger.project=upsamplers
     hybrid-patch mirror runs/upsampler/guided_s0 logger=tensorboard
 
-What is written goes into each run's folder, as if the run had been trained with that logger, and replaces what the
-logger wrote there before, but for wandb: that joins what has the run's id. Runs at work are refused, all others logged.
+What is written goes into each run's folder, as if the run had been trained with that logger, in place of what the
+logger wrote there before: `metrics.csv` is replaced, earlier files in `tensorboard/` are hidden by the new one, and
+wandb joins what has the run's id. Runs at work are refused, all others logged.
 """
 
 import dataclasses
@@ -33,6 +34,7 @@ class MirrorOptions:
                 "logger.KEY=VALUE": "a value of it, as logger.mode=online or logger.project=mine",
             },
             groups=("logger",),
+            required="logger=NAME",
         ),
     ] = ()
 
@@ -78,9 +80,12 @@ def mirror_run(path: Path, config: "Logger") -> str:
         backend = open_backend(config, LoggedRun(run, run.identity()["run_id"], sweep, plain, step=0))
         assert backend is not None
         pictures = sorted(run.pictures.glob("*.png"))
-        for row in rows:
-            log_row(backend, row, evaluation, pictures)
-        return "; ".join(filter(None, [f"{len(rows)} rows to {config.name}", backend.close()]))
+        try:
+            for row in rows:
+                log_row(backend, row, evaluation, pictures)
+        finally:
+            line = backend.close()
+        return "; ".join(filter(None, [f"{len(rows)} rows to {config.name}", line]))
     except (InputError, OSError):
         raise
     except Exception as error:  # whatever a library of a logger raises

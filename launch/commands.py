@@ -11,12 +11,12 @@ from typing import Annotated, get_args
 from hybrid_patch.config.options import Flag, Option, Overrides, Positional
 from hybrid_patch.config.overrides import key_of
 from hybrid_patch.config.sources import chosen_sources
-from hybrid_patch.errors import DONE, FAILED, InputError
+from hybrid_patch.errors import DONE, FAILED, InputError, number_of
 from hybrid_patch.runs.provenance import provenance
 from hybrid_patch.runs.records import DamagedFileError
 from launch.cancel import cancel_members, unreached
 from launch.config import Cluster, read_cluster
-from launch.dry_run import show_handouts
+from launch.dry_run import show_previews
 from launch.queue.choice import queue_of
 from launch.snapshot import snapshot_code
 from launch.status import MemberStatus, State, counts, member_statuses
@@ -88,7 +88,7 @@ def plan_command(options: PlanOptions) -> int:
     from hybrid_patch.cost.plan_report import plan_report, plan_tables
 
     cluster, request = _requested(options)
-    statuses = member_statuses(request.sweep, request.members())
+    statuses = member_statuses(request.sweep, request.members(), patient=True)
     request, plan, device = plan_memory(request, cluster)
     tables = plan_tables(plan_report([member.arguments for member in request.members()], plan, device))
     show(overview(request.sweep.name, statuses, brief=True), *tables, *_notes(request, statuses))
@@ -108,15 +108,15 @@ def submit_command(options: SubmitOptions) -> int:
         before = member_statuses(sweep, request.members(), patient=True)
         show(overview(sweep.name, before, brief=True), *_notes(request, before))
         members = [each.member for each in before if each.resubmittable]
-        show_handouts(sweep, members, cluster)
-        print(f"dry_run: {len(members)} members would be submitted")
+        show_previews(sweep, members, cluster)
+        print(f"dry_run: {number_of(len(members), 'member')} would be submitted")
         return DONE
     submission, before, queue_line = submit(request, cluster)
     show(overview(sweep.name, member_statuses(sweep, request.members()), brief=True), *_notes(request, before))
     if submission is None:
         print(f"nothing to submit: {counts(before)}")
         return DONE
-    print(f"submitted {len(submission.members)} members of {sweep.name}: {queue_line}")
+    print(f"submitted {number_of(len(submission.members), 'member')} of {sweep.name}: {queue_line}")
     print(f"  hybrid-patch launch status {shlex.quote(sweep.name)}   (or wait, cancel; logs ID)")
     return DONE
 
@@ -133,7 +133,8 @@ def cancel_command(options: CancelOptions) -> int:
     for line in lines:
         print(f"error: {line}", file=sys.stderr)
     if active := sum(each.active for each in statuses) - len(lines):
-        print(f"cancelled {active} members of {sweep.name}; what ran has saved its state; resume goes on with it")
+        cancelled = f"cancelled {number_of(active, 'member')} of {sweep.name}"
+        print(f"{cancelled}; what ran has saved its state; resume goes on with it")
     elif not lines:
         print(f"nothing to cancel: {counts(statuses)}")
     return FAILED if lines else DONE
@@ -163,8 +164,8 @@ def resume_command(options: ResumeOptions) -> int:
         if cluster.needs_plan and any(member.memory is None for member in members):
             raise InputError("cluster.memory=plan: these members were submitted without a plan; submit them with it")
         if options.dry_run:
-            show_handouts(sweep, members, cluster, before.cwd if before else None)
-            print(f"dry_run: {len(members)} members would be submitted again")
+            show_previews(sweep, members, cluster, before.cwd if before else None)
+            print(f"dry_run: {number_of(len(members), 'member')} would be submitted again")
             return DONE
         code = snapshot_code(sweep.code, cluster.dirty)
         members, unfit = frozen_again(sweep, with_configs(sweep, members, extra), code)
@@ -173,7 +174,7 @@ def resume_command(options: ResumeOptions) -> int:
         if members:
             sweep.add(members)
             submission, line = hand_over(sweep, members, code, cluster, before.cwd if before else str(Path.cwd()))
-            print(f"submitted {len(submission.members)} members of {sweep.name} again: {line}")
+            print(f"submitted {number_of(len(submission.members), 'member')} of {sweep.name} again: {line}")
     return FAILED if unfit else DONE
 
 
@@ -185,7 +186,7 @@ def _requested(options: PlanOptions) -> tuple[Cluster, SweepRequest]:
 
 def _notes(request: SweepRequest, statuses: Sequence[MemberStatus]) -> list[str]:
     """Lines about repeated members, and about members begun from another commit."""
-    repeated = f"{request.repeated} members are the same run as one before; each runs once"
+    repeated = f"{number_of(request.repeated, 'member')} left out: the same run as one before"
     notes = [repeated] if request.repeated else []
     commit = provenance()["commit"]
     by_commit: dict[str, list[MemberStatus]] = {}
@@ -196,5 +197,5 @@ def _notes(request: SweepRequest, statuses: Sequence[MemberStatus]) -> list[str]
                 by_commit.setdefault(str(other), []).append(each)
     for other, members in by_commit.items():
         done = sum(each.state == "done" for each in members)
-        notes.append(f"{len(members)} members were begun from another commit, {other[:12]} ({done} of them are done)")
+        notes.append(f"{number_of(len(members), 'member')} begun from another commit, {other[:12]} ({done} done)")
     return notes

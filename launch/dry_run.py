@@ -15,17 +15,17 @@ HASH = "HASH"
 """In place of the name of the code's copy, which is made when something is submitted."""
 
 
-def show_handouts(sweep: Sweep, members: Sequence[SweepMember], cluster: Cluster, cwd: str | None = None) -> None:
+def show_previews(sweep: Sweep, members: Sequence[SweepMember], cluster: Cluster, cwd: str | None = None) -> None:
     """Print what a queue would start of members that would be submitted from a folder (None: this one)."""
     if not members:
         return
     submission = next_submission(sweep, members, sweep.code / HASH, cluster, cwd or str(Path.cwd()))
-    handouts = queue_of(cluster).preview(submission)
-    table = Table(*handouts[0].resources)
-    for each in handouts:
+    previews = queue_of(cluster).preview(submission)
+    table = Table(*previews[0].resources)
+    for each in previews:
         table.add_row(*each.resources.values())
     show(table)
-    scripts = {i: each.script for i, each in enumerate(handouts) if each.script}
+    scripts = {i: each.script for i, each in enumerate(previews) if each.script}
     for i, script in scripts.items():
         print(f"\n# {submission.folder / f'array-{i}.sh'}\n{script}", end="")
     if scripts:

@@ -12,7 +12,7 @@ from typing import Annotated
 from hybrid_patch.config.options import Flag, Overrides
 from hybrid_patch.config.overrides import key_of
 from hybrid_patch.config.sources import chosen_sources
-from hybrid_patch.errors import BAD_INPUT, DONE, FAILED, STOPPED, InputError
+from hybrid_patch.errors import BAD_INPUT, DONE, FAILED, STOPPED, InputError, number_of
 from hybrid_patch.runs import failure
 from hybrid_patch.runs.stop_signal import STOPPING, StopRequest, stop_requests
 from launch.cancel import cancel_members
@@ -61,7 +61,7 @@ def run_here(options: RunOptions) -> int:
     for each in request.invalid:
         print(f"error: {shlex.join(each.arguments)}: {each.error}", file=sys.stderr, flush=True)
     if request.repeated:
-        print(f"{request.repeated} members are the same run as one before; each runs once", flush=True)
+        print(f"{number_of(request.repeated, 'member')} left out: the same run as one before", flush=True)
     with stop_requests((*STOPPING, signal.SIGHUP)) as stop:
         submission, _, _ = submit(request, cluster)
         statuses = _watch(request, submission, stop)

@@ -10,7 +10,7 @@ from hybrid_patch.config.options import Option, Overrides
 from hybrid_patch.config.overrides import hydra_overrides, key_of, parse
 from hybrid_patch.config.sources import Sources, chosen_sources
 from hybrid_patch.config.sweep import sweep_members, with_sweep_written_out
-from hybrid_patch.errors import DONE, InputError, require_extra
+from hybrid_patch.errors import DONE, InputError, number_of, require_extra
 from hybrid_patch.runs.stop_signal import stop_requests
 from launch.commands import ClusterWords, ConfigDir
 from launch.config import read_cluster
@@ -35,6 +35,7 @@ class SearchOptions:
                 "search.KEY=VALUE": "a value of it, as search.trials=50 or search.parallel=4",
             },
             groups=("search",),
+            required="+search=NAME",
         ),
     ] = ()
     overrides: Annotated[
@@ -67,19 +68,22 @@ def search_command(options: SearchOptions) -> int:
         except InputError as error:
             errors.append(f"{' '.join(words(values))}: {error}")
     if not requests:
-        raise InputError(f"search={search.name}: its first {len(errors)} trials are invalid:", *errors)
+        raise InputError(f"search={search.name}: no valid trial among the first {len(errors)}:", *errors)
     request, config = merged(requests), requests[0].valid[0].config
     if config.evaluation.tiles == 0:
         raise InputError("evaluation.tiles=0: without an evaluation there is no score; try evaluation=default")
+    if config.evaluation.knn_pixels == 0 and search.metric.startswith("knn_"):
+        raise InputError(f"search.metric={search.metric}: evaluation.knn_pixels=0 leaves it out; try probe_miou")
     pruner = pruner_of(search, config)
     if options.dry_run:
         before = member_statuses(request.sweep, request.members(), patient=True)
         show(_space(search), overview(request.sweep.name, before, brief=True), *(f"invalid: {line}" for line in errors))
-        print(f"dry_run: these are the first of {preview.limit} trials")
+        print(f"dry_run: these are the first of {number_of(preview.limit, 'trial')}")
         return DONE
     queue_of(cluster).require()
     with journaled_study(request.sweep.search, search, arguments, pruner) as study, stop_requests() as stop:
-        loop = SearchLoop(search, arguments, Trials(search, given, study), request.sweep, cluster, sources)
+        trials = Trials(search, given, study)
+        loop = SearchLoop(search, arguments, trials, request.sweep, cluster, options.cluster, sources)
         loop.until_enough(stop)
         return loop.conclude(stop)
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from hybrid_patch.config.overrides import key_of
 from hybrid_patch.config.sources import Sources
-from hybrid_patch.errors import DONE, FAILED, STOPPED, InputError
+from hybrid_patch.errors import DONE, FAILED, STOPPED, InputError, number_of
 from hybrid_patch.runs.directory import EVALUATED
 from hybrid_patch.runs.records import DamagedFileError
 from hybrid_patch.runs.stop_signal import StopRequest
@@ -49,6 +49,7 @@ class SearchLoop:
 
     Attributes:
         arguments: those that all trials share.
+        cluster_words: the arguments that the cluster is read from.
         submitted: whether this process has submitted something: then an error of the queue is one that passes.
     """
 
@@ -57,6 +58,7 @@ class SearchLoop:
     trials: Trials
     sweep: Sweep
     cluster: Cluster
+    cluster_words: Sequence[str]
     sources: Sources
     submitted: bool = False
 
@@ -169,12 +171,13 @@ class SearchLoop:
         if best:
             show(_table(self.search, best[:SHOWN], f"{self.sweep.name}: {self.trials.counts()}"))
             arguments = self.sweep.members()[best[0].user_attrs[MEMBER]].arguments
-            again = shlex.join([*(word for word in arguments if key_of(word) != "seed"), "seed=0,1,2"])
+            where = [*self.cluster_words, *(("--config-dir", str(self.sources.extra)) if self.sources.extra else ())]
+            again = shlex.join([*(word for word in arguments if key_of(word) != "seed"), "seed=0,1,2", *where])
             print(f"the best with more seeds: hybrid-patch launch submit {again}")
             print(f"all trials as a page: hybrid-patch launch report {name}")
         if stop:
-            count = len(self.trials.running())
-            print(f"stopped: {count} trials stay in their queue (hybrid-patch launch cancel {name} ends them)")
+            trials = number_of(len(self.trials.running()), "trial")
+            print(f"stopped: {trials} left in the queue (hybrid-patch launch cancel {name} ends what runs)")
             print("the same command goes on with the search")
             return STOPPED
         return DONE if best else FAILED

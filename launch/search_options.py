@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from omegaconf import OmegaConf
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from hybrid_patch.config.compose import composed, held_to
 from hybrid_patch.config.field_types import Amount, Count, Name, Seed
+from hybrid_patch.config.messages import did_you_mean
 from hybrid_patch.config.modality import STRICT
 from hybrid_patch.config.overrides import hydra_overrides
 from hybrid_patch.config.sources import Sources
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 
 Value: TypeAlias = bool | int | float | str | None
 Values: TypeAlias = dict[str, Value]
+METRICS = (
+    *(f"{by}_{score}" for by in ("probe", "knn", "head") for score in ("miou", "mixed_miou", "accuracy")),
+    *("head_rmse", "head_r2", "lattice_ratio", "window_ratio", "effective_rank", "neighbour_similarity"),
+)
+"""The scores of embeddings that an evaluation may have, by their names in metrics.jsonl."""
+
+
+def _metric(name: str) -> str:
+    name = "probe_miou" if name == "miou" else name
+    if name not in METRICS:
+        raise ValueError(f"no score of an evaluation; takes: {', '.join(METRICS)}{did_you_mean(name, METRICS)}")
+    return name
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -97,8 +110,8 @@ class Search:
     """Values that all trials share, by key."""
     space: Annotated[dict[Name, Parameter], Field(min_length=1)]
     """What is varied, by key."""
-    metric: Name
-    """The score of an evaluation that trials are compared by."""
+    metric: Annotated[Name, AfterValidator(_metric)]
+    """The score of an evaluation that trials are compared by; `miou`, as reports call it, is `probe_miou`."""
     direction: Literal["maximize", "minimize"]
     """Which is better: more, or less."""
     trials: Count

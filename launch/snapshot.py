@@ -79,6 +79,8 @@ def frozen_environment() -> str:
     lines: dict[str, str] = {}
     for package in metadata.distributions():
         name = package.metadata["Name"]
+        if not name:  # what an installation that broke off has left
+            continue
         origin = json.loads(package.read_text("direct_url.json") or "{}")
         version_control = origin.get("vcs_info")
         if version_control:

@@ -89,11 +89,13 @@ def member_statuses(
         live = {**dict.fromkeys(sweep.members(), "waiting"), **live}
     members = sweep.members().values() if members is None else members
     statuses = [member_status(sweep.run(member.id), member, live.get(member.id)) for member in members]
-    verdicts: dict[str, str] = {}
-    if any(each.state in ("stale", "missing", "stopped") for each in statuses):
-        for queue, submissions in by_queue:
-            verdicts |= queue.verdicts(submissions)
     cancelled = _cancelled(every)
+    verdicts: dict[str, str] = {}
+    unexplained = {each.member.id for each in statuses if each.state in ("stale", "missing", "stopped")} - cancelled
+    for submission in reversed(every):  # each member's last one
+        if asked := unexplained & set(submission.ids):
+            verdicts |= queue_of(submission.cluster).verdicts(submission, asked)
+        unexplained -= asked
     return [_judged(each, verdicts.get(each.member.id, ""), each.member.id in cancelled) for each in statuses]
 
 

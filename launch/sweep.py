@@ -17,7 +17,7 @@ from hybrid_patch.errors import InputError
 from hybrid_patch.runs.atomic_files import write_json
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.runs.records import DamagedFileError, Parser, parsed, parser, read_record, set_aside
-from hybrid_patch.runs.sweep_manifest import MANIFEST, RUNS, SUBMISSION, SUBMISSIONS, sweep_folder
+from hybrid_patch.runs.sweep_manifest import MANIFEST, RUNS, SUBMISSION, SUBMISSIONS, path_by_id, sweep_folder
 from launch.config import Cluster
 
 log = logging.getLogger(__name__)
@@ -227,18 +227,6 @@ def _last_submitted(sweep: Sweep) -> float:
 
 
 def find_member(name: str) -> tuple[Sweep, SweepMember]:
-    """The member whose id begins or ends with `name` (or `sweep/id`). Raises InputError unless it is exactly one."""
-    sweep_name, _, member_name = name.rpartition("/")
-    matches = [
-        (sweep, member)
-        for sweep in sweeps()
-        if sweep_name in ("", sweep.name)
-        for member in sweep.members().values()
-        if member.id.startswith(member_name) or member.id.endswith(member_name)
-    ]
-    matches = [match for match in matches if match[1].id == member_name] or matches
-    if len(matches) != 1:
-        several = ", ".join(f"{sweep.name}/{member.id}" for sweep, member in matches[:5])
-        reason = f"could be {several}; give more of it" if matches else "no member of a sweep has such an id"
-        raise InputError(f"{name}: {reason}")
-    return matches[0]
+    """The member by its id, as `path_by_id`. Raises InputError unless it is exactly one."""
+    members = {Path(sweep.name, id_): (sweep, member) for sweep in sweeps() for id_, member in sweep.members().items()}
+    return members[path_by_id(name, members, "no member of a sweep has such an id")]

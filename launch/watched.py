@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hybrid_patch.errors import DISK_ERRORS, InputError
+from hybrid_patch.errors import DISK_ERRORS, InputError, number_of
 from launch.queue.choice import queue_of
 from launch.queue.interface import QueueSilentError
 from launch.status import POLL, MemberStatus, member_statuses
@@ -52,7 +52,7 @@ def put_back_lost(sweep: Sweep) -> int:
     except InputError as error:  # another process submits, or sbatch fails: at the next look
         log.warning("%s", error)
     if count:
-        log.warning("%d members that the queue had lost are in it again", count)
+        log.warning("back in the queue, which had lost them: %s", number_of(count, "member"))
     return count
 
 

@@ -20,10 +20,12 @@ QUICK = (
     "model.encoder={width:64,depth:1,heads:4,mlp_ratio:2.0}",
 )
 EVALUATION = ("evaluation.tiles=2", "evaluation.train_pixels=60", "evaluation.knn_pixels=0", "evaluation.baselines=[]")
+SWEEP = (*QUICK, *EVALUATION, "cluster.slots=2", "seed=0", "upsampler=bilinear,guided")
 SHRUNK = {
     "train": (*QUICK, *EVALUATION),
     "finetune": ("steps=2", *EVALUATION),
-    "launch submit": (*QUICK, *EVALUATION, "cluster.slots=2", "seed=0", "upsampler=bilinear,guided"),
+    "launch submit": SWEEP,
+    "launch run": SWEEP,
     "evaluate": EVALUATION,
     "plan": (*QUICK[1:], "model=nano"),
 }

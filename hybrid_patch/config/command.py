@@ -62,9 +62,11 @@ def help_text(name: str, description: str, options: type) -> str:
     usage = [name]
     for option in fields.values():
         if isinstance(option.mark, Overrides):
-            usage.append("[key=value ...]")
+            usage += filter(None, [option.mark.required])
         elif isinstance(option.mark, Positional):
             usage.append(option.shown if option.required else f"[{option.shown}]")
+    if any(isinstance(option.mark, Overrides) for option in fields.values()):
+        usage.append("[key=value ...]")
     if any(not isinstance(option.mark, Positional | Overrides) for option in fields.values()):
         usage.append("[options]")
     rows = [row for option in fields.values() for row in option.lines()]

@@ -63,6 +63,8 @@ class Overrides:
     """Its rows in the help."""
     groups: tuple[str, ...] = ()
     """What may be overridden; empty: anything."""
+    required: str = ""
+    """What must be among them, as the help's first line shows it."""
 
     def takes(self, argument: str) -> bool:
         key, equals, _ = argument.partition("=")

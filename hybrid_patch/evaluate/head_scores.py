@@ -17,6 +17,7 @@ from hybrid_patch.evaluate.scores import (
     miou,
     part_masks,
 )
+from hybrid_patch.runs.progress import Show, Work, unseen
 from hybrid_patch.runs.stop_signal import Check, proceed
 
 Array = np.ndarray
@@ -89,11 +90,13 @@ def predicted_classes(probabilities: Float[Array, "h w k"], tile: Tile) -> Int[A
 
 
 def validation_scores(
-    model: TrainedModel, source: Source, max_tiles: int | None, check: Check = proceed
+    model: TrainedModel, source: Source, max_tiles: int | None, check: Check = proceed, show: Show = unseen
 ) -> Mapping[str, float]:
     """`miou` and `accuracy` of all pixels of some validation tiles, or `rmse` and `r2`; NaN without a label."""
     errors, confusion = NumberErrors(), np.zeros((len(model.classes),) * 2)
-    for tile in read_tiles(source, "val", max_tiles, model.config.data.timesteps, check):
+    count = len(source.indices("val"))
+    work = Work(show, count if max_tiles is None else min(count, max_tiles))
+    for tile in work.on(read_tiles(source, "val", max_tiles, model.config.data.timesteps, check), 1, "validation tile"):
         predicted = model.predict_whole(tile.whole, model.tiling(), check)
         if model.classes and tile.labels is not None:
             masks = part_masks(tile.labels, 1)[:1]

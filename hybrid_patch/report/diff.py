@@ -12,10 +12,10 @@ from hybrid_patch.config.options import Positional
 from hybrid_patch.errors import DONE, InputError
 from hybrid_patch.report import metrics
 from hybrid_patch.report.grouping import NONE, differing_keys
-from hybrid_patch.report.load_runs import Run, find_runs, load_run, nested
+from hybrid_patch.report.load_runs import RUN_FILES, Run, find_runs, is_run, load_run, nested
 from hybrid_patch.report.query import print_tables
 from hybrid_patch.report.run_table import config_leaves
-from hybrid_patch.runs.sweep_manifest import RUNS
+from hybrid_patch.runs.sweep_manifest import RUNS, path_by_id, planned_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +49,13 @@ def diff_command(options: DiffOptions) -> int:
 
 
 def find_run(name: str) -> Path:
-    """The run in a folder, or the one below `runs/` whose id begins or ends with a name (or `sweep/id`). Raises
-    InputError unless it is exactly one."""
-    if Path(name).is_dir():
-        return Path(name)
-    sweep, _, run_id = name.rpartition("/")
-    paths = [path for path in find_runs([RUNS]) if sweep in ("", path.parent.name)]
-    matches = [path for path in paths if path.name.startswith(run_id) or path.name.endswith(run_id)]
-    matches = [path for path in matches if path.name == run_id] or matches
-    if len(matches) != 1:
-        several = f"could be {', '.join(map(str, matches[:5]))}; give more of it"
-        raise InputError(f"{name}: {several if matches else 'no run below runs/ has such an id'}")
-    return matches[0]
+    """The run in a folder, or the one below `runs/` by its id, as `path_by_id`. Raises InputError."""
+    path = Path(name)
+    if not path.is_dir():
+        return path_by_id(name, find_runs([RUNS]), "no run below runs/ has such an id")
+    if not is_run(path) and path not in (run.path for run in planned_runs(path.parent)):
+        raise InputError(f"{name}: is no run: it has no {', '.join(RUN_FILES[:-1])} or {RUN_FILES[-1]}; name a run")
+    return path
 
 
 def scores_of(run: Run) -> dict[str, float]:

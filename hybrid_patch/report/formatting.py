@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from hybrid_patch.errors import number_of
 from hybrid_patch.report.statistics import Comparison, Estimate
 
 Format = Callable[[float | int], str]
@@ -53,11 +54,6 @@ flops = partial(_in_units, units={"PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "M
 def printable(text: str) -> str:
     """With escapes for names of files that are in no encoding."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def number_of(n: int, noun: str) -> str:
-    """`1 run`, `3 runs`"""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def listed(names: Sequence[str], limit: int, last: str = ", ") -> str:

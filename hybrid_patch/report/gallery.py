@@ -16,13 +16,12 @@ from scipy.stats import entropy
 
 from hybrid_patch.data.source import UNLABELLED, Source, open_source
 from hybrid_patch.embed.trained_model import load
-from hybrid_patch.errors import InputError
+from hybrid_patch.errors import InputError, number_of
 from hybrid_patch.evaluate.features import Features, Tile, embedding_of, read_tiles
 from hybrid_patch.evaluate.linear_probe import fit_linear_probe
 from hybrid_patch.evaluate.pictures import ClassColours, EmbeddedTiles, Panel, common_colours, tile_panels
 from hybrid_patch.evaluate.pixel_sampling import NotEnoughLabelsError, sample_pixels
 from hybrid_patch.evaluate.settings import settings_of
-from hybrid_patch.report.formatting import number_of
 from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.load_runs import Run, nested, one_line
 from hybrid_patch.runs.atomic_files import write_json, write_whole

@@ -21,7 +21,7 @@ NONE, UNUSED = "(none)", "–"
 """An axis that a config lacks, and the upsampler and the curriculum of a pure run."""
 BEST = "best"
 """The reference of all other members' comparisons with the one of the highest mean mIoU."""
-STATES = ("failed", "damaged", "missing", "preempted", "running", "queued", "done")
+STATES = ("failed", "damaged", "missing", "stopped", "running", "queued", "done")
 """The state of a member is the first of these that one of its runs is in."""
 
 Leaves = dict[str, str]  # values of a config by dotted key, as JSON
@@ -56,6 +56,7 @@ class ReportMember:
         shared_machine: one of these runs had its machine not for itself.
         against: comparisons with the pure members, by `ps=8` and `ps=1`, and with `BEST`.
         beats: by classifier, in words, which baselines all of its runs beat.
+        beats_raw: whether all of its runs beat the raw bands, by the linear probe.
         excluded: why its `scores`, and why its `costs`, are not compared; empty where they are.
     """
 
@@ -69,6 +70,7 @@ class ReportMember:
     shared_machine: bool = False
     against: dict[str, Against] = dataclasses.field(default_factory=dict)
     beats: dict[str, str] = dataclasses.field(default_factory=dict)
+    beats_raw: bool = False
     excluded: dict[str, str] = dataclasses.field(default_factory=dict)
     planned: Planned | None = None
     notes: list[str] = dataclasses.field(default_factory=list)

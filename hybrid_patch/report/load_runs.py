@@ -37,8 +37,8 @@ class Run:
     """A run on disk: its files' content, empty where there is none.
 
     Attributes:
-        state: queued, running, preempted, done or failed; `damaged` if its status cannot be read; `missing` if there
-            is nothing to read.
+        state: queued, running, stopped (cancelled or preempted), done or failed; `damaged` if its status cannot be
+            read; `missing` if there is nothing to read.
         identity: `run.json`: id, recipe, commit, versions, machine.
         heartbeat: its last sign of life, in seconds since 1970; 0 without any.
         metrics: `COLUMNS` by name, NaN where a line has none, but AVERAGED, which is 1 there.
@@ -104,6 +104,10 @@ def _runs_below(folder: Path) -> Iterator[Path]:
             folders += (folder / name for name in sorted(below, reverse=True))
 
 
+def is_run(folder: Path) -> bool:
+    return any(os.path.lexists(folder / name) for name in RUN_FILES)
+
+
 def load_run(path: Path) -> Run:
     if not os.path.isdir(path):
         return Run(path)
@@ -114,7 +118,7 @@ def load_run(path: Path) -> Run:
     if status is None:
         state, reason, status = "damaged", damage[0], Status()
     else:
-        state, reason = status.state, status.reason
+        state, reason = "stopped" if status.state == "preempted" else status.state, status.reason
     begun = state not in ("", "queued") or os.path.lexists(path / IDENTITY)
     identity = whole(path / IDENTITY, run.identity, damage, nothing) if begun else nothing
     evaluation = whole(run.evaluation, run.evaluated, damage, nothing)

@@ -15,14 +15,14 @@ from rich.table import Table
 
 from hybrid_patch.config.field_types import Count
 from hybrid_patch.config.messages import did_you_mean, no_such_option
-from hybrid_patch.config.options import Option, Overrides
+from hybrid_patch.config.options import Flag, Option, Overrides
 from hybrid_patch.config.recipe import leaves
-from hybrid_patch.config.sources import Sources
-from hybrid_patch.errors import DONE, InputError
+from hybrid_patch.config.sources import Sources, chosen_sources
+from hybrid_patch.errors import DONE, InputError, number_of
 from hybrid_patch.report.export import Row
-from hybrid_patch.report.formatting import number_of
-from hybrid_patch.report.grouping import members_of
+from hybrid_patch.report.grouping import STATES, members_of
 from hybrid_patch.report.load_runs import Run, find_runs, load_run
+from hybrid_patch.report.metrics import MEASURES
 from hybrid_patch.report.run_table import config_leaves, run_values
 from hybrid_patch.runs.records import read_yaml
 from hybrid_patch.runs.sweep_manifest import RUNS, sweep_folder
@@ -63,6 +63,9 @@ class QueryOptions:
     ] = None
     sort: Annotated[str | None, Option("KEY", "highest first; -KEY: lowest first; runs without it come last")] = None
     limit: Annotated[Count | None, Option("N", "show this many")] = None
+    config_dir: Annotated[
+        Path | None, Flag("--config-dir", "a folder of more config groups, whose options conditions may name", "DIR")
+    ] = None
 
 
 class Condition(NamedTuple):
@@ -79,6 +82,8 @@ class Condition(NamedTuple):
         condition = cls(*match.groups())
         if condition.sign in ORDER and number_in(condition.value) is None:
             raise InputError(f"{text}: not a number; {condition.sign} compares numbers")
+        if condition.key == "state" and condition.value not in STATES:
+            raise InputError(no_such_option("state", condition.value, STATES))
         return condition
 
     def holds(self, values: Row) -> bool:
@@ -100,7 +105,8 @@ def query_command(options: QueryOptions) -> int:
     conditions = [Condition.read(text) for text in options.conditions]
     order = options.sort.removeprefix("-") if options.sort else None
     every = [values for _, values in rows]
-    tests = [_test(condition, every) for condition in conditions]
+    sources = chosen_sources(config_dir=options.config_dir)
+    tests = [_test(condition, every, sources) for condition in conditions]
     if order is not None:
         require_key(order, every)
     matching = [(run, values) for run, values in rows if all(test(values) for test in tests)]
@@ -144,16 +150,16 @@ def is_equal(value: Any, text: str) -> bool:
 
 
 def require_key(key: str, rows: Sequence[Row]) -> None:
-    """Raises InputError if no run has a value of a key."""
+    """Raises InputError if no run has a value of a key, unless it is a score or a cost that a run may have."""
     if any(value_of(values, key) is not None for values in rows):
         return
-    names = {name for values in rows for name in values}
+    names = {name for values in rows for name in values} | MEASURES.keys()
     names |= {name.removesuffix(".name").removeprefix("score.").removeprefix("cost.") for name in names}
     if key not in names:
         raise InputError(f"{key}: no run has such a value{did_you_mean(key, sorted(names))}")
 
 
-def _test(condition: Condition, rows: Sequence[Row]) -> Callable[[Row], bool]:
+def _test(condition: Condition, rows: Sequence[Row], sources: Sources) -> Callable[[Row], bool]:
     """Whether a run is as a condition wants it. Raises InputError for a key that no run has."""
     group = f"{condition.key}."
     below = [values for values in rows if any(name.startswith(group) for name in values)]
@@ -161,10 +167,11 @@ def _test(condition: Condition, rows: Sequence[Row]) -> Callable[[Row], bool]:
         require_key(condition.key, rows)
         return condition.holds
     # The options of this group have no names: a run has chosen the one whose values it has.
-    options = Sources().groups().get(condition.key, [])
+    options = sources.groups().get(condition.key, [])
     if condition.value not in options:
         raise InputError(no_such_option(condition.key, condition.value, options))
-    plain = read_yaml(Sources().folder / condition.key / f"{condition.value}.yaml") or {}
+    files = [folder / condition.key / f"{condition.value}.yaml" for folder in (sources.folder, sources.extra) if folder]
+    plain = read_yaml(next(file for file in files if file.exists())) or {}
     plain.pop("defaults", None)
     wanted = {f"{group}{name}": json.loads(value) for name, value in leaves(plain) if "${" not in value}
     return lambda values: ({key: values.get(key) for key in wanted} == wanted) == (condition.sign == "=")

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from hybrid_patch.report.formatting import number_of, part_of, score, signed, with_seeds
+from hybrid_patch.errors import number_of
+from hybrid_patch.report.formatting import part_of, score, signed, with_seeds
 from hybrid_patch.report.grouping import BEST, ReportMember
 from hybrid_patch.report.statistics import Comparison
 from hybrid_patch.report.summary import Summary, has_score
@@ -61,18 +62,19 @@ def in_words(summary: Summary, chosen: Recommendation | None) -> list[str]:
         ]
     if (raw := summary.baselines.get("raw bands", {}).get("miou")) is not None:
         by = member.measures["miou"].mean - raw
-        reasons.append(f"{'above' if by > 0 else 'NOT above'} raw bands ({signed(by)})")
+        shown = "NOT above" if by < 0 else "above" if member.beats_raw else "not shown above"
+        reasons.append(f"{shown} raw bands ({signed(by)})")
     return [f"Use {member.label}: {'; '.join(reasons)}."]
 
 
 def _costs(member: ReportMember) -> list[str]:
-    """How a member's costs stand to those of the best, where both are told well."""
+    """How a member's costs stand to those of the best, where a difference is shown."""
     comparisons = member.against[BEST].comparisons
     words = {"step_seconds": "step time", "peak_memory_bytes": "memory"}
     parts = []
     for name, what in words.items():
         comparison = comparisons.get(name)
-        if comparison is not None and comparison.verdict != "not measured well here":
+        if comparison is not None and comparison.verdict in ("less", "more"):
             by_flops = " (by FLOPs)" if comparison.estimate.how == "flops" else ""
             parts.append(f"{part_of(comparison.estimate.mean)} its {what}{by_flops}")
     return [" and ".join(parts)] if parts else []

@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 import jinja2
 
+from hybrid_patch.errors import number_of
 from hybrid_patch.report import export, formatting, gallery
 from hybrid_patch.report.figures import Plot, colours, inline, rendered
-from hybrid_patch.report.formatting import NOTHING, listed, number_of
+from hybrid_patch.report.formatting import NOTHING, listed
 from hybrid_patch.report.grouping import ReportMember
 from hybrid_patch.report.load_runs import Run, nested, one_line
 from hybrid_patch.report.metrics import HEADS, MEASURES

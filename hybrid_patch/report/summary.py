@@ -122,8 +122,11 @@ def _add_measures(member: ReportMember, excluded: Mapping[str, Mapping[Path, str
                     member.by_seed[name][seed] = value
     member.notes = list(dict.fromkeys(member.notes))
     for classifier, title in (("linear", "linear probe"), ("knn", "20-NN")):
-        if words := in_words(of_all(metrics.beaten(run, classifier) for run in scored)):
+        verdicts = of_all(metrics.beaten(run, classifier) for run in scored)
+        if words := in_words(verdicts):
             member.beats[title] = words
+        if classifier == "linear":
+            member.beats_raw = verdicts.get("raw", False)
     for name, by_seed in member.by_seed.items():
         mean = geometric if MEASURES[name].kind == "costs" else over_seeds
         member.measures[name] = above(MEASURES[name].lowest, mean(list(by_seed.values())))

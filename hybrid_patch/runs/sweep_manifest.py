@@ -1,10 +1,12 @@
 """The manifest of a submitted sweep: its runs, and the arguments of each."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from hybrid_patch.errors import InputError
 from hybrid_patch.runs.records import DamagedFileError, Parser, parser, read_record
 
 RUNS = Path("runs")
@@ -52,3 +54,19 @@ def planned_runs(sweep: Path) -> list[PlannedRun]:
 def sweep_folder(name: str) -> Path:
     """The folder of a sweep: a path, or a name below RUNS."""
     return Path(name) if "/" in name else RUNS / name
+
+
+def path_by_id(name: str, paths: Iterable[Path], missing: str) -> Path:
+    """The path `SWEEP/ID` whose id begins or ends with a name (or `sweep/id`). Raises InputError unless it is exactly
+    one; `missing` says what none is."""
+    sweep, _, part = name.rpartition("/")
+    matches = [
+        path
+        for path in paths
+        if sweep in ("", path.parent.name) and (path.name.startswith(part) or path.name.endswith(part))
+    ]
+    matches = [path for path in matches if path.name == part] or matches
+    if len(matches) != 1:
+        several = f"could be {', '.join(map(str, matches[:5]))}; give more of it"
+        raise InputError(f"{name}: {several if matches else missing}")
+    return matches[0]

@@ -84,8 +84,10 @@ class Evaluations:
         network = checkpointing.full_model(self.fabric, self.config, self.module)
         scores: dict[str, float] = {}
         if network is not None:
-            with self._evaluating(network, row["step"]) as model:
-                scores = dict(validation_scores(model, self.source, max_tiles, self._check(stop)))
+            self.run.set_status("running", EVALUATING, step=row["step"])
+            with self._evaluating(network, row["step"]) as model, self._shown(row["step"]) as show:
+                scores = dict(validation_scores(model, self.source, max_tiles, self._check(stop), show))
+            self.run.set_status("running", step=row["step"])
         self._wait(stop, network is not None)
         scores = self.fabric.broadcast(scores)
         row |= {f"validation_{name}": None if math.isnan(x) else x for name, x in scores.items()}

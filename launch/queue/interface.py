@@ -14,7 +14,7 @@ class QueueSilentError(InputError):
     """The queue does not answer now."""
 
 
-class Handout(NamedTuple):
+class ArrayPreview(NamedTuple):
     """What a queue starts together: its resources by name, as a person reads them, and its script, if there is one."""
 
     resources: dict[str, str]
@@ -39,15 +39,15 @@ class Queue(ABC):
         """Start a recorded submission and return a line for the person. Raises InputError if it is out of reach."""
 
     @abstractmethod
-    def preview(self, submission: Submission) -> list[Handout]:
+    def preview(self, submission: Submission) -> list[ArrayPreview]:
         """What `submit` would start, also on a machine from which nothing can be submitted."""
 
     @abstractmethod
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
         """The members that the queue still has, by id. Raises QueueSilentError if it does not answer."""
 
-    def verdicts(self, submissions: Collection[Submission]) -> dict[str, str]:
-        """What became of members that the queue no longer has, where it remembers more than their run directories."""
+    def verdicts(self, submission: Submission, members: Collection[str]) -> dict[str, str]:
+        """What became of a submission's members, where the queue remembers more than their run directories."""
         return {}
 
     def put_back(self, submission: Submission, members: Collection[str]) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from hybrid_patch.config.machine import machine_memory
 from hybrid_patch.errors import InputError
 from launch.config import Local
-from launch.queue.interface import Handout, Live, Queue
+from launch.queue.interface import ArrayPreview, Live, Queue
 from launch.queue.local_slots import slots_of, visible_gpus
 from launch.sweep import Submission, SweepMember
 
@@ -71,7 +71,7 @@ class LocalQueue(Queue):
         kind = "GPUs" if slots[0].gpu is not None else f"slots of {slots[0].threads} CPU threads"
         return f"{len(slots)} {kind} of this machine; it goes on when the terminal is closed"
 
-    def preview(self, submission: Submission) -> list[Handout]:
+    def preview(self, submission: Submission) -> list[ArrayPreview]:
         slots = slots_of(self._cluster)
         gpus = [slot.gpu for slot in slots if slot.gpu is not None]
         resources = {
@@ -80,7 +80,7 @@ class LocalQueue(Queue):
             "cpus": str(slots[0].threads),
             "gpus": ",".join(gpus) or "-",
         }
-        return [Handout(resources)]
+        return [ArrayPreview(resources)]
 
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
         """The members of living queue processes. Whether they run, their own status says."""

@@ -34,13 +34,11 @@ def command_before(cluster: Slurm, submission: Submission, member: SweepMember) 
     command = []
     if by_srun(cluster, member):
         command = ["srun", f"--nodes={member.nodes}", f"--ntasks-per-node={member.processes}", "--kill-on-bad-exit=1"]
+        command += [f"--cpus-per-task={cluster.cpus or member.workers + 1}"]  # from SLURM 22.05 on not sbatch's
         if cluster.container is not None:
             mounts = ",".join(f"{folder}:{folder}" for folder in _mounts(cluster, submission))
-            command += [
-                f"--cpus-per-task={cluster.cpus or member.workers + 1}",
-                f"--container-image={cluster.container}",
-            ]
-            command += [f"--container-mounts={mounts}", f"--container-workdir={submission.cwd}"]
+            command += [f"--container-image={cluster.container}", f"--container-mounts={mounts}"]
+            command += [f"--container-workdir={submission.cwd}"]
     if cluster.apptainer is not None:
         command += ["apptainer", "exec", *(["--nv"] if member.cuda else [])]
         command += [f"--bind={folder}" for folder in _mounts(cluster, submission)]

@@ -1,10 +1,8 @@
 """A SLURM cluster as a queue: arrays of jobs, each with one or several members."""
 
 import logging
-import os
 import re
 import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -12,12 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from hybrid_patch.errors import InputError
+from hybrid_patch.errors import InputError, number_of
 from hybrid_patch.runs.atomic_files import write_json, write_text
 from hybrid_patch.runs.records import DamagedFileError, Parser, parser, read_record
 from launch.config import Slurm
-from launch.queue.interface import Handout, Live, Queue, QueueSilentError
-from launch.queue.slurm_script import chunks, handout, planned_arrays, script
+from launch.queue.interface import ArrayPreview, Live, Queue, QueueSilentError
+from launch.queue.slurm_command import output_of
+from launch.queue.slurm_script import array_preview, chunks, planned_arrays, script
 from launch.sweep import Submission, SweepMember, warn_once
 
 log = logging.getLogger(__name__)
@@ -31,12 +30,8 @@ LOST = ("NODE_FAIL", "BOOT_FAIL", FORGOTTEN)
 """Ends of jobs that never began, for which neither their members nor anybody else is to blame."""
 JOB = r"(?m)^\s*(\S+)\|(\d+)\|(\d+)\|([A-Z_]+)\s*$"
 """A line of squeue: a job's name, its array's number, its index and its state."""
-TIMEOUT = 120
-"""Seconds that a SLURM command may take."""
-OPTIONS = ("SBATCH_", "SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_")
-"""Prefixes of variables that would override a script's options, hide jobs, or carry another job's into a new one."""
-SITE = ("SLURM_CONF", "SLURM_JWT")
-"""Variables that say where the cluster is, and who asks."""
+ENDS: dict[str, str] = {}
+"""The final states of jobs, by their numbers, that this process has asked for and has not seen in the queue since."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,8 @@ class SlurmQueue(Queue):
     def submit(self, submission: Submission) -> str:
         arrays = self._submit_arrays(submission, submission.ids)
         jobs = sum(len(array.groups) for array in arrays)
-        return f"{jobs} jobs in arrays {', '.join(str(array.job) for array in arrays)}"
+        numbers = ", ".join(str(array.job) for array in arrays)
+        return f"{number_of(jobs, 'job')} in {number_of(len(arrays), 'array')}: {numbers}"
 
     def _submit_arrays(self, submission: Submission, names: Collection[str]) -> list[Array]:
         """Call sbatch for each array of these members, after recording the arrays under unique names."""
@@ -102,13 +98,13 @@ class SlurmQueue(Queue):
             _write(submission, arrays)
         return arrays[first:]
 
-    def preview(self, submission: Submission) -> list[Handout]:
+    def preview(self, submission: Submission) -> list[ArrayPreview]:
         """The arrays, of at most as many jobs as the site allows or, where it does not answer, as SLURM does."""
         limit = DEFAULT_ARRAY_LIMIT
         with suppress(InputError):
             limit = _array_limit()
         planned = planned_arrays(self._cluster, submission.members, limit)
-        return [handout(submission, i, f"{submission.name}-{i}", array) for i, array in enumerate(planned)]
+        return [array_preview(submission, i, f"{submission.name}-{i}", array) for i, array in enumerate(planned)]
 
     def live(self, submissions: Collection[Submission]) -> dict[str, Live]:
         """Members of jobs that wait or run. Markers `ended` tell of this start of a job only between its first and last
@@ -116,24 +112,17 @@ class SlurmQueue(Queue):
         marked = {each.name: (each.marked("cancelled"), _ended(each)) for each in submissions}
         live: dict[str, Live] = {}
         for job in _jobs(submissions):
+            ENDS.pop(job.number, None)  # SLURM has started it again
             cancelled, ended = marked[job.submission]
             here = job.group - cancelled - (ended if job.runs else set())
             live |= dict.fromkeys(here, "running" if job.state in RUNNING else "waiting")
         return live
 
-    def verdicts(self, submissions: Collection[Submission]) -> dict[str, str]:
-        """The final states of members' jobs: `NODE_FAIL`, `OUT_OF_MEMORY`, `CANCELLED by 0`, ..., or FORGOTTEN."""
-        verdicts: dict[str, str] = {}
-        arrays: list[Array] = []
-        for submission in submissions:
-            with suppress(DamagedFileError):  # said by `live`
-                arrays += read_arrays(submission)
-        for array in arrays:
-            states = _job_states(array) if array.job else {}
-            for index, group in enumerate(array.groups):
-                if index in states:
-                    verdicts |= dict.fromkeys(group, states[index])
-        return verdicts
+    def verdicts(self, submission: Submission, members: Collection[str]) -> dict[str, str]:
+        """The last states of members' jobs: `NODE_FAIL`, `OUT_OF_MEMORY`, `CANCELLED by 0`, ..., or FORGOTTEN."""
+        with suppress(DamagedFileError):  # said by `live`
+            return _verdicts(read_arrays(submission), members, ENDS)
+        return {}
 
     def put_back(self, submission: Submission, members: Collection[str]) -> list[str]:
         """Submit lost members again, within the submission: its retries count on.
@@ -144,7 +133,7 @@ class SlurmQueue(Queue):
             arrays = read_arrays(submission)
         except DamagedFileError:  # resume makes a new submission
             return []
-        begun, verdicts = submission.marked("begun"), self.verdicts([submission])
+        begun, verdicts = submission.marked("begun"), _verdicts(arrays, members, {})
         starts = Counter(member for array in arrays for group in array.groups for member in group)
         lost = [
             member
@@ -252,6 +241,22 @@ def _array_limit() -> int:
     return max(int(match[1]), 1) if match else DEFAULT_ARRAY_LIMIT
 
 
+def _verdicts(arrays: Sequence[Array], members: Collection[str], ends: dict[str, str]) -> dict[str, str]:
+    """The states of members' jobs; the final ones are put into `ends`, and those that it has are not asked for."""
+    verdicts: dict[str, str] = {}
+    for array in arrays:
+        groups = {i: group for i, group in enumerate(array.groups) if array.job and not set(members).isdisjoint(group)}
+        if any(f"{array.job}_{i}" not in ends for i in groups):
+            states = _job_states(array)
+            passing = {i for i, state in states.items() if state.split()[0] in WAITING | RUNNING or state == FORGOTTEN}
+            ends |= {f"{array.job}_{i}": states[i] for i in states.keys() - passing}
+        else:
+            states = {i: ends[f"{array.job}_{i}"] for i in groups}
+        for i in groups.keys() & states.keys():
+            verdicts |= dict.fromkeys(groups[i], states[i])
+    return verdicts
+
+
 def _job_states(array: Array) -> dict[int, str]:
     """The state of each job of an array by its index, from sacct if there is one, else from scontrol.
 
@@ -277,15 +282,3 @@ def _job_states(array: Array) -> dict[int, str]:
                     if index != "" and int(index) not in states and not (bare and state == "CANCELLED")
                 }
     return states
-
-
-def output_of(*command: str) -> str:
-    """The output of a SLURM command, called without `OPTIONS`. Raises QueueSilentError if it fails."""
-    plain = {name: value for name, value in os.environ.items() if name in SITE or not name.startswith(OPTIONS)}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=plain, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise QueueSilentError(f"{command[0]}: {error}") from None
-    if done.returncode:
-        raise QueueSilentError(f"{command[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}")
-    return done.stdout

@@ -10,7 +10,7 @@ from submitit.slurm.slurm import _make_sbatch_string  # its executors pickle; me
 
 from hybrid_patch.cost.devices import RESERVE
 from launch.config import Slurm
-from launch.queue.interface import Handout
+from launch.queue.interface import ArrayPreview
 from launch.queue.node_command import job_python
 from launch.sweep import Submission, SweepMember
 
@@ -77,7 +77,7 @@ def chunks(items: list[T], size: int) -> list[list[T]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def handout(submission: Submission, number: int, name: str, array: PlannedArray) -> Handout:
+def array_preview(submission: Submission, number: int, name: str, array: PlannedArray) -> ArrayPreview:
     """What a person sees of an array before it is submitted; `-`: nothing is requested, the site's default counts."""
     cluster, (need, groups) = submission.cluster, array
     assert isinstance(cluster, Slurm)
@@ -93,7 +93,7 @@ def handout(submission: Submission, number: int, name: str, array: PlannedArray)
         "time": cluster.time,
     }
     text = script(submission, number, name, len(groups), need)
-    return Handout({key: "-" if value is None else str(value) for key, value in resources.items()}, text)
+    return ArrayPreview({key: "-" if value is None else str(value) for key, value in resources.items()}, text)
 
 
 def script(submission: Submission, array: int, name: str, jobs: int, need: Resources) -> str:

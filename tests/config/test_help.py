@@ -16,7 +16,7 @@ from hybrid_patch.config.sources import Sources
 from hybrid_patch.config.train_help import GROUPS, train_help
 
 ROOT = Path(__file__).parents[2]
-LAUNCH = ("plan", "submit", "run", "status", "wait", "logs", "cancel", "resume", "report", "query", "diff")
+LAUNCH = ("plan", "submit", "run", "status", "wait", "logs", "cancel", "resume", "report", "query", "diff", "search")
 DOORS = [
     ["hybrid_patch"],
     *(["hybrid_patch", name] for name in COMMANDS),
@@ -42,6 +42,7 @@ def test_help_only_says(door: list[str], tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stderr == ""
     assert re.match(r"usage: (hybrid-patch|python -m) ?.*\n\n[A-Z]", done.stdout)
+    assert done.stdout.partition("\n")[0].count("[key=value ...]") <= 1
     assert "\n  --help, --version  " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
     assert list(tmp_path.iterdir()) == []

@@ -80,7 +80,8 @@ def test_apptainer_is_put_before_the_command_and_sees_gpus_where_there_are_some(
     bound = ["--bind=/work", "--bind=/work/runs/x", "--pwd=/work", "/images/a b.sif"]
     assert before(chosen, member(processes=2)) == ["apptainer", "exec", *bound]
     assert before(chosen, member(2, 1, cuda=True)) == [
-        *("srun", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "apptainer", "exec", "--nv", *bound),
+        *("srun", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--cpus-per-task=4"),
+        *("apptainer", "exec", "--nv", *bound),
         *("/opt/bin/python", "-u", "-m", "launch.queue.slurm_rank"),
     ]
     assert (job_python(chosen), member_python(chosen)) == (sys.executable, "/opt/bin/python")
@@ -106,7 +107,9 @@ def test_members_that_srun_starts_in_containers_are_not_packed(monkeypatch: pyte
         SlurmQueue(slurm("cluster.container=a", "cluster.pack=2")).check([member()])
 
 
-def test_the_installed_packages_are_listed_as_pip_takes_them() -> None:
+def test_the_installed_packages_are_listed_as_pip_takes_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "broken-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
     first, *lines = frozen_environment().splitlines()
     assert first.startswith("# Python 3.")
     assert f"numpy=={metadata.version('numpy')}" in lines

@@ -78,7 +78,7 @@ def test_a_member_with_a_bad_file_hides_no_other(
     assert cancel_command(CancelOptions(name="mine")) == 0
     shutil.rmtree(stopped / "runs/mine/launch/submissions/0001/cancelled")
     assert resume_command(ResumeOptions(sweep="mine", dry_run=True)) == 0
-    assert "dry_run: 1 members would be submitted again" in capsys.readouterr().out
+    assert "dry_run: 1 member would be submitted again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("way", SAMPLED)
@@ -95,7 +95,7 @@ def test_a_bad_file_of_the_sweep_hides_no_member(
     queue = () if name == "manifest.json" else ("cluster=local",)
     shutil.rmtree(stopped / "runs/mine/launch/submissions/0001/cancelled", ignore_errors=True)
     assert resume_command(ResumeOptions(sweep="mine", cluster=queue, dry_run=True)) == 0
-    assert "dry_run: 1 members would be submitted again" in capsys.readouterr().out
+    assert "dry_run: 1 member would be submitted again" in capsys.readouterr().out
     if name == "manifest.json":
         assert [run.name for run in run_directories(stopped)] == ids
 
@@ -131,7 +131,7 @@ def assert_mended(folder: Path, change: str) -> None:
     CHANGES[change](member)
     done = launch(folder, "resume", "mine")
     assert done.returncode == 0, done.stderr
-    assert "submitted 1 members" in done.stdout
+    assert "submitted 1 member of" in done.stdout
     until_done(member)
     check_whole(member, STEPS)
     assert launch(folder, "status", "mine").returncode == 0
@@ -150,7 +150,7 @@ def test_what_cannot_be_mended_is_told_and_the_others_go_on(stopped: Path) -> No
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("not submitted: ")]
     assert f"damaged: {second / 'config.yaml'}, " in line
     assert "its arguments give another run now" in line
-    assert "submitted 1 members" in done.stdout
+    assert "submitted 1 member of" in done.stdout
     until_done(first)
 
 

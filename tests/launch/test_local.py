@@ -101,7 +101,7 @@ def test_an_edit_after_the_submission_changes_nothing(tmp_path: Path) -> None:
     who = ["-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run(["git", *who, "commit", "--quiet", "--allow-empty", "-m", "later"], cwd=copy, check=True)
     again = launch(tmp_path, "submit", *words, PYTHONPATH=str(copy))
-    assert "2 members were begun from another commit" in again.stdout
+    assert "2 members begun from another commit" in again.stdout
     assert "nothing to submit: 2 done" in again.stdout
 
 

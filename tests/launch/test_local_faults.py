@@ -183,10 +183,10 @@ def test_cancelled_members_are_let_go_and_taken_again(tmp_path: Path) -> None:
     """One that waits, one whose queue's process is gone, and one that another queue is at."""
     first, second, third = submitted(tmp_path, "seed=0,1,2", "trainer.steps=1000", "cluster.slots=1")
     until_step(first, 5)
-    assert "cancelled 1 members" in launch(tmp_path, "cancel", second.name).stdout
+    assert "cancelled 1 member of" in launch(tmp_path, "cancel", second.name).stdout
     assert "1 running, 1 queued, 1 cancelled" in launch(tmp_path, "status").stdout
     os.kill(server(tmp_path), signal.SIGKILL)
-    assert "cancelled 1 members" in launch(tmp_path, "cancel", f"mine/{first.name}").stdout
+    assert "cancelled 1 member of" in launch(tmp_path, "cancel", f"mine/{first.name}").stdout
     until(lambda: status(first)["state"] == "preempted")
     assert "nothing to cancel: 2 cancelled, 1 missing" in launch(tmp_path, "cancel", "mine").stdout
     assert launch(tmp_path, "resume", "mine").returncode == 0

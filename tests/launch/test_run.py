@@ -31,7 +31,7 @@ def test_bad_and_repeated_and_failing_members_stop_no_other(tmp_path: Path) -> N
     assert (done.returncode, states(done.stdout)) == (2, ["done", "bad input", "bad input"]), done.stderr
     assert done.stderr.count("\n") == 2
     assert "data.tile=20" in done.stderr
-    assert "1 members are the same run as one before" in done.stdout
+    assert "1 member left out: the same run as one before" in done.stdout
     assert done.stdout.endswith("1 of 3 done\n")
     (run,) = run_directories(tmp_path)
     # A member of five steps may be done before the first look at it.

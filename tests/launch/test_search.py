@@ -181,6 +181,7 @@ def test_a_journal_that_was_torn_is_gone_on_with_and_a_damaged_one_is_named(tmp_
         ("\n  seed: {choices: [1], when: {patch: [ps8]}}\n", [], "search.space.seed.when.patch: no earlier key"),
         (" {}\n", [], "search.space"),
         (SPACE, ["search.sampler=gird"], "search.sampler=gird: must be 'tpe', 'random' or 'grid'"),
+        (SPACE, ["search.metric=knn_iou"], "search.metric=knn_iou: no score of an evaluation; takes: probe_miou, "),
         (SPACE, ["search.trials=0"], "search.trials=0: must be greater than or equal to 1"),
         (SPACE, ["search.many=3"], "search.many=3: unknown key"),
     ],
@@ -190,6 +191,10 @@ def test_a_bad_search_is_one_line(space: str, words: list[str], start: str, tmp_
         searched(tmp_path, *words, space=space)
     assert str(error.value).startswith(start)
     assert "\n" not in str(error.value)
+
+
+def test_the_score_of_reports_has_its_name_in_a_search_too(tmp_path: Path) -> None:
+    assert searched(tmp_path, "search.metric=miou").metric == "probe_miou"
 
 
 @pytest.mark.parametrize("name", Sources().groups()["search"])
@@ -251,7 +256,7 @@ def test_a_search_that_is_killed_and_stopped_goes_on_and_runs_nothing_twice(tmp_
     printed, _ = stopped.communicate(timeout=300)
     assert stopped.returncode == 75
     assert "[1/3] complete knn_miou 2.0000  trainer.steps=8\n" in printed
-    assert "1 trials stay in their queue" in printed
+    assert "1 trial left in the queue" in printed
 
     done = launch(tmp_path, *command(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -259,7 +264,8 @@ def test_a_search_that_is_killed_and_stopped_goes_on_and_runs_nothing_twice(tmp_
     assert re.fullmatch(rf"\[2/3\] pruned knn_miou [\d.]+  trainer.steps={LONG}", lines[0])
     assert lines[1].startswith("[3/3] fail  trainer.steps=0  (invalid: trainer.steps=0: must be greater than")
     assert "mine: 1 complete, 1 pruned, 1 fail" in done.stdout
-    assert "hybrid-patch launch submit sweep_name=mine" in done.stdout
+    more_seeds = rf"hybrid-patch launch submit sweep_name=mine [^\n]* seed=0,1,2 --config-dir {tmp_path}/conf\n"
+    assert re.search(more_seeds, done.stdout)
     _, long = run_directories(tmp_path)
     until(lambda: status(long)["state"] == "preempted")
     assert list((long / "checkpoints").iterdir())
@@ -276,7 +282,11 @@ def test_what_is_no_search_is_refused_in_one_line(tmp_path: Path) -> None:
     for words, text in (
         (["search", "+search=upsampler", "seed=0,1"], "2 runs, and a trial is a single one"),
         (["search"], "search: missing; give one of: upsampler"),
-        (["search", "--config-dir", "conf", "+search=mine", "seed=1"], "search=mine: its first 2 trials are invalid:"),
+        (["search", "+search=upsampler", "evaluation.knn_pixels=0"], "search.metric=knn_miou: evaluation.knn_pixels=0"),
+        (
+            ["search", "--config-dir", "conf", "+search=mine", "seed=1"],
+            "search=mine: no valid trial among the first",
+        ),
         (["submit", "+search=upsampler"], "+search=upsampler: a search, which is made by hybrid-patch launch search"),
         (["run", "seed=0,1", "hydra/sweeper=optuna"], "hydra/sweeper=optuna: sweepers of Hydra's are not used; "),
     ):

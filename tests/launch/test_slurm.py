@@ -184,7 +184,7 @@ def test_one_of_a_pack_is_cancelled_and_taken_again(cluster: Cluster, tmp_path: 
     assert launch(tmp_path, "cancel", cancelled.name).returncode == 0
     until(lambda: status(cancelled)["state"] == "preempted")
     assert "1 cancelled" in launch(tmp_path, "status").stdout.splitlines()[0]
-    assert "submitted 1 members" in launch(tmp_path, "resume", "mine").stdout
+    assert "submitted 1 member of" in launch(tmp_path, "resume", "mine").stdout
     until_done(cancelled, other)
     for run in (cancelled, other):
         check_whole(run, STEPS)

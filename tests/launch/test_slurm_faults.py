@@ -90,7 +90,7 @@ def test_a_training_that_slurm_has_lost_is_cancelled(cluster: Cluster, tmp_path:
     training = orphaned(run, with_its_parent)
     cancelled = launch(tmp_path, "cancel", "mine")
     assert ended(training), cancelled
-    assert "cancelled 1 members" in cancelled.stdout
+    assert "cancelled 1 member of" in cancelled.stdout
     assert status(run)["state"] == "preempted"
     assert steps_of(run) == list(range(1, status(run)["step"] + 1))
     assert "1 cancelled" in first_line(tmp_path)
@@ -209,7 +209,7 @@ def test_a_site_whose_sbatch_says_more(
     arrays = tmp_path / "runs" / "mine" / "launch" / "submissions" / "0001" / "arrays.json"
     assert [array["job"] for array in json.loads(arrays.read_text())] == [job]
     assert "1 queued" in first_line(tmp_path)
-    assert "cancelled 1 members" in launch(tmp_path, "cancel", "mine").stdout
+    assert "cancelled 1 member of" in launch(tmp_path, "cancel", "mine").stdout
     wait_for(lambda: not queue(cluster))
 
 
@@ -301,7 +301,7 @@ def test_without_slurmdbd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             assert "1 running" in first_line(tmp_path)
             again = launch(tmp_path, "submit", *QUICK, "sweep_name=other", *SHORT, "cluster.extra={hold: true}")
             assert again.returncode == 0, again.stderr
-            assert "cancelled 1 members" in launch(tmp_path, "cancel", "other").stdout
+            assert "cancelled 1 member of" in launch(tmp_path, "cancel", "other").stdout
             assert "1 missing" in launch(tmp_path, "status", "other").stdout
             assert launch(tmp_path, "wait", "mine").returncode == 0
             check_whole(run, 150)

@@ -8,7 +8,7 @@ import pytest
 from submitit.slurm import slurm
 
 from launch.config import Slurm, read_cluster
-from launch.queue.slurm import output_of
+from launch.queue.slurm_command import output_of
 from launch.queue.slurm_script import resources_of, script
 from launch.sweep import Submission, SweepMember
 

@@ -76,6 +76,34 @@ def test_a_cancelled_member_is_cancelled_until_it_is_submitted_again(tmp_path: P
     assert [each.state for each in member_statuses(sweep)][:2] == ["stopped", "cancelled"]
 
 
+def test_slurm_is_asked_only_about_what_nothing_else_explains_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One search trial is pruned, one was cancelled and has been resumed, one is cancelled at the site."""
+    sweep = Sweep(tmp_path / "mine")
+    members = [replace(MEMBER, id=each) for each in ("pruned", "resumed", "scancelled")]
+    sweep.add(members)
+    cluster = read_cluster(["cluster=slurm"])
+    asked, jobs = tmp_path / "asked", ["pruned", "resumed", "scancelled", "resumed"]
+    for i, name in enumerate(jobs):
+        sweep.run(name).path.mkdir(exist_ok=True)
+        sweep.run(name).set_status("preempted", step=3)
+        of_job = [member for member in members if member.id == name]
+        write_submission(submission := next_submission(sweep, of_job, tmp_path, cluster, str(tmp_path)))
+        write_json(submission.folder / "arrays.json", [{"name": f"a-{i}", "groups": [[name]], "job": str(i)}])
+        if name == "pruned":
+            submission.mark("cancelled", name)
+    answers = {"squeue": "", "sacct": f"echo $5 >> {asked}; [ $5 = 3 ] && s=COMPLETED || s='CANCELLED by 0'\n"}
+    answers["sacct"] += 'echo "$5_0|a-$5|$s"'.replace("$5", "${5}")
+    for command, answer in answers.items():
+        (tmp_path / command).write_text(f"#!/bin/sh\n{answer}\n")
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for _ in range(2):
+        assert [each.state for each in member_statuses(sweep)] == ["cancelled", "stopped", "cancelled"]
+    assert sorted(asked.read_text().split()) == ["2", "3"]
+
+
 def test_a_queue_whose_process_is_not_known_yet_is_alive(tmp_path: Path) -> None:
     """Its process holds the lock from the first moment, and its number is written a moment later."""
     cluster = read_cluster([])

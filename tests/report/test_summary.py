@@ -90,6 +90,20 @@ def test_what_is_recommended_is_no_worse_and_cheaper(tmp_path: Path) -> None:
     assert answer(summed(tmp_path))[0].startswith("Use bilinear 8→1 (steps=60): mIoU .325")
 
 
+def test_a_recommendation_claims_only_differences_that_are_shown(tmp_path: Path) -> None:
+    """The cheaper member takes a memory that spreads around that of the best, and is above raw bands by a hair."""
+    for seed in range(3):
+        make_run(tmp_path / f"ps1_{seed}", "patch=ps1", seed=seed, miou=0.21, seconds=2.0)
+        memory = (40 + 10 * seed) * 2**20
+        make_run(tmp_path / f"quick_{seed}", HYBRID, GUIDED, seed=seed, miou=0.21, seconds=0.2, memory=memory)
+    first = answer(summed(tmp_path))[0]
+    assert first.startswith("Use guided 8→1: ")
+    assert "of its step time; not shown above raw bands (+.010)" in first
+    assert "memory" not in first
+    make_run(tmp_path / "below" / "ps8", "patch=ps8", miou=0.19)
+    assert "; NOT above raw bands (−.010)" in answer(summed(tmp_path / "below"))[0]
+
+
 def test_nothing_is_recommended_from_one_seed(tmp_path: Path) -> None:
     make_run(tmp_path / "a", HYBRID, GUIDED, miou=0.3)
     make_run(tmp_path / "b", HYBRID, GUIDED, steps=STEPS * 2, miou=0.2)  # alike but for their steps

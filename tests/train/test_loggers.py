@@ -1,7 +1,9 @@
 """Metric loggers: names, what is on disk, runs that are stopped and go on, and finished runs that are mirrored."""
 
 import csv
+import json
 import logging
+import shutil
 import struct
 import subprocess
 import sys
@@ -14,6 +16,8 @@ from typing import Any
 import pytest
 from building import TINY, trained_run
 
+from hybrid_patch.config.compose import compose
+from hybrid_patch.mirror import mirror_run
 from hybrid_patch.runs.directory import RunDirectory
 from hybrid_patch.train.loggers.backend import prefixed
 
@@ -21,6 +25,7 @@ EVALUATED = (
     *("evaluation=default", "evaluation.tiles=2", "evaluation.train_pixels=200", "evaluation.knn_pixels=0"),
     *("evaluation.baselines=[raw]", "evaluation.pictures=1", "evaluation.seeds=1"),
 )
+SCORES = ("probe_miou", "knn_miou", "evaluation_seconds")
 Logged = dict[str, list[tuple[int, float]]]
 """Steps and values by name."""
 
@@ -147,6 +152,20 @@ def test_what_a_killed_attempt_logged_after_its_checkpoint_is_replaced(tmp_path:
         close_to(read(run), expected(run))
 
 
+def test_an_evaluation_that_is_taken_up_after_a_stop_is_in_the_line_of_its_step(
+    evaluated: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(evaluated, run)
+    *lines, last = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    stopped = {name: value for name, value in json.loads(last).items() if name not in SCORES}
+    (run / "metrics.jsonl").write_text("".join([*lines, json.dumps(stopped) + "\n"]))
+    (run / "status.json").unlink()
+    ended(trained_run(run, *TINY, *EVALUATED, "logger=csv", steps=2))
+    assert "eval/probe_miou" in table(run)
+    close_to(table(run), expected(run))
+
+
 @pytest.mark.full
 def test_wandb_has_the_sweep_as_group_and_its_fragments_are_one_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -189,6 +208,20 @@ def test_finished_runs_are_mirrored_into_any_logger(evaluated: Path) -> None:
     for logged in (events(evaluated), wandb_history(file)):  # of the two times, TensorBoard shows the last
         assert logged.pop("eval/tile_0") == [(2, 0.0)]
         close_to(logged, wanted)
+
+
+def test_a_mirror_that_fails_has_closed_its_logger(evaluated: Path, tmp_path: Path) -> None:
+    """The next run of the same process is logged as a run of its own."""
+    import wandb
+
+    run = tmp_path / "torn"
+    shutil.copytree(evaluated, run)
+    shutil.rmtree(run / "wandb", ignore_errors=True)
+    for picture in (run / "pictures").glob("*.png"):
+        picture.write_bytes(b"no picture")
+    with pytest.raises(OSError, match="cannot identify image"):
+        mirror_run(run, compose([*TINY, "logger=wandb"]).logger)
+    assert wandb.run is None
 
 
 def test_a_mirror_needs_a_logger_and_a_run_that_has_ended(evaluated: Path) -> None:

@@ -13,7 +13,8 @@ from hybrid_patch.train.loggers.backend import Backend, LoggedRun, prefixed
 class CsvBackend(Backend):
     """A line per row of `metrics.jsonl`, and a column per metric; empty where a row has none.
 
-    The file is written whole when the run starts, from the rows so far, and when an evaluation adds columns.
+    The file is written whole when the run starts, from the rows so far, when an evaluation adds columns, and when an
+    evaluation that was taken up after a stop comes with the step of the last line, whose place it takes.
     """
 
     def __init__(self, run: LoggedRun) -> None:
@@ -21,13 +22,16 @@ class CsvBackend(Backend):
         self.path = run.directory.path / TABLE
         self.columns = ["step"]
         rows = [{"step": row["step"], **prefixed(row)} for row in run.directory.metrics() if row["step"] <= run.step]
+        self.step = rows[-1]["step"] if rows else None
         self._write(rows)
 
     def log(self, step: int, values: Mapping[str, float | int]) -> None:
         row = {"step": step, **values}
-        if not row.keys() <= set(self.columns):
+        repeated, self.step = step == self.step, step
+        if repeated or not row.keys() <= set(self.columns):
             with self.path.open(newline="") as file:
-                self._write([*csv.DictReader(file), row])
+                rows = list(csv.DictReader(file))
+            self._write([*(rows[:-1] if repeated else rows), row])
         else:
             with self.permit(), self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow(row)

@@ -32,6 +32,7 @@ class WandbBackend(Backend):
             dir=run.directory.path,
             config=dict(run.config),
             resume="allow",
+            reinit="finish_previous",
             settings=wandb.Settings(silent=True, console="off"),
         )
 
