@@ -8,7 +8,7 @@ import pytest
 
 from hybrid_patch.runs.atomic_files import write_json
 from launch.config import Slurm, read_cluster
-from launch.queue.slurm import ARRAYS, FORGOTTEN, SlurmQueue, _array_limit, _job_number
+from launch.queue.slurm import ARRAYS, ENDS, FORGOTTEN, SlurmQueue, _array_limit, _job_number
 from launch.submit import next_submission
 from launch.sweep import Submission, Sweep, SweepMember, write_submission
 
@@ -61,6 +61,7 @@ def submission(tmp_path: Path) -> Submission:
 
 @pytest.fixture
 def answers(submission: Submission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answers:
+    ENDS.clear()  # of jobs of other tests, by numbers of a cluster
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     answers = Answers(tmp_path / "bin", f"{submission.name}-0")
@@ -93,14 +94,22 @@ def test_how_jobs_ended(
     submission: Submission, answers: Answers, command: str, text: str, ends: dict[str, str]
 ) -> None:
     answers.give(command, text)
-    assert queue_of(submission).verdicts([submission]) == ends
+    assert queue_of(submission).verdicts(submission, "abc") == ends
+
+
+def test_a_job_that_has_ended_is_not_asked_for_again(submission: Submission, answers: Answers) -> None:
+    answers.give("sacct", SACCT)
+    queue_of(submission).verdicts(submission, "abc")
+    answers.give("sacct", "")
+    assert queue_of(submission).verdicts(submission, "ab") == {"a": "FAILED", "b": "CANCELLED by 0"}
+    assert queue_of(submission).verdicts(submission, "c") == {}  # it was running
 
 
 def test_a_controller_that_gives_a_number_away_again_has_forgotten_the_job(
     submission: Submission, answers: Answers
 ) -> None:
     answers.give("scontrol-config", CONFIG.format(next=1))
-    assert queue_of(submission).verdicts([submission]) == dict.fromkeys("abc", FORGOTTEN)
+    assert queue_of(submission).verdicts(submission, "abc") == dict.fromkeys("abc", FORGOTTEN)
 
 
 def test_the_largest_array(answers: Answers) -> None:
