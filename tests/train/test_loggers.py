@@ -193,6 +193,7 @@ def mirrored(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.full
 def test_finished_runs_are_mirrored_into_any_logger(evaluated: Path) -> None:
     sweep, wanted = evaluated.parent, expected(evaluated)
     (sweep / "empty").mkdir()

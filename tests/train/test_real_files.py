@@ -47,6 +47,7 @@ def statistics(folder: Path) -> tuple[float, ...]:
     return tuple(torch.load(path, weights_only=True)["modalities"]["images"]["mean"])
 
 
+@pytest.mark.full
 def test_labels_are_read_for_an_evaluation_and_never_without(tmp_path: Path) -> None:
     make(tmp_path / "tiles", labels=3)
     words = (*QUICK, "data.root=tiles", "trainer.steps=2")
@@ -57,6 +58,7 @@ def test_labels_are_read_for_an_evaluation_and_never_without(tmp_path: Path) -> 
     assert "t0.tif: labels of 3 bands" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.full
 def test_a_resumed_run_has_its_own_statistics_and_finds_data_that_have_moved(tmp_path: Path) -> None:
     make(tmp_path / "tiles")
     words = (*QUICK, "data.root=tiles", "data.on_error=skip", "data.max_skipped=1", "evaluation=none")
@@ -81,6 +83,7 @@ def test_a_resumed_run_has_its_own_statistics_and_finds_data_that_have_moved(tmp
     assert data["samples"] == {"train": 5, "val": 1}
 
 
+@pytest.mark.full
 def test_tiles_of_three_sensors_are_trained_on_evaluated_and_mapped(shared_data: Path, tmp_path: Path) -> None:
     root = shared_data / "terramind_tiles"
     words = (*QUICK, f"data.root={root}", "data.labels=LULC", "trainer.steps=4", *EVALUATED)
