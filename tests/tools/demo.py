@@ -22,8 +22,8 @@ SWEEP = "demo"
 SENTINEL2 = ("~data.modalities.sentinel1", "~data.modalities.srtm")
 THREADS = ("cluster.threads=1",)  # a member for every core
 BEFORE = (
-    "Trains three small models on synthetic scenes, side by side: 1,200 steps of hybrid 8→1, as many of pure ps=8, and\n"
-    "what pure ps=1 makes in that time. Each is evaluated; a page compares them. About 5 minutes on two busy cores."
+    "Trains three small models on synthetic scenes, two at a time: hybrid 8→1 and pure ps=8 for 1,200 steps each,\n"
+    "pure ps=1 for 80. Each is evaluated, and a page compares them. About 5 minutes on two busy cores."
 )
 BASELINES = {
     "surroundings": "bands; means, deviations nearby",
