@@ -75,12 +75,14 @@ def imported(folder: Path, *words: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.full
 def test_a_local_submission_imports_torch_only_for_a_plan(tmp_path: Path) -> None:
     words = ("submit", *MEMBERS, "dry_run=true")
     assert "torch" not in imported(tmp_path, *words)
     assert "torch" in imported(tmp_path, *words, "cluster.device=h100-80gb")
 
 
+@pytest.mark.full
 def test_a_config_folder_of_ones_own_is_kept_with_the_sweep(tmp_path: Path) -> None:
     conf = tmp_path / "my conf"
     (conf / "upsampler").mkdir(parents=True)
