@@ -103,9 +103,10 @@ class Trainer:
         staged = len(config.curriculum.stages) > 1 and config.curriculum.order == "in_turn"
         logged: PatchSizes | None = None
         quiet, profiled = not fabric.is_global_zero, config.runtime.profile if fabric.is_global_zero else 0
+        interrupted = [self._interrupted(step) for step in range(self.step + 1, self.steps + 1)] if profiled else []
         with (
             progress(self.run.path.name, self.step, self.steps, quiet) as report,
-            traced(profiled, self.training_step, self.run) as step_ends,
+            traced(profiled, interrupted, self.training_step, self.run) as step_ends,
         ):
             waiting = time.perf_counter()
             loaded = batches(dataset, self.step, config.runtime.workers, pin_memory=fabric.device.type == "cuda")
@@ -160,8 +161,12 @@ class Trainer:
 
     def _row_due(self) -> bool:
         """Whether the metrics get a line after this step: also where weights are saved or scored, which wait anyway."""
-        config, step = self.config, self.step
-        periods = (config.trainer.log_every, config.trainer.checkpoint_every, config.evaluation.every)
+        every = self.config.trainer.log_every
+        return self._interrupted(self.step) or bool(every and self.step % every == 0)
+
+    def _interrupted(self, step: int) -> bool:
+        """Whether something else than a training step comes after a step: weights are saved or scored."""
+        periods = (self.config.trainer.checkpoint_every, self.config.evaluation.every)
         return step == self.steps or self.best.due(step) or any(every and step % every == 0 for every in periods)
 
     def _add_row(self) -> dict[str, Any]:

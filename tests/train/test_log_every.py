@@ -146,5 +146,8 @@ def test_a_profile_traces_some_steps_with_their_phases_and_parts(
     assert {"ProfilerStep#3", "ProfilerStep#4"} <= set(names)
     losses = [[row["loss"] for row in RunDirectory(run).metrics()] for run in (plain, traced)]
     assert losses[0] == losses[1]
+    saving = trained_run(tmp_path / "saving", *TINY, "runtime.profile=5", "trainer.checkpoint_every=3", steps=8)
+    names = [event["name"] for event in events_of(saving) if event.get("cat") == "user_annotation"]
+    assert names.count("forward") == 2  # the fifth and sixth: a save is before them, and one after
     assert not (tmp_path / "short" / "profile.json.gz").exists()
-    assert "runtime.profile=2: no trace; a start makes 3 steps before it" in caplog.text
+    assert "runtime.profile: no trace; a start makes 3 steps before it" in caplog.text
