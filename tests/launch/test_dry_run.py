@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from launching import QUICK, launch, run_directories, submitted, variables
 
 MEMBERS = (*QUICK, "sweep_name=mine", "upsampler=bilinear,learned", "runtime.workers=1", "seed=0,1", "trainer.steps=2")
