@@ -98,6 +98,7 @@ def test_a_synthetic_run(synthetic_run: Path, tmp_path: Path) -> None:
     assert not (synthetic_run / "evaluation.json").exists()
 
 
+@pytest.mark.full
 def test_bands_are_found_by_name_and_the_run_s_statistics_are_kept(rasters_run: Path, tmp_path: Path) -> None:
     original = evaluated(rasters_run)
     assert (rasters_run / "evaluation.json").exists()
@@ -158,6 +159,7 @@ def test_concatenated_tokens_can_be_scored(synthetic_run: Path, tmp_path: Path) 
     assert next(iter(report["scores"])) == "probe_miou"  # type: ignore[call-overload]
 
 
+@pytest.mark.full
 def test_olmoearth_has_worldcover_for_labels(tmp_path: Path) -> None:
     root = tmp_path / "olmoearth"
     root.mkdir()
@@ -204,6 +206,7 @@ def test_a_missing_band_is_named(rasters_run: Path, tmp_path: Path) -> None:
         evaluated(rasters_run, "data=rasters", f"data.root={other}")
 
 
+@pytest.mark.full
 def test_the_command(rasters_run: Path, tmp_path: Path) -> None:
     arguments = [
         f"run={rasters_run}",
