@@ -228,6 +228,8 @@ def test_the_command(rasters_run: Path, tmp_path: Path) -> None:
     assert bad.stderr.count("\n") == 1
 
 
+@pytest.mark.full
+@pytest.mark.timeout(900)  # a dozen times what a quiet machine takes
 def test_a_stop_at_any_check_writes_nothing(synthetic_run: Path, tmp_path: Path) -> None:
     """Whatever it is at: embedding, a probe, the neighbours, pictures."""
     options = parse(EvaluateOptions, [f"run={synthetic_run}", *QUICK, f"output={tmp_path / 'report.json'}"])

@@ -276,6 +276,7 @@ def test_a_search_that_is_killed_and_stopped_goes_on_and_runs_nothing_twice(tmp_
     assert (again.returncode, submissions(tmp_path)) == (0, [[short.name], [long.name]])
 
 
+@pytest.mark.full
 def test_what_is_no_search_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     searched(tmp_path / "conf", space="\n  data.tile: {choices: [15, 17]}\n")
