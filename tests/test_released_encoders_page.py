@@ -13,6 +13,7 @@ TEACHER = ("target.windows=4", "target.window=8")
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.full
 def test_every_command_of_the_page(tmp_path: Path, released_galileo: Path, shared_data: Path) -> None:
     (tmp_path / "galileo_nano").symlink_to(released_galileo)
     (tmp_path / "tiles").symlink_to(shared_data / "terramind_tiles")

@@ -36,7 +36,7 @@ COMPILED = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", COMPILED)
 def test_the_compiler_comes_when_it_is_used(how: str) -> None:
     code = TRAINED + COMPILED[how] + WHOLE

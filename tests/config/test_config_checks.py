@@ -24,6 +24,7 @@ DEFAULT = compose()
 NO_LOSS = [f"loss.{term}.weight=0" for term in ("decoded", "visible", "context")]
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize(
     ("overrides", "start"),
     [

@@ -8,6 +8,7 @@ from hybrid_patch.config.compose import compose
 from hybrid_patch.errors import InputError
 
 
+@pytest.mark.sample(16)
 @pytest.mark.parametrize(
     ("override", "line"),
     [

@@ -82,6 +82,7 @@ def test_flags_may_stand_between_overrides(tmp_path: Path) -> None:
     assert ran(tmp_path, "seed=1", "--run", "trainer.steps=3").returncode == 0
 
 
+@pytest.mark.full
 def test_hydras_flags(tmp_path: Path) -> None:
     printed = ran(tmp_path, "--cfg", "job", "--resolve", "-p", "curriculum", "patch=ps8")
     assert printed.returncode == 0
@@ -104,6 +105,7 @@ def test_hydras_flags(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.full
 def test_a_folder_of_ones_own_configs(tmp_path: Path) -> None:
     (tmp_path / "mine" / "optimizer").mkdir(parents=True)
     text = Path(__file__).parents[2].joinpath("conf/optimizer/adamw.yaml").read_text().replace("lr: 0.001", "lr: 0.5")

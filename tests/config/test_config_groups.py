@@ -43,7 +43,7 @@ def needed(group: str, option: str, root: str) -> list[str]:
     return beside.get((group, option), [f"data.root={root}"] if rooted else [])
 
 
-@pytest.mark.sample(24)
+@pytest.mark.sample(12)
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group: str, option: str, root: str) -> None:
     if group == "modality":
@@ -66,7 +66,7 @@ def test_a_chosen_group_wins_over_an_experiment() -> None:
 ADDED = [("", *pair) for pair in RUN_OPTIONS] + [("+", "data", "synthetic"), ("++", "patch", "ps1")]
 
 
-@pytest.mark.sample(16)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(("plus", "group", "option"), ADDED)
 def test_an_added_key_is_rejected_in_every_option(plus: str, group: str, option: str, root: str) -> None:
     with pytest.raises(InputError) as error:

@@ -42,6 +42,7 @@ def said(arguments: list[str], together: bool) -> object:
         return str(error)
 
 
+@pytest.mark.full
 @given(st.lists(st.sampled_from(WORDS), max_size=5, unique=True))
 def test_the_same_configs_and_the_same_errors(arguments: list[str]) -> None:
     assert said(arguments, together=True) == said(arguments, together=False)

@@ -15,7 +15,7 @@ from hybrid_patch.errors import InputError
 SWEEPS = sorted(path.stem for path in (conf_folder() / "sweep").glob("*.yaml"))
 
 
-@pytest.mark.sample(1)
+@pytest.mark.full
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_member_of_a_sweep_is_a_run_of_its_own_in_three_seeds(name: str) -> None:
     members = sweep_members([f"+sweep={name}", "model=nano"], Sources())
@@ -67,6 +67,7 @@ def test_a_sweep_needs_its_flag(tmp_path: Path) -> None:
     assert done.stderr == "error: +sweep=upsampler: a sweep, which needs -m\n"
 
 
+@pytest.mark.full
 def test_a_sweep_is_run_by_the_plugin_of_hydras_that_it_names(tmp_path: Path) -> None:
     done = ran(tmp_path, "-m", "+sweep=upsampler", "seed=0", "upsampler=bilinear,guided", "hydra/launcher=basic")
     assert done.returncode == 0, done.stderr

@@ -54,6 +54,7 @@ def test_version(door: list[str], tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"hybrid_patch {hybrid_patch.__version__}\n")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("line", ["hybrid_patch.train --help", "hybrid_patch.train --cfg job", "hybrid_patch.embed -h"])
 def test_a_reader_that_leaves_early_sees_no_traceback(line: str, tmp_path: Path) -> None:
     program = f"{sys.executable} -m {line} | head -n 1"

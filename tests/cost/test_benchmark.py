@@ -77,6 +77,7 @@ def test_help_is_printed_and_nothing_is_run() -> None:
     assert "variants=[a,b]" in done.stdout
 
 
+@pytest.mark.full
 def test_the_table_of_fine_tokens_takes_two_options() -> None:
     line = [sys.executable, "-m", "tests.tools.fine_tokens", "round=3"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=60)
@@ -111,6 +112,7 @@ def test_variants_are_defined_by_name_and_can_be_added() -> None:
     assert "srtm" not in configs["mine"].data.modalities
 
 
+@pytest.mark.full
 def test_a_sweep_has_a_point_for_each_value() -> None:
     plan = parse(BenchmarkOptions, ["variants=[ps4,hybrid]", "sweep.data.tile=[16,32,64]"])
     assert plan.sweep == {"data.tile": ("16", "32", "64")}

@@ -10,6 +10,7 @@ from hybrid_patch.errors import InputError
 OVERRIDES = [word for word in TINY if word not in ("logger=none", "evaluation=none", "data.scenes=4")]
 
 
+@pytest.mark.full
 def test_variants_are_compared() -> None:
     plan = parse(
         MapBenchmarkOptions, ["size=40", "rounds=1", "variants=[ps8,ps8:patch,hybrid]", "band_sets=3", *OVERRIDES]

@@ -310,7 +310,7 @@ def recorded_flops(config: Config) -> dict[Phase, dict[str, int]]:
     return fake_steps(config, MODALITIES, all_sizes(config.curriculum)[0], [SAMPLES]).records[0].flops
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("case", list(CASES))
 def test_flops_are_those_by_hand(case: str) -> None:
     config = small(*CASES[case])
@@ -318,7 +318,7 @@ def test_flops_are_those_by_hand(case: str) -> None:
     assert recorded_flops(config) == {"forward": hand.forward, "backward": hand.backward}
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("case", ["hybrid, bfloat16", "learned, 8 to 2", "guided", "transposed", "ps1"])
 def test_a_real_step_has_the_flops_of_the_fake_one(case: str) -> None:
     config = small(*CASES[case])
@@ -331,6 +331,7 @@ def test_a_real_step_has_the_flops_of_the_fake_one(case: str) -> None:
     assert counter.get_total_flops() == sum(sum(parts.values()) for parts in recorded_flops(config).values())
 
 
+@pytest.mark.full
 def test_bands_are_whitened_once_more_where_some_are_dropped() -> None:
     config = small("patch=hybrid")  # whose modalities are others
     config = dataclasses.replace(config, masking=dataclasses.replace(config.masking, band_dropout={"optical": 0.2}))

@@ -40,6 +40,7 @@ def test_equal_shapes_are_planned_once_and_all_members_are_told() -> None:
     assert [table.row_count for table in plan_tables(planned)] == [2, 2]
 
 
+@pytest.mark.full
 def test_a_bad_member_is_named_and_the_rest_is_planned() -> None:
     planned = report("data.tile=16,20", "seed=0,1")
     rows = rows_of(planned)

@@ -27,7 +27,7 @@ def predicted(*overrides: str, growth: bool = False) -> Prediction:
     return predict(small(*overrides), growth)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.full
 @pytest.mark.parametrize("overrides", [[], ["upsampler=learned", "loss.visible.weight=0", "loss.instance.weight=0"]])
 def test_parameters_are_those_that_are_trained(overrides: list[str]) -> None:
     config = small(*overrides)
@@ -57,6 +57,7 @@ def test_memory_of_whole_models(model: str, patch: str) -> None:
     assert predict(config).peak() == pytest.approx(measured_peak(config), rel=0.15)
 
 
+@pytest.mark.full
 def test_memory_by_class() -> None:
     prediction = predicted("patch=ps1")
     memory, cost = prediction.memory(), prediction.worst
@@ -67,6 +68,7 @@ def test_memory_by_class() -> None:
     assert sum(cost.record.part_memory.values()) == memory["activations"] + memory["temporary"]
 
 
+@pytest.mark.full
 def test_gradients_are_seen_where_they_are_at_the_peak() -> None:
     big = "model.encoder={width:512,depth:4,heads:4,mlp_ratio:4.0}"
     prediction = predicted("patch=ps8", big, "trainer.batch_size=2")
@@ -101,6 +103,7 @@ def test_sharded_weights_leave_room_for_samples() -> None:
     assert predicted(*deep, "runtime=fsdp", *four, f"trainer.batch_size={most}").peak() <= 30e6
 
 
+@pytest.mark.full
 def test_the_largest_batch_fits_and_one_more_does_not() -> None:
     memory, one_each = 30_000_000, "loss.context.max_keys=1"
     prediction = predicted(one_each, growth=True)

@@ -90,6 +90,7 @@ def test_bad_input(arguments: list[str], message: str) -> None:
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.full
 def test_this_machines_links_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybrid_patch.cost.devices.SECONDS", 0.01)
     with pytest.raises(InputError, match=r"^device=this: its links are not known; give them, as links=8,450,50"):

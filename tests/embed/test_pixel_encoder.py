@@ -111,6 +111,7 @@ def test_autocast_and_modes(run: Path) -> None:
     assert (made.float() - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
+@pytest.mark.full
 def test_a_module_exported_at_a_fixed_shape_is_the_eager_one(run: Path) -> None:
     encoder = hybrid_patch.PixelEncoder(hybrid_patch.load(run, "cpu"), complete=True).eval()
     stamps = torch.tensor([[[31, 4, 2024], [1, 6, 2024]]])

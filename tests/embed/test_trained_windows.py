@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from building import TINY, trained_run
 
 import hybrid_patch
@@ -27,6 +28,7 @@ def window_ratio(run: Path) -> float | None:
     return windows.ratio()
 
 
+@pytest.mark.full
 def test_no_window_shows_after_a_training(tmp_path: Path) -> None:
     ratio = window_ratio(trained_run(tmp_path / "run", *RECIPE, steps=60))
     assert ratio is not None

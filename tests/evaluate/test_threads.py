@@ -62,6 +62,7 @@ def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.full
 def test_threads_find_what_one_finds(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "thread_count", lambda device: 1)
     single, _ = evaluated(run, tmp_path / "one")
@@ -74,6 +75,7 @@ def test_threads_find_what_one_finds(run: Path, tmp_path: Path, monkeypatch: pyt
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "three" / name).read_bytes()
 
 
+@pytest.mark.full
 def test_what_is_shown_gets_on_to_the_end(run: Path, tmp_path: Path, three_threads: None) -> None:
     _, shown = evaluated(run, tmp_path / "pictures")
     shares = [share for share, _ in shown]
@@ -85,6 +87,7 @@ def test_what_is_shown_gets_on_to_the_end(run: Path, tmp_path: Path, three_threa
     assert list(dict.fromkeys(words)) == ["training", "classifiers", "validation", "picture"]
 
 
+@pytest.mark.full
 def test_maps_are_made_for_the_window_ratio_alone(run: Path, tmp_path: Path) -> None:
     few = replace(SETTINGS, baselines=("raw",), pictures=0)
     (with_a_map, _), (without, shown) = (

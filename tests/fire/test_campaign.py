@@ -7,6 +7,7 @@ import campaign
 import pytest
 
 
+@pytest.mark.full
 def test_every_row_has_a_test_and_every_test_a_row() -> None:
     faults = campaign.read_table()
     assert len({(fault.subject, fault.fault) for fault in faults}) == len(faults)

@@ -113,6 +113,7 @@ def sentinel2(*band_sets: tuple[str, ...]) -> Modality:
     return Modality(bands=bands, band_sets=band_sets, temporal=True, gsd=10.0, mean=mean, std=std)
 
 
+@pytest.mark.sample(1)
 @torch.no_grad()
 @pytest.mark.parametrize("patch_size", [8, 2, 1])
 def test_the_encoder_gives_the_mean_of_the_groups_tokens(

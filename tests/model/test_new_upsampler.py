@@ -70,6 +70,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.full
 def test_a_class_outside_the_package_trains_resumes_embeds_and_is_planned(package: Path, tmp_path: Path) -> None:
     overrides = [*TINY, TARGET, "upsampler.rank=4"]
     straight = hybrid_patch.load(trained_run(tmp_path / "straight", *overrides, steps=3))

@@ -165,6 +165,7 @@ def test_a_thousand_members_open(tmp_path: Path) -> None:
         assert browser.page.locator("tr.member:visible").count() == 1
 
 
+@pytest.mark.full
 def test_the_same_numbers_are_beside_the_page(page: Path) -> None:
     labels = [row["label"] for row in json.loads(page.with_suffix(".json").read_text())["members"]]
     assert [line.partition(",")[0] for line in page.with_suffix(".csv").read_text().splitlines()[1:]] != []

@@ -325,6 +325,7 @@ def test_a_warm_up_and_stages_are_told_apart_in_the_time_of_a_step() -> None:
     assert metrics.step_seconds(columns([{"step": 1, "step_seconds": 4.0}])) == 4.0
 
 
+@pytest.mark.full
 def test_curves_have_steps_time_and_flops_and_their_changes_of_stage(tmp_path: Path) -> None:
     stages = [(8, 8), (8, 4), (8, 2), (8, 1)]
     make_run(tmp_path / "gradual", "curriculum=gradual", "upsampler=learned", sizes=stages, steps=400)

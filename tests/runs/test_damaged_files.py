@@ -184,6 +184,7 @@ def test_what_can_be_proved_is_mended_and_no_step_is_lost_or_doubled(whole: Path
     assert RunDirectory(stopped).status().state == "done"
 
 
+@pytest.mark.full
 def test_a_run_damaged_in_many_ways_at_once_is_mended(whole: Path, stopped: Path) -> None:
     """A sample of the above, for the suite."""
     for damage in (
@@ -214,7 +215,7 @@ def test_a_checkpoint_that_the_metrics_do_not_cover_is_passed_over(whole: Path, 
     assert "is ahead of the metrics" in done.stderr
 
 
-@pytest.mark.sample(1)
+@pytest.mark.full
 @pytest.mark.parametrize("damage", ["empty", "a folder"])
 def test_metrics_that_cover_no_checkpoint_are_for_a_person(stopped: Path, damage: str) -> None:
     WAYS[damage](stopped / "metrics.jsonl")

@@ -81,6 +81,7 @@ def test_a_training_ends_with_one_line(run: Path, runtime: str) -> None:
     assert_one_line(resumed, path)
 
 
+@pytest.mark.full
 def test_an_evaluation_ends_with_one_line(run: Path) -> None:
     assert_one_line(command("evaluate", f"run={run}"), changed(run, renamed))
 

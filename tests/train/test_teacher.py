@@ -101,6 +101,7 @@ def test_a_stop_keeps_what_is_made(tmp_path: Path) -> None:
             np.testing.assert_array_equal(numbers, fresh.numbers(number)[name])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path, pretrained: bool) -> None:
     words = [*OWN, f"init.from={trained_run(tmp_path / 'before', *TINY, steps=1)}"] if pretrained else OWN
@@ -122,6 +123,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path, pretrained: bool
     assert (tmp_path / "whole" / METRICS).exists()
 
 
+@pytest.mark.full
 def test_the_upsampler_comes_closer_to_its_teacher(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "plain", *TINY, steps=1)
     words = [*OWN, "trainer.steps=60", "optimizer.lr=0.01", f"init.from={run}", f"run_dir={tmp_path / 'run'}"]

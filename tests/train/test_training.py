@@ -122,6 +122,7 @@ def test_without_its_extra_a_training_ends_with_one_line_in_place_of_the_evaluat
     assert trainer.run.checkpoints.joinpath("step_000000010.pt").exists()
 
 
+@pytest.mark.full
 def test_evaluation_changes_no_weight(tmp_path: Path) -> None:
     states = []
     for name, evaluation in (
@@ -178,6 +179,7 @@ def test_bad_steps_in_a_row_are_remembered_over_a_stop(tmp_path: Path) -> None:
     assert last.metrics.counters == {"bad_steps": 3, "bad_in_a_row": 0, "skipped": 0}
 
 
+@pytest.mark.full
 def test_bfloat16_blocks_train_with_losses_in_float32(tmp_path: Path) -> None:
     plain, mixed = tmp_path / "plain", tmp_path / "mixed"
     assert command(plain).returncode == 0
