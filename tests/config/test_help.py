@@ -35,7 +35,7 @@ def called(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("door", DOORS, ids=" ".join)
 def test_help_only_says(door: list[str], tmp_path: Path) -> None:
     done = called(tmp_path, *door, *(["seed=0,1", "-m"] if door[-1].endswith("train") else []), "-h")

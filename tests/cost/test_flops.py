@@ -318,7 +318,7 @@ def test_flops_are_those_by_hand(case: str) -> None:
     assert recorded_flops(config) == {"forward": hand.forward, "backward": hand.backward}
 
 
-@pytest.mark.sample(1)
+@pytest.mark.full
 @pytest.mark.parametrize("case", ["hybrid, bfloat16", "learned, 8 to 2", "guided", "transposed", "ps1"])
 def test_a_real_step_has_the_flops_of_the_fake_one(case: str) -> None:
     config = small(*CASES[case])

@@ -38,7 +38,7 @@ def test_parameters_are_those_that_are_trained(overrides: list[str]) -> None:
     assert prediction.parameters_of["encoder_upsampler"] == upsampler
 
 
-@pytest.mark.sample(1)
+@pytest.mark.full
 @pytest.mark.parametrize("overrides", [["patch=ps8"], ["patch=hybrid", "upsampler=subpixel"], ["patch=ps1"]])
 def test_memory_is_what_torch_allocates(overrides: list[str]) -> None:
     config = small("runtime.device=cpu", "runtime.threads=1", *overrides)

@@ -111,6 +111,7 @@ def test_a_sample_has_as_many_maskings_as_asked_for(views: int) -> None:
     assert batch.encoded.together.index.shape[0] == 4 * views
 
 
+@pytest.mark.full
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), step=st.integers(0, 5))
 def test_crops_are_pieces_of_their_sample_with_ascending_timesteps(seed: int, step: int) -> None:

@@ -114,6 +114,7 @@ def small() -> tuple[SyntheticSource, Sample]:
     return source, whole(source, 0)
 
 
+@pytest.mark.full
 def test_scenes_are_the_same_in_another_process_and_order(source: SyntheticSource, scenes: list[Sample]) -> None:
     other = SyntheticSource(config())
     for index in (5, 2, 5):

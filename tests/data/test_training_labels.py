@@ -33,6 +33,7 @@ def drawn(config: Config, index: int = 0) -> Array:
     return has_label(labels.of(read_crop(source, index, window, np.arange(2), 2), index, window))
 
 
+@pytest.mark.full
 def test_a_smaller_share_of_tiles_is_part_of_a_larger_one() -> None:
     def tiles(fraction: float, seed: int) -> set[int]:
         config = compose([*SUPERVISED, "data.scenes=40", f"target.fraction={fraction}", f"seed={seed}"])

@@ -32,6 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("run") / "untrained_tiny")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("cog", ["true", "false"])
 @pytest.mark.parametrize("kind", PLACES)
 def test_a_map_is_where_its_scene_is(run: Path, tmp_path: Path, kind: str, cog: str) -> None:

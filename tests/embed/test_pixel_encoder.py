@@ -120,6 +120,7 @@ def test_a_module_exported_at_a_fixed_shape_is_the_eager_one(run: Path) -> None:
         torch.testing.assert_close(program.module()(images(), stamps), encoder(images(), stamps))
 
 
+@pytest.mark.full
 def test_the_code_of_the_page(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "my").mkdir()
     (tmp_path / "my" / "run").symlink_to(run)

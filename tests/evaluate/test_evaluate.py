@@ -130,6 +130,7 @@ def test_without_labels_there_is_what_shows_without(rasters_run: Path, tmp_path:
     assert [table.row_count for table in tables(report)] == [4]
 
 
+@pytest.mark.full
 def test_labels_of_whole_tiles_are_told_by_the_pooled_embedding(rasters_run: Path, tmp_path: Path) -> None:
     tiles = make_labelled_tiles(tmp_path / "tiles", labels=False)
     rows = []

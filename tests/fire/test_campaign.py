@@ -37,6 +37,7 @@ def test_root(): pytest.skip("needs root")
 """
 
 
+@pytest.mark.full
 def test_faults_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "test_faults.py"
     path.write_text(FAULTS)

@@ -49,7 +49,7 @@ LEARNING = [
 ]
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("processing", "output", "missing", "options"), LEARNING)
 def test_every_trainable_parameter_learns_and_no_frozen_one(
     processing: int, output: int, missing: float, options: tuple[str, ...]
@@ -114,6 +114,7 @@ ELSEWHERE = [
 ]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("options", ELSEWHERE)
 @pytest.mark.parametrize(("processing", "output"), [(8, 1), (4, 2), (4, 1)])
 def test_missing_pixels_of_a_hidden_patch_are_neither_keys_nor_queries(

@@ -105,7 +105,7 @@ def test_equal_bands_constant_bands_and_bands_without_a_pixel_stay_finite() -> N
     torch.testing.assert_close(whitened, torch.full_like(whitened, NORMALISED_MEAN), atol=1e-3, rtol=0)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.full
 @pytest.mark.parametrize("whiten", [True, False])
 def test_model_targets_and_context_are_of_the_same_pixels(whiten: bool) -> None:
     """Patch embedding, upsampler and targets get one batch; the context's statistics are fitted to such crops."""

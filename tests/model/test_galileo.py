@@ -76,6 +76,7 @@ def outputs(
     return {kind: part.reshape(tokens[kind].shape) for kind, part in zip(GROUPS, parts, strict=True)}
 
 
+@pytest.mark.sample(1)
 @torch.no_grad()
 @pytest.mark.parametrize("patch_size", [8, 4, 2, 1])
 def test_tokens_are_those_of_the_original(
@@ -88,6 +89,7 @@ def test_tokens_are_those_of_the_original(
         assert (tokens.reshape(expected.shape) - expected).abs().max() < TOLERANCE, kind
 
 
+@pytest.mark.sample(1)
 @torch.no_grad()
 @pytest.mark.parametrize("patch_size", [8, 1])
 def test_tokens_of_sentinel_2_alone_are_those_of_the_original(

@@ -77,6 +77,7 @@ def first_view(batch: Batch) -> Batch:
     return remade(batch, masks={name: mask[:: batch.views] for name, mask in batch.masks.items()})
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("upsampler", UPSAMPLERS)
 @pytest.mark.parametrize(("processing", "output"), [(8, 1), (4, 2), (2, 2), (1, 1)])
 def test_hidden_and_missing_pixels_change_no_bit(processing: int, output: int, upsampler: str) -> None:

@@ -150,6 +150,7 @@ def test_bad_input_is_the_line_that_built_in_ones_give(package: Path, overrides:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.full
 def test_one_that_needs_pixels_gets_them_without_those_that_training_drops(package: Path) -> None:
     config = compose([*TINY, "upsampler._target_=my_package.Bands", "loss.decoded.weight=1"])
     assert config.upsampler.pixel_dropout == 0.5

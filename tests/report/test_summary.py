@@ -189,6 +189,7 @@ def test_one_seed_gives_no_verdict(tmp_path: Path) -> None:
     assert not any("shown to be" in sentence for sentence in sentences)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("overrides", "steps", "key", "excluded"),
     [
@@ -427,7 +428,7 @@ def test_a_benchmark_of_all_members_is_preferred_to_the_trainings_own_times(tmp_
     assert read_benchmark([tmp_path], []) is None
 
 
-@pytest.mark.sample(1)
+@pytest.mark.full
 @pytest.mark.parametrize(
     "config", ["{}", "5", "patch: 5\nupsampler: [1]\nruntime: x", "1: {2: 3}", "seed: one\ndata: {name: rasters}"]
 )

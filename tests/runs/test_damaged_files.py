@@ -203,6 +203,7 @@ def test_a_run_damaged_in_many_ways_at_once_is_mended(whole: Path, stopped: Path
     assert "status.json.damaged" in done.stderr
 
 
+@pytest.mark.full
 def test_a_checkpoint_that_the_metrics_do_not_cover_is_passed_over(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole, run)

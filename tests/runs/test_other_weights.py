@@ -61,6 +61,7 @@ def changed(run: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     return path
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("change", CHANGES)
 def test_load_names_the_file_the_weight_and_what_to_do(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path = changed(run, change)

@@ -27,6 +27,7 @@ from hybrid_patch.train.throughput import PeakFlops, Throughput
 MEANS = ("loss", "decoded", "visible", "context", "grad_norm")
 
 
+@pytest.mark.full
 def test_lines_are_means_and_the_weights_are_the_same(tmp_path: Path) -> None:
     """Also over a stop between two lines, which ends one early."""
     trainers = {}

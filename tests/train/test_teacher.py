@@ -88,6 +88,7 @@ def test_the_cache_is_shared_and_made_once(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.full
 def test_a_stop_keeps_what_is_made(tmp_path: Path) -> None:
     stop = StopAfter(75)  # the space takes 40 windows, the first part 32
     with pytest.raises(Stopped):
@@ -101,7 +102,7 @@ def test_a_stop_keeps_what_is_made(tmp_path: Path) -> None:
             np.testing.assert_array_equal(numbers, fresh.numbers(number)[name])
 
 
-@pytest.mark.sample(1)
+@pytest.mark.full
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path, pretrained: bool) -> None:
     words = [*OWN, f"init.from={trained_run(tmp_path / 'before', *TINY, steps=1)}"] if pretrained else OWN

@@ -236,7 +236,7 @@ def command(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, timeout=240)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.full
 @pytest.mark.parametrize("queries", ["null", "20", "3"])
 def test_two_processes_train_as_one(tmp_path: Path, queries: str) -> None:
     common = ("trainer.batch_size=4", f"loss.max_queries={queries}")
@@ -323,6 +323,7 @@ def test_a_broken_sample_ends_the_run_with_one_line(tmp_path: Path, runtime: str
     assert RunDirectory(tmp_path / "run").status().state == "failed"
 
 
+@pytest.mark.full
 def test_too_many_skipped_samples_stop_the_run(tmp_path: Path) -> None:
     done = train_on_rasters(tmp_path, 3, "data.on_error=skip")
     assert done.returncode == 1, done.stderr
