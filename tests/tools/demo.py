@@ -23,7 +23,7 @@ SENTINEL2 = ("~data.modalities.sentinel1", "~data.modalities.srtm")
 THREADS = ("cluster.threads=1",)  # a member for every core
 BEFORE = (
     "Trains three small models on synthetic scenes, two at a time: hybrid 8→1 and pure ps=8 for 1,200 steps each,\n"
-    "pure ps=1 for 80. Each is evaluated, and a page compares them. About 5 minutes on two busy cores."
+    "pure ps=1 for 80. Each is evaluated, and a page compares them. About 6 minutes on two cores."
 )
 BASELINES = {
     "surroundings": "bands; means, deviations nearby",

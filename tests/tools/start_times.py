@@ -27,8 +27,7 @@ TRAIN = ["hybrid_patch.train", *TINY, "trainer.steps=1"]
 EMBED = """
 import numpy, hybrid_patch
 model = hybrid_patch.load({run!r})
-bands = {{"sentinel2_l2a": 12, "sentinel1": 2, "srtm": 1}}
-print(model.embed({{name: numpy.ones((64, 64, 1, n), "float32") for name, n in bands.items()}}).shape)
+model.embed({{"sentinel2_l2a": numpy.ones((64, 64, 1, 12), "float32")}}, dates=["2020-06-01"])
 """
 COMMANDS = ("train", "evaluate", "embed", "plan", "report", "launch", "launch submit")
 
