@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin/python
 PIP := $(BIN) -m pip install --disable-pip-version-check -c constraints.txt
-UNIT := tests/model tests/loss tests/runs tests/data
+UNIT := tests/model tests/loss tests/runs/test_run_lock.py tests/data/test_masking.py tests/data/test_packing.py
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := $(BIN) -m pytest -n $(JOBS) --maxprocesses 8
 
