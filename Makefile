@@ -48,16 +48,13 @@ demo: $(VENV)/runtime
 lint: $(VENV)/dev
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
-	$(BIN) -m mypy
+	$(BIN) -m mypy $(TYPES)
 	$(VENV)/bin/lint-imports --no-cache
 
 # One thread per worker: threads of several workers that spin on the same cores are many times slower.
 check test ci slow fire: export OMP_NUM_THREADS := 1
-check: $(VENV)/dev
-	$(BIN) -m ruff check .
-	$(BIN) -m ruff format --check .
-	$(BIN) -m mypy -p hybrid_patch -p launch
-	$(VENV)/bin/lint-imports --no-cache
+check: TYPES := -p hybrid_patch -p launch
+check: lint
 	$(PYTEST) --timeout 30 $(UNIT)
 
 test: lint

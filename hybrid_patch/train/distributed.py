@@ -50,7 +50,7 @@ def open_fabric(config: Config) -> Fabric:
     else:
         end_with_first()
     fabric.launch()
-    del os.environ[FIRST]  # what this process starts later may be the first of others
+    os.environ.pop(FIRST, None)  # what this process starts later may be the first of others
     return fabric
 
 
@@ -112,8 +112,7 @@ def end_with_first() -> None:
     Fabric's first process kills the others when one of them ends, but when it is killed itself, they would wait for it
     in a collective, on a GPU until its timeout.
     """
-    # A scheduler that starts all processes does not set it.
-    first = int(os.environ.setdefault(FIRST, str(os.getppid())))
+    first = int(os.environ.get(FIRST, os.getppid()))  # a scheduler that starts all processes does not set it
 
     def watch() -> None:
         while os.getppid() == first:

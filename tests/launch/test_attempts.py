@@ -5,7 +5,6 @@ The same with real trainings is in test_local_faults.py and test_slurm.py.
 
 import stat
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,9 +45,8 @@ sys.exit({{"done": 0, "preempted": 75, "bad input": 2, "lost": 76}}.get(how, 1))
 def attempts(folder: Path, ends: str, *words: str) -> tuple[Attempts, RunDirectory]:
     """The attempts at a member whose trainings end so, one after the other."""
     sweep = Sweep(folder / "mine")
-    members = [replace(MEMBER)]
-    sweep.add(members)
-    submission = next_submission(sweep, members, folder, read_cluster(list(words)), str(folder))
+    sweep.add([MEMBER])
+    submission = next_submission(sweep, [MEMBER], folder, read_cluster(list(words)), str(folder))
     write_submission(submission)
     run = sweep.run("a")
     run.path.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ class Mutation(NamedTuple):
 TESTS = {
     "model/tokens.py": ("tests/model", "tests/loss"),
     "loss/logsumexp.py": ("tests/loss",),
-    "data/masking.py": ("tests/data/test_masking.py", "tests/data/test_random_time_masking.py", "tests/cost"),
+    "data/masking.py": ("tests/data", "tests/cost"),
     "config/recipe.py": ("tests/config/test_config_recipe.py", "tests/config"),
     "runs/lock.py": ("tests/runs", "tests/train"),
 }
@@ -83,8 +83,11 @@ def found_by(mutation: Mutation, copy: Path) -> str | None:
         )
     finally:
         file.write_text(right)
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    return failed[1] if failed else None
+    if done.returncode == 0:
+        return None
+    if failed := re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE):
+        return failed[1]
+    raise SystemExit(f"{mutation.file}: the tests could not be run:\n{done.stdout}{done.stderr}")
 
 
 def main(word: str = "") -> int:
