@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -140,6 +141,14 @@ def test_the_options_of_a_group_are_other_recipes() -> None:
 @pytest.mark.parametrize("same", ["optimizer.lr=1e-3", "loss.decoded.weight=1", "logger=none", "evaluation=none"])
 def test_another_spelling_is_the_same_recipe(same: str) -> None:
     assert identity(compose([same]), fingerprint)["recipe_hash"] == identity(compose(), fingerprint)["recipe_hash"]
+
+
+def test_the_order_of_keys_is_no_part_of_the_recipe() -> None:
+    config = compose()
+    modalities = dict(reversed(config.data.modalities.items()))
+    turned = replace(config, data=replace(config.data, modalities=modalities))
+    assert list(recipe(turned, fingerprint)["data"]["modalities"]) == list(modalities)
+    assert identity(turned, fingerprint)["recipe_hash"] == identity(config, fingerprint)["recipe_hash"]
 
 
 def test_a_device_is_no_part_of_the_recipe_but_its_precision_is() -> None:
