@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,19 @@ def test_another_job_waits_for_the_living_and_not_for_the_dead(tmp_path: Path) -
     child.wait()
     run.lock()
     assert holder_of(run)["pid"] == os.getpid()
+
+
+def test_another_process_with_the_number_of_a_dead_one_holds_no_lock(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.lock()
+    holder = run.holder()
+    assert holder is not None
+    assert is_alive(holder, 0.0)
+    earlier = replace(holder, began=holder.began - 1000, token="another")  # type: ignore[operator]
+    assert not is_alive(earlier, time.time())
+    write_json(tmp_path / "lock.json", asdict(earlier))
+    RunDirectory(tmp_path).lock()
+    assert holder_of(run)["began"] == holder.began
 
 
 @given(st.floats(0, 10 * STALE_SECONDS), st.booleans())
